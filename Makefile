@@ -1,0 +1,41 @@
+# Everything goes through .venv, which `make venv` fills from the lock.
+PYTHON ?= python3
+BIN := .venv/bin
+# Without huge pages XLA's CPU client spends a third of a step on page faults; it must be set before Python starts.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: venv demo test test-quick lint format lock clean
+
+venv: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "jaxneg needs Python 3.11 to 3.13, this is %d.%d: make venv PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: venv
+	$(BIN)/jaxneg demo --out demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-quick: venv
+	$(BIN)/python -m pytest -m "not slow and not realdata"
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Needs uv (pip install uv).
+lock:
+	uv pip compile --universal --quiet --python-version 3.11 --extra dev --no-header --no-emit-index-url -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,5 @@
+"""``python -m jaxneg`` is the ``jaxneg`` command."""
+
+from jaxneg import cli
+
+cli.main()

@@ -1,0 +1,49 @@
+"""The contract between the host, which makes batches, and the device, which trains on them.
+
+Dimension key, used in every name, einsum and annotation of the package:
+
+    B  sequences in a batch         V  rows of the catalogue: row 0 pads, then items
+    L  positions in a sequence      A  attributes of a track
+    M  positions attended to        U  distinct rows touched by a batch
+    N  negatives per position       C  candidates ranked per query
+    D  model width                  T  events in a flat log
+    H  heads                        K  width of a head
+    F  feed-forward width           1  a broadcast axis
+
+Sequences are padded on the right: position 0 holds the oldest event, so a causal model needs no padding mask.
+"""
+
+from typing import Any, NamedTuple
+
+Array = Any  # numpy on the host, jax on the device
+
+PAD = 0  # the row of no item, no station, no attribute, no feedback
+
+# Feedback kinds, as stored and embedded. Their order is part of the store's format.
+FEEDBACK = ("pad", "unknown", "thumb_down", "skip", "play", "thumb_up")
+CODE = {kind: code for code, kind in enumerate(FEEDBACK)}
+
+
+class Batch(NamedTuple):
+    """Training sequences. Position t carries the event seen at t and what is to be predicted after it."""
+
+    item_BL: Array  # int32, rows of the events seen; PAD after the last
+    feedback_BL: Array  # int32, codes of the events seen
+    station_BL: Array  # int32, stations of the events seen
+    target_BL: Array  # int32, row of the next event if that is a positive, else PAD
+    negative_BLN: Array  # int32, negatives for the target; PAD where there is no target
+    hard_BLN: Array  # bool, True where the negative is a real one rather than a random draw
+
+
+class EvalBatch(NamedTuple):
+    """Held-out examples: a context that the model sees and the liked and disliked items that follow it."""
+
+    item_BL: Array  # int32, the last L events of the context
+    feedback_BL: Array  # int32
+    station_BL: Array  # int32
+    liked_BC: Array  # int32, held-out positives in order of time, padded with PAD
+    disliked_BC: Array  # int32, held-out negatives in order of time, padded with PAD
+    pair_B2: Array  # int32, one liked and one disliked item of the same station; PAD, PAD where there is none
+    user_B: Array  # int32, user of the example
+    share_B: Array  # float32, share of positives among the signed events of the user's whole history
+    real_B: Array  # bool, False for rows that only fill up the last batch

@@ -1,0 +1,68 @@
+"""Checkpoints of a run by orbax: the latest ones to continue from, and the best one to keep."""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+
+class Checkpointer:
+    """Saves (state, progress) by step; the two latest and the best survive.
+
+    ``progress`` is a JSON object of what the loop knows beside the device's state. Saving runs in the background; a
+    crash while saving leaves the checkpoints before it.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
+                ),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
+        """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
+            metrics={"score": score},
+        )
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+        """(state, progress) of a step, by default of the latest one that can be read whole; None if there is none.
+
+        Later ones that cannot be read are deleted, so that the run can save those steps again. Raises what orbax
+        raises where checkpoints exist but none can be read.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+        """
+        steps = self.steps()[::-1] if step is None else [step]
+        for number in steps:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+            try:
+                found = self._manager.restore(number, args=args)
+            except Exception:  # a damaged checkpoint raises whatever its storage layer raises
+                if number == steps[-1]:
+                    raise
+                continue
+            if step is None:
+                for damaged in steps[: steps.index(number)]:
+                    self._manager.delete(damaged)
+            return found["state"], found["progress"]
+        return None
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def wait(self) -> None:
+        """Returns once what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()

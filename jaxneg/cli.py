@@ -1,0 +1,281 @@
+"""The command line: prepare, inspect, simulate, train, evaluate, export, recommend, demo."""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import jaxneg
+from jaxneg import config as configs, console
+from jaxneg.config import Config, UserError
+
+# Heavy modules are imported by the verb that needs them, so that --help answers at once.
+
+SUMMARY = """jaxneg trains next-song recommenders that learn from what people reject.
+
+usage: jaxneg VERB ...
+
+From a log to recommendations:
+
+  prepare READER SOURCE --out STORE   read a log of listening into a store
+  inspect STORE                       what is in a store
+  train CONFIG --workdir RUN          train a model on a store, or continue a run
+  evaluate RUN                        measure it on held-out events, beside baselines
+  export RUN --out DIR                write it for serving: StableHLO, safetensors, npy
+  recommend DIR --items A B C         try an export from the shell
+
+Without a log of your own:
+
+  demo --out DIR                      all of the above on simulated listeners, in minutes
+  simulate --out FILE                 a log of simulated listeners
+
+jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
+Exit codes: 0 done, 2 something to mend in the call or the data, 1 a fault of jaxneg itself, 130 interrupted.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a verb and exits with its code."""
+    args = list(sys.argv[1:] if args is None else args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _run(args)
+    except UserError as error:
+        console.say(f"jaxneg: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.say("jaxneg: interrupted; jaxneg train continues a run from its last checkpoint")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _run(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(SUMMARY)
+        return
+    if args[0] == "--version":
+        print(jaxneg.__version__)
+        return
+    if args[0] not in VERBS:
+        raise UserError(f"no verb {args[0]!r}: use one of {', '.join(VERBS)}")
+    VERBS[args[0]](args[1:])
+
+
+def _prepare(args: list[str]) -> None:
+    from jaxneg.data import engine, prepare, readers
+
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
+        print("Reads a log of listening into a store that training reads. SOURCE is a file, or the directory as published.")
+        print("\nReaders:\n")
+        for name, reader in readers.READERS.items():
+            print(f"  {name:10} {reader.help}")
+        print("\njaxneg prepare READER --help lists the options of that reader.")
+        return
+    if args[0] not in readers.READERS:
+        raise UserError(f"no reader {args[0]!r}: use one of {', '.join(readers.READERS)}")
+    name, reader = args[0], readers.READERS[args[0]]
+    command = _command(
+        source=(tyro.conf.Positional[pathlib.Path], "File, or directory as published.", ...),
+        out=(pathlib.Path, "Store to write; one that is there is replaced once the new one is whole.", ...),
+        reading=(tyro.conf.OmitArgPrefixes[reader.Options], "", reader.Options()),
+        settings=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", readers.defaults(reader, prepare.PrepareConfig())),
+    )
+    asked = configs.parse(command, args[1:], prog=f"jaxneg prepare {name}", help=reader.help)
+    if not asked.source.exists():
+        raise UserError(f"no such file or directory: {asked.source}")
+    with console.Steps("prepare") as steps, engine.reading(asked.source):
+        con = engine.connect(asked.settings.memory_limit)
+        metadata = prepare.prepare(
+            reader.read(con, asked.source, asked.reading),
+            asked.out,
+            asked.settings,
+            con,
+            reader=name,
+            source=str(asked.source),
+            progress=lambda stage, done, total: steps(done, total, stage=stage),
+        )
+    counts = metadata.counts
+    console.say(
+        f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items in "
+        f"{counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
+    )
+
+
+def _inspect(args: list[str]) -> None:
+    from jaxneg.data import inspect, store as stores
+
+    command = _command(
+        store=(tyro.conf.Positional[pathlib.Path], "Store that jaxneg prepare wrote.", ...),
+        json=(bool, "Print one JSON object instead of tables.", False),
+    )
+    asked = configs.parse(command, args, prog="jaxneg inspect", help="Shows what is in a store.")
+    described = inspect.describe(stores.Store.open(asked.store))
+    if asked.json:
+        print(json.dumps(described))
+    else:
+        inspect.render(described)
+
+
+def _simulate(args: list[str]) -> None:
+    from jaxneg.data import simulate
+
+    command = _command(
+        out=(pathlib.Path, "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.", ...),
+        simulation=(tyro.conf.OmitArgPrefixes[simulate.SimulateConfig], "", simulate.SimulateConfig()),
+    )
+    asked = configs.parse(
+        command, args, prog="jaxneg simulate", help="Writes a log of simulated listeners, for jaxneg prepare table."
+    )
+    simulate.write(simulate.simulate(asked.simulation), asked.out)
+    console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
+
+
+def _train(args: list[str]) -> None:
+    base = configs.load(args[0]) if args and not args[0].startswith("-") else Config()
+    command = _command(
+        Config,
+        config=(tyro.conf.Positional[pathlib.Path], "Python file with get_config() -> Config.", ...),
+        workdir=(pathlib.Path, "Run directory: made if new, continued exactly if not.", ...),
+    )
+    asked = configs.parse(
+        command, args, default=command(**_fields(base)), prog="jaxneg train",
+        help="Trains a model on a store, or continues a run. The defaults shown are those of CONFIG where it is given.",
+    )  # fmt: skip
+    config = configs.check(Config(**_fields(asked)))
+    from jaxneg import run, train
+
+    if warning := run.warn_slow_gpu():
+        console.say(f"jaxneg: {warning}")
+    with console.Steps("train") as steps:
+        result = train.train(config, asked.workdir, steps)
+    console.say(
+        f"{asked.workdir}: {result['stopped']} after {result['steps'] / result['steps_per_epoch']:.4g} epochs; validation "
+        f"{result['monitor']} {result['best_score']:.4f} at epoch {result['best_step'] / result['steps_per_epoch']:.4g}, "
+        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; next, jaxneg evaluate {asked.workdir}"
+    )
+
+
+def _evaluate(args: list[str]) -> None:
+    asked, config = _of_run(
+        args, "jaxneg evaluate",
+        "Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md, report.json and plots.",
+        split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
+        json=(bool, "Print one JSON object.", False),
+    )  # fmt: skip
+    from jaxneg import report, run
+
+    with console.Steps("evaluate") as steps:
+        found = report.evaluate_run(run.load(asked.run, config), asked.run, asked.split, steps)
+    if asked.json:
+        print(json.dumps(found))
+    else:
+        console.show_markdown((asked.run / "report.md").read_text())
+        console.say(f"{asked.run / 'report.md'}: this report, with plots beside it; next, jaxneg export {asked.run} --out DIR")
+
+
+def _export(args: list[str]) -> None:
+    asked, config = _of_run(
+        args, "jaxneg export",
+        "Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary.",
+        out=(pathlib.Path, "Directory to write; must not exist yet.", ...),
+    )  # fmt: skip
+    from jaxneg import run
+    from jaxneg.serve import export
+
+    manifest = export.export(run.load(asked.run, config), asked.out)
+    console.say(f"{asked.out}: {manifest['items']:,} items; next, jaxneg recommend {asked.out} --items ID ID")
+
+
+def _of_run(args: list[str], prog: str, help: str, **fields: tuple[Any, str, Any]) -> tuple[Any, Config]:
+    """The parsed command of a verb over a run, and the run's config with the command's options."""
+    from jaxneg import run
+
+    base = run.read_config(pathlib.Path(args[0])) if args and not args[0].startswith("-") else Config()
+    command = _command(
+        Config, run=(tyro.conf.Positional[pathlib.Path], "Run directory of jaxneg train.", ...), **fields
+    )
+    asked = configs.parse(command, args, default=command(**_fields(base)), prog=prog, help=help)
+    return asked, configs.check(Config(**_fields(asked)))
+
+
+def _recommend(args: list[str]) -> None:
+    command = _command(
+        export=(tyro.conf.Positional[pathlib.Path], "Directory that jaxneg export wrote.", ...),
+        items=(tuple[str, ...], "Item ids of the history, oldest first.", ...),
+        feedback=(tuple[str, ...], "Feedback to each: thumb_up, play, skip, thumb_down or unknown; by default all play.", ()),
+        station=(str, "Station that is playing.", ""),
+        k=(int, "How many to recommend.", 10),
+        exclude_seen=(bool, "Leave out items of the history.", False),
+        json=(bool, "Print one JSON object.", False),
+    )
+    asked = configs.parse(command, args, prog="jaxneg recommend", help="Recommends next items for a history, from an export.")
+    if asked.feedback and len(asked.feedback) != len(asked.items):
+        raise UserError(f"--feedback has {len(asked.feedback)} values for {len(asked.items)} --items: give one for each")
+    if asked.k < 1:
+        raise UserError(f"--k must be at least 1, got {asked.k}")
+    from jaxneg.serve import scorer
+
+    model = scorer.Scorer.open(asked.export)
+    feedback = asked.feedback or ("play",) * len(asked.items)
+    history = [scorer.Event(i, f, asked.station or None) for i, f in zip(asked.items, feedback, strict=True)]
+    if unknown := [item for item in asked.items if not model.knows(item)]:
+        console.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
+    best = model.recommend(history, asked.k, exclude_seen=asked.exclude_seen)
+    if asked.json:
+        print(json.dumps({"recommendations": [found._asdict() for found in best], "unknown": unknown}))
+    else:
+        for rank, found in enumerate(best, start=1):
+            print(f"{rank:4}  {found.score:8.3f}  {found.item}")
+
+
+def _demo(args: list[str]) -> None:
+    command = _command(out=(pathlib.Path, "Directory for everything the demo makes.", pathlib.Path("demo")))
+    asked = configs.parse(
+        command, args, prog="jaxneg demo",
+        help="Simulates listeners, prepares, trains with hard and with random negatives, evaluates and exports.",
+    )  # fmt: skip
+    from jaxneg import demo
+
+    demo.demo(asked.out)
+
+
+def _command(base: type = object, /, **fields: tuple[Any, str, Any]) -> Any:
+    """A dataclass of options: name -> (type, help, default), where default ... is required."""
+    return dataclasses.make_dataclass(
+        "Command",
+        [
+            (
+                name,
+                Annotated[kind, tyro.conf.arg(help=help)] if help else kind,
+                dataclasses.field(default=tyro.MISSING if default is ... else default),
+            )
+            for name, (kind, help, default) in fields.items()
+        ],
+        bases=() if base is object else (base,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "prepare": _prepare,
+    "inspect": _inspect,
+    "simulate": _simulate,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+    "recommend": _recommend,
+    "demo": _demo,
+}

@@ -1,0 +1,164 @@
+"""The query engine behind ibis, DuckDB embedded: connecting, streaming, errors that a user can read."""
+
+import contextlib
+import gzip
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.common.exceptions import IbisError
+
+from jaxneg.config import UserError
+
+
+def connect(
+    memory_limit: str = "2GB", threads: int = 0, temp_dir: pathlib.Path | None = None
+) -> ibis.BaseBackend:
+    """An embedded DuckDB that spills to `temp_dir` beyond its memory limit and never goes to the network.
+
+    Args:
+      memory_limit: as in "2GB" or "800MB".
+      threads: 0 takes one per core.
+      temp_dir: where to spill; None takes DuckDB's default, `.tmp` in the working directory.
+    """
+    settings: dict[str, Any] = {"memory_limit": memory_limit, "autoinstall_known_extensions": False}
+    if threads:
+        settings["threads"] = threads
+    if temp_dir is not None:
+        settings["temp_directory"] = str(temp_dir)
+    try:
+        con = ibis.duckdb.connect(**settings)
+    except duckdb.Error as error:
+        raise UserError(
+            f"the query engine does not start with memory limit {memory_limit!r}: {_line(error)}"
+        ) from error
+    con.raw_sql("SET TimeZone = 'UTC'").fetchall()
+    return con
+
+
+@contextlib.contextmanager
+def reading(source: object) -> Iterator[None]:
+    """Turns errors of the engine into a UserError of one line: the file, line, column and value at fault.
+
+    Tables are lazy: wrap whatever executes them as well as the call of a reader.
+    """
+    try:
+        yield
+    except (
+        duckdb.Error,
+        IbisError,
+        pa.ArrowException,
+        EOFError,
+        UnicodeDecodeError,
+        gzip.BadGzipFile,
+    ) as error:
+        raise UserError(_explain(str(source), error)) from error
+    except OSError as error:
+        # Arrow streams carry DuckDB's message in an OSError without a number.
+        reason = error.strerror if error.errno else None
+        raise UserError(
+            f"{error.filename or source}: {reason}" if reason else _explain(str(source), error)
+        ) from error
+
+
+def stream(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
+    """Record batches of an executed table, never held as a whole.
+
+    The connection is busy until the stream ends or is closed.
+
+    Stands in for ibis' to_pyarrow_batches, which calls a method that DuckDB 2.0 no longer has.
+    """
+    con: Any = table.get_backend()
+    reader = con.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
+    try:
+        yield from reader
+    finally:
+        reader.close()
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return re.sub(r"^(\w+ )*Error: ", "", text)
+
+
+def _explain(source: str, error: BaseException) -> str:
+    """One line for the user out of the many of an engine's error."""
+    text, again = str(error), "fetch or write the file again"
+    places = (r"^\s*file ?= ?(.+)$", r"[Ff]ile ['\"]([^'\"\n]+)['\"]", r"GZIP stream: (.+)$")
+    path = next((found for place in places if (found := re.search(place, text, re.M))), None)
+    file = path.group(1).strip() if path else source
+    if isinstance(error, duckdb.OutOfMemoryException):
+        if re.search(r"temp_directory|temp_dir|disk", text, re.I):
+            return (
+                f"{source}: the disk for temporary files is full or limited ({_line(error)}): free some space"
+            )
+        return f"{source}: the query engine is out of memory ({_line(error)}): give it a larger memory limit"
+    if "No space left" in text:
+        return f"{source}: the disk is full ({_line(error)}): free some space"
+    if "GZIP" in text or isinstance(error, EOFError | gzip.BadGzipFile):
+        reason = _line(error).split(": ")[0]
+        return f"{file}: its gzip stream is cut off or damaged ({reason}): {again}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{file}: is not UTF-8 text ({error.reason} at byte {error.start}): convert it"
+    line = re.search(r"CSV Error on Line: (\d+)", text)
+    where = f"{file}, line {line.group(1)}" if line else file
+    if wrong := re.search(r'column "(.*?)"\. Could not convert string "(.*?)" to \'(.*?)\'', text, re.S):
+        name, value, kind = wrong.groups()
+        return (
+            f"{where}: column {name} holds {value!r}, which is not {_spoken(kind)}: correct or remove the row"
+        )
+    if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text):
+        wanted, found = counts.groups()
+        return f"{where}: has {found} columns instead of {wanted} (cut off?): correct or remove the row"
+    if line:
+        reason = next(
+            (part for part in text.splitlines()[1:] if part and not part.startswith("Original")), "unreadable"
+        )
+        return f"{where}: {reason}: correct or remove the row"
+    if wrong := re.search(
+        r"Could not convert string ['\"](.*?)['\"] to (\w+)(?:.*source column (\w+))?", text, re.S
+    ):
+        value, kind, name = wrong.groups()
+        what = f"{_column(name)} holds {value!r}, which is not {_spoken(kind)}"
+        return f"{where}: {what}: correct or remove the row"
+    if wrong := re.search(
+        r'timestamp field (?:format|value out of range).*?"(.*?)"(?:.*source column (\w+))?', text, re.S
+    ):
+        value, name = wrong.groups()
+        return (
+            f"{where}: {_column(name)} holds {value!r}, which is no time: use numbers or YYYY-MM-DD HH:MM:SS"
+        )
+    if wrong := re.search(
+        r"JSON transform error in file .*?, in (.*?): Failed to cast value to (.*?): (.*)", text
+    ):
+        place, kind, value = wrong.groups()
+        return f"{file}, {place}: value {value} is not {kind}: correct or remove the record"
+    if (
+        "Malformed JSON" in text
+        or "parquet" in text.lower()
+        or "magic bytes" in text
+        or "don't know what type" in text
+    ):
+        return f"{file}: damaged or half-written ({_line(error).rstrip('. ')}): {again}"
+    return f"{where}: {_line(error)}"
+
+
+def _column(name: str | None) -> str:
+    return f"column {name}" if name else "a column"
+
+
+def _spoken(kind: str) -> str:
+    kind = kind.upper()
+    spoken = {
+        "INT": "a whole number",
+        "DOUBLE": "a number",
+        "FLOAT": "a number",
+        "BOOL": "true or false",
+        "TIME": "a time",
+    }
+    return next((word for name, word in spoken.items() if name in kind), kind)

@@ -1,0 +1,187 @@
+"""The columns of an event log, whatever it was read from, and the checks it passes before it is prepared.
+
+A log is a lazy ibis table of one row per event. Feedback stays apart by kind here; which kinds count as
+positive or negative is decided by a polarity when the log is prepared.
+"""
+
+# ibis types its expressions at run time.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
+
+from collections.abc import Mapping
+
+import ibis
+import ibis.expr.types as ir
+
+from jaxneg.config import UserError
+
+KINDS = (
+    "thumb_up",
+    "play",
+    "skip",
+    "thumb_down",
+    "unknown",
+)  # unknown: seen, but no opinion can be read from it
+ATTRIBUTE = "attribute_"  # prefix of columns that describe the item: text, one value per item
+
+EVENT_SCHEMA = ibis.schema(
+    {
+        "user": "!string",
+        "session": "string",  # null where the source has no sessions
+        "station": "string",  # context of play, null where there is none
+        "time": "!int64",  # milliseconds since the epoch, or any order number if the source has no clock
+        "order": "!int64",  # position in the source: breaks ties of time
+        "item": "!string",
+        "feedback": "!string",  # one of KINDS
+        "played": "float64",  # fraction of the item that was played, in [0, 1]
+        "duration": "int64",  # milliseconds from `time` to the end of the event, null where unknown
+    }
+)
+
+# Sign of each kind. The first is what `prepare` takes unless the reader or the user says otherwise.
+PRESETS: dict[str, dict[str, int]] = {
+    "default": {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0},
+    "plays": {
+        "thumb_up": 1,
+        "play": 1,
+        "skip": -1,
+        "thumb_down": -1,
+        "unknown": 0,
+    },  # MSSD: a play against a skip
+    "explicit": {
+        "thumb_up": 1,
+        "play": 0,
+        "skip": 0,
+        "thumb_down": -1,
+        "unknown": 0,
+    },  # Piki: opinions given only
+    "pandora": {
+        "thumb_up": 1,
+        "play": 0,
+        "skip": -1,
+        "thumb_down": -1,
+        "unknown": 0,
+    },  # plays alone say nothing
+    "lenient": {
+        "thumb_up": 1,
+        "play": 1,
+        "skip": 0,
+        "thumb_down": -1,
+        "unknown": 0,
+    },  # skips alone say nothing
+}
+
+
+def select(
+    table: ir.Table,
+    *,
+    user: ir.Value,
+    item: ir.Value,
+    time: ir.Value,
+    feedback: ir.Value,
+    session: ir.Value | None = None,
+    station: ir.Value | None = None,
+    played: ir.Value | None = None,
+    duration: ir.Value | None = None,
+    attributes: Mapping[str, ir.Value] | None = None,
+) -> ir.Table:
+    """The log in EVENT_SCHEMA, one row per row of `table`, which brings its own `order` column.
+
+    Values are expressions over `table` and are cast to the type of their column; those left out become null.
+
+    Args:
+      attributes: name without prefix -> value, as in {"artist": table.artist_name}.
+    """
+    values = {
+        "user": user,
+        "session": session,
+        "station": station,
+        "time": time,
+        "order": table.order,
+        "item": item,
+        "feedback": feedback,
+        "played": played,
+        "duration": duration,
+    }
+    columns = {}
+    for name, kind in EVENT_SCHEMA.items():
+        value, kind = values[name], kind.copy(nullable=True)
+        columns[name] = ibis.null(kind) if value is None else value.cast(kind)
+    extra = {ATTRIBUTE + name: value.cast("string") for name, value in (attributes or {}).items()}
+    return table.select(**columns, **extra)
+
+
+def with_attributes(log: ir.Table, items: ir.Table) -> ir.Table:
+    """The log with the attribute columns of `items` (item, attribute_...) beside each event, null for others.
+
+    An item listed twice keeps its smallest value, so that no event is doubled.
+    """
+    names = [name for name in items.columns if name.startswith(ATTRIBUTE)]
+    items = items.group_by(item=items.item.cast("string")).agg(**{name: items[name].min() for name in names})
+    return log.left_join(items, "item").select(*log.columns, *names)
+
+
+def attribute_names(log: ir.Table) -> list[str]:
+    """Columns of the log that describe items, with their prefix."""
+    return [name for name in log.columns if name.startswith(ATTRIBUTE)]
+
+
+def check_events(log: ir.Table) -> int:
+    """Number of events of a log that is in EVENT_SCHEMA.
+
+    Raises UserError on a missing or mistyped column, then, by one pass over the log, on an empty log, on
+    missing users, items, times or feedback, on a feedback value that is no kind, and on played fractions
+    outside [0, 1].
+    """
+    for name, kind in EVENT_SCHEMA.items():
+        if name not in log.columns:
+            raise UserError(f"events: column {name} is missing; there are {', '.join(log.columns)}")
+        _check_type(log, name, kind)
+    extra = [name for name in log.columns if name not in EVENT_SCHEMA]
+    for name in extra:
+        if not name.startswith(ATTRIBUTE):
+            raise UserError(f"events: unknown column {name}: extra columns are named {ATTRIBUTE}<name>")
+        _check_type(log, name, ibis.dtype("string"))
+
+    needed = [name for name, kind in EVENT_SCHEMA.items() if not kind.nullable]
+    wrong = log.feedback.notin(KINDS)
+    outside = (log.played < 0.0) | (log.played > 1.0) | log.played.isnan()
+    [found] = (
+        log.aggregate(
+            rows=log.count(),
+            **{f"null_{name}": log[name].isnull().sum() for name in needed},
+            blank_user=(log.user == "").sum(),
+            blank_item=(log.item == "").sum(),
+            wrong=wrong.sum(),
+            wrong_example=log.feedback.min(where=wrong),
+            outside=outside.sum(),
+            outside_example=log.played.max(where=outside),
+        )
+        .to_pyarrow()
+        .to_pylist()
+    )
+    rows = found["rows"]
+    if rows == 0:
+        raise UserError("events: the log is empty: no row was left to prepare")
+    for name in needed:
+        missing = (found[f"null_{name}"] or 0) + (found.get(f"blank_{name}") or 0)
+        if missing:
+            raise UserError(
+                f"events: column {name} has no value in {missing:,} of {rows:,} rows: fill or remove them"
+            )
+    if found["wrong"]:
+        raise UserError(
+            f"events: column feedback holds {found['wrong_example']!r} ({found['wrong']:,} of {rows:,} "
+            f"rows have values that are no kind of feedback): use {', '.join(KINDS)}, or map values to these"
+        )
+    if found["outside"]:
+        raise UserError(
+            f"events: column played holds {found['outside_example']} ({found['outside']:,} of {rows:,} "
+            "rows are outside 0 to 1): give the fraction of the item that was played"
+        )
+    return rows
+
+
+def _check_type(log: ir.Table, name: str, kind: ibis.DataType) -> None:
+    if log[name].type().copy(nullable=True) != kind.copy(nullable=True):
+        raise UserError(f"events: column {name} must be {kind.copy(nullable=True)}, not {log[name].type()}")

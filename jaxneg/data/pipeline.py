@@ -1,0 +1,332 @@
+"""Fixed-shape batches from a store, for each host and epoch.
+
+In grain the element is a *batch*: step k names its sequences by a stateless permutation, one vectorised gather reads
+them and one vectorised draw makes the negatives. A batch is thus a function of (seed, step) alone: seeking is exact,
+each epoch redraws, and any number of hosts sees the same global batch.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxneg.batch import PAD, Batch, EvalBatch
+from jaxneg.config import DataConfig, EvalConfig, UserError
+from jaxneg.data import negatives, store as stores
+
+ROUNDS = 4  # of the Feistel network behind a permutation
+
+
+class Spans(NamedTuple):
+    """W training sequences: events [start, stop) of the log, the first an input only, the last a target only."""
+
+    start_W: np.ndarray  # int64
+    stop_W: np.ndarray  # int64
+    user_W: np.ndarray  # int32
+
+
+def train_spans(store: stores.Store, reach: str, length: int) -> Spans:
+    """Every training sequence of at most ``length`` inputs.
+
+    A session, or with reach "user" all of a user's history, is cut into runs of ``length`` targets; each event but
+    the first of all is the target once. Raises UserError where inputs across sessions would leak held-out events.
+    """
+    if reach == "session":
+        begin, end = np.asarray(store.session_indptr[:-1]), np.asarray(store.session_train_end)
+        user = np.asarray(store.session_user)
+    else:
+        _check_reach(store)
+        begin = np.asarray(store.session_indptr)[store.user_indptr[:-1]]
+        trained = np.asarray(store.session_train_end) - np.asarray(store.session_indptr[:-1])
+        total = np.concatenate([[0], np.cumsum(trained)])
+        end = begin + total[store.user_indptr[1:]] - total[store.user_indptr[:-1]]
+        user = np.arange(len(begin), dtype=np.int32)
+    targets = end - begin - 1
+    pieces = np.maximum(-(-targets // length), 0)
+    which = np.repeat(np.arange(len(begin)), pieces)
+    piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = begin[which] + piece * length
+    stop = np.minimum(start + length + 1, end[which])
+    return Spans(start, stop, user[which].astype(np.int32))
+
+
+def _check_reach(store: stores.Store) -> None:
+    if store.metadata.sessions_overlap:
+        raise UserError(
+            "--data.reach user needs sessions that do not overlap in time, and those of this store do: "
+            "use --data.reach session, or prepare with --session gap or user"
+        )
+    trained = np.asarray(store.session_train_end) - np.asarray(store.session_indptr[:-1])
+    whole = trained == np.diff(store.session_indptr)
+    # Training events must be a prefix of each user's history: nothing trained after a session that is cut short.
+    cut_before = np.concatenate([[0], np.cumsum(~whole)])
+    first = cut_before[np.asarray(store.user_indptr)[np.asarray(store.session_user)]]
+    if ((cut_before[:-1] > first) & (trained > 0)).any():
+        raise UserError(
+            "--data.reach user needs training events that precede all held-out events of a user: "
+            "use --data.reach session, or prepare with --split time or tail"
+        )
+
+
+def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Places of ``index`` under the seed's permutation of range(size), without storing it.
+
+    A Feistel network over the next even number of bits, walked until it lands inside the range.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+    keys = np.random.default_rng((seed, size)).integers(1, 1 << 62, size=ROUNDS, dtype=np.uint64)
+    result = np.asarray(index, np.uint64).copy()
+    walking = np.arange(len(result))
+    while len(walking):
+        value = result[walking]
+        left, right = value >> shift, value & mask
+        for key in keys:
+            mixed = (right + key) * np.uint64(0xD6E8FEB86659FD93)
+            mixed ^= mixed >> np.uint64(32)
+            mixed *= np.uint64(0xD6E8FEB86659FD93)
+            left, right = right, left ^ ((mixed >> np.uint64(40)) & mask)
+        result[walking] = (left << shift) | right
+        walking = walking[result[walking] >= size]
+    return result.astype(np.int64)
+
+
+class _Order:
+    """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
+
+    def __init__(self, spans: int, batch_size: int, seed: int):
+        self.spans, self.batch_size, self.seed = spans, batch_size, seed
+        self.steps_per_epoch = -(-spans // batch_size)
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        epoch, step = divmod(int(step), self.steps_per_epoch)
+        place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        index = np.full(self.batch_size, -1)
+        inside = place < self.spans
+        index[inside] = permuted(place[inside], self.spans, self.seed + epoch)
+        return index
+
+
+class _Gather(grain.transforms.RandomMap):
+    """Reads a batch's sequences and draws its negatives; keeps the rows of one host."""
+
+    def __init__(self, store: stores.Store, spans: Spans, config: DataConfig, process: int, processes: int):
+        self.store, self.spans, self.config = store, spans, config
+        self.process, self.processes = process, processes
+        self.index = negatives.negative_index(store)
+        self.positive = store.sign > 0
+
+    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Batch:
+        store, config = self.store, self.config
+        real_B = element >= 0
+        start_B = np.where(real_B, self.spans.start_W[element], 0)
+        size_B = np.where(real_B, self.spans.stop_W[element] - start_B, 0)
+        # One event more than the inputs: inputs are all but the last, targets all but the first.
+        width = config.length + 1
+        seen_BM = np.arange(width) < size_B[:, None]
+        item_BM = _rows(store.item_T, start_B, width) * seen_BM
+        feedback_BM = _rows(store.feedback_T, start_B, width) * seen_BM
+        input_BL = seen_BM[:, 1:]
+        target_BL = item_BM[:, 1:] * self.positive[feedback_BM[:, 1:]]
+        at = np.flatnonzero(target_BL)
+        negative_PN, hard_PN = negatives.draw_negatives(
+            rng,
+            self.index,
+            target_BL.ravel()[at],
+            self.spans.user_W[element][at // config.length],
+            _rows(store.group_T, start_B, width)[:, 1:].ravel()[at],
+            negatives=config.negatives,
+            p_hard=config.p_hard,
+            scope=config.hard_scope,
+        )
+        negative_BLN = np.zeros((*target_BL.shape, config.negatives), np.int32)
+        hard_BLN = np.zeros(negative_BLN.shape, bool)
+        negative_BLN.reshape(-1, config.negatives)[at] = negative_PN
+        hard_BLN.reshape(-1, config.negatives)[at] = hard_PN
+        batch = Batch(
+            item_BL=item_BM[:, :-1] * input_BL,
+            feedback_BL=feedback_BM[:, :-1] * input_BL.astype(np.int32),
+            station_BL=_rows(store.station_T, start_B, width)[:, :-1] * input_BL,
+            target_BL=target_BL,
+            negative_BLN=negative_BLN,
+            hard_BLN=hard_BLN,
+        )
+        if self.processes == 1:
+            return batch
+        return Batch(*(leaf[self.process :: self.processes] for leaf in batch))
+
+
+def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
+    """column_T[start : start + width] for each start; places past the end repeat the last event."""
+    if len(column_T) < width:
+        return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]
+    # Copying runs is several times faster than gathering events one by one.
+    runs = np.lib.stride_tricks.sliding_window_view(np.asarray(column_T), width)
+    last = len(runs) - 1
+    rows = runs[np.minimum(start_B, last)]
+    for b in np.flatnonzero(start_B > last):
+        rows[b] = column_T[np.minimum(start_B[b] + np.arange(width), len(column_T) - 1)]
+    return rows
+
+
+class TrainBatches:
+    """Training batches of a store, addressed by step. ``spans`` sequences make ``steps_per_epoch`` batches."""
+
+    def __init__(self, store: stores.Store, config: DataConfig, *, process: int = 0, processes: int = 1):
+        spans = train_spans(store, config.reach, config.length)
+        if len(spans.start_W) == 0:
+            raise UserError(f"store {config.store} has no training sequence of two events or more")
+        if config.batch_size % processes:
+            raise UserError(f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes")
+        order = _Order(len(spans.start_W), config.batch_size, config.seed)
+        self.spans, self.steps_per_epoch = len(spans.start_W), order.steps_per_epoch
+        self._prefetch = config.prefetch
+        self._dataset = (
+            grain.MapDataset.source(order)
+            .seed(config.seed)
+            .random_map(_Gather(store, spans, config, process, processes))
+        )
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._dataset[step]
+
+    def since(self, step: int) -> Iterator[Batch]:
+        """Batches from a step on, made ahead by a thread, without end."""
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        iterator = iter(self._dataset.to_iter_dataset(options))
+        grain.experimental.set_next_index(iterator, step)
+        return iterator
+
+
+class EvalBatches:
+    """Held-out examples of a split ("validation" or "test"), a batch at a time, in the order of the store.
+
+    Each session with signed events in the split gives one example. Its context is what precedes the split's events:
+    in the session, or with reach "user" in all of the user's history. A session that lies wholly in the split is cut
+    in its middle: its first half is context, its second half held out. Examples without context are left out and
+    counted in ``cold``.
+    """
+
+    def __init__(self, store: stores.Store, data: DataConfig, config: EvalConfig, split: str):
+        if data.reach == "user":
+            _check_reach(store)
+        indptr = np.asarray(store.session_indptr)
+        train_end, valid_end = np.asarray(store.session_train_end), np.asarray(store.session_valid_end)
+        cut, end = (train_end, valid_end) if split == "validation" else (valid_end, indptr[1:])
+        begin = indptr[:-1]
+        cut = np.where(cut == begin, begin + (end - begin) // 2, cut)
+        user = np.asarray(store.session_user)
+        if data.reach == "user":
+            begin = indptr[np.asarray(store.user_indptr)[user]]
+        held_out = np.flatnonzero(end > cut)
+        self._signed(store, cut[held_out], end[held_out])
+        signed = np.bincount(self.example_S, minlength=len(held_out)) > 0
+        warm = cut[held_out] > begin[held_out]
+        self.cold = int((signed & ~warm).sum())
+        keep = signed & warm
+        kept = held_out[keep]
+        self.begin_X, self.cut_X, self.user_X = begin[kept], cut[kept], user[kept].astype(np.int32)
+        renumber = np.cumsum(keep) - 1
+        events = keep[self.example_S]
+        self.example_S, self.event_S = renumber[self.example_S[events]], self.event_S[events]
+        self.liked_S = self.liked_S[events]
+        self.examples = len(kept)
+        if self.examples == 0:
+            raise UserError(f"no {split} example: no session has a liked or disliked event in that split after a context")
+        self.pair_X2 = _pairs(store, self, np.random.default_rng(config.pair_seed))
+        self.share_X = _shares(store)[self.user_X]
+        self.width = 1
+        for sign in (True, False):
+            counts = np.bincount(self.example_S[self.liked_S == sign], minlength=self.examples)
+            self.width = max(self.width, int(counts.max()))
+        self.store, self.data, self.config = store, data, config
+
+    def _signed(self, store, cut_X, end_X):
+        """The S held-out events with an opinion: their example, place in the log, and whether liked."""
+        size = end_X - cut_X
+        example = np.repeat(np.arange(len(size)), size)
+        event = np.arange(len(example)) + np.repeat(cut_X - (np.cumsum(size) - size), size)
+        sign = store.sign[store.feedback_T[event]]
+        signed = sign != 0
+        self.example_S, self.event_S, self.liked_S = example[signed], event[signed], sign[signed] > 0
+
+    def __len__(self) -> int:
+        return -(-self.examples // self.config.batch_size)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        return (self[k] for k in range(len(self)))
+
+    def __getitem__(self, k: int) -> EvalBatch:
+        size, length = self.config.batch_size, self.data.length
+        first, last = k * size, min((k + 1) * size, self.examples)
+        fill = size - (last - first)
+        begin = np.pad(self.begin_X[first:last], (0, fill))
+        cut = np.pad(self.cut_X[first:last], (0, fill))
+        start = np.maximum(begin, cut - length)
+        seen_BL = start[:, None] + np.arange(length) < cut[:, None]
+        low, high = np.searchsorted(self.example_S, [first, last])
+        example, liked = self.example_S[low:high] - first, self.liked_S[low:high]
+        item = self.store.item_T[self.event_S[low:high]]
+        return EvalBatch(
+            item_BL=_rows(self.store.item_T, start, length) * seen_BL,
+            feedback_BL=_rows(self.store.feedback_T, start, length) * seen_BL.astype(np.int32),
+            station_BL=_rows(self.store.station_T, start, length) * seen_BL,
+            liked_BC=_ragged(example[liked], item[liked], size, self.width),
+            disliked_BC=_ragged(example[~liked], item[~liked], size, self.width),
+            pair_B2=np.pad(self.pair_X2[first:last], ((0, fill), (0, 0))),
+            user_B=np.pad(self.user_X[first:last], (0, fill)),
+            share_B=np.pad(self.share_X[first:last], (0, fill)),
+            real_B=np.arange(size) < last - first,
+        )
+
+
+def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.ndarray:
+    """Values of ascending rows as a matrix filled up with PAD."""
+    count = np.bincount(row, minlength=rows)
+    matrix = np.full((rows, width), PAD, np.int32)
+    matrix[row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)] = value
+    return matrix
+
+
+def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
+    """One pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
+    station = store.station_T[examples.event_S]
+    order = np.lexsort((~examples.liked_S, station, examples.example_S))  # a segment's liked events come first
+    example, station, liked = examples.example_S[order], station[order], examples.liked_S[order]
+    item = store.item_T[examples.event_S[order]]
+    new = np.concatenate([[True], (np.diff(example) != 0) | (np.diff(station) != 0)])
+    segment = np.cumsum(new) - 1
+    first = np.flatnonzero(new)
+    likes = np.bincount(segment[liked], minlength=len(first)).astype(np.int64)
+    pairs = likes * (np.bincount(segment, minlength=len(first)) - likes)
+    total = np.concatenate([[0], np.cumsum(pairs)])
+    bounds = np.searchsorted(example[first], np.arange(examples.examples + 1))
+    low, high = total[bounds[:-1]], total[bounds[1:]]
+    pick = low + (rng.random(examples.examples) * (high - low)).astype(np.int64)
+    chosen = high > low
+    at = np.searchsorted(total, pick[chosen], side="right") - 1
+    liked_at, disliked_at = np.divmod(pick[chosen] - total[at], pairs[at] // likes[at])
+    result = np.zeros((examples.examples, 2), np.int32)
+    result[chosen, 0] = item[first[at] + liked_at]
+    result[chosen, 1] = item[first[at] + likes[at] + disliked_at]
+    return result
+
+
+def _shares(store: stores.Store) -> np.ndarray:
+    """Per user the share of positives among the signed events of the whole history; NaN where there are none."""
+    begin = np.asarray(store.session_indptr)[np.asarray(store.user_indptr)]
+    shares = np.full(len(begin) - 1, np.nan, np.float32)
+    step = max(1, len(shares) // 64)  # a run of users at a time bounds the memory
+    for first in range(0, len(shares), step):
+        run = begin[first : first + step + 1]
+        sign = store.sign[store.feedback_T[run[0] : run[-1]]]
+        likes = np.concatenate([[0], np.cumsum(sign > 0)])[run - run[0]]
+        signed = np.concatenate([[0], np.cumsum(sign != 0)])[run - run[0]]
+        with np.errstate(invalid="ignore"):
+            shares[first : first + len(run) - 1] = np.diff(likes) / np.diff(signed)
+    return shares

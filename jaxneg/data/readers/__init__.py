@@ -1,0 +1,46 @@
+"""Readers, one per source format: each leaves the quirks of its format behind and returns a lazy table.
+
+A reader module has `Options`, a frozen dataclass that the command line shows as flags, and
+`read(con, source, options) -> table in EVENT_SCHEMA`, where source is a file or the directory as published.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+
+from jaxneg.data.readers import cm100k, kuairand, movielens, mssd, piki, spotify, table, yambda
+
+
+class Reader(NamedTuple):
+    """A source format and what `prepare` does with it unless told otherwise."""
+
+    read: Callable[[ibis.BaseBackend, pathlib.Path, Any], ir.Table]
+    Options: type
+    help: str
+    preset: str  # polarity, a name in events.PRESETS
+    session: Literal["given", "station", "gap", "user"]  # what makes a session
+    gap_minutes: float  # a pause longer than this ends a session, under the gap rule
+    split: Literal["time", "tail", "leave-last"]
+
+
+def _reader(module: Any, help: str, preset: str, session: Any, split: Any) -> Reader:
+    return Reader(module.read, module.Options, help, preset, session, 30.0, split)
+
+
+READERS: dict[str, Reader] = {
+    "table": _reader(table, "Parquet, CSV or JSON lines, columns named by you", "default", "gap", "time"),
+    "spotify": _reader(
+        spotify, "account export, short or extended, one or more users", "plays", "gap", "tail"
+    ),
+    "kuairand": _reader(kuairand, "KuaiRand short videos, log csv or parquet", "default", "user", "tail"),
+    "piki": _reader(piki, "Piki likes and dislikes, zipped csv or csv", "explicit", "user", "tail"),
+    "movielens": _reader(
+        movielens, "ratings.csv or ratings.dat, MovieTweetings too", "explicit", "user", "tail"
+    ),
+    "mssd": _reader(mssd, "Music Streaming Sessions logs, with track features", "plays", "given", "time"),
+    "yambda": _reader(yambda, "Yambda multi_event parquet, flat layout", "default", "gap", "time"),
+    "cm100k": _reader(cm100k, "CM100k ratings of random songs", "explicit", "user", "tail"),
+}

@@ -1,0 +1,391 @@
+"""The prepared format on disk, both ends. A store is a directory, read-only once written, and memory-mapped.
+
+    metadata.json           format version, source, settings, counts, and the size of every other file
+    items.parquet           row (1..items, most frequent first), item, count in the training window, raw attributes
+    stations.parquet        row (from 1), id                users.parquet   row (from 0), id
+    attribute_NAME.parquet  row (from 1), value             attributes.npy  int32 [V, A], 0 for none
+    event_item, event_feedback, event_station, event_time, event_group      one number per event, T in all
+        ordered by (user, start of session, session, time); the group is the dense number of a (user, station) pair
+    session_indptr, session_user, session_train_end, session_valid_end
+        session s: training events [indptr[s], train_end[s]), validation [train_end[s], valid_end[s]), test the rest
+    user_indptr, user_group_indptr          ranges of a user's sessions and groups
+    negative_indptr, negative_item          a group's negatives of the training window, in order of time
+    positive_indptr, positive_item          a user's distinct positives of the training window, ascending
+
+A writer fills a directory beside the target and swaps it in at the end: a crash leaves the old store or the new one.
+"""
+
+import ctypes
+import dataclasses
+import errno
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import jaxneg
+from jaxneg.batch import FEEDBACK
+from jaxneg.config import UserError
+
+FORMAT = "jaxneg store"
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+ROW_GROUP = 1 << 17  # rows of a row group of the parquet files
+HEADER = 128  # bytes of a npy header, with room for any length
+
+# Field of Store -> file (without .npy) and dtype.
+ARRAYS = {
+    "item_T": ("event_item", np.int32),
+    "feedback_T": ("event_feedback", np.int8),
+    "station_T": ("event_station", np.int32),
+    "time_T": ("event_time", np.int64),
+    "group_T": ("event_group", np.int32),
+    "session_indptr": ("session_indptr", np.int64),
+    "session_user": ("session_user", np.int32),
+    "session_train_end": ("session_train_end", np.int64),
+    "session_valid_end": ("session_valid_end", np.int64),
+    "user_indptr": ("user_indptr", np.int64),
+    "user_group_indptr": ("user_group_indptr", np.int64),
+    "negative_indptr": ("negative_indptr", np.int64),
+    "negative_item": ("negative_item", np.int32),
+    "positive_indptr": ("positive_indptr", np.int64),
+    "positive_item": ("positive_item", np.int32),
+    "attribute_VA": ("attributes", np.int32),
+}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a store is made of and how it came to be."""
+
+    reader: str  # name of the source format, "" if prepared from a table
+    source: str  # what was read
+    settings: dict[str, Any]  # of prepare, defaults filled in
+    polarity: dict[str, int]  # feedback kind -> +1, 0, -1
+    split: dict[str, Any]  # rule, and its times or shares
+    counts: dict[str, int]  # events, items, users, stations, sessions, groups, positives, negatives, out_of_order
+    feedback: dict[str, dict[str, int]]  # split -> feedback kind -> events
+    dropped: dict[str, int]  # what was left out, by reason
+    attributes: list[dict[str, Any]]  # name and size (number of values) of each column of attribute_VA
+    sessions_overlap: bool  # True if a user's sessions overlap in time, so that one may foretell another
+    files: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes of each file
+    format: str = FORMAT
+    version: int = VERSION
+    jaxneg: str = jaxneg.__version__  # that wrote it
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Raw ids of the catalogue. Item of row r stands at place r - 1."""
+
+    ids: pa.Array  # of strings
+    count: np.ndarray  # int64, events in the training window
+    attributes: dict[str, pa.Array]  # name -> raw values, null for none
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: Iterable[str]) -> np.ndarray:
+        """int32 rows of raw ids, 0 for ids that are not in the catalogue."""
+        place = pc.index_in(pa.array(ids, self.ids.type), value_set=self.ids)
+        return (pc.fill_null(place, -1).to_numpy(zero_copy_only=False) + 1).astype(np.int32)
+
+    def names(self, rows: Iterable[int]) -> list[str]:
+        """Raw ids of rows of 1 and above."""
+        return self.ids.take(pa.array(np.asarray(list(rows), np.int64) - 1)).to_pylist()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared log. Arrays are memory-mapped; the names are those of the module's docstring."""
+
+    path: pathlib.Path
+    metadata: Metadata
+    item_T: np.ndarray
+    feedback_T: np.ndarray
+    station_T: np.ndarray
+    time_T: np.ndarray
+    group_T: np.ndarray
+    session_indptr: np.ndarray
+    session_user: np.ndarray
+    session_train_end: np.ndarray
+    session_valid_end: np.ndarray
+    user_indptr: np.ndarray
+    user_group_indptr: np.ndarray
+    negative_indptr: np.ndarray
+    negative_item: np.ndarray
+    positive_indptr: np.ndarray
+    positive_item: np.ndarray
+    attribute_VA: np.ndarray
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Store":
+        """The store at ``path``. Raises UserError if there is none, or one that is damaged or of another version."""
+        path = pathlib.Path(path)
+        metadata = _metadata(path)
+        for name, size in metadata.files.items():
+            found = (path / name).stat().st_size if (path / name).is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found:,} of {size:,} bytes"
+                raise UserError(f"store {path} is damaged: {name} {state}; run jaxneg prepare again")
+        arrays = {}
+        for field, (name, dtype) in ARRAYS.items():
+            try:
+                arrays[field] = np.load(path / f"{name}.npy", mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"store {path} is damaged: {name}.npy: {error}; run jaxneg prepare again"
+                ) from error
+            if arrays[field].dtype != dtype:
+                raise UserError(
+                    f"store {path} is damaged: {name}.npy holds {arrays[field].dtype}; run jaxneg prepare again"
+                )
+        return cls(path=path, metadata=metadata, **arrays)
+
+    @property
+    def items(self) -> int:
+        """Items of the catalogue, V - 1: rows 1..items."""
+        return len(self.attribute_VA) - 1
+
+    @property
+    def users(self) -> int:
+        return len(self.user_indptr) - 1
+
+    @property
+    def sessions(self) -> int:
+        return len(self.session_user)
+
+    @property
+    def events(self) -> int:
+        return len(self.item_T)
+
+    @property
+    def sign(self) -> np.ndarray:
+        """int8 [6], polarity of each feedback code: +1, 0, -1."""
+        return np.array([self.metadata.polarity.get(kind, 0) for kind in FEEDBACK], np.int8)
+
+    def vocabulary(self) -> Vocabulary:
+        table = pq.read_table(self.path / "items.parquet").combine_chunks()
+        # A whole column in one chunk, also when there is no row group.
+        column = {name: pa.concat_arrays(table[name].chunks or [pa.array([], table[name].type)])
+                  for name in table.column_names}  # fmt: skip
+        attributes = {part["name"]: column[f"attribute_{part['name']}"] for part in self.metadata.attributes}
+        return Vocabulary(column["item"], column["count"].to_numpy(), attributes)
+
+
+def _metadata(path: pathlib.Path) -> Metadata:
+    if not path.is_dir():
+        raise UserError(f"no store at {path}: jaxneg prepare writes one")
+    try:
+        values = json.loads((path / "metadata.json").read_text())
+        known = values["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"{path} is no jaxneg store, or a half-written one: jaxneg prepare writes one")
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"store {path} is of format version {values.get('version')}, this jaxneg {jaxneg.__version__} reads "
+            f"version {VERSION}: run jaxneg prepare again"
+        )
+    try:
+        return Metadata(**values)
+    except TypeError as error:
+        raise UserError(
+            f"store {path} is damaged: metadata.json: {error}; run jaxneg prepare again"
+        ) from error
+
+
+class Column:
+    """A npy file that grows at its end. Writes, unlike a memory map, so that a full disk is an error and no crash."""
+
+    def __init__(self, path: pathlib.Path, dtype: Any, width: int | None = None):
+        self.path, self.dtype, self.tail = path, np.dtype(dtype), () if width is None else (width,)
+        self.length = 0
+        self._file = open(path, "wb")
+        self._file.write(self._header())
+
+    def append(self, values: Any) -> None:
+        """Adds the values, one by one or, in a column with a width, row by row."""
+        values = np.ascontiguousarray(values, self.dtype)
+        if values.shape[1:] != self.tail:
+            raise ValueError(f"{self.path.name} takes rows of shape {self.tail}, got {values.shape[1:]}")
+        self._file.write(values.data if values.size else b"")
+        self.length += len(values)
+
+    def close(self) -> None:
+        """Completes the file. Closed already: does nothing."""
+        if not self._file.closed:
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.close()
+
+    def discard(self) -> None:
+        """Lets go of the file as it is, which is then worth nothing."""
+        try:
+            self._file.close()
+        except OSError:  # the disk is full: what is buffered cannot be written either
+            pass
+
+    def _header(self) -> bytes:
+        buffer = io.BytesIO()
+        shape = (self.length, *self.tail)
+        np.lib.format.write_array_header_1_0(
+            buffer, {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        )
+        assert len(buffer.getvalue()) == HEADER
+        return buffer.getvalue()
+
+
+class StoreWriter:
+    """Writes a store, as a context. Without ``finish`` nothing remains of it and an older store stays as it was.
+
+    with StoreWriter(out) as writer:
+        writer.column("event_item").append(rows)
+        ...
+        writer.finish(metadata)
+    """
+
+    def __init__(self, out: str | os.PathLike):
+        self.out = pathlib.Path(out)
+        self._target = pathlib.Path(os.path.realpath(out))  # a link keeps pointing to where the store is
+        self.path = self._target.with_name(f"{self._target.name}.tmp-{os.getpid()}")
+        self.scratch = self.path / "scratch"  # for files that are gone once the store is finished
+        self._columns: list[Column] = []
+
+    def __enter__(self) -> "StoreWriter":
+        _clear_stale(self._target)
+        _check_target(self._target)
+        try:
+            self.scratch.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"cannot write beside {self.out}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        for column in self._columns:
+            column.discard()
+        shutil.rmtree(self.path, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk is full while writing {self.out}: free some space") from error
+
+    def column(self, field: str, width: int | None = None) -> Column:
+        """The file of a field of Store, to be appended to."""
+        name, dtype = ARRAYS[field]
+        return self._column(self.path / f"{name}.npy", dtype, width)
+
+    def scratch_column(self, name: str, dtype: Any) -> Column:
+        """A file that is gone once the store is finished."""
+        return self._column(self.scratch / f"{name}.npy", dtype, None)
+
+    def _column(self, path: pathlib.Path, dtype: Any, width: int | None) -> Column:
+        column = Column(path, dtype, width)
+        self._columns.append(column)
+        return column
+
+    def table(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+        """Writes a parquet file whose bytes do not depend on how the rows come in batches; returns their number."""
+        rows = 0
+        with pq.ParquetWriter(self.path / f"{name}.parquet", schema) as file:
+            for part in _regrouped(batches, schema):
+                file.write_table(part, row_group_size=ROW_GROUP)
+                rows += len(part)
+        return rows
+
+    def finish(self, metadata: Metadata) -> Metadata:
+        """Completes the store and puts it in place of an older one. The metadata, with the sizes of the files."""
+        for column in self._columns:
+            column.close()
+        shutil.rmtree(self.scratch)
+        files = {path.name: path.stat().st_size for path in sorted(self.path.iterdir())}
+        metadata = dataclasses.replace(metadata, files=files)
+        (self.path / "metadata.json").write_text(json.dumps(dataclasses.asdict(metadata), indent=2) + "\n")
+        _check_target(self._target)  # hours may have passed
+        _swap_in(self.path, self._target)
+        return metadata
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP rows, the last one shorter."""
+    waiting = schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
+        while len(waiting) >= ROW_GROUP:
+            yield waiting.slice(0, ROW_GROUP).combine_chunks()
+            waiting = waiting.slice(ROW_GROUP)
+    if len(waiting):
+        yield waiting.combine_chunks()
+
+
+def _check_target(out: pathlib.Path) -> None:
+    """Raises UserError if writing ``out`` would destroy anything but a store."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        mine = json.loads((out / "metadata.json").read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        mine = False
+    if not mine:
+        raise UserError(f"{out} exists and is no jaxneg store, so it stays: give --out another directory")
+
+
+def _clear_stale(target: pathlib.Path) -> None:
+    """Removes what killed processes left beside the target; puts the old store back if one died between two renames."""
+    pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(\d+)")
+    for path in sorted(target.parent.glob(f"{_escaped(target.name)}.*-*")):
+        match = pattern.fullmatch(path.name)
+        if match is None or (int(match[2]) != os.getpid() and _alive(int(match[2]))):
+            continue
+        if match[1] == "old" and not target.exists():
+            os.rename(path, target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _swap_in(new: pathlib.Path, target: pathlib.Path) -> None:
+    """Puts ``new`` where ``target`` is and removes what was there."""
+    if not target.exists() or not any(target.iterdir()):
+        os.rename(new, target)
+    elif _exchange(new, target):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        old = target.with_name(f"{target.name}.old-{os.getpid()}")
+        os.rename(target, old)
+        os.rename(new, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Swaps two names at once, where the system can; False where it cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+

@@ -1,0 +1,205 @@
+"""Metrics on the host, in numpy. Each states its definition, ties included, and imports nothing of ours.
+
+Row 0 of a catalogue only pads: it is never ranked, and an id of 0 means that there is no item. Pads are told apart by
+masks where scores come in, by 0 where ids do.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+Scores = Float[np.ndarray, "B V"]
+
+
+class Mean(NamedTuple):
+    """A mean as sum and count, added across batches and hosts and divided once."""
+
+    sum: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN of nothing."""
+        return self.sum / self.count if self.count else float("nan")
+
+
+def mean(value: Float[np.ndarray, "*S"]) -> Mean:
+    """Mean of the values that are not NaN."""
+    known = ~np.isnan(value)
+    return Mean(float(value[known].sum(dtype=np.float64)), int(known.sum()))
+
+
+def pair_correct(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+    """Per pair 1 where its first score is above its second, 0.5 where they tie, 0 below, NaN where there is no pair."""
+    correct_B = (score_B2[:, 0] > score_B2[:, 1]) + 0.5 * (score_B2[:, 0] == score_B2[:, 1])
+    return np.where(real_B, correct_B, np.nan)
+
+
+def pair_accuracy(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "B"]) -> Mean:
+    """Share of pairs whose liked item, the first, scores above the disliked one. A tie counts half; chance is 0.5.
+
+    Reference: Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024, arXiv:2406.04488.
+    """
+    return mean(pair_correct(score_B2, real_B))
+
+
+def auc(
+    liked_BC: Float[np.ndarray, "B C"],
+    liked_mask_BC: Bool[np.ndarray, "B C"],
+    disliked_BM: Float[np.ndarray, "B M"],
+    disliked_mask_BM: Bool[np.ndarray, "B M"],
+) -> Float[np.ndarray, "B"]:
+    """Per example the share of its (liked, disliked) pairs in which the liked item scores higher.
+
+    A tie counts half. NaN where an example lacks liked or disliked items.
+    """
+    result_B = np.full(len(liked_BC), np.nan)
+    for b in np.flatnonzero(liked_mask_BC.any(-1) & disliked_mask_BM.any(-1)):
+        liked = liked_BC[b, liked_mask_BC[b]]
+        disliked = np.sort(disliked_BM[b, disliked_mask_BM[b]])
+        below, not_above = np.searchsorted(disliked, liked, "left"), np.searchsorted(disliked, liked, "right")
+        result_B[b] = (below + not_above).mean() / (2 * len(disliked))
+    return result_B
+
+
+def pairwise_auc(
+    liked_BC: Float[np.ndarray, "B C"],
+    liked_mask_BC: Bool[np.ndarray, "B C"],
+    disliked_BM: Float[np.ndarray, "B M"],
+    disliked_mask_BM: Bool[np.ndarray, "B M"],
+) -> Mean:
+    """Mean over examples of ``auc``: all pairs of an example count, and each example with a pair counts once."""
+    return mean(auc(liked_BC, liked_mask_BC, disliked_BM, disliked_mask_BM))
+
+
+class Ranking(NamedTuple):
+    """Where targets stand in the whole catalogue, and which items lead it."""
+
+    targets: tuple[np.ndarray, ...]  # ranks of each block of targets, float64 [B, C], NaN where there is no target
+    top_Bk: np.ndarray  # int64, rows of the highest scores, best first; 0 where the catalogue ends
+
+
+def rank(
+    score_BV: Scores,
+    targets: tuple[Int[np.ndarray, "B _"], ...],
+    *,
+    k: int = 0,
+    seen_BL: Int[np.ndarray, "B L"] | None = None,
+) -> Ranking:
+    """Ranks of targets among all items, 1 for the highest score, and the top k.
+
+        rank = 1 + #(items scored above) + 0.5 * #(other items scored the same)
+
+    so that a constant score puts every item in the middle. In the top k a tie goes to the lower row, which is the more
+    frequent item. One sort per example serves all its targets. Raises ValueError on scores that are NaN.
+
+    Args:
+      score_BV: scores of the catalogue; column 0 is ignored.
+      targets: blocks of rows to rank, 0 where there is none.
+      k: how many leading items to list.
+      seen_BL: rows left out of the ranking, except that a target is always ranked; 0 where there is none.
+    """
+    if np.isnan(score_BV[:, 1:]).any():
+        raise ValueError("a score is NaN: scores must order all items")
+    ranks = tuple(np.full(target.shape, np.nan) for target in targets)
+    top_Bk = np.zeros((len(score_BV), k), np.int64)
+    for b, score_V in enumerate(score_BV):
+        row_C = None if seen_BL is None else _left(seen_BL[b], len(score_V))
+        kept_C = score_V[1:] if row_C is None else score_V[row_C]
+        sorted_C = np.sort(kept_C)
+        for rank_BC, target_BC in zip(ranks, targets, strict=True):
+            real = np.flatnonzero(target_BC[b])
+            target = target_BC[b, real]
+            score = score_V[target]
+            below = np.searchsorted(sorted_C, score, "left")
+            not_above = np.searchsorted(sorted_C, score, "right")
+            itself = 1 if seen_BL is None else ~np.isin(target, seen_BL[b])
+            rank_BC[b, real] = 1 + len(sorted_C) - not_above + 0.5 * (not_above - below - itself)
+        size = min(k, len(sorted_C))
+        if size:
+            best = _top(kept_C, size, sorted_C[-size])
+            top_Bk[b, :size] = best + 1 if row_C is None else row_C[best]
+    return Ranking(ranks, top_Bk)
+
+
+def _left(seen_L: np.ndarray, rows: int) -> np.ndarray:
+    """Rows of the catalogue that are not among the seen ones."""
+    left_V = np.ones(rows, bool)
+    left_V[seen_L] = False
+    left_V[0] = False
+    return np.flatnonzero(left_V)
+
+
+def _top(score_C: np.ndarray, size: int, threshold: float) -> np.ndarray:
+    """Indices of the ``size`` highest scores, best first, ties by index; ``threshold`` is the last of these scores."""
+    above = np.flatnonzero(score_C > threshold)
+    level = np.flatnonzero(score_C == threshold)[: size - len(above)]
+    best = np.concatenate([above, level])
+    return best[np.lexsort((best, -score_C[best]))]
+
+
+def hit_rate(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
+    """1 where the target is in the top k, rank <= k, else 0; NaN where there is no target."""
+    return np.where(np.isnan(rank_), np.nan, rank_ <= k)
+
+
+def ndcg(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
+    """1 / log2(1 + rank) of a single target where rank <= k, else 0; NaN where there is no target."""
+    return np.where(np.isnan(rank_), np.nan, (rank_ <= k) / np.log2(1 + rank_))
+
+
+def mrr(rank_: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Reciprocal rank of the target; NaN where there is no target. Its mean is the MRR."""
+    return 1 / rank_
+
+
+def over_targets(value_BC: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B"]:
+    """Per example the mean over its targets, those that are not NaN; NaN where there are none."""
+    known_BC = ~np.isnan(value_BC)
+    count_B = known_BC.sum(-1)
+    return np.where(count_B > 0, np.where(known_BC, value_BC, 0.0).sum(-1) / np.maximum(count_B, 1), np.nan)
+
+
+def gini(count_V: Shaped[np.ndarray, "V"]) -> float:
+    """Gini coefficient of exposure over all n items, those never shown included. 0 is even, near 1 is one item only.
+
+        G = sum_i (2i - n - 1) x_(i) / (n * sum x),   x_(1) <= ... <= x_(n)
+
+    NaN where nothing was shown.
+    """
+    x = np.sort(count_V.astype(np.float64))
+    n, total = len(x), x.sum()
+    if total == 0:
+        return float("nan")
+    return float(((2 * np.arange(1, n + 1) - n - 1) * x).sum() / (n * total))
+
+
+def item_coverage(count_V: Shaped[np.ndarray, "V"]) -> float:
+    """Share of all items that were shown at least once; NaN of no items."""
+    return float((count_V > 0).mean()) if len(count_V) else float("nan")
+
+
+def lorenz(count_V: Shaped[np.ndarray, "V"]) -> Float[np.ndarray, "W"]:
+    """Share of exposure that the i least shown items hold together, for i from 0 to n."""
+    x = np.sort(count_V.astype(np.float64))
+    return np.concatenate([[0.0], np.cumsum(x)]) / max(x.sum(), 1.0)
+
+
+def bootstrap(
+    value: Float[np.ndarray, "X"], *, resamples: int, seed: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of the values that are not NaN, by resampling them with replacement.
+
+    Ends are the (1 - level) / 2 and (1 + level) / 2 quantiles of the resampled means. NaN, NaN of nothing.
+    """
+    value = value[~np.isnan(value)]
+    if len(value) == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means = [value[rng.integers(len(value), size=len(value), dtype=np.int32)].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,65 @@
+"""Item rows with the feedback, station, attributes and position of an event summed in."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxneg.batch import FEEDBACK
+from jaxneg.config import ModelConfig
+from jaxneg.models import layers
+
+
+class Inputs(nnx.Module):
+    """Learned tables of everything about an event but its item. Parts that the config switches off have none."""
+
+    def __init__(self, config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, config.width), jnp.float32))
+
+        self.config, self.attributes = config, len(attributes)
+        if config.feedback:
+            self.feedback = table(len(FEEDBACK))
+        if config.station and stations > 0:
+            self.station = table(stations + 1)
+        if config.position:
+            self.position = table(length)
+        for k, size in enumerate(attributes):
+            if config.attributes or (config.output_attributes and config.tied):
+                setattr(self, f"attribute{k}", table(size + 1))
+            if config.output_attributes and not config.tied:
+                setattr(self, f"output_attribute{k}", table(size + 1))
+
+    def item_rows(self, row: Float[Array, "*S D"], attribute: Int[Array, "*S A"]) -> Float[Array, "*S D"]:
+        """Rows of items as input: their table row plus a row of each attribute; attribute 0 adds none."""
+        return self._with_attributes(row, attribute, "attribute") if self.config.attributes else row
+
+    def output_rows(self, row: Float[Array, "*S D"], attribute: Int[Array, "*S A"]) -> Float[Array, "*S D"]:
+        """Rows of items as they are scored: with attributes if the config adds them to the output."""
+        if not self.config.output_attributes:
+            return row
+        return self._with_attributes(row, attribute, "attribute" if self.config.tied else "output_attribute")
+
+    def _with_attributes(self, row, attribute, name):
+        for k in range(self.attributes):
+            code = attribute[..., k]
+            table = getattr(self, f"{name}{k}").get_value()
+            row = row + jnp.where((code > 0)[..., None], table[code], 0.0)
+        return row
+
+    def __call__(
+        self,
+        row_BLD: Float[Array, "B L D"],
+        feedback_BL: Int[Array, "B L"],
+        station_BL: Int[Array, "B L"],
+        key: jax.Array | None,
+    ) -> Float[Array, "B L D"]:
+        """x_BLD from the rows of the items seen. Feedback is that of the same, past event."""
+        x_BLD = row_BLD * self.config.width**0.5
+        if self.config.feedback:
+            x_BLD = x_BLD + self.feedback.get_value()[feedback_BL] * self.config.width**0.5
+        if hasattr(self, "station"):
+            x_BLD = x_BLD + self.station.get_value()[station_BL] * self.config.width**0.5
+        if self.config.position:
+            x_BLD = x_BLD + self.position.get_value()[None, : x_BLD.shape[1]] * self.config.width**0.5
+        return layers.dropout(x_BLD, self.config.dropout, key)

@@ -1,0 +1,61 @@
+"""SASRec: a causal transformer over the events seen.
+
+Reference: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018, arXiv:1808.09781.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxneg.config import ModelConfig
+from jaxneg.models import layers
+
+
+class Block(nnx.Module):
+    """Attention, then feed-forward, each with a residual and layer norm before (pre) or after (post) it."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype, hidden = jnp.dtype(config.dtype), config.feed_forward or config.width
+        self.attention = layers.Attention(config.width, config.heads, config.dropout, dtype, rngs=rngs)
+        self.feed_forward = layers.FeedForward(config.width, hidden, config.dropout, dtype, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
+
+    def __call__(self, x_BLD, mask_11LM, key):
+        inner, after_attention, hidden, after_hidden = layers.split(key, 4)
+        rate = self.config.dropout
+
+        def attend(x_BLD):
+            return layers.dropout(self.attention(x_BLD, mask_11LM, inner), rate, after_attention)
+
+        def feed(x_BLD):
+            return layers.dropout(self.feed_forward(x_BLD, hidden), rate, after_hidden)
+
+        if self.config.norm == "pre":
+            x_BLD = x_BLD + attend(self.attention_norm(x_BLD))
+            return x_BLD + feed(self.feed_forward_norm(x_BLD))
+        x_BLD = self.attention_norm(x_BLD + attend(x_BLD))
+        return self.feed_forward_norm(x_BLD + feed(x_BLD))
+
+
+class SASRec(nnx.Module):
+    """Blocks under a causal mask. Padding stands on the right, where no real position looks, so it needs no mask."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.layers, self.norm = config.layers, config.norm
+        for n in range(config.layers):
+            setattr(self, f"block{n}", Block(config, rngs=rngs))
+        if config.norm == "pre":
+            self.out_norm = nnx.LayerNorm(config.width, rngs=rngs)
+
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], key: jax.Array | None
+    ) -> Float[Array, "B L D"]:
+        """Hidden states, each of the events up to and including its position."""
+        del mask_BL
+        mask_11LM = jnp.tril(jnp.ones((1, 1, x_BLD.shape[1], x_BLD.shape[1]), bool))
+        for n, block_key in enumerate(layers.split(key, self.layers)):
+            x_BLD = getattr(self, f"block{n}")(x_BLD, mask_11LM, block_key)
+        return self.out_norm(x_BLD) if self.norm == "pre" else x_BLD

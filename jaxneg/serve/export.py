@@ -1,0 +1,107 @@
+"""A run's best checkpoint as files that other stacks can read.
+
+    model.stablehlo        query(params, item_BL, feedback_BL, station_BL) -> query_BE, any batch size, for CPU, CUDA, TPU
+    params.safetensors     its parameters
+    item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row
+    items.parquet          row, item id and attributes of every row; stations.parquet likewise
+    manifest.json          versions, shapes, feedback codes, and a SHA-256 of every other file
+
+With item biases, E is the model's width + 1: the bias is the last column of a row and the query ends in 1, so that
+any maximum inner product index serves the model as it is.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from safetensors import numpy as safetensors
+
+import jaxneg
+from jaxneg import run, step as steps
+from jaxneg.batch import FEEDBACK
+from jaxneg.config import UserError
+
+FORMAT = 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
+
+
+def export(trained: run.Trained, out: pathlib.Path) -> dict:
+    """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
+    partial = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        manifest = _write(trained, partial)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; nothing is left behind") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
+    config, store, model = trained.config, trained.store, trained.model
+    params = {f"params.{name}": leaf for name, leaf in trained.state.params.items()}
+    params |= {f"tables.{name}": leaf for name, leaf in trained.state.tables.items()}
+    params |= {ATTRIBUTES: jnp.asarray(store.attribute_VA)}
+    biased = "bias_V" in trained.state.tables
+
+    def query(flat, item_BL, feedback_BL, station_BL):
+        h_BD = steps.last_hidden(
+            model, _under(flat, "params."), _under(flat, "tables."), item_BL, feedback_BL, station_BL, flat[ATTRIBUTES]
+        )
+        return jnp.concatenate([h_BD, jnp.ones_like(h_BD[:, :1])], axis=1) if biased else h_BD
+
+    (batch,) = jax_export.symbolic_shape("b")
+    history = jax.ShapeDtypeStruct((batch, config.data.length), jnp.int32)
+    # The output table and the biases score; the query does not read them.
+    read = [name for name in params if name not in ("tables.output_VD", "tables.bias_V")]
+    shapes = {name: jax.ShapeDtypeStruct(params[name].shape, params[name].dtype) for name in read}
+    exported = jax_export.export(jax.jit(query), platforms=PLATFORMS)(shapes, history, history, history)
+    (directory / "model.stablehlo").write_bytes(exported.serialize())
+    safetensors.save_file({name: np.asarray(leaf) for name, leaf in params.items()}, directory / "params.safetensors")
+
+    row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
+        trained.state.params, trained.state.tables, params[ATTRIBUTES]
+    )
+    item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1) if biased else np.asarray(row_VD)
+    np.save(directory / "item_embeddings.npy", item_VE.astype(np.float32))
+    for name in ("items.parquet", "stations.parquet"):
+        shutil.copyfile(store.path / name, directory / name)
+
+    manifest = {
+        "format": FORMAT,
+        "jaxneg": jaxneg.__version__,
+        "jax": jax.__version__,
+        "platforms": PLATFORMS,
+        "length": config.data.length,
+        "query_params": read,
+        "query_width": item_VE.shape[1],
+        "rows": item_VE.shape[0],
+        "items": store.items,
+        "feedback": {kind: code for code, kind in enumerate(FEEDBACK)},
+        "polarity": store.metadata.polarity,
+        "best_step": trained.result["best_step"],
+        "validation": {trained.result["monitor"]: trained.result["best_score"]},
+        "files": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())
+        },
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def _under(flat, prefix):
+    return {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
+

@@ -1,0 +1,109 @@
+"""Scores from an export directory alone: no store, no config, no training code."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+from jax import export as jax_export
+from safetensors import numpy as safetensors
+
+from jaxneg.batch import PAD
+from jaxneg.config import UserError
+
+FORMAT = 1
+
+
+class Event(NamedTuple):
+    """One past event of a listener, oldest first in a history."""
+
+    item: str
+    feedback: str = "play"
+    station: str | None = None
+
+
+class Recommendation(NamedTuple):
+    item: str
+    score: float
+
+
+class Scorer:
+    """A loaded export. Open one with ``Scorer.open``."""
+
+    def __init__(self, manifest, query, params, item_VE, item_ids, station_ids):
+        self.manifest = manifest
+        self._query = query
+        self._params = params
+        self._item_VE = item_VE
+        self._ids = item_ids  # of rows 1..items
+        self._rows = {id_: row for row, id_ in enumerate(item_ids, start=1)}
+        self._stations = {id_: row for row, id_ in enumerate(station_ids, start=1)}
+
+    @classmethod
+    def open(cls, directory: str | pathlib.Path) -> "Scorer":
+        """The scorer of an export directory. Raises UserError where a file is missing, altered or of another format."""
+        directory = pathlib.Path(directory)
+        path = directory / "manifest.json"
+        if not path.is_file():
+            raise UserError(f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export")
+        manifest = json.loads(path.read_text())
+        if manifest.get("format") != FORMAT:
+            raise UserError(f"{directory} has export format {manifest.get('format')}, this version reads {FORMAT}: export again")
+        for name, expected in manifest["files"].items():
+            file = directory / name
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                raise UserError(f"{file} is missing or altered (its checksum differs): export again")
+        exported = jax_export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
+        params = safetensors.load_file(directory / "params.safetensors")
+        return cls(
+            manifest,
+            jax.jit(exported.call),
+            {name: params[name] for name in manifest["query_params"]},
+            np.load(directory / "item_embeddings.npy", mmap_mode="r"),
+            pq.read_table(directory / "items.parquet", columns=["item"])["item"].to_pylist(),
+            pq.read_table(directory / "stations.parquet", columns=["id"])["id"].to_pylist(),
+        )
+
+    def knows(self, item: str) -> bool:
+        """Whether the item is in the catalogue that the model was trained on."""
+        return item in self._rows
+
+    def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
+        """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0."""
+        return np.asarray(self._query(self._params, item_BL, feedback_BL, station_BL))
+
+    def scores(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
+        """Scores scores_BV of the whole catalogue, the padding row 0 included."""
+        return self.query(item_BL, feedback_BL, station_BL) @ self._item_VE.T
+
+    def recommend(
+        self, history: Sequence[Event], k: int = 10, *, exclude_seen: bool = False
+    ) -> list[Recommendation]:
+        """The k best next items for a history, best first.
+
+        Items that the catalogue does not know are left out of the history. Raises UserError if none is known, and on
+        a feedback kind that does not exist.
+        """
+        codes = {kind: code for kind, code in self.manifest["feedback"].items() if kind != "pad"}
+        for event in history:
+            if event.feedback not in codes:
+                raise UserError(f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {', '.join(codes)}")
+        known = [event for event in history if self.knows(event.item)][-self.manifest["length"] :]
+        if not known:
+            raise UserError("no item of the history is in the catalogue: give ids as they stand in items.parquet")
+        context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
+        for t, event in enumerate(known):
+            station = self._stations.get(event.station, PAD) if event.station is not None else PAD
+            context[:, 0, t] = self._rows[event.item], codes[event.feedback], station
+        score_V = self.scores(*context)[0]
+        score_V[PAD] = -np.inf
+        if exclude_seen:
+            score_V[[self._rows[event.item] for event in history if self.knows(event.item)]] = -np.inf
+        k = min(k, self.manifest["items"])
+        best = np.argpartition(-score_V, k - 1)[:k]
+        best = best[np.argsort(-score_V[best], kind="stable")]
+        return [Recommendation(self._ids[row - 1], float(score_V[row])) for row in best if np.isfinite(score_V[row])]

@@ -1,0 +1,241 @@
+"""The loop: validate, save, take a batch, dispatch the step, log the steps before it. The step is jitted here."""
+
+import functools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxneg import checkpoint, config as configs, logs, metrics, optim, run, sharding, step as steps
+from jaxneg.batch import Batch
+from jaxneg.config import Config, UserError
+from jaxneg.data import pipeline, store as stores
+
+# What may change between the parts of a continued run without changing what it computes.
+FREE = ("train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store", "eval.batch_size",
+        "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen")  # fmt: skip
+CONVERGED = 0.999  # of the best validation figure
+
+OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
+
+
+def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambda *_: None) -> dict[str, Any]:
+    """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
+
+    Returns the contents of ``result.json``: best validation figure and step, epochs to convergence, seconds, and
+    why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite.
+    """
+    store = stores.Store.open(config.data.store)
+    batches = pipeline.TrainBatches(store, config.data)
+    validation = _Validation(config, store)
+    mesh = sharding.make_mesh(config.train.devices)
+    if config.data.batch_size % mesh.size:
+        raise UserError(f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices")
+    _claim(config, store, workdir)
+
+    model = run.build_model(config, store)
+    per_epoch = batches.steps_per_epoch
+    total = config.train.epochs * per_epoch
+    optimizer = optim.dense_optimizer(config.optim, total)
+    init = functools.partial(steps.init_state, config, model, optimizer, len(store.attribute_VA))
+    replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
+    update = jax.jit(
+        functools.partial(steps.train_step, config, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(replicated, replicated),
+    )
+    attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+
+    checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
+    writer = logs.Writer(workdir)
+    try:
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), jax.eval_shape(init)
+        )
+        restored = checkpoints.restore(abstract)
+        if restored is None:
+            state, progress = jax.jit(init, out_shardings=replicated)(), _start()
+        else:
+            state, progress = restored
+        writer.rewind(progress["step"])
+        loop = _Loop(config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA)
+        return loop.run(state, progress, update, batches, lambda batch: sharding.put(batch, mesh, "B"), on_progress)
+    finally:
+        checkpoints.close()
+        writer.close()
+
+
+def _start() -> dict[str, Any]:
+    return {"step": 0, "best_score": None, "best_step": 0, "since_best": 0, "history": [], "seconds": 0.0,
+            "hard": 0, "negatives": 0, "stopped": None}  # fmt: skip
+
+
+def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
+    """Makes a run directory of the config, or checks that it is one of the same experiment."""
+    if (workdir / "config.json").is_file():
+        old = run.read_config(workdir)
+        changed = [line for line in run.differences(old, config) if not line.startswith(FREE)]
+        if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
+            changed.append(f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)")
+        if changed:
+            raise UserError(f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir")
+        if json.loads((workdir / "store.json").read_text())["catalogue"] != run.catalogue_id(store):
+            raise UserError(f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
+    workdir.mkdir(parents=True, exist_ok=True)
+    run.write_json(workdir / "store.json", {"catalogue": run.catalogue_id(store), "store": config.data.store})
+    run.write_json(workdir / "environment.json", run.environment())
+    run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))  # last: it makes the claim
+
+
+class _Validation:
+    """Pair accuracy and AUC on the validation examples, from scores of the held-out items alone."""
+
+    def __init__(self, config: Config, store: stores.Store):
+        self.batches = pipeline.EvalBatches(store, config.data, config.eval, "validation")
+        self._jitted = None
+
+    def __call__(self, model, state: steps.State, attribute_VA) -> dict[str, float]:
+        if self._jitted is None:
+
+            @jax.jit
+            def scores(params, item_tables, attribute_VA, batch):
+                contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
+                h_BD = steps.last_hidden(model, params, item_tables, *contexts, attribute_VA)
+                return tuple(
+                    steps.score_items(model, params, item_tables, h_BD, item, attribute_VA)
+                    for item in (batch.pair_B2, batch.liked_BC, batch.disliked_BC)
+                )
+
+            self._jitted = scores
+        correct, auc = metrics.Mean(), metrics.Mean()
+        for batch in self.batches:
+            pair_B2, liked_BC, disliked_BC = map(
+                np.asarray, self._jitted(state.params, state.tables, attribute_VA, batch)
+            )
+            correct += metrics.pair_accuracy(pair_B2, batch.pair_B2[:, 0] > 0)
+            auc += metrics.pairwise_auc(liked_BC, batch.liked_BC > 0, disliked_BC, batch.disliked_BC > 0)
+        return {"pair_accuracy": correct.value, "auc": auc.value}
+
+
+class _Loop:
+    def __init__(self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA):
+        self.config, self.workdir = config, workdir
+        self.per_epoch, self.total = per_epoch, total
+        self.checkpoints, self.writer, self.validation = checkpoints, writer, validation
+        self.model, self.attribute_VA = model, attribute_VA
+        self.validate_every = config.train.evaluate_every or per_epoch
+        self.save_every = config.train.checkpoint_every or self.validate_every
+        self.pending: list[dict[str, jax.Array]] = []  # metrics of steps not logged yet
+
+    def run(self, state, progress, update, batches, put, on_progress) -> dict[str, Any]:
+        self.progress = progress
+        self.before, self.began = progress["seconds"], time.perf_counter()
+        self.logged = time.perf_counter()
+        step = progress["step"]
+        source = batches.since(step)
+        score = None
+        while True:
+            due = step > 0 and step != progress["step"]
+            if due and (step % self.validate_every == 0 or step == self.total):
+                self._flush(step)
+                score = self._validate(step, state)
+                on_progress(step, self.total, progress["history"][-1])
+            if due and (score is not None or step % self.save_every == 0):
+                self._flush(step)
+                progress.update(step=step, seconds=self.before + time.perf_counter() - self.began)
+                self.checkpoints.save(step, state, progress, -math.inf if score is None else score)
+                score = None
+            if step >= self.total or self._patience_is_out():
+                return self._finish(step, "epochs done" if step >= self.total else "patience ran out")
+            batch: Batch = put(next(source))
+            state, metrics_ = update(state, batch, self.attribute_VA)
+            if len(self.pending) >= self.config.train.log_every:
+                on_progress(step, self.total, self._flush(step))
+            self.pending.append(metrics_)
+            step += 1
+
+    def _patience_is_out(self) -> bool:
+        return 0 < self.config.train.patience <= self.progress["since_best"]
+
+    def _flush(self, step: int) -> dict[str, float]:
+        """Logs the mean over steps since the last line. Raises UserError where a loss is not finite."""
+        if not self.pending:
+            return {}
+        fetched = jax.device_get(self.pending)
+        self.pending = []
+        loss = float(np.mean([line["loss"] for line in fetched], dtype=np.float64))
+        if not math.isfinite(loss):
+            bad = step - len(fetched) + next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"])) + 1
+            raise UserError(
+                f"the loss is not finite at step {bad}: lower --optim.learning-rate ({self.config.optim.learning_rate}), "
+                f"raise --optim.warmup-steps or set --optim.clip; the checkpoints before it are kept in {self.workdir}"
+            )
+        hard, negatives = (int(sum(line[name] for line in fetched)) for name in ("hard", "negatives"))
+        self.progress["hard"] += hard
+        self.progress["negatives"] += negatives
+        now = time.perf_counter()
+        line = {
+            "epoch": step / self.per_epoch,
+            "loss": loss,
+            "hard_share": hard / max(negatives, 1),
+            "gradient_norm": float(fetched[-1]["gradient_norm"]),
+            "sequences_per_s": len(fetched) * self.config.data.batch_size / (now - self.logged),
+        }
+        self.logged = now
+        self.writer.write(step, line)
+        return line
+
+    def _validate(self, step: int, state: steps.State) -> float:
+        figures = self.validation(self.model, state, self.attribute_VA)
+        self.logged = time.perf_counter()
+        score = figures[self.config.train.monitor]
+        if not math.isfinite(score):
+            raise UserError(
+                f"validation {self.config.train.monitor} cannot be computed: no example has a liked and a disliked item; "
+                "prepare with a longer validation window or with feedback kinds that count as negative"
+            )
+        progress = self.progress
+        better = progress["best_score"] is None or score > progress["best_score"]
+        progress.update(
+            best_score=score if better else progress["best_score"],
+            best_step=step if better else progress["best_step"],
+            since_best=0 if better else progress["since_best"] + 1,
+        )
+        seconds = self.before + time.perf_counter() - self.began
+        line = {"epoch": step / self.per_epoch, "seconds": seconds, **figures}
+        progress["history"].append(line)
+        self.writer.write(step, {f"validation_{name}" if name in figures else name: v for name, v in line.items()})
+        return score
+
+    def _finish(self, step: int, stopped: str) -> dict[str, Any]:
+        self.checkpoints.wait()
+        progress = self.progress
+        result = {
+            "monitor": self.config.train.monitor,
+            "best_score": progress["best_score"],
+            "best_step": progress["best_step"],
+            "steps": step,
+            "steps_per_epoch": self.per_epoch,
+            "stopped": stopped,
+            "seconds": progress["seconds"],
+            "hard_share": progress["hard"] / max(progress["negatives"], 1),
+            **convergence(progress["history"], self.config.train.monitor),
+            "history": progress["history"],
+        }
+        run.write_json(self.workdir / "result.json", result)
+        return result
+
+
+def convergence(history: list[dict[str, float]], monitor: str) -> dict[str, float]:
+    """Epochs and seconds until a validation first came within 0.1% of the best one."""
+    best = max(line[monitor] for line in history)
+    first = next(line for line in history if line[monitor] >= CONVERGED * best)
+    return {"epochs_to_convergence": first["epoch"], "seconds_to_convergence": first["seconds"]}

@@ -1,0 +1,102 @@
+"""Who may import whom: a file imports from lower levels only."""
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
+
+# The first prefix that fits decides.
+LEVELS = [
+    ("jaxneg.config", 0),
+    ("jaxneg.batch", 0),
+    ("jaxneg.data.events", 1.0),
+    ("jaxneg.data.engine", 1.0),
+    ("jaxneg.data.readers", 1.1),
+    ("jaxneg.data.simulate", 1.1),
+    ("jaxneg.data.store", 1.1),
+    ("jaxneg.data.inspect", 1.2),
+    ("jaxneg.data.prepare", 1.2),
+    ("jaxneg.data.negatives", 1.2),
+    ("jaxneg.data.pipeline", 1.3),
+    ("jaxneg.data", 1.0),
+    ("jaxneg.models.layers", 1.0),
+    ("jaxneg.models.inputs", 1.1),
+    ("jaxneg.models.baselines", 1.1),
+    ("jaxneg.models.sasrec", 1.1),
+    ("jaxneg.models", 1.2),
+    ("jaxneg.losses", 1),
+    ("jaxneg.metrics", 1),
+    ("jaxneg.optim", 1),
+    ("jaxneg.checkpoint", 1),
+    ("jaxneg.logs", 1),
+    ("jaxneg.sharding", 1),
+    ("jaxneg.serve.scorer", 1),
+    ("jaxneg.tables", 2),
+    ("jaxneg.evaluate", 2),
+    ("jaxneg.step", 3),
+    ("jaxneg.run", 4),
+    ("jaxneg.report", 4),
+    ("jaxneg.train", 5),
+    ("jaxneg.serve.export", 5),
+    ("jaxneg.serve", 0),
+    ("jaxneg.cli", 7),
+    ("jaxneg.demo", 6),
+    ("jaxneg.__main__", 8),
+    ("jaxneg", 0),
+]
+ALONE = ("jaxneg.losses", "jaxneg.metrics", "jaxneg.checkpoint", "jaxneg.logs")  # import nothing of ours
+
+
+def level(module):
+    return next(number for prefix, number in LEVELS if module == prefix or module.startswith(prefix + "."))
+
+
+def imports(path):
+    """Modules of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "jaxneg")
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxneg":
+            for alias in node.names:
+                inner = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+                module = inner.with_suffix(".py").exists() or inner.is_dir()
+                yield f"{node.module}.{alias.name}" if module else node.module
+
+
+def name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_files_import_from_lower_levels_only():
+    wrong = [
+        f"{name(path)} imports {other}"
+        for path in PACKAGE.rglob("*.py")
+        for other in imports(path)
+        if other not in (name(path), "jaxneg") and level(other) >= level(name(path)) and not _sibling(name(path), other)
+    ]
+    assert not wrong
+
+
+def _sibling(importer, imported):
+    """Files of a package of interchangeable parts may share a base; readers build on the registry's types."""
+    return importer.startswith("jaxneg.data.readers") and imported.startswith("jaxneg.data.readers")
+
+
+def test_losses_metrics_checkpoint_and_logs_stand_alone():
+    used = {name(path): set(imports(path)) for path in PACKAGE.rglob("*.py") if name(path) in ALONE}
+    assert used == {module: set() for module in ALONE}
+
+
+def test_data_and_models_meet_in_batch_only():
+    for path in PACKAGE.rglob("*.py"):
+        if name(path).startswith("jaxneg.data"):
+            assert not [other for other in imports(path) if other.startswith("jaxneg.models")], path
+            assert "jax" not in [
+                alias.name.split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            ], path
+        if name(path).startswith("jaxneg.models"):
+            assert not [other for other in imports(path) if other.startswith("jaxneg.data")], path
