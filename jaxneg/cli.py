@@ -82,11 +82,18 @@ def _prepare(args: list[str]) -> None:
     if args[0] not in readers.READERS:
         raise UserError(f"no reader {args[0]!r}: use one of {', '.join(readers.READERS)}")
     name, reader = args[0], readers.READERS[args[0]]
+    defaults = prepare.with_defaults(
+        prepare.PrepareConfig(),
+        session=reader.session,
+        gap_minutes=reader.gap_minutes,
+        polarity=reader.preset,
+        split=reader.split,
+    )
     command = _command(
         source=(tyro.conf.Positional[pathlib.Path], "File, or directory as published.", ...),
         out=(pathlib.Path, "Store to write; one that is there is replaced once the new one is whole.", ...),
         reading=(tyro.conf.OmitArgPrefixes[reader.Options], "", reader.Options()),
-        settings=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", readers.defaults(reader, prepare.PrepareConfig())),
+        settings=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", defaults),
     )
     asked = configs.parse(command, args[1:], prog=f"jaxneg prepare {name}", help=reader.help)
     if not asked.source.exists():

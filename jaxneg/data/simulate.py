@@ -1,20 +1,20 @@
 """Listeners with known tastes, and the log they leave: the embedded default, and ground truth for tests.
 
-A listener keeps to a few stations. A station plays the songs of its genre, popular ones more often. Whether a song is
-played or skipped is a coin whose logit sums up
+A listener keeps to a few stations. A station plays the songs of its genre, popular ones more often. Whether a
+song is played or skipped is a coin whose logit sums up
 
-    the listener's habit      two types, mostly-play and mostly-skip
-    the song's quality        some songs are skipped by most
-    taste * character         a vector per listener, a vector per song; songs of one artist are alike
-    mood * character          a phase that lasts for weeks and a mood that lasts for a session: both are seen only in
-                              recent feedback, which is what a sequential model can gain over the others
-    - fatigue                 songs heard before wear off
+    habit               of the listener, of one of two types: mostly-play and mostly-skip
+    quality             of the song: some are skipped by most
+    taste * character   a vector per listener, a vector per song; songs of one artist are alike
+    mood * character    a phase that lasts for weeks and a mood that lasts for a session. Only recent feedback
+                        shows them, which is what a sequential model can gain over the others
+    - fatigue           songs heard before wear off
 
-What is served does not depend on the feedback, so the logged pairs are unbiased. Figures that papers report of the
-Spotify sessions set (MSSD) fix session lengths, the share of skips and how much of a song is played.
+What is served does not depend on the feedback, so the logged pairs are unbiased. Figures of the Spotify sessions
+set (MSSD) fix the lengths of sessions, the share of skips and how much of a song is played.
 
-Sessions are made in blocks of whole users. Each block has a generator of its own, seeded by (seed, block), so memory is
-bounded, blocks can be made in any order, and the same config always gives the same log.
+Sessions are made in blocks of whole users. Each block has a generator of its own, seeded by (seed, block): memory
+is bounded, blocks can be made in any order, and the same config always gives the same log.
 """
 
 import contextlib
@@ -44,6 +44,7 @@ BRIEF_SKIP = 0.4215 / 0.5172  # share of skips that come almost at once: P(skip_
 FULL_PLAY = 1 - (0.6484 - 0.5172) / (
     1 - 0.5172
 )  # share of plays that run to the end: P(not skip_3 | not skip_2)
+GENRE = 2.0  # logits lost by a song whose genre is unrelated to those of the listener's stations
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 HOUR_SHARE = (
     np.array([4, 2, 1, 1, 1, 2, 4, 7, 8, 7, 6, 6, 7, 7, 7, 8, 9, 10, 10, 9, 8, 8, 7, 5]) / 144
@@ -66,15 +67,15 @@ SCHEMA = pa.schema(
 @dataclass(frozen=True)
 class SimulateConfig:
     users: int = 3000  # listeners
-    items: int = 1500  # songs in the catalogue
+    items: int = 1000  # songs in the catalogue
     sessions: int = 20_000  # listening sessions, of 10 to 20 songs each
     stations: int = 12  # stations, one per genre
-    artists: int = 300  # artists; songs of one artist are alike
+    artists: int = 100  # artists; songs of one artist are alike
     stations_per_user: int = 2  # stations a listener keeps to
     start: str = "2024-01-01"  # first day, year-month-day
     days: int = 60  # days the log covers
     dimension: int = 4  # of tastes, moods and the characters of songs
-    artist_share: float = 0.5  # share of a song's character that is its artist's
+    artist_share: float = 0.8  # share of a song's character that is its artist's
     zipf: float = 0.8  # popularity of a song is its rank to the power of minus this
     skip_rate: float = 0.5172  # share of events that are skips or thumbs-down
     thumb_rate: float = 0.03  # share of events with a thumb, up or down
@@ -82,17 +83,17 @@ class SimulateConfig:
     habit: float = 1.6  # logits by which either type leans to its side
     quality: float = 0.95  # logits, spread of the quality of songs
     taste: float = 1.0  # logits, spread of the fit of songs to a listener's lasting taste
-    phase: float = 1.2  # logits, spread of the fit to a phase of some weeks
+    phase: float = 1.5  # logits, spread of the fit to a phase of some weeks
     phase_days: float = 21.0  # days after which a phase has faded to 1/e
-    mood: float = 1.6  # logits, spread of the fit to the mood of a session
+    mood: float = 1.5  # logits, spread of the fit to the mood of a session
     mood_songs: float = 100.0  # songs after which a mood has drifted to 1/e
-    fatigue: float = 0.3  # logits lost per log(1 + times the listener has heard the song)
+    fatigue: float = 0.2  # logits lost per log(1 + times the listener has heard the song)
     seed: int = 0  # the same seed gives the same log
 
 
 PRESETS = {
     "demo": SimulateConfig(),  # trains in minutes on two cores
-    "study": SimulateConfig(users=15_000, items=20_000, sessions=100_000, stations=60, artists=3000, days=90),
+    "study": SimulateConfig(users=15_000, items=20_000, sessions=100_000, stations=60, artists=2000, days=90),
 }
 
 
@@ -120,6 +121,7 @@ def check(config: SimulateConfig) -> SimulateConfig:
         (0 < config.skip_rate < 1, "skip_rate", "between 0 and 1"),
         (0 <= config.thumb_rate <= 0.2, "thumb_rate", "in [0, 0.2]: thumbs are rare"),
         (0 <= config.play_types <= 1, "play_types", "in [0, 1]"),
+        (0 <= config.artist_share <= 1, "artist_share", "in [0, 1]"),
         (config.phase_days > 0, "phase_days", "above 0"),
         (config.mood_songs > 0, "mood_songs", "above 0"),
     ]
@@ -156,14 +158,14 @@ class Truth:
 
         The two arrays of numbers broadcast: ``affinity(users[:, None], items)`` is a table.
         """
-        user, item = np.broadcast_arrays(np.asarray(user_rows), np.asarray(item_rows))
-        return _sigmoid(self.lasting_logit(user, item))
+        return _sigmoid(self.lasting_logit(np.asarray(user_rows), np.asarray(item_rows)))
 
     def lasting_logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Logit of playing, but for phase, mood and fatigue. Two integer arrays of one shape, and so the result."""
+        """Logit of playing, but for phase, mood and fatigue. The two integer arrays broadcast."""
+        user, item = np.broadcast_arrays(user, item)
         taste = np.einsum("...d,...d->...", self.taste[user], self.character[item])
         genre = self.likeness[self.favourite[user], self.genre[item][..., None]].max(-1) - 1.0
-        return self.intercept + self.propensity[user] + self.quality[item] + taste + 2.0 * genre
+        return self.intercept + self.propensity[user] + self.quality[item] + taste + GENRE * genre
 
     @staticmethod
     def load(path: str | pathlib.Path) -> tuple["Truth", np.ndarray]:
@@ -287,7 +289,7 @@ class Simulation:
         return item
 
     def _feedback(self, rng: np.random.Generator, served: dict[str, np.ndarray]) -> Block:
-        """The events once the coins are thrown: play or skip, thumbs, how much of the song was heard, and when."""
+        """The events once the coins are thrown: play or skip, thumbs, how much was heard, and when."""
         truth, user, item, logit = self.truth, served["user"][:, None], served["item"], served["logit"]
         probability = _sigmoid(logit)
         positive = rng.random(logit.shape, np.float32) < probability
@@ -325,7 +327,7 @@ class Simulation:
         )
 
     def _calibrated(self, rng: np.random.Generator) -> Truth:
-        """The truth with the intercept and the thumb scale that give the shares asked for, found on block 0."""
+        """The truth with the intercept and thumb scale that give the shares asked for, found on block 0."""
         config, truth = self.config, self.truth
         _, served = self._served(0)
         fit = (served["logit"] - truth.propensity[served["user"]][:, None])[served["heard"]]
@@ -352,7 +354,7 @@ def simulate(config: SimulateConfig) -> Simulation:
 def write(
     simulation: Simulation, out: str | pathlib.Path, advance: Callable[[int], None] | None = None
 ) -> pathlib.Path:
-    """Streams the log to ``out`` (.parquet or .csv) and the truth to ``<out>.truth.npz``; returns the latter's path.
+    """Streams the log to ``out`` (.parquet or .csv), the truth to ``<out>.truth.npz``; returns the latter's path.
 
     Both go to temporary files beside ``out`` that are renamed when complete, so a crash leaves no half a log.
     ``advance`` is told the number of sessions of each block written, for a progress bar.
@@ -392,10 +394,13 @@ def write(
 
 
 def pair_accuracy(score: np.ndarray, positive: np.ndarray, group: np.ndarray) -> float:
-    """Share of (positive, negative) pairs of one group whose positive scores higher, ties half; mean over groups.
+    """Share of a group's (positive, negative) pairs whose positive scores higher, ties half; mean over groups.
 
-    With the true probabilities as scores, and a group per user and station or per session, this is the ceiling: no
-    model can expect to do better. Groups without a pair do not count. Three flat arrays of one length; NaN if no pairs.
+    With the true probabilities as scores, and a group per user and station or per session, this is the ceiling:
+    no model can expect to do better. Groups without a pair do not count; NaN if there is none with.
+
+    Args:
+      score, positive, group: flat arrays of one length, an entry per event.
     """
     order = np.lexsort((score, group))
     score, positive, group = score[order], positive[order].astype(np.float64), group[order]
@@ -418,7 +423,7 @@ def _people_and_songs(rng: np.random.Generator, config: SimulateConfig) -> Truth
     users, items, D = config.users, config.items, config.dimension
     centroid = normal(config.stations, max(D, 8))  # genres live in a space of their own
     centroid /= np.linalg.norm(centroid, axis=1, keepdims=True)
-    # Every artist has a song and every genre an artist if there are enough; the rest as it falls.
+    # Every artist has a song, and every genre an artist if there are enough.
     artist = rng.permutation(
         np.append(np.arange(config.artists), rng.integers(config.artists, size=items - config.artists))
     )
@@ -454,24 +459,22 @@ def _people_and_songs(rng: np.random.Generator, config: SimulateConfig) -> Truth
 def _pools(truth: Truth, config: SimulateConfig) -> tuple[np.ndarray, np.ndarray]:
     """Items that each station may play, stations one after another, and the running sum of their shares.
 
-    Station s owns the part (s, s + 1] of the running sum: popularity times how alike its genre is to the song's. Songs
-    of the nearest other genre cross over, and enough of the most popular ones that no session needs repeats.
+    Station s owns the part (s, s + 1] of the running sum. Songs of its genre have their popularity as share;
+    those of the nearest other genre a tenth of theirs, and the hits of all genres a hundredth.
     """
     items, sums = [], []
-    by_popularity = np.argsort(-truth.popularity, kind="stable")
+    hits = np.argsort(-truth.popularity, kind="stable")[: 2 * LONGEST]
     for station in range(config.stations):
-        near = truth.likeness[station] * (np.arange(config.stations) != station)
-        weight = np.where(truth.genre == station, 1.0, 0.0)
-        if config.stations > 1:
-            weight[truth.genre == np.argmax(near)] = 0.1
-        hits = by_popularity[: 2 * LONGEST]
-        weight[hits] = np.maximum(weight[hits], 0.01)
+        weight = np.zeros(config.items)
+        weight[hits] = 0.01
+        others = np.where(np.arange(config.stations) == station, -2.0, truth.likeness[station])
+        weight[truth.genre == np.argmax(others)] = 0.1
+        weight[truth.genre == station] = 1.0
         pool = np.flatnonzero(weight)
         share = np.cumsum(weight[pool] * truth.popularity[pool])
         items.append(pool)
         sums.append(station + share / share[-1])
-    cumulative = np.concatenate(sums)
-    return np.concatenate(items).astype(np.int32), cumulative
+    return np.concatenate(items).astype(np.int32), np.concatenate(sums)
 
 
 def _drift(rng: np.random.Generator, rows: int, length: int, width: int, keep: float) -> np.ndarray:
@@ -497,7 +500,7 @@ def _phases(rng: np.random.Generator, age: np.ndarray, ordinal: np.ndarray, widt
 
 
 def _times_heard(key: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """How often each entry's key stands among the heard ones before it, in reading order; 0 where not heard."""
+    """How often each entry's key stands among the heard ones before it, in reading order; 0 if not heard."""
     flat = key[heard]
     order = np.argsort(flat, kind="stable")
     ranked = flat[order]
