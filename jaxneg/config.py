@@ -32,6 +32,7 @@ class DataConfig:
     negatives: int = 1  # negatives per target, N
     p_hard: float = 0.5  # share of negatives drawn from real negative feedback, in [0, 1]
     hard_scope: Literal["station", "user"] = "station"  # where hard negatives come from; station falls back to user
+    shuffle_events: bool = False  # order each training sequence anew each epoch: for logs whose order means nothing
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
@@ -45,7 +46,7 @@ class ModelConfig:
     feed_forward: int = 0  # hidden width of the feed-forward part, F; 0 takes the model's width
     dropout: float = 0.2  # share of activations zeroed in training
     norm: Literal["pre", "post"] = "pre"  # layer norm before or after each sub-layer
-    feedback: bool = True  # feedback of past events as input
+    feedback: Literal["none", "add", "gate"] = "gate"  # of past events as input: added, or also scaling the item's row
     station: bool = True  # station as input
     attributes: bool = True  # track attributes as part of an item's input row
     position: bool = True  # learned positions as input

@@ -129,8 +129,12 @@ class _Gather(grain.transforms.RandomMap):
         # One event more than the inputs: inputs are all but the last, targets all but the first.
         width = config.length + 1
         seen_BM = np.arange(width) < size_B[:, None]
-        item_BM = _rows(store.item_T, start_B, width) * seen_BM
-        feedback_BM = _rows(store.feedback_T, start_B, width) * seen_BM
+        columns = [_rows(column_T, start_B, width) for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T)]
+        if config.shuffle_events:
+            order_BM = np.argsort(rng.random(seen_BM.shape, dtype=np.float32) + ~seen_BM, axis=1)  # padding stays last
+            columns = [np.take_along_axis(column_BM, order_BM, axis=1) for column_BM in columns]
+        item_BM, feedback_BM = columns[0] * seen_BM, columns[1] * seen_BM
+        station_BM, group_BM = columns[2:]
         input_BL = seen_BM[:, 1:]
         target_BL = item_BM[:, 1:] * self.positive[feedback_BM[:, 1:]]
         at = np.flatnonzero(target_BL)
@@ -139,7 +143,7 @@ class _Gather(grain.transforms.RandomMap):
             self.index,
             target_BL.ravel()[at],
             self.spans.user_W[element][at // config.length],
-            _rows(store.group_T, start_B, width)[:, 1:].ravel()[at],
+            group_BM[:, 1:].ravel()[at],
             negatives=config.negatives,
             p_hard=config.p_hard,
             scope=config.hard_scope,
@@ -151,7 +155,7 @@ class _Gather(grain.transforms.RandomMap):
         batch = Batch(
             item_BL=item_BM[:, :-1] * input_BL,
             feedback_BL=feedback_BM[:, :-1] * input_BL.astype(np.int32),
-            station_BL=_rows(store.station_T, start_B, width)[:, :-1] * input_BL,
+            station_BL=station_BM[:, :-1] * input_BL,
             target_BL=target_BL,
             negative_BLN=negative_BLN,
             hard_BLN=hard_BLN,

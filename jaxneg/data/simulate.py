@@ -10,11 +10,11 @@ song is played or skipped is a coin whose logit sums up
                         shows them, which is what a sequential model can gain over the others
     - fatigue           songs heard before wear off
 
-What is served does not depend on the feedback, so the logged pairs are unbiased. Figures of the Spotify sessions
-set (MSSD) fix the lengths of sessions, the share of skips and how much of a song is played.
+What is served does not depend on the feedback, so the logged pairs are unbiased. Figures of the Spotify
+sessions set (MSSD) fix the lengths of sessions, the share of skips and how much of a song is played.
 
-Sessions are made in blocks of whole users. Each block has a generator of its own, seeded by (seed, block): memory
-is bounded, blocks can be made in any order, and the same config always gives the same log.
+Sessions are made in blocks of whole users. Each block has a generator of its own, seeded by (seed, block):
+memory is bounded, blocks can be made in any order, and the same config always gives the same log.
 """
 
 import contextlib
@@ -153,14 +153,14 @@ class Truth:
     intercept: float = 0.0  # logit that sets the share of skips
     thumb_scale: float = 0.0  # factor that sets the share of thumbs
 
-    def affinity(self, user_rows: Any, item_rows: Any) -> np.ndarray:
+    def affinity(self, user_rows: Any, item_rows: Any) -> Any:
         """Probability that the user plays the item, hearing it for the first time in a neutral mood.
 
         The two arrays of numbers broadcast: ``affinity(users[:, None], items)`` is a table.
         """
         return _sigmoid(self.lasting_logit(np.asarray(user_rows), np.asarray(item_rows)))
 
-    def lasting_logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    def lasting_logit(self, user: np.ndarray, item: np.ndarray) -> Any:
         """Logit of playing, but for phase, mood and fatigue. The two integer arrays broadcast."""
         user, item = np.broadcast_arrays(user, item)
         taste = np.einsum("...d,...d->...", self.taste[user], self.character[item])
@@ -273,19 +273,25 @@ class Simulation:
         return rng, served
 
     def _songs(self, rng: np.random.Generator, station: np.ndarray) -> np.ndarray:
-        """Songs of the stations' pools [S, L], none twice in a session but where a pool leaves no choice."""
+        """Songs of the stations' pools [S, L]; those met twice in a session are drawn again, 20 times at most."""
         item = np.empty((station.size, LONGEST), np.int32)
         again = np.ones(item.shape, bool)
-        for _ in range(6):
+        rows = np.arange(station.size)
+        for _ in range(20):
             row, column = np.nonzero(again)
-            if not row.size:
-                break
-            draw = station[row] + rng.random(row.size)
-            item[row, column] = self._pool_item[np.searchsorted(self._pool_cumulative, draw, side="right")]
-            order = np.argsort(item, axis=1, kind="stable")
-            ranked = np.take_along_axis(item, order, 1)
+            draw = station[rows[row]] + rng.random(row.size)
+            item[rows[row], column] = self._pool_item[
+                np.searchsorted(self._pool_cumulative, draw, side="right")
+            ]
+            order = np.argsort(item[rows], axis=1, kind="stable")
+            ranked = np.take_along_axis(item[rows], order, 1)
             twice = np.pad(ranked[:, 1:] == ranked[:, :-1], ((0, 0), (1, 0)))
-            np.put_along_axis(again, order, twice, 1)
+            unfinished = twice.any(1)
+            rows = rows[unfinished]
+            if not rows.size:
+                break
+            again = np.zeros(twice[unfinished].shape, bool)
+            np.put_along_axis(again, order[unfinished], twice[unfinished], 1)
         return item
 
     def _feedback(self, rng: np.random.Generator, served: dict[str, np.ndarray]) -> Block:
@@ -354,7 +360,7 @@ def simulate(config: SimulateConfig) -> Simulation:
 def write(
     simulation: Simulation, out: str | pathlib.Path, advance: Callable[[int], None] | None = None
 ) -> pathlib.Path:
-    """Streams the log to ``out`` (.parquet or .csv), the truth to ``<out>.truth.npz``; returns the latter's path.
+    """The path of the truth, ``<out>.truth.npz``, once the log is streamed to ``out`` (.parquet or .csv).
 
     Both go to temporary files beside ``out`` that are renamed when complete, so a crash leaves no half a log.
     ``advance`` is told the number of sessions of each block written, for a progress bar.
@@ -394,10 +400,10 @@ def write(
 
 
 def pair_accuracy(score: np.ndarray, positive: np.ndarray, group: np.ndarray) -> float:
-    """Share of a group's (positive, negative) pairs whose positive scores higher, ties half; mean over groups.
+    """Share of (positive, negative) pairs ranked rightly within a group, ties half; mean over groups.
 
-    With the true probabilities as scores, and a group per user and station or per session, this is the ceiling:
-    no model can expect to do better. Groups without a pair do not count; NaN if there is none with.
+    With the true probabilities as scores, and a group per user and station, or per session, this is the
+    ceiling: no model can expect to do better. Groups without a pair do not count; NaN if all are.
 
     Args:
       score, positive, group: flat arrays of one length, an entry per event.
@@ -522,7 +528,7 @@ def _apart(user: np.ndarray, start: np.ndarray, takes: np.ndarray) -> np.ndarray
     return np.maximum.accumulate(start - done + lift) - lift + done
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: Any) -> Any:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 

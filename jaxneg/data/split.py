@@ -72,7 +72,7 @@ def _share(size: ir.Value, share: float, least: ir.Value | int, most: ir.Value) 
 
 
 def cut_time(events: ir.Table, test_from: str | None, valid_from: str | None) -> tuple[int, int]:
-    """Times at which validation and test start, by default the last 8/9 and the last 9/10 of the events.
+    """Times at which validation and test start. By default 80% of the events precede both, 90% the test.
 
     Raises UserError if training or test would be empty.
     """

@@ -191,6 +191,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     if len(np.unique(log.session_T)) > len(np.unique(log.user_T)):
         unit_T = {"session": log.session_T} | unit_T
     tables = {unit: profiles(of_T) for unit, of_T in unit_T.items()}
+    strength = like_rate(log, sign, validate).settings["strength"]
 
     def make(unit: str, damping: float, against: float, prior: float) -> Score:
         scaled = {}
@@ -198,7 +199,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
             size_V = np.asarray(table.sum(axis=0)).ravel()
             scaled[s] = (table @ sp.diags_array(1.0 / np.maximum(size_V, 1.0) ** damping)).tocsr()
         turned = {s: table.T.tocsr() for s, table in scaled.items()}
-        like_V = prior * _share(log, 10.0)
+        like_V = prior * _share(log, strength)
 
         def score(batch: EvalBatch) -> np.ndarray:
             sign_BL = sign[batch.feedback_BL]
@@ -210,6 +211,94 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
         return score
 
-    return _best(
-        make, validate, unit=tuple(unit_T), damping=(0.5, 1.0), against=(0.0, 0.5, 1.0), prior=(0.0, 1.0)
+    return _best(make, validate, unit=tuple(unit_T), damping=(0.5, 1.0), against=(0.0, 0.5, 1.0), prior=(0.0, 1.0, 4.0))
+
+
+def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
+    """Biases and factors fitted to the signs, +1, 0, -1, of all events in the log by alternating least squares.
+
+        sign_ui ~ mean + bias_u + bias_i + p_u . q_i,   penalty  l2 (|p|^2 + |q|^2) + l2_bias (bias_u^2 + bias_i^2)
+
+    With the items fixed, a user is a ridge regression, so each example's user is solved for anew: from his events in the
+    log and those of the context that are not in it. Known and unknown users, and later context, are thus one case.
+    Settings are chosen for the biases first (factors 0), then for the factors.
+    """
+    shape = (log.users, log.items + 1)
+    count = _table(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
+    total = _table(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
+    center = float(log.sign_T.mean()) if len(log.sign_T) else 0.0
+
+    def fitted(factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...]) -> list[tuple[dict[str, Any], Score]]:
+        penalty = np.diag([l2] * factors + [l2_bias]).astype(np.float32)
+        item_VF = np.zeros((log.items + 1, factors + 1), np.float32)
+        item_VF[:, :factors] = 0.1 * np.random.default_rng(0).standard_normal((log.items + 1, factors))
+        found = []
+        for sweep in range(1, max(sweeps) + 1):
+            user_UF = _ridge(count, total, item_VF, center, penalty)
+            item_VF = _ridge(count.T.tocsr(), total.T.tocsr(), user_UF, center, penalty)
+            if sweep in sweeps:
+                settings = {"factors": factors, "l2": l2, "l2_bias": l2_bias, "sweeps": sweep}
+                found.append((settings, scores(item_VF, penalty)))
+        return found
+
+    def scores(item_VF: np.ndarray, penalty: np.ndarray) -> Score:
+        def score(batch: EvalBatch) -> np.ndarray:
+            known_B1 = (batch.user_B < log.users)[:, None]
+            user_B = np.where(known_B1[:, 0], batch.user_B, 0)
+            known_BB = sp.diags_array(known_B1[:, 0].astype(np.float32))
+            past, past_total = (known_BB @ count[user_B]).tocsr(), (known_BB @ total[user_B]).tocsr()
+            new = past.toarray() == 0
+            now = _context(batch, log.items + 1, (batch.item_BL > 0).astype(np.float32)).multiply(new).tocsr()
+            signs_BL = sign[batch.feedback_BL].astype(np.float32)
+            now_total = _context(batch, log.items + 1, signs_BL).multiply(new).tocsr()
+            user_BF = _ridge(past + now, past_total + now_total, item_VF, center, penalty)
+            return center + user_BF[:, -1:] + item_VF[:, -1] + user_BF[:, :-1] @ item_VF[:, :-1].T
+
+        return score
+
+    def choose(candidates: list[tuple[dict[str, Any], Score]]) -> Fitted:
+        quality = [validate(score) for _, score in candidates]
+        settings, score = candidates[int(np.argmax(np.nan_to_num(quality, nan=-np.inf)))]
+        return Fitted(score, settings)
+
+    biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
+    l2_bias = biases.settings["l2_bias"]
+    grid = itertools.product((4, 16), (3.0, 8.0, 25.0))
+    return choose(
+        [(biases.settings, biases.score)]
+        + [one for factors, l2 in grid for one in fitted(factors, l2, l2_bias, (4, 12))]
     )
+
+
+def _ridge(count: sp.csr_array, total: sp.csr_array, other_VF: np.ndarray, center: float, penalty: np.ndarray) -> np.ndarray:
+    """Least-squares factors and bias, the last column, of each row against the fixed ones of the columns.
+
+    Args:
+      count: events of each row with each column.
+      total: their summed signs.
+      other_VF: factors of the columns, their biases last.
+      center: mean sign.
+      penalty: [F, F] diagonal.
+    """
+    size = other_VF.shape[1]
+    x_VF = np.concatenate([other_VF[:, :-1], np.ones_like(other_VF[:, :1])], axis=1)
+    outer_VF2 = (x_VF[:, :, None] * x_VF[:, None, :]).reshape(len(x_VF), size * size)
+    offset_VF = x_VF * (center + other_VF[:, -1:])
+    result = np.zeros((count.shape[0], size), np.float32)
+    block = max(1, 4_000_000 // size**2)  # bounds the memory of the normal equations
+    for first in range(0, len(result), block):
+        counts, totals = count[first : first + block], total[first : first + block]
+        left = (counts @ outer_VF2).reshape(-1, size, size) + penalty
+        right = totals @ x_VF - counts @ offset_VF
+        result[first : first + block] = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    return result
+
+
+BASELINES: dict[str, Callable[[Log, np.ndarray, Validate], Fitted]] = {
+    "popularity": popularity,
+    "like_rate": like_rate,
+    "personal_rate": personal_rate,
+    "transitions": transitions,
+    "item_item": item_item,
+    "matrix_factorisation": matrix_factorisation,
+}

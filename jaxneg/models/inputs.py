@@ -18,8 +18,10 @@ class Inputs(nnx.Module):
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, config.width), jnp.float32))
 
         self.config, self.attributes = config, len(attributes)
-        if config.feedback:
+        if config.feedback != "none":
             self.feedback = table(len(FEEDBACK))
+        if config.feedback == "gate":
+            self.feedback_gate = nnx.Param(jnp.ones((len(FEEDBACK), config.width), jnp.float32))
         if config.station and stations > 0:
             self.station = table(stations + 1)
         if config.position:
@@ -54,12 +56,17 @@ class Inputs(nnx.Module):
         station_BL: Int[Array, "B L"],
         key: jax.Array | None,
     ) -> Float[Array, "B L D"]:
-        """x_BLD from the rows of the items seen. Feedback is that of the same, past event."""
-        x_BLD = row_BLD * self.config.width**0.5
-        if self.config.feedback:
-            x_BLD = x_BLD + self.feedback.get_value()[feedback_BL] * self.config.width**0.5
+        """x_BLD from the rows of the items seen, with the feedback that each of these past events got.
+
+        Added feedback says that something was liked; a gate, row * gate[feedback], can turn the item's own row around.
+        """
+        x_BLD = row_BLD
+        if self.config.feedback == "gate":
+            x_BLD = x_BLD * self.feedback_gate.get_value()[feedback_BL]
+        if self.config.feedback != "none":
+            x_BLD = x_BLD + self.feedback.get_value()[feedback_BL]
         if hasattr(self, "station"):
-            x_BLD = x_BLD + self.station.get_value()[station_BL] * self.config.width**0.5
+            x_BLD = x_BLD + self.station.get_value()[station_BL]
         if self.config.position:
-            x_BLD = x_BLD + self.position.get_value()[None, : x_BLD.shape[1]] * self.config.width**0.5
-        return layers.dropout(x_BLD, self.config.dropout, key)
+            x_BLD = x_BLD + self.position.get_value()[None, : x_BLD.shape[1]]
+        return layers.dropout(x_BLD * self.config.width**0.5, self.config.dropout, key)

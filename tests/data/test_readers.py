@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import engine, events
+from jaxneg.data import engine, events, prepare
 from jaxneg.data.readers import READERS
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
@@ -311,6 +311,7 @@ def test_table_derives_feedback_from_the_share_played(con):
         ("2020-09-13T14:26:40+02:00", "auto", 1600000000000),
         ("2020-09-13 12:26", "auto", 1599999960000),
         ("2020-09-13", "auto", 1599955200000),
+        ("1600000000123456789", "auto", 1600000000123),
     ],
 )
 def test_table_understands_times(con, tmp_path, text, unit, milliseconds):
@@ -331,6 +332,12 @@ def test_table_reads_timestamps_sessions_and_stations_of_parquet(con, tmp_path):
     parquet(tmp_path / "log.parquet", columns)
     found = rows_of(con, "table", tmp_path, "user", "item", "time", "session", "station")
     assert found == [("1", "2", 1600000000123, "3", "rock")]
+
+
+@pytest.mark.parametrize("scale", [10**-3, 1, 10**3, 10**6])
+def test_table_tells_the_unit_of_whole_numbers(con, tmp_path, scale):
+    columns = {"user": [1], "item": [2], "time": [int(1600000000000 * scale)], "feedback": ["skip"]}
+    assert rows_of(con, "table", parquet(tmp_path / "log.parquet", columns), "time") == [(1600000000000,)]
 
 
 def test_table_without_a_clock_takes_the_order_of_rows(con, tmp_path):
@@ -405,6 +412,11 @@ BAD = [
         "table",
         lambda folder: (folder / "a.jsonl").write_text('{"user": 1, "it'),
         "a.jsonl: not readable as JSON",
+    ),
+    (
+        "spotify",
+        lambda folder: (folder / "StreamingHistory_podcast_0.json").write_text("[]"),
+        "holds no music",
     ),
     ("spotify", lambda folder: None, r"holds no file named StreamingHistory\*.json"),
     ("spotify", cut(ANN), "StreamingHistory9.json.gz: its gzip stream is cut off"),
@@ -492,6 +504,7 @@ def test_a_source_that_is_not_there_is_named(con, tmp_path, name):
         ({"values": "1"}, "'1' is no value=kind"),
         ({"user": "customer"}, "column customer missing"),
         ({"station": "channel"}, "column channel missing"),
+        ({"session_id": "visit"}, "column visit missing"),
         ({"attributes": ("composer",)}, "column composer missing"),
     ],
 )
@@ -541,6 +554,12 @@ def test_readers_say_how_to_prepare_them(name):
     assert reader.preset in events.PRESETS
     assert dataclasses.is_dataclass(reader.Options) and reader.Options.__dataclass_params__.frozen  # type: ignore[attr-defined]
     reader.Options()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_options_of_readers_and_of_prepare_can_share_a_command_line(name):
+    own = {field.name for field in dataclasses.fields(READERS[name].Options)}
+    assert not own & {field.name for field in dataclasses.fields(prepare.PrepareConfig)}
 
 
 # Real data, against the table of its README.

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import time
 
 import numpy as np
 import pyarrow.csv as pa_csv
@@ -32,7 +33,7 @@ def positive_of(events):
     return events.feedback >= PLAY
 
 
-# Calibration. The figures are MSSD's; the tolerances are several standard errors of the quantity at this size.
+# Calibration. The figures are MSSD's; the tolerances are several standard errors at this size.
 
 
 def test_session_lengths_are_those_of_mssd(events):
@@ -75,7 +76,8 @@ def test_thumbs_are_rare_and_follow_the_fit(simulation, events):
     truth = simulation.truth
     thumb = (events.feedback == THUMB_UP) | (events.feedback == THUMB_DOWN)
     assert thumb.mean() == pytest.approx(CONFIG.thumb_rate, abs=0.006)
-    fit = np.log(events.probability / (1 - events.probability)) - truth.propensity[events.user]
+    chance = np.clip(events.probability, 1e-6, 1 - 1e-6)
+    fit = np.log(chance / (1 - chance)) - truth.propensity[events.user]
     mean = {kind: fit[events.feedback == kind].mean() for kind in (THUMB_DOWN, SKIP, PLAY, THUMB_UP)}
     assert mean[THUMB_DOWN] < mean[SKIP] < mean[PLAY] < mean[THUMB_UP]
     given = np.bincount(events.user, thumb, minlength=CONFIG.users)
@@ -196,9 +198,9 @@ def test_stations_play_their_own_songs(simulation, events):
     assert (favourite == events.station[:, None]).any(1).all()
 
 
-def test_no_song_twice_in_a_session(events):
+def test_hardly_a_song_comes_twice_in_a_session(events):
     pairs = events.session * CONFIG.items + events.item
-    assert np.unique(pairs).size > 0.995 * pairs.size
+    assert np.unique(pairs).size > 0.9999 * pairs.size
 
 
 def test_users_sessions_and_times_are_in_order(events):
@@ -317,8 +319,6 @@ def test_presets_are_sound():
 
 def test_speed():
     """Far below what it does, so that a busy machine passes: benchmarks/simulate.py has the figure."""
-    import time
-
     simulation = simulate.simulate(simulate.SimulateConfig(users=4000, sessions=simulate.BLOCK))
     began = time.perf_counter()
     for index in range(simulation.blocks):

@@ -52,7 +52,7 @@ def test_each_input_matters_and_each_can_be_switched_off():
         assert f"inputs.{name}" in params
         before = model.encode(params, row, feedback, station, mask, None)
         assert not np.allclose(model.encode(params, *changed, mask, None), before)
-        model, params = network(dataclasses.replace(CONFIG, **{name: False}))
+        model, params = network(dataclasses.replace(CONFIG, **{name: "none" if name == "feedback" else False}))
         assert f"inputs.{name}" not in params
         before = model.encode(params, row, feedback, station, mask, None)
         np.testing.assert_array_equal(model.encode(params, *changed, mask, None), before)

@@ -21,7 +21,7 @@ class Reader(NamedTuple):
     Options: type
     help: str
     preset: str  # polarity, a name in events.PRESETS
-    session: Literal["given", "station", "gap", "user"]  # what makes a session
+    session: Literal["given", "station", "gap", "user"] | None  # what makes a session; None goes by the log
     gap_minutes: float  # a pause longer than this ends a session, under the gap rule
     split: Literal["time", "tail", "leave-last"]
 
@@ -31,7 +31,7 @@ def _reader(module: Any, help: str, preset: str, session: Any, split: Any) -> Re
 
 
 READERS: dict[str, Reader] = {
-    "table": _reader(table, "Parquet, CSV or JSON lines, columns named by you", "default", "gap", "time"),
+    "table": _reader(table, "Parquet, CSV or JSON lines, columns named by you", "default", None, "time"),
     "spotify": _reader(
         spotify, "account export, short or extended, one or more users", "plays", "gap", "tail"
     ),

@@ -23,9 +23,7 @@ SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-
 @dataclass(frozen=True)
 class Options:
     up: float | None = None  # ratings from here are thumbs-up; by default 4 of 5, 8 of 10
-    down: float | None = (
-        None  # ratings up to here are thumbs-down; by default 2.5 of 5, 5 of 10; between is unknown
-    )
+    down: float | None = None  # ratings up to here are thumbs-down; by default 2.5 of 5, 5 of 10
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:
@@ -76,9 +74,7 @@ def _movies(con: ibis.BaseBackend, ratings: pathlib.Path) -> ir.Table | None:
         return None
     types = dict.fromkeys(("movieId", "title", "genres"), "VARCHAR")
     if kind == "movies.dat":
-        encoding = (
-            "utf-8" if sources.is_utf8(file) else "latin-1"
-        )  # MovieTweetings is one, MovieLens the other
+        encoding = "utf-8" if sources.is_utf8(file) else "latin-1"  # as MovieTweetings, as MovieLens
         movies = sources.read_csv(
             con, [file], types, names=list(types), delimiter="::", quote="", encoding=encoding
         )

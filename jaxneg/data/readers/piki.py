@@ -23,9 +23,7 @@ from jaxneg.data import events, sources
 
 @dataclass(frozen=True)
 class Options:
-    random_only: bool = (
-        False  # keep only songs shown at random (personalized = 0), free of the recommender's choice
-    )
+    random_only: bool = False  # keep only songs shown at random (personalized = 0)
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg.config import UserError
 from jaxneg.data import events, sources
 
 SHORT = ("StreamingHistory*.json",)
+OTHER = ("StreamingHistory_podcast*.json", "StreamingHistory_audiobook*.json")
 EXTENDED = ("Streaming_History_Audio*.json", "endsong*.json")
 SHORT_TYPES = {"endTime": "VARCHAR", "artistName": "VARCHAR", "trackName": "VARCHAR", "msPlayed": "BIGINT"}
 EXTENDED_TYPES = {
@@ -36,9 +38,7 @@ EXTENDED_TYPES = {
 class Options:
     skip_seconds: float = 30.0  # played for less is a skip
     forward_seconds: float = 60.0  # extended form: ended by the forward button after less than this is a skip
-    scroll_seconds: float = (
-        0.0  # played for less is unknown rather than a skip; 1 leaves out scrolling through a queue
-    )
+    scroll_seconds: float = 0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:
@@ -48,7 +48,9 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give the directory of the export, or one with a sub-directory per user"
     files = sources.find(source, [*SHORT, *EXTENDED], mend)
-    files = [file for file in files if "StreamingHistory_podcast" not in file.name]
+    files = [file for file in files if not _matches(file, OTHER)]
+    if not files:
+        raise UserError(f"{source} holds no music, only podcasts or audiobooks: {mend}")
     users = {file: _user(source, file) for file in files}
     extended = [file for file in files if _matches(file, EXTENDED)]
     has_extended = {users[file] for file in extended}

@@ -27,31 +27,23 @@ class Options:
     item: str = "item"  # column of the item
     time: str = "time"  # column of the time, a number or ISO text; empty takes the order of rows
     feedback: str = "feedback"  # column of the feedback; where there is none, `played` decides
-    session: str = "session"  # column of the session; unless renamed it may be missing
+    session_id: str = "session"  # column of the session; unless renamed it may be missing
     station: str = "station"  # column of the station; unless renamed it may be missing
     played: str = "played"  # column of the fraction played, 0 to 1; unless renamed it may be missing
-    duration: str = (
-        "duration"  # column of milliseconds from time to end of event; unless renamed it may be missing
-    )
+    duration: str = "duration"  # column of milliseconds from time to end; unless renamed it may be missing
     attributes: tuple[str, ...] = ()  # columns that describe the item, such as artist
     values: str = ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip"; empty if the column holds kinds
     threshold: float = 0.5  # without feedback: played at least so far is a play, else a skip
-    time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = (
-        "auto"  # of numeric times; auto goes by magnitude
-    )
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"  # of numbers; auto goes by their size
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:
     files, layout = _files(source)
-    optional = {
-        name: getattr(options, name) for name in ("feedback", "session", "station", "played", "duration")
-    }
-    renamed = [column for name, column in optional.items() if column and column != name]
-    needed = [
-        column
-        for column in (options.user, options.item, options.time, *options.attributes, *renamed)
-        if column
-    ]
+    optional = [options.feedback, options.session_id, options.station, options.played, options.duration]
+    defaults = [Options.feedback, Options.session_id, Options.station, Options.played, Options.duration]
+    renamed = [column for column, default in zip(optional, defaults, strict=True) if column != default]
+    fixed = [options.user, options.item, options.time, *options.attributes]
+    needed = [column for column in (*fixed, *renamed) if column]
     mend = "name your columns with --user, --item, --time, --feedback and so on"
 
     if layout == "parquet":
@@ -61,7 +53,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     else:
         first = sources.first_object(files[0], lines=True) or {}
         sources.require(files[0], list(first), needed, mend)
-        wanted = [*needed, *(column for column in optional.values() if column in first)]
+        wanted = [*needed, *(column for column in optional if column in first)]
         table = sources.read_json(con, files, dict.fromkeys(wanted, "VARCHAR"), lines=True)
 
     def column(name: str) -> ir.Value | None:
@@ -86,7 +78,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         item=table[options.item],
         time=_milliseconds(table[options.time], options.time_unit) if options.time else table.order,
         feedback=kind,
-        session=column(options.session),
+        session=column(options.session_id),
         station=column(options.station),
         played=played,
         duration=column(options.duration),
