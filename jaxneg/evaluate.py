@@ -1,7 +1,7 @@
 """Batches of held-out examples and a score function -> Report, as a whole and by bands of positive share.
 
-A baseline, a checkpoint and an exported model are measured by the same lines. An example is one context with the liked
-and disliked items that follow it. Averages go over an example's targets first, then over examples.
+A baseline, a checkpoint and an exported model are measured by the same lines. An example is one context with
+the liked and disliked items that follow it. Averages go over an example's targets first, then over examples.
 """
 
 import math
@@ -23,7 +23,7 @@ DRAWS = 100  # tries for a random item that an example does not hold
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured. Arrays keep one value per example X, so that two models can be compared pair by pair."""
+    """What was measured. Arrays keep one value per example X, so that models can be compared pair by pair."""
 
     figures: dict[str, float]  # by name, as to_dict gives them
     bands: tuple[dict[str, float], ...]  # the same by share of positives, with the band's ends low and high
@@ -54,9 +54,10 @@ def evaluate(
 
     - pair_accuracy: over each example's pair, with a bootstrap interval over examples; pairs counts them.
     - auc: all liked against all disliked items of an example.
-    - random_accuracy: the pair's liked item, or the first liked one, against a uniform random item that is neither in
-      the example's context nor among its liked items. Every score function meets the same draws.
-    - hit_rate@k, ndcg@k: liked targets in the whole catalogue; delta_ forms subtract those of disliked targets.
+    - random_accuracy: the pair's liked item, or the first liked one, against a uniform random item that is
+      neither in the example's context nor among its liked items. Every score function meets the same draws.
+    - hit_rate@k, ndcg@k: liked targets in the whole catalogue; delta_ forms subtract those of disliked
+      targets.
     - mrr_positive, mrr_negative: of liked and of disliked targets in the whole catalogue.
     - gini@k, item_coverage@k: over the top k of all examples.
     - user_coverage: share of examples with an event of context; user_coverage_5: with at least five.
@@ -66,7 +67,8 @@ def evaluate(
       batches: of held-out examples.
       items: rows of the catalogue without the padding row, V - 1.
       config: cut-offs, bands, seeds, and whether seen items are ranked.
-      cold: examples that have no context and so are not among the batches; they count in the coverage of users.
+      cold: examples that have no context and so are not among the batches; they count in the coverage of
+        users.
     """
     k_max = min(max(config.ks), items)
     rng = np.random.default_rng(config.pair_seed)
@@ -80,10 +82,15 @@ def evaluate(
         real = np.flatnonzero(batch.real_B)
         score_BV = np.asarray(score(batch))[real]
         if score_BV.shape != (len(real), items + 1):
-            raise ValueError(f"scores have shape {score_BV.shape}: expected ({len(real)}, {items + 1}), padding row first")
+            raise ValueError(
+                f"scores have shape {score_BV.shape}: expected ({len(real)}, {items + 1}), padding row first"
+            )
         batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
         ranking = metrics.rank(
-            score_BV, (batch.liked_BC, batch.disliked_BC), k=k_max, seen_BL=batch.item_BL if config.exclude_seen else None
+            score_BV,
+            (batch.liked_BC, batch.disliked_BC),
+            k=k_max,
+            seen_BL=batch.item_BL if config.exclude_seen else None,
         )
         band_B = _band(batch.share_B, config.bands)
         for k, count_WV in shown_WV.items():
@@ -136,10 +143,10 @@ def separation(score: Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
 def paired_difference(
     a: Report, b: Report, of: str = "pair_accuracy", *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of a's value less b's over the examples that both have, and the ends of its 95% bootstrap interval.
+    """Mean of a's value less b's over the examples where both have one, and its 95% bootstrap interval.
 
-    ``of`` names a per-example value: pair_accuracy, auc, random_accuracy, mrr_positive, hit_rate@10, ... Raises
-    ValueError if the reports are of different examples.
+    ``of`` names a per-example value: pair_accuracy, auc, random_accuracy, mrr_positive, hit_rate@10, ...
+    Raises ValueError if the reports are of different examples.
     """
     if not np.array_equal(a.pair_X2, b.pair_X2):
         raise ValueError("the reports are of different examples: evaluate both on the same batches")
@@ -147,7 +154,9 @@ def paired_difference(
     return metrics.mean(difference_X).value, *metrics.bootstrap(difference_X, resamples=resamples, seed=seed)
 
 
-def _values(batch: EvalBatch, score_BV, random_B, ranking: metrics.Ranking, config: EvalConfig) -> dict[str, np.ndarray]:
+def _values(
+    batch: EvalBatch, score_BV, random_B, ranking: metrics.Ranking, config: EvalConfig
+) -> dict[str, np.ndarray]:
     """Values of each example by name, NaN where it has none."""
     liked, disliked = batch.liked_BC > 0, batch.disliked_BC > 0
     at = np.arange(len(score_BV))[:, None]
@@ -159,7 +168,9 @@ def _values(batch: EvalBatch, score_BV, random_B, ranking: metrics.Ranking, conf
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
         "pair_accuracy": metrics.pair_correct(score_BV[at, batch.pair_B2], batch.pair_B2[:, 0] > 0),
         "auc": metrics.auc(score_BV[at, batch.liked_BC], liked, score_BV[at, batch.disliked_BC], disliked),
-        "random_accuracy": metrics.pair_correct(score_BV[at, against_random_B2], (against_random_B2 > 0).all(-1)),
+        "random_accuracy": metrics.pair_correct(
+            score_BV[at, against_random_B2], np.logical_and(liked_B > 0, random_B > 0)
+        ),
         "mrr_positive": metrics.over_targets(metrics.mrr(liked_rank_BC)),
         "mrr_negative": metrics.over_targets(metrics.mrr(disliked_rank_BC)),
     }
@@ -177,7 +188,9 @@ def _figures(
     mean = {name: metrics.mean(column) for name, column in value_X.items()}
     low, high = metrics.bootstrap(value_X["pair_accuracy"], resamples=config.bootstrap, seed=config.pair_seed)
     examples = len(value_X["context"])
-    covered = {n: metrics.Mean(int((value_X["context"] >= n).sum()), examples + cold).value for n in (1, ENOUGH)}
+    covered = {
+        n: metrics.Mean(float((value_X["context"] >= n).sum()), examples + cold).value for n in (1, ENOUGH)
+    }
     return {
         "pair_accuracy": mean["pair_accuracy"].value,
         "pair_accuracy_low": low,
@@ -202,9 +215,10 @@ def _figures(
 
 
 def _band(share_B: np.ndarray, bands: int) -> np.ndarray:
-    """Which of ``bands`` equal parts of [0, 1] a share is in; each part holds its lower end, the last both ends."""
-    share_B = np.nan_to_num(np.asarray(share_B, np.float64))
-    return np.minimum((share_B * bands + 1e-6).astype(np.int64), bands - 1)  # float32 shares such as 0.6 sit on an end
+    """Which of ``bands`` equal parts of [0, 1] a share is in: a part holds its lower end, the last both."""
+    # A float32 share such as 0.6 is meant to sit on an end.
+    place_B = np.nan_to_num(np.asarray(share_B, np.float64)) * bands + 1e-6
+    return np.minimum(place_B.astype(np.int64), bands - 1)
 
 
 def _random_items(rng: np.random.Generator, batch: EvalBatch, items: int) -> np.ndarray:

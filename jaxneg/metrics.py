@@ -1,9 +1,10 @@
 """Metrics on the host, in numpy. Each states its definition, ties included, and imports nothing of ours.
 
-Row 0 of a catalogue only pads: it is never ranked, and an id of 0 means that there is no item. Pads are told apart by
-masks where scores come in, by 0 where ids do.
+Row 0 of a catalogue only pads: it is never ranked, and an id of 0 means that there is no item. Pads are told
+apart by masks where scores come in, by 0 where ids do.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 Scores = Float[np.ndarray, "B V"]
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean:
     """A mean as sum and count, added across batches and hosts and divided once."""
 
     sum: float = 0.0
     count: int = 0
 
-    def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]
+    def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.sum + other.sum, self.count + other.count)
 
     @property
@@ -34,13 +36,13 @@ def mean(value: Float[np.ndarray, "*S"]) -> Mean:
 
 
 def pair_correct(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
-    """Per pair 1 where its first score is above its second, 0.5 where they tie, 0 below, NaN where there is no pair."""
+    """Per pair 1 where the first score is above the second, 0.5 if they tie, 0 below, NaN without a pair."""
     correct_B = (score_B2[:, 0] > score_B2[:, 1]) + 0.5 * (score_B2[:, 0] == score_B2[:, 1])
     return np.where(real_B, correct_B, np.nan)
 
 
 def pair_accuracy(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "B"]) -> Mean:
-    """Share of pairs whose liked item, the first, scores above the disliked one. A tie counts half; chance is 0.5.
+    """Share of pairs whose liked item, the first, scores above the disliked one. A tie counts half.
 
     Reference: Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024, arXiv:2406.04488.
     """
@@ -72,14 +74,16 @@ def pairwise_auc(
     disliked_BM: Float[np.ndarray, "B M"],
     disliked_mask_BM: Bool[np.ndarray, "B M"],
 ) -> Mean:
-    """Mean over examples of ``auc``: all pairs of an example count, and each example with a pair counts once."""
+    """Mean of ``auc`` over examples: each example that has a pair counts once, however many it has."""
     return mean(auc(liked_BC, liked_mask_BC, disliked_BM, disliked_mask_BM))
 
 
 class Ranking(NamedTuple):
     """Where targets stand in the whole catalogue, and which items lead it."""
 
-    targets: tuple[np.ndarray, ...]  # ranks of each block of targets, float64 [B, C], NaN where there is no target
+    targets: tuple[
+        np.ndarray, ...
+    ]  # ranks of each block of targets, float64 [B, C], NaN where there is no target
     top_Bk: np.ndarray  # int64, rows of the highest scores, best first; 0 where the catalogue ends
 
 
@@ -94,8 +98,9 @@ def rank(
 
         rank = 1 + #(items scored above) + 0.5 * #(other items scored the same)
 
-    so that a constant score puts every item in the middle. In the top k a tie goes to the lower row, which is the more
-    frequent item. One sort per example serves all its targets. Raises ValueError on scores that are NaN.
+    so that a constant score puts every item in the middle. In the top k a tie goes to the lower row, which is
+    the more frequent item. One sort per example serves all its targets. Raises ValueError on scores that are
+    NaN.
 
     Args:
       score_BV: scores of the catalogue; column 0 is ignored.
@@ -134,8 +139,8 @@ def _left(seen_L: np.ndarray, rows: int) -> np.ndarray:
     return np.flatnonzero(left_V)
 
 
-def _top(score_C: np.ndarray, size: int, threshold: float) -> np.ndarray:
-    """Indices of the ``size`` highest scores, best first, ties by index; ``threshold`` is the last of these scores."""
+def _top(score_C: np.ndarray, size: int, threshold: np.floating) -> np.ndarray:
+    """Indices of the ``size`` highest scores, best first, ties by index; ``threshold`` is the last score."""
     above = np.flatnonzero(score_C > threshold)
     level = np.flatnonzero(score_C == threshold)[: size - len(above)]
     best = np.concatenate([above, level])
@@ -165,7 +170,7 @@ def over_targets(value_BC: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B"]:
 
 
 def gini(count_V: Shaped[np.ndarray, "V"]) -> float:
-    """Gini coefficient of exposure over all n items, those never shown included. 0 is even, near 1 is one item only.
+    """Gini coefficient of exposure over all n items, never shown ones included: 0 is even, near 1 one item.
 
         G = sum_i (2i - n - 1) x_(i) / (n * sum x),   x_(1) <= ... <= x_(n)
 
@@ -200,6 +205,8 @@ def bootstrap(
     if len(value) == 0:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    means = [value[rng.integers(len(value), size=len(value), dtype=np.int32)].mean() for _ in range(resamples)]
+    means = [
+        value[rng.integers(len(value), size=len(value), dtype=np.int32)].mean() for _ in range(resamples)
+    ]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -22,3 +22,18 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"no real data at {data}: set JAXNEG_DATA"))
         if "gpu" in item.keywords and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory):
+    """A store of a few hundred simulated sessions, with artists and stations."""
+    from jaxneg.data import engine, prepare, readers, simulate
+
+    directory = tmp_path_factory.mktemp("small")
+    config = simulate.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulate.write(simulate.simulate(config), directory / "log.parquet")
+    reader, con = readers.READERS["table"], engine.connect()
+    events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
+    settings = prepare.PrepareConfig(session="given", split="time")
+    prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
+    return directory / "store"

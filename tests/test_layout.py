@@ -14,6 +14,7 @@ LEVELS = [
     ("jaxneg.data.readers", 1.1),
     ("jaxneg.data.simulate", 1.1),
     ("jaxneg.data.store", 1.1),
+    ("jaxneg.data.assemble", 1.15),
     ("jaxneg.data.inspect", 1.2),
     ("jaxneg.data.prepare", 1.2),
     ("jaxneg.data.negatives", 1.2),

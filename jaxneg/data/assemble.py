@@ -1,7 +1,7 @@
 """Final tables -> the files of a store, written from streams of the engine.
 
-Events come with integer columns session, user (a code), time, order, feedback, part, item, station (rows) and the
-flag unseen (a station that is not in the vocabulary).
+Events come with integer columns session, user (a code), time, order, feedback, part, item, station (rows) and
+the flag unseen (a station that is not in the vocabulary).
 """
 
 # ibis types its expressions at run time.
@@ -54,7 +54,7 @@ def assemble(
 
 
 class Written:
-    """A store in the making: methods are called in their order, as each needs what the ones before have found."""
+    """A store in the making. Methods are called in order, as each needs what those before have found."""
 
     def __init__(
         self,
@@ -123,7 +123,10 @@ class Written:
 
         self.counts["users"] = self._writer.table("users", schema, numbered())
         self._user_code = np.concatenate(codes)  # ascending
-        key, indptr = self._writer.scratch_column("group_key", np.int64), self._writer.column("negative_indptr")
+        key, indptr = (
+            self._writer.scratch_column("group_key", np.int64),
+            self._writer.column("negative_indptr"),
+        )
         per_user, negatives = _PerUser(self.counts["users"]), 0
         indptr.append([0])
         for part in _stream(groups.order_by("user", "station")):
@@ -157,7 +160,10 @@ class Written:
         spans = self._keep("order sessions", "spans", spans)
         self.sessions_overlap = _overlap(spans)
         indptr, owner = self._writer.column("session_indptr"), self._writer.column("session_user")
-        train_end, valid_end = self._writer.column("session_train_end"), self._writer.column("session_valid_end")
+        train_end, valid_end = (
+            self._writer.column("session_train_end"),
+            self._writer.column("session_valid_end"),
+        )
         per_user, position = _PerUser(self.counts["users"]), 0
         indptr.append([0])
         for part in _stream(spans.order_by("session")):

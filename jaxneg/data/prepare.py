@@ -1,7 +1,7 @@
 """Events -> sessions, split, vocabulary, store.
 
-The engine groups and sorts, out of core, and arrays are written from its streams, so memory does not grow with
-the log. Ids become numbers first; in all that follows events are rows of integers. The order of steps:
+The engine groups and sorts, out of core, and arrays are written from its streams, so memory does not grow
+with the log. Ids become numbers first; in all that follows events are rows of integers. The order of steps:
 
     sessions    by the session rule, over all events
     minimums    short sessions go, then users with few events
@@ -35,7 +35,7 @@ class PrepareConfig:
     """Settings of prepare. None takes what suits the source."""
 
     session: Literal["given", "station", "gap", "user"] | None = None
-    """what makes a session: its id in the log, the station, listening without a long pause, all of a user's events"""
+    """what makes a session: its id in the log, the station, listening without a long pause, all of a user"""
     gap_minutes: float | None = None  # with session gap: a longer pause starts a new session
     polarity: str | None = None  # what is liked and disliked: default, plays, explicit, pandora or lenient
     positive: tuple[str, ...] = ()  # feedback kinds that count as liked, whatever the polarity says
@@ -44,11 +44,11 @@ class PrepareConfig:
     min_user_events: int = 2  # users with fewer events are left out
     min_session_events: int = 1  # sessions with fewer events are left out
     split: Literal["time", "tail", "leave-last"] | None = None
-    """what is held out: all events after a time, the tail of each user, the last two events of each session"""
+    """what is held out: events after a time, the tail of each user, the last two events of each session"""
     test_from: str | None = None
-    """with split time: the test starts here, as 2024-02-01 or a number; by default with the last 10% of events"""
+    """with split time: start of the test, as 2024-02-01 or a number; by default the last 10% of events"""
     valid_from: str | None = None
-    """with split time: validation starts here; by default with the last ninth of the events before the test"""
+    """with split time: start of validation; by default the last ninth of the events before the test"""
     test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
     valid_share: float = 0.1  # with split tail: share before these for validation
     memory_limit: str = "2GB"  # of the query engine, which uses the disk beyond it
@@ -128,7 +128,7 @@ def prepare(
     check(settings)
     polarity = signs(settings)
     work = _Work(con, progress or (lambda stage, done, total: None))
-    with stores.StoreWriter(out) as writer, engine.reading(source or "the log"), work:
+    with engine.reading(source or "the log"), stores.StoreWriter(out) as writer, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
         settings = _resolved(settings, raw, total)
@@ -156,7 +156,9 @@ def prepare(
                 split=rule,
                 counts=counts,
                 feedback=written.feedback,
-                dropped=dropped | missing | {"stations_unseen_in_training": written.counts["stations_unseen"]},
+                dropped=dropped
+                | missing
+                | {"stations_unseen_in_training": written.counts["stations_unseen"]},
                 attributes=written.attributes,
                 sessions_overlap=written.sessions_overlap,
             )
@@ -164,7 +166,7 @@ def prepare(
 
 
 class _Work:
-    """Intermediate tables of the engine, which it spills to disk, as a context. Tells ``progress`` of each."""
+    """Intermediate tables, which the engine spills to disk, as a context. Tells ``progress`` of each."""
 
     def __init__(self, con: ibis.BaseBackend, progress: Progress):
         self._con, self.progress = con, progress
@@ -307,7 +309,7 @@ def _vocabulary(
     ids: dict[str, ir.Table],
     settings: PrepareConfig,
 ) -> tuple[ir.Table, ir.Table, dict[str, int]]:
-    """The words of the catalogue (code, id, count, row, attributes), stations likewise, and what is left out."""
+    """Words of the catalogue (code, id, count, row, attributes), stations likewise, and what is left out."""
     stage = "count items and stations"
     per_item = parted.group_by("item").agg(
         count=(parted.part == 0).sum().cast("int64"), events=parted.count()
@@ -338,13 +340,15 @@ def _vocabulary(
         words = words.left_join(attributes, [("id", "item")]).drop("item")
     words = work.keep(stage, "words", words.mutate(row=row))
     trained = parted.filter((parted.part == 0) & (parted.station > 0))
-    trained = trained.group_by("station").agg(count=trained.count()).join(ids["station"], [("station", "code")])
+    trained = (
+        trained.group_by("station").agg(count=trained.count()).join(ids["station"], [("station", "code")])
+    )
     stations = trained.select("id", "count", code="station").mutate(row=row)
     return words, work.keep(stage, "stations", stations), missing
 
 
 def _final(parted: ir.Table, words: ir.Table, stations: ir.Table) -> ir.Table:
-    """Events as stored, unordered: rows of items and stations, and ``unseen`` where training lacks the station."""
+    """Events as stored, unordered: with rows, and ``unseen`` where training lacks the station."""
     table = parted.join(words.select(code="code", item_row="row"), [("item", "code")]).drop("code")
     table = table.left_join(stations.select(code="code", station_row="row"), [("station", "code")])
     return table.select(

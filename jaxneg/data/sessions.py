@@ -18,8 +18,8 @@ MINUTE = 60_000  # milliseconds
 def keyed(coded: ir.Table, rule: str, gap_minutes: float) -> ir.Table:
     """The events with a column ``key``: events of one user and key are one session.
 
-    given: column session. station: column station. user: all of a user's events. gap: a session ends where the
-    next event starts more than ``gap_minutes`` after the end (time + duration) of the one before it.
+    given: column session. station: column station. user: all of a user's events. gap: a session ends where
+    the next event starts more than ``gap_minutes`` after the end (time + duration) of the one before it.
     """
     columns = ["user", *ORDER]
     if rule == "given":

@@ -273,7 +273,7 @@ class Simulation:
         return rng, served
 
     def _songs(self, rng: np.random.Generator, station: np.ndarray) -> np.ndarray:
-        """Songs of the stations' pools [S, L]; those met twice in a session are drawn again, 20 times at most."""
+        """Songs of the stations' pools [S, L]; one met twice in a session is drawn again, up to 20 times."""
         item = np.empty((station.size, LONGEST), np.int32)
         again = np.ones(item.shape, bool)
         rows = np.arange(station.size)

@@ -22,7 +22,7 @@ BUCKETS = 1 << 16  # of the histogram that finds a quantile of time
 
 
 def cut_tail(sessions: ir.Table, test_share: float, valid_share: float) -> ir.Table:
-    """Numbered sessions with the events before their validation part, ``train``, and before their test, ``valid``.
+    """Numbered sessions with ``train`` and ``valid``: their events before validation, and before the test.
 
     The end of each user's history is held out: whole sessions if there are five or more, else events, two or
     more of them for the test. A user of fewer than five events is for training only.
@@ -40,16 +40,16 @@ def cut_tail(sessions: ir.Table, test_share: float, valid_share: float) -> ir.Ta
     test = _share(size, test_share, sessions.whole.ifelse(1, 2), size - 2)
     valid = _share(size, valid_share, 1, size - test - 1) if valid_share > 0 else ibis.literal(0)
     few = size < TAIL_LEAST
-    sessions = sessions.mutate(test=few.ifelse(size, size - test), valid=few.ifelse(size, size - test - valid))
+    sessions = sessions.mutate(
+        test=few.ifelse(size, size - test), valid=few.ifelse(size, size - test - valid)
+    )
 
     def events_before(first: ir.Value) -> ir.Value:
         """Events of a session that precede the user's session, or event, number ``first``."""
         whole = (sessions.place < first).ifelse(sessions.events, 0)
         return sessions.whole.ifelse(whole, (first - sessions.before).clip(0, sessions.events)).cast("int64")
 
-    return sessions.select(
-        "session", train=events_before(sessions.valid), valid=events_before(sessions.test)
-    )
+    return sessions.select("session", train=events_before(sessions.valid), valid=events_before(sessions.test))
 
 
 def cut_last(sessions: ir.Table) -> ir.Table:
@@ -99,7 +99,9 @@ def cut_time(events: ir.Table, test_from: str | None, valid_from: str | None) ->
             "give a later --valid-from, or use --split tail"
         )
     if valid > test:
-        raise UserError(f"--valid-from {_spoken(valid, span)} is after the test's start {_spoken(test, span)}")
+        raise UserError(
+            f"--valid-from {_spoken(valid, span)} is after the test's start {_spoken(test, span)}"
+        )
     return valid, test
 
 
@@ -112,7 +114,9 @@ def order_statistic(events: ir.Table, low: int, high: int, index: int) -> int:
     while low < high:
         width = (high - low) // BUCKETS + 1
         inside = events.filter((events.time >= low) & (events.time <= high))
-        counts = inside.group_by(bucket=((inside.time - low) // width).cast("int64")).agg(events=inside.count())
+        counts = inside.group_by(bucket=((inside.time - low) // width).cast("int64")).agg(
+            events=inside.count()
+        )
         counts = counts.order_by("bucket").to_pyarrow()
         upto = below + np.cumsum(counts["events"].to_numpy())
         at = int(np.searchsorted(upto, index, side="right"))
@@ -123,7 +127,7 @@ def order_statistic(events: ir.Table, low: int, high: int, index: int) -> int:
 
 
 def moment(name: str, text: str | None) -> int | None:
-    """Milliseconds since the epoch of an ISO date, in UTC unless it says otherwise; a whole number as it is."""
+    """Milliseconds since the epoch of an ISO date, UTC unless it says otherwise; a whole number as it is."""
     if text is None:
         return None
     try:
@@ -134,7 +138,9 @@ def moment(name: str, text: str | None) -> int | None:
         time = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         option = f"--{name.replace('_', '-')}"
-        raise UserError(f"{option} must be a date such as 2024-02-01, or a whole number, got {text}") from error
+        raise UserError(
+            f"{option} must be a date such as 2024-02-01, or a whole number, got {text}"
+        ) from error
     if time.tzinfo is None:
         time = time.replace(tzinfo=datetime.UTC)
     return (time - datetime.datetime.fromtimestamp(0, datetime.UTC)) // datetime.timedelta(milliseconds=1)

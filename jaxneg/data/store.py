@@ -1,18 +1,20 @@
 """The prepared format on disk, both ends. A store is a directory, read-only once written, and memory-mapped.
 
     metadata.json           format version, source, settings, counts, and the size of every other file
-    items.parquet           row (1..items, most frequent first), item, count in the training window, raw attributes
-    stations.parquet        row (from 1), id                users.parquet   row (from 0), id
+    items.parquet           row (1..items, most frequent first), item, count in training, raw attributes
+    stations.parquet        row (from 1), id
+    users.parquet           row (from 0), id
     attribute_NAME.parquet  row (from 1), value             attributes.npy  int32 [V, A], 0 for none
     event_item, event_feedback, event_station, event_time, event_group      one number per event, T in all
-        ordered by (user, start of session, session, time); the group is the dense number of a (user, station) pair
+        ordered by (user, start of session, session, time); the group numbers (user, station) pairs
     session_indptr, session_user, session_train_end, session_valid_end
-        session s: training events [indptr[s], train_end[s]), validation [train_end[s], valid_end[s]), test the rest
+        session s: [indptr[s], train_end[s]) train, [train_end[s], valid_end[s]) validation, the rest test
     user_indptr, user_group_indptr          ranges of a user's sessions and groups
     negative_indptr, negative_item          a group's negatives of the training window, in order of time
     positive_indptr, positive_item          a user's distinct positives of the training window, ascending
 
-A writer fills a directory beside the target and swaps it in at the end: a crash leaves the old store or the new one.
+A writer fills a directory beside the target and swaps it in at the end: after a crash the old store or the
+new one is there.
 """
 
 import ctypes
@@ -73,7 +75,9 @@ class Metadata:
     settings: dict[str, Any]  # of prepare, defaults filled in
     polarity: dict[str, int]  # feedback kind -> +1, 0, -1
     split: dict[str, Any]  # rule, and its times or shares
-    counts: dict[str, int]  # events, items, users, stations, sessions, groups, positives, negatives, out_of_order
+    counts: dict[
+        str, int
+    ]  # events, items, users, stations, sessions, groups, positives, negatives, out_of_order
     feedback: dict[str, dict[str, int]]  # split -> feedback kind -> events
     dropped: dict[str, int]  # what was left out, by reason
     attributes: list[dict[str, Any]]  # name and size (number of values) of each column of attribute_VA
@@ -97,12 +101,12 @@ class Vocabulary:
 
     def rows(self, ids: Iterable[str]) -> np.ndarray:
         """int32 rows of raw ids, 0 for ids that are not in the catalogue."""
-        place = pc.index_in(pa.array(ids, self.ids.type), value_set=self.ids)
+        place = pc.call_function("index_in", [pa.array(ids, self.ids.type)], pc.SetLookupOptions(self.ids))
         return (pc.fill_null(place, -1).to_numpy(zero_copy_only=False) + 1).astype(np.int32)
 
-    def names(self, rows: Iterable[int]) -> list[str]:
+    def names(self, rows: np.ndarray | list[int]) -> list[str]:
         """Raw ids of rows of 1 and above."""
-        return self.ids.take(pa.array(np.asarray(list(rows), np.int64) - 1)).to_pylist()
+        return self.ids.take(pa.array(np.asarray(rows, np.int64) - 1)).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Store":
-        """The store at ``path``. Raises UserError if there is none, or one that is damaged or of another version."""
+        """The store at ``path``. Raises UserError if there is none, or a damaged one, or another version."""
         path = pathlib.Path(path)
         metadata = _metadata(path)
         for name, size in metadata.files.items():
@@ -147,9 +151,8 @@ class Store:
                     f"store {path} is damaged: {name}.npy: {error}; run jaxneg prepare again"
                 ) from error
             if arrays[field].dtype != dtype:
-                raise UserError(
-                    f"store {path} is damaged: {name}.npy holds {arrays[field].dtype}; run jaxneg prepare again"
-                )
+                kind = arrays[field].dtype
+                raise UserError(f"store {path} is damaged: {name}.npy holds {kind}; run jaxneg prepare again")
         return cls(path=path, metadata=metadata, **arrays)
 
     @property
@@ -186,17 +189,13 @@ class Store:
 def _metadata(path: pathlib.Path) -> Metadata:
     if not path.is_dir():
         raise UserError(f"no store at {path}: jaxneg prepare writes one")
-    try:
-        values = json.loads((path / "metadata.json").read_text())
-        known = values["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+    values = _values(path)
+    if values is None:
         raise UserError(f"{path} is no jaxneg store, or a half-written one: jaxneg prepare writes one")
     if values.get("version") != VERSION:
         raise UserError(
-            f"store {path} is of format version {values.get('version')}, this jaxneg {jaxneg.__version__} reads "
-            f"version {VERSION}: run jaxneg prepare again"
+            f"store {path} is of format version {values.get('version')}, and jaxneg {jaxneg.__version__} "
+            f"reads version {VERSION}: run jaxneg prepare again"
         )
     try:
         return Metadata(**values)
@@ -206,8 +205,17 @@ def _metadata(path: pathlib.Path) -> Metadata:
         ) from error
 
 
+def _values(path: pathlib.Path) -> dict[str, Any] | None:
+    """The metadata of a store, of whatever version; None if ``path`` is none."""
+    try:
+        values = json.loads((path / "metadata.json").read_text())
+        return values if values["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class Column:
-    """A npy file that grows at its end. Writes, unlike a memory map, so that a full disk is an error and no crash."""
+    """A npy file that grows at its end. No memory map, so that a full disk is an error and not a crash."""
 
     def __init__(self, path: pathlib.Path, dtype: Any, width: int | None = None):
         self.path, self.dtype, self.tail = path, np.dtype(dtype), () if width is None else (width,)
@@ -248,7 +256,7 @@ class Column:
 
 
 class StoreWriter:
-    """Writes a store, as a context. Without ``finish`` nothing remains of it and an older store stays as it was.
+    """Writes a store, as a context. Without ``finish`` nothing remains of it and an older store stays.
 
     with StoreWriter(out) as writer:
         writer.column("event_item").append(rows)
@@ -294,7 +302,7 @@ class StoreWriter:
         return column
 
     def table(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-        """Writes a parquet file whose bytes do not depend on how the rows come in batches; returns their number."""
+        """Writes a parquet file, the same bytes however the rows come in batches; returns their number."""
         rows = 0
         with pq.ParquetWriter(self.path / f"{name}.parquet", schema) as file:
             for part in _regrouped(batches, schema):
@@ -303,7 +311,7 @@ class StoreWriter:
         return rows
 
     def finish(self, metadata: Metadata) -> Metadata:
-        """Completes the store and puts it in place of an older one. The metadata, with the sizes of the files."""
+        """Completes the store and puts it in place of an older one. Returns the metadata with file sizes."""
         for column in self._columns:
             column.close()
         shutil.rmtree(self.scratch)
@@ -331,16 +339,12 @@ def _check_target(out: pathlib.Path) -> None:
     """Raises UserError if writing ``out`` would destroy anything but a store."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        mine = json.loads((out / "metadata.json").read_text())["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
-        mine = False
-    if not mine:
+    if _values(out) is None:
         raise UserError(f"{out} exists and is no jaxneg store, so it stays: give --out another directory")
 
 
 def _clear_stale(target: pathlib.Path) -> None:
-    """Removes what killed processes left beside the target; puts the old store back if one died between two renames."""
+    """Removes what killed processes left; puts the old store back if one died between two renames."""
     pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(\d+)")
     for path in sorted(target.parent.glob(f"{_escaped(target.name)}.*-*")):
         match = pattern.fullmatch(path.name)
@@ -387,5 +391,3 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-

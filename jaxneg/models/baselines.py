@@ -1,7 +1,7 @@
-"""Score functions that no network is needed for, fitted on a training log. A model should beat the best of them.
+"""Score functions without a network, fitted to a training log. A model should beat the best of them.
 
-Each takes ``(log, sign, validate)`` and picks its few settings by what ``validate`` says of a score function, so none is
-beaten for want of tuning. Besides the log they see what a model sees: the context of each example.
+Each takes ``(log, sign, validate)`` and picks its few settings by what ``validate`` says of a score function,
+so none is beaten for want of tuning. Besides the log they see what a model sees: the context of each example.
 """
 
 import itertools
@@ -18,7 +18,7 @@ Validate = Callable[[Score], float]  # how good a score function is, more is bet
 
 
 class Log(NamedTuple):
-    """Training events in order of (user, session, time). Users and sessions are numbered from 0, items from 1."""
+    """Training events in order of (user, session, time). Users and sessions count from 0, items from 1."""
 
     user_T: np.ndarray
     item_T: np.ndarray
@@ -52,7 +52,7 @@ def _counts(log: Log, sign: int) -> np.ndarray:
 
 
 def _share(log: Log, strength: float) -> np.ndarray:
-    """Share of positives among an item's signed events, drawn to the mean as by ``strength`` more events, float64 [V]."""
+    """Share of positives among signed events, drawn to the mean by ``strength`` more events, float64 [V]."""
     positive_V, negative_V = _counts(log, 1), _counts(log, -1)
     prior = (positive_V.sum() + 1) / (positive_V.sum() + negative_V.sum() + 2)
     return (positive_V + strength * prior) / (positive_V + negative_V + strength)
@@ -83,18 +83,26 @@ def popularity(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
 def like_rate(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     """Smoothed share of positives among the item's signed events."""
-    return _best(lambda strength: _constant(_share(log, strength)), validate, strength=(1, 2, 5, 10, 20, 50))
+    return _best(
+        lambda strength: _constant(_share(log, strength)),
+        validate,
+        strength=(1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
+    )
 
 
 def personal_rate(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
-    """This user's own share of positives on the item, drawn to the item's like rate, plus a bonus for own plays.
+    """This user's own share of positives on the item, drawn to its like rate, plus a bonus for own positives.
 
         (own positives + m * like_rate) / (own signed events + m) + bonus * log(1 + own positives)
 
     A context that is part of the log is not counted twice: of log and context the larger count holds.
     """
     shape = (log.users, log.items + 1)
-    in_log = {s: _table(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape) for s in (1, -1) for at in [log.sign_T == s]}
+    in_log = {
+        s: _table(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape)
+        for s in (1, -1)
+        for at in [log.sign_T == s]
+    }
     strength = like_rate(log, sign, validate).settings["strength"]
     like_V = _share(log, strength).astype(np.float32)
 
@@ -172,10 +180,11 @@ def transitions(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     """Signed co-occurrence with the context: i2i+ less ``against`` times i2i-.
 
-    An item's profile lists the sessions, or users, that liked it, another those that disliked it, each divided by its
-    length to the power ``damping`` (0.5 on both sides gives the cosine). The context's liked items meet the liked profiles,
-    its disliked items the disliked ones; agreeing sessions then vote for what they liked and against what they disliked.
-    Nothing of size items by items is made: votes are collected per session.
+    An item's profile lists the sessions, or users, that liked it, another those that disliked it, each
+    divided by its length to the power ``damping`` (0.5 on both sides gives the cosine). The context's liked
+    items meet the liked profiles, its disliked items the disliked ones; agreeing sessions then vote for what
+    they liked and against what they disliked. Nothing of size items by items is made: votes are collected per
+    session.
     """
 
     def profiles(unit_T: np.ndarray) -> dict[int, sp.csr_array]:
@@ -197,7 +206,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
         scaled = {}
         for s, table in tables[unit].items():
             size_V = np.asarray(table.sum(axis=0)).ravel()
-            scaled[s] = (table @ sp.diags_array(1.0 / np.maximum(size_V, 1.0) ** damping)).tocsr()
+            scaled[s] = sp.csr_array(table @ sp.diags_array(1.0 / np.maximum(size_V, 1.0) ** damping))
         turned = {s: table.T.tocsr() for s, table in scaled.items()}
         like_V = prior * _share(log, strength)
 
@@ -211,24 +220,29 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
         return score
 
-    return _best(make, validate, unit=tuple(unit_T), damping=(0.5, 1.0), against=(0.0, 0.5, 1.0), prior=(0.0, 1.0, 4.0))
+    return _best(
+        make, validate, unit=tuple(unit_T), damping=(0.5, 1.0), against=(0.0, 0.5, 1.0), prior=(0.0, 1.0, 4.0)
+    )
 
 
 def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
-    """Biases and factors fitted to the signs, +1, 0, -1, of all events in the log by alternating least squares.
+    """Biases and factors fitted by alternating least squares to the signs, +1, 0, -1, of the log's events.
 
-        sign_ui ~ mean + bias_u + bias_i + p_u . q_i,   penalty  l2 (|p|^2 + |q|^2) + l2_bias (bias_u^2 + bias_i^2)
+        sign_ui ~ mean + bias_u + bias_i + p_u . q_i
+        penalty = l2 (|p|^2 + |q|^2) + l2_bias (bias_u^2 + bias_i^2)
 
-    With the items fixed, a user is a ridge regression, so each example's user is solved for anew: from his events in the
-    log and those of the context that are not in it. Known and unknown users, and later context, are thus one case.
-    Settings are chosen for the biases first (factors 0), then for the factors.
+    With the items fixed, a user is a ridge regression, so each example's user is solved for anew: from his
+    events in the log and those of the context that are not in it. Known and unknown users, and later context,
+    are thus one case. Settings are chosen for the biases first (factors 0), then for the factors.
     """
     shape = (log.users, log.items + 1)
     count = _table(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
     total = _table(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
     center = float(log.sign_T.mean()) if len(log.sign_T) else 0.0
 
-    def fitted(factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...]) -> list[tuple[dict[str, Any], Score]]:
+    def fitted(
+        factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...]
+    ) -> list[tuple[dict[str, Any], Score]]:
         penalty = np.diag([l2] * factors + [l2_bias]).astype(np.float32)
         item_VF = np.zeros((log.items + 1, factors + 1), np.float32)
         item_VF[:, :factors] = 0.1 * np.random.default_rng(0).standard_normal((log.items + 1, factors))
@@ -263,14 +277,16 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
 
     biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
     l2_bias = biases.settings["l2_bias"]
-    grid = itertools.product((4, 16), (3.0, 8.0, 25.0))
+    grid = itertools.product((4, 16), (2.0, 5.0, 12.0))
     return choose(
         [(biases.settings, biases.score)]
         + [one for factors, l2 in grid for one in fitted(factors, l2, l2_bias, (4, 12))]
     )
 
 
-def _ridge(count: sp.csr_array, total: sp.csr_array, other_VF: np.ndarray, center: float, penalty: np.ndarray) -> np.ndarray:
+def _ridge(
+    count: sp.csr_array, total: sp.csr_array, other_VF: np.ndarray, center: float, penalty: np.ndarray
+) -> np.ndarray:
     """Least-squares factors and bias, the last column, of each row against the fixed ones of the columns.
 
     Args:
@@ -284,7 +300,7 @@ def _ridge(count: sp.csr_array, total: sp.csr_array, other_VF: np.ndarray, cente
     x_VF = np.concatenate([other_VF[:, :-1], np.ones_like(other_VF[:, :1])], axis=1)
     outer_VF2 = (x_VF[:, :, None] * x_VF[:, None, :]).reshape(len(x_VF), size * size)
     offset_VF = x_VF * (center + other_VF[:, -1:])
-    result = np.zeros((count.shape[0], size), np.float32)
+    result = np.zeros((count.indptr.size - 1, size), np.float32)
     block = max(1, 4_000_000 // size**2)  # bounds the memory of the normal equations
     for first in range(0, len(result), block):
         counts, totals = count[first : first + block], total[first : first + block]

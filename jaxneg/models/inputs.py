@@ -9,6 +9,9 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
 
+# Where the gate of each feedback kind starts.
+GATE = [{"thumb_up": 1.0, "play": 1.0, "skip": -1.0, "thumb_down": -1.0}.get(kind, 0.0) for kind in FEEDBACK]
+
 
 class Inputs(nnx.Module):
     """Learned tables of everything about an event but its item. Parts that the config switches off have none."""
@@ -21,7 +24,8 @@ class Inputs(nnx.Module):
         if config.feedback != "none":
             self.feedback = table(len(FEEDBACK))
         if config.feedback == "gate":
-            self.feedback_gate = nnx.Param(jnp.ones((len(FEEDBACK), config.width), jnp.float32))
+            # Rejections start as the opposite of likes, which a gate from ones takes hundreds of steps to learn.
+            self.feedback_gate = nnx.Param(jnp.outer(jnp.array(GATE), jnp.ones(config.width)))
         if config.station and stations > 0:
             self.station = table(stations + 1)
         if config.position:

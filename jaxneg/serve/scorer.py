@@ -72,6 +72,10 @@ class Scorer:
         """Whether the item is in the catalogue that the model was trained on."""
         return item in self._rows
 
+    def items(self, count: int) -> list[str]:
+        """Ids of the items heard most often, most often first."""
+        return self._ids[:count]
+
     def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
         """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0."""
         return np.asarray(self._query(self._params, item_BL, feedback_BL, station_BL))

@@ -1,0 +1,66 @@
+"""The whole way on simulated listeners: a log, a store, training with hard and with random negatives, report, export."""
+
+import dataclasses
+import pathlib
+import shutil
+import time
+from typing import Any
+
+from jaxneg import config as configs, console, report, run, train
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg.serve import export, scorer
+
+MARK = "made-by-jaxneg-demo"
+CONFIG = Config(
+    data=DataConfig(length=20, p_hard=0.5, batch_size=128),
+    model=ModelConfig(width=64, layers=2, output_attributes=True),
+    optim=OptimConfig(learning_rate=3e-3, warmup_steps=100),
+    train=TrainConfig(epochs=20, patience=5, log_every=50),
+)
+
+
+def demo(out: pathlib.Path) -> dict[str, Any]:
+    """Makes everything under a directory, replacing what an earlier demo made there; returns the report's figures."""
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise UserError(f"--out {out} exists and is not of an earlier demo: choose a new directory")
+    began = time.perf_counter()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
+
+    log, store = out / "log.parquet", out / "store"
+    console.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")
+    simulate.write(simulate.simulate(simulate.PRESETS["demo"]), log)
+
+    console.say("2/5 prepare: sessions, vocabulary, and a split by time")
+    reader = readers.READERS["table"]
+    con = engine.connect()
+    settings = prepare.with_defaults(
+        prepare.PrepareConfig(session="given"), polarity=reader.preset, split="time", gap_minutes=reader.gap_minutes
+    )
+    events = reader.read(con, log, reader.Options(attributes=("artist",)))
+    prepare.prepare(events, store, settings, con, reader="table", source=str(log))
+
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, store=str(store)))
+    random = dataclasses.replace(config, data=dataclasses.replace(config.data, p_hard=0.0))
+    for name, each, text in (("hard", config, "half of the negatives real"), ("random", random, "all negatives random")):
+        console.say(f"3/5 train {out / name}: {text}")
+        with console.Steps("train") as steps:
+            train.train(configs.check(each), out / name, steps)
+
+    console.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
+    with console.Steps("evaluate") as steps:
+        found = report.evaluate_run(run.load(out / "hard"), out / "hard", "test", steps, compare=(out / "random",))
+
+    console.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
+    export.export(run.load(out / "hard"), out / "export")
+    model = scorer.Scorer.open(out / "export")
+    history = [scorer.Event(item, "play") for item in model.items(3)]
+    best = ", ".join(one.item for one in model.recommend(history, 3))
+    console.say(f"after three plays ({', '.join(event.item for event in history)}) it recommends {best}")
+
+    console.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
+    for title, path in (("report", "hard/report.md"), ("plots", "hard/plots"), ("exported model", "export"), ("store", "store")):
+        console.say(f"  {title:15} {out / path}")
+    return found

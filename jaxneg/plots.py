@@ -1,0 +1,192 @@
+"""Plots of a report as PNG, from plain figures. Needs matplotlib and imports nothing of ours."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+MODEL, BASELINE, LIKED, DISLIKED, GREY = (
+    "#0072B2",
+    "#8A8A8A",
+    "#009E73",
+    "#D55E00",
+    "#444444",
+)  # apart for colour-blind eyes
+
+
+def draw(
+    directory: pathlib.Path,
+    *,
+    history: Sequence[Mapping[str, float]],
+    monitor: str,
+    converged: float,
+    accuracies: Mapping[str, tuple[float, float, float]],
+    bands: Mapping[str, Sequence[Mapping[str, float]]],
+    share: np.ndarray,
+    ranks: Mapping[str, tuple[np.ndarray, float]],
+    items: int,
+    exposure: Mapping[str, tuple[np.ndarray, float]],
+) -> dict[str, str]:
+    """Writes the plots and returns their titles by file name. Raises ImportError without matplotlib.
+
+    Args:
+      directory: to write to; made if it is not there.
+      history: validations with epoch, pair_accuracy and auc.
+      monitor: which of them decided.
+      converged: epoch of convergence.
+      accuracies: pair accuracy with the ends of its interval, by name; the model first.
+      bands: by name, bands of positive share with low, high, pairs, pair_accuracy and the ends of its
+        interval.
+      share: positive share of each example.
+      ranks: ranks and MRR of "liked" and "disliked" targets.
+      items: size of the catalogue.
+      exposure: by name, Lorenz curve and Gini coefficient.
+    """
+    from matplotlib.figure import Figure
+
+    def figure(height: float, **options: Any):
+        made = Figure(figsize=(7.2, height), layout="constrained")
+        axes = made.subplots(**options)
+        for one in np.atleast_1d(axes):
+            one.spines[["top", "right"]].set_visible(False)
+            one.grid(color="#E4E4E4", linewidth=0.8)
+            one.set_axisbelow(True)
+        return made, axes
+
+    made = {
+        "validation.png": ("Validation by epoch", _validation(figure, history, monitor, converged)),
+        "accuracy.png": ("Pair accuracy, model and baselines", _accuracy(figure, accuracies)),
+        "share.png": ("Pair accuracy by share of positive feedback", _share(figure, bands, share)),
+        "ranks.png": ("Ranks of liked and disliked items", _ranks(figure, ranks, items)),
+        "exposure.png": ("Exposure of the catalogue", _exposure(figure, exposure)),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, (_, one) in made.items():
+        one.savefig(directory / name, dpi=120)
+    return {name: title for name, (title, _) in made.items()}
+
+
+def _validation(figure, history, monitor, converged):
+    made, axes = figure(3.8)
+    epochs = [line["epoch"] for line in history]
+    names = {"pair_accuracy": "pair accuracy", "auc": "AUC"}
+    for name in sorted(names, key=lambda name: name == monitor):
+        main = name == monitor
+        axes.plot(
+            epochs, [line[name] for line in history], label=names[name] + (" (decides)" if main else ""),
+            color=MODEL if main else BASELINE, marker="o", markersize=4, linewidth=2 if main else 1.2,
+        )  # fmt: skip
+    axes.axvline(
+        converged, color=DISLIKED, linestyle="--", linewidth=1.3, label=f"converged: epoch {converged:.4g}"
+    )
+    best = max(history, key=lambda line: line[monitor])
+    axes.plot(
+        best["epoch"], best[monitor], "*", color=LIKED, markersize=14, zorder=5,
+        label=f"best: {best[monitor]:.3f}, epoch {best['epoch']:.4g}",
+    )  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="on validation examples", title="Validation by epoch")
+    axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=max(epochs) > 4)
+    axes.legend(frameon=False, loc="best")
+    return made
+
+
+def _accuracy(figure, accuracies):
+    model = next(iter(accuracies))
+    ordered = sorted(accuracies, key=lambda name: np.nan_to_num(accuracies[name][0]))
+    made, axes = figure(1.3 + 0.42 * len(ordered))
+    for y, name in enumerate(ordered):
+        value, low, high = accuracies[name]
+        color = MODEL if name == model else BASELINE
+        axes.plot([low, high], [y, y], color=color, linewidth=3, alpha=0.6, solid_capstyle="round")
+        axes.plot(value, y, "o", color=color, markersize=8)
+        axes.annotate(
+            f"{value:.3f}", (high, y), xytext=(8, 0), textcoords="offset points", va="center", color=GREY
+        )
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.3)
+    axes.annotate(
+        "chance",
+        (0.5, len(ordered) - 0.55),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=GREY,
+        va="center",
+    )
+    axes.set_yticks(range(len(ordered)), [name.replace("_", " ") for name in ordered])
+    axes.get_yticklabels()[ordered.index(model)].set_fontweight("bold")
+    axes.set_ylim(-0.6, len(ordered) - 0.3)
+    known = np.array([accuracies[name] for name in ordered])
+    axes.set_xlim(min(0.48, np.nanmin(known, initial=0.5) - 0.02), np.nanmax(known, initial=0.5) + 0.05)
+    axes.set(xlabel="liked item above disliked one, share of pairs (95% interval)", title="Pair accuracy")
+    return made
+
+
+def _share(figure, bands, share):
+    made, (top, bottom) = figure(5.2, nrows=2, sharex=True, height_ratios=[2.4, 1])
+    width = 0.014
+    for n, (name, rows) in enumerate(bands.items()):
+        rows = [row for row in rows if row["pairs"]]
+        x = np.array([(row["low"] + row["high"]) / 2 for row in rows]) + (n - (len(bands) - 1) / 2) * width
+        y = np.array([row["pair_accuracy"] for row in rows])
+        ends = (
+            np.array([[row["pair_accuracy_low"], row["pair_accuracy_high"]] for row in rows]).reshape(-1, 2).T
+        )
+        color = MODEL if n == 0 else BASELINE
+        top.errorbar(
+            x, y, yerr=np.abs(ends - y), color=color, marker="o", markersize=6, capsize=3,
+            linewidth=2 if n == 0 else 1.3, label=name.replace("_", " "),
+        )  # fmt: skip
+    top.axhline(0.5, color=GREY, linestyle=":", linewidth=1.3)
+    top.annotate("chance", (0, 0.5), xytext=(4, 4), textcoords="offset points", color=GREY)
+    top.set_ylabel("pair accuracy (95% interval)")
+    top.set_title("By share of positive feedback in the user's history", pad=26)
+    top.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.99), ncols=len(bands))
+    first = next(iter(bands.values()))
+    edges = sorted({row["low"] for row in first} | {row["high"] for row in first})
+    for edge in edges:
+        top.axvline(edge, color="#E4E4E4", linewidth=0.8, zorder=0)
+    bottom.hist(share[~np.isnan(share)], bins=np.linspace(0, 1, 41), color=BASELINE)
+    bottom.set(xlabel="share of positives among likes and dislikes", ylabel="examples", xlim=(0, 1))
+    return made
+
+
+def _ranks(figure, ranks, items):
+    made, axes = figure(4.0)
+    for name, color in (("liked", LIKED), ("disliked", DISLIKED)):
+        rank, mrr = ranks[name]
+        if len(rank):
+            axes.step(
+                np.sort(rank), np.arange(1, len(rank) + 1) / len(rank), where="post",
+                color=color, linewidth=2, label=f"{name}: MRR {mrr:.4f}",
+            )  # fmt: skip
+    chance = np.unique(np.geomspace(1, max(items, 2), 200).astype(int))
+    axes.plot(chance, chance / items, color=GREY, linestyle=":", linewidth=1.3, label="a random order")
+    axes.set_xscale("log")
+    axes.set(
+        xlabel=f"rank among {items:,} items", ylabel="share of held-out items there or higher up",
+        title="Ranks of held-out items", xlim=(1, max(items, 2)), ylim=(0, 1),
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="upper left")
+    return made
+
+
+def _exposure(figure, exposure):
+    made, axes = figure(4.6)
+    styles = [(MODEL, "-"), (MODEL, "--"), (BASELINE, "-"), (BASELINE, "--")]
+    for (name, (curve, gini)), (color, line) in zip(exposure.items(), styles, strict=False):
+        axes.plot(
+            np.linspace(0, 1, len(curve)),
+            curve,
+            color=color,
+            linestyle=line,
+            linewidth=2,
+            label=f"{name}: Gini {gini:.3f}",
+        )
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.3, label="all items alike")
+    axes.set(
+        xlabel="share of items, least shown first", ylabel="share of what is recommended",
+        xlim=(0, 1), ylim=(0, 1), title="Exposure in the top of all examples (Lorenz curve)",
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="upper left")
+    return made

@@ -1,0 +1,273 @@
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxneg import evaluate
+from jaxneg.batch import EvalBatch
+from jaxneg.config import EvalConfig
+
+ITEMS = 30
+CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
+
+
+def make_batches(seed=0, batches=3, size=8, real=20):
+    """Batches of random examples; the last is filled up with rows that are not real."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for k in range(batches):
+        liked_BC, disliked_BC = (
+            rng.integers(1, ITEMS + 1, size=(size, 4)) * (np.arange(4) < rng.integers(0, 5, size=(size, 1)))
+            for _ in range(2)
+        )
+        both = (liked_BC[:, 0] > 0) & (disliked_BC[:, 0] > 0) & (rng.random(size) < 0.8)
+        item_BL = rng.integers(1, ITEMS + 1, size=(size, 9)) * (
+            np.arange(9) < rng.integers(1, 10, size=(size, 1))
+        )
+        made.append(
+            EvalBatch(
+                item_BL=item_BL.astype(np.int32),
+                feedback_BL=np.where(item_BL > 0, 4, 0).astype(np.int32),
+                station_BL=np.zeros_like(item_BL, np.int32),
+                liked_BC=liked_BC.astype(np.int32),
+                disliked_BC=disliked_BC.astype(np.int32),
+                pair_B2=np.where(both[:, None], np.stack([liked_BC[:, 0], disliked_BC[:, 0]], 1), 0).astype(
+                    np.int32
+                ),
+                user_B=np.arange(k * size, (k + 1) * size, dtype=np.int32),
+                share_B=rng.choice([0.0, 0.1, 0.25, 0.5, 0.6, 1.0], size).astype(np.float32),
+                real_B=np.arange(k * size, (k + 1) * size) < real,
+            )
+        )
+    return made
+
+
+def make_score(seed=1, levels=12):
+    """Scores with many ties, the padding row highest."""
+    table = np.random.default_rng(seed).integers(levels, size=(400, ITEMS + 1)).astype(np.float32)
+    table[:, 0] = levels
+    return lambda batch: table[batch.user_B]
+
+
+def by_loops(score, batches, config, keep=lambda share: True):
+    """Every figure that has no random draw, example by example."""
+    ks = config.ks
+    lists = {name: [] for name in ("pair", "auc", "mrr+", "mrr-", "context")}
+    lists |= {(name, k, kind): [] for name in ("hit_rate", "ndcg") for k in ks for kind in "+-"}
+    shown = {k: [0] * (ITEMS + 1) for k in ks}
+    for batch in batches:
+        for b, score_V in enumerate(score(batch)):
+            if not batch.real_B[b] or not keep(batch.share_B[b]):
+                continue
+            context = {int(v) for v in batch.item_BL[b] if v}
+            seen = context if config.exclude_seen else set()
+            lists["context"].append(int((batch.item_BL[b] > 0).sum()))
+            compare = lambda x, y, s=score_V: 1.0 if s[x] > s[y] else 0.5 if s[x] == s[y] else 0.0  # noqa: E731
+            if batch.pair_B2[b, 0]:
+                lists["pair"].append(compare(*batch.pair_B2[b]))
+            liked, disliked = ([int(v) for v in row[b] if v] for row in (batch.liked_BC, batch.disliked_BC))
+            if liked and disliked:
+                pairs = [compare(x, y) for x in liked for y in disliked]
+                lists["auc"].append(sum(pairs) / len(pairs))
+            for kind, targets in (("+", liked), ("-", disliked)):
+                ranks = []
+                for target in targets:
+                    others = [v for v in range(1, ITEMS + 1) if v != target and v not in seen]
+                    above = sum(score_V[v] > score_V[target] for v in others)
+                    ranks.append(1 + above + sum(score_V[v] == score_V[target] for v in others) / 2)
+                if not ranks:
+                    continue
+                lists[f"mrr{kind}"].append(sum(1 / r for r in ranks) / len(ranks))
+                for k in ks:
+                    lists["hit_rate", k, kind].append(sum(r <= k for r in ranks) / len(ranks))
+                    gains = [1 / math.log2(1 + r) if r <= k else 0.0 for r in ranks]
+                    lists["ndcg", k, kind].append(sum(gains) / len(ranks))
+            order = sorted((v for v in range(1, ITEMS + 1) if v not in seen), key=lambda v: (-score_V[v], v))
+            for k in ks:
+                for v in order[:k]:
+                    shown[k][v] += 1
+    mean = {name: sum(values) / len(values) if values else math.nan for name, values in lists.items()}
+    figures = {
+        "pair_accuracy": mean["pair"],
+        "pairs": len(lists["pair"]),
+        "auc": mean["auc"],
+        "examples": len(lists["context"]),
+        "mrr_positive": mean["mrr+"],
+        "mrr_negative": mean["mrr-"],
+        "user_coverage": sum(n >= 1 for n in lists["context"]) / max(len(lists["context"]), 1),
+        "user_coverage_5": sum(n >= 5 for n in lists["context"]) / max(len(lists["context"]), 1),
+    }
+    for k in ks:
+        for name in ("hit_rate", "ndcg"):
+            figures[f"{name}@{k}"] = mean[name, k, "+"]
+            figures[f"delta_{name}@{k}"] = mean[name, k, "+"] - mean[name, k, "-"]
+        x = sorted(shown[k][1:])
+        spread = sum((2 * i - ITEMS - 1) * count for i, count in enumerate(x, start=1))
+        figures[f"gini@{k}"] = spread / (ITEMS * sum(x)) if sum(x) else math.nan
+        figures[f"item_coverage@{k}"] = sum(count > 0 for count in x) / ITEMS
+    return figures
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_every_figure_equals_loops(exclude_seen):
+    config = EvalConfig(ks=(3, 7), bands=4, bootstrap=50, exclude_seen=exclude_seen)
+    batches, score = make_batches(), make_score()
+    report = evaluate.evaluate(score, batches, items=ITEMS, config=config)
+    expected = by_loops(score, batches, config)
+    for name, value in expected.items():
+        assert report.figures[name] == pytest.approx(value, nan_ok=True), name
+    ends = [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)]
+    for band, (low, high) in zip(report.bands, ends, strict=True):
+        assert band["low"] == low
+        expected = by_loops(score, batches, config, lambda share, low=low, high=high: low <= share < high)
+        for name, value in expected.items():
+            if band["examples"] or not name.startswith("user_coverage"):
+                assert band[name] == pytest.approx(value, nan_ok=True), name
+    assert sum(band["examples"] for band in report.bands) == report.figures["examples"] == 20
+
+
+def test_flat_keys_are_those_that_scripts_read():
+    config = EvalConfig(ks=(10, 100), bootstrap=5)
+    values = evaluate.evaluate(make_score(), make_batches(), items=ITEMS, config=config).to_dict()
+    at_k = ("hit_rate", "ndcg", "delta_hit_rate", "delta_ndcg", "gini", "item_coverage")
+    assert set(values) == {
+        "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "pairs", "auc", "examples",
+        "random_accuracy", "mrr_positive", "mrr_negative", "user_coverage", "user_coverage_5", "bands",
+    } | {f"{name}@{k}" for name in at_k for k in (10, 100)}  # fmt: skip
+    assert values["item_coverage@100"] == 1.0  # 100 is more than all items
+    json.loads(json.dumps(values, allow_nan=False))
+
+
+def test_content_of_fill_rows_and_padding_column_is_ignored():
+    batches, score = make_batches(), make_score()
+    plain = evaluate.evaluate(score, batches, items=ITEMS, config=CONFIG)
+
+    def spoiled(batch):
+        score_BV = score(batch).copy()
+        score_BV[:, 0] = np.nan
+        score_BV[~batch.real_B] = np.nan
+        return score_BV
+
+    assert evaluate.evaluate(spoiled, batches, items=ITEMS, config=CONFIG).to_dict() == plain.to_dict()
+
+
+def test_jax_scores_and_one_big_batch_give_the_same():
+    batches, score = make_batches(), make_score()
+    plain = evaluate.evaluate(score, batches, items=ITEMS, config=CONFIG)
+    on_device = evaluate.evaluate(
+        lambda batch: jnp.asarray(score(batch)), batches, items=ITEMS, config=CONFIG
+    )
+    assert on_device.to_dict() == plain.to_dict()
+    whole = EvalBatch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
+    at_once = evaluate.evaluate(score, [whole], items=ITEMS, config=CONFIG).to_dict()
+    for name, value in plain.to_dict().items():
+        if name not in ("bands", "random_accuracy"):  # the draw is per batch
+            assert at_once[name] == pytest.approx(value), name
+
+
+def test_random_accuracy_draws_outside_context_and_liked_and_alike_for_all_scores():
+    batches = make_batches(batches=40, real=10**9)
+
+    def held(batch):
+        score_BV = np.zeros((len(batch.user_B), ITEMS + 1), np.float32)
+        np.put_along_axis(score_BV, batch.item_BL, 1.0, axis=1)
+        np.put_along_axis(score_BV, batch.liked_BC, 1.0, axis=1)
+        return score_BV
+
+    assert evaluate.evaluate(held, batches, items=ITEMS, config=CONFIG).figures["random_accuracy"] == 1.0
+    reports = [evaluate.evaluate(make_score(seed), batches, items=ITEMS, config=CONFIG) for seed in (1, 1, 2)]
+    a, b, c = (report.value_X["random_accuracy"] for report in reports)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(c))
+
+
+def test_random_accuracy_leaves_out_an_example_that_holds_every_item():
+    batch = make_batches(batches=1)[0]
+    batch = batch._replace(item_BL=np.tile(np.arange(1, ITEMS + 1, dtype=np.int32), (8, 1)))
+    report = evaluate.evaluate(make_score(), [batch], items=ITEMS, config=CONFIG)
+    assert math.isnan(report.figures["random_accuracy"])
+    assert report.to_dict()["random_accuracy"] is None
+
+
+def test_cold_examples_lower_user_coverage():
+    report = evaluate.evaluate(make_score(), make_batches(), items=ITEMS, config=CONFIG, cold=5)
+    assert report.figures["user_coverage"] == pytest.approx(20 / 25)
+
+
+def test_nothing_disliked_leaves_figures_empty():
+    batches = [
+        batch._replace(disliked_BC=np.zeros_like(batch.disliked_BC), pair_B2=np.zeros_like(batch.pair_B2))
+        for batch in make_batches()
+    ]
+    values = evaluate.evaluate(make_score(), batches, items=ITEMS, config=CONFIG).to_dict()
+    assert values["pairs"] == 0
+    assert [values[name] for name in ("pair_accuracy", "pair_accuracy_low", "auc", "mrr_negative")] == [
+        None
+    ] * 4
+    assert values["mrr_positive"] > 0
+
+
+def test_wrong_scores_are_refused():
+    with pytest.raises(ValueError, match="padding row first"):
+        evaluate.evaluate(lambda batch: np.zeros((8, ITEMS)), make_batches(), items=ITEMS, config=CONFIG)
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate.evaluate(
+            lambda batch: np.full((8, ITEMS + 1), np.nan), make_batches(), items=ITEMS, config=CONFIG
+        )
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate.evaluate(make_score(), [], items=ITEMS, config=CONFIG)
+
+
+def test_separation_agrees_with_evaluate():
+    batches, score = make_batches(), make_score()
+    report = evaluate.evaluate(score, batches, items=ITEMS, config=CONFIG)
+    found = evaluate.separation(score, batches)
+    assert found == pytest.approx({name: report.figures[name] for name in ("pair_accuracy", "auc")})
+
+
+def test_paired_difference():
+    batches = make_batches(batches=30, real=10**9)
+
+    def oracle(batch):
+        score_BV = np.zeros((len(batch.user_B), ITEMS + 1), np.float32)
+        np.put_along_axis(score_BV, batch.pair_B2[:, :1], 1.0, axis=1)
+        return score_BV
+
+    best, other = (evaluate.evaluate(s, batches, items=ITEMS, config=CONFIG) for s in (oracle, make_score()))
+    difference, low, high = evaluate.paired_difference(best, other)
+    assert difference == pytest.approx(best.figures["pair_accuracy"] - other.figures["pair_accuracy"])
+    assert 0 < low < difference < high
+    assert evaluate.paired_difference(best, best) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="different examples"):
+        evaluate.paired_difference(
+            best, evaluate.evaluate(oracle, make_batches(seed=7), items=ITEMS, config=CONFIG)
+        )
+
+
+def test_worked_example():
+    """One example: liked 2 and disliked 3 among 4 items, after a context of item 1."""
+    batch = EvalBatch(
+        item_BL=np.array([[1, 0]], np.int32),
+        feedback_BL=np.array([[4, 0]], np.int32),
+        station_BL=np.zeros((1, 2), np.int32),
+        liked_BC=np.array([[2]], np.int32),
+        disliked_BC=np.array([[3]], np.int32),
+        pair_B2=np.array([[2, 3]], np.int32),
+        user_B=np.zeros(1, np.int32),
+        share_B=np.array([1.0], np.float32),
+        real_B=np.ones(1, bool),
+    )
+    config = EvalConfig(ks=(2,), bands=2, bootstrap=5)
+    scores = np.array([[0.0, 9.0, 5.0, 3.0, 1.0]], np.float32)  # ranks of items 1 to 4: 1, 2, 3, 4
+    figures = evaluate.evaluate(lambda _: scores, [batch], items=4, config=config).figures
+    assert figures == pytest.approx(
+        {
+            "pair_accuracy": 1.0, "pair_accuracy_low": 1.0, "pair_accuracy_high": 1.0, "pairs": 1, "auc": 1.0,
+            "examples": 1, "random_accuracy": 1.0, "hit_rate@2": 1.0, "ndcg@2": 1 / math.log2(3),
+            "delta_hit_rate@2": 1.0, "delta_ndcg@2": 1 / math.log2(3),
+            "mrr_positive": 1 / 2, "mrr_negative": 1 / 3, "gini@2": 0.5,
+            "item_coverage@2": 0.5, "user_coverage": 1.0, "user_coverage_5": 0.0,
+        }
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+
+from jaxneg import metrics
+
+
+def rank_of(score_V, target, seen=()):
+    """By counting, item by item."""
+    others = [v for v in range(1, len(score_V)) if v != target and v not in seen]
+    above = sum(score_V[v] > score_V[target] for v in others)
+    return 1 + above + 0.5 * sum(score_V[v] == score_V[target] for v in others)
+
+
+def test_mean_adds_sums_and_counts():
+    total = metrics.Mean()
+    for values in ([1.0, 2.0], [np.nan, 6.0]):
+        total += metrics.mean(np.array(values))
+    assert total == metrics.Mean(9.0, 3)
+    assert total.value == 3.0
+    assert math.isnan(metrics.Mean().value)
+
+
+def test_pair_accuracy_counts_ties_half_and_leaves_out_fill():
+    score_B2 = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0], [9.0, 0.0]])
+    assert metrics.pair_accuracy(score_B2, np.array([True, True, True, False])) == metrics.Mean(1.5, 3)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_auc_equals_all_pairs(levels):
+    rng = np.random.default_rng(0)
+    liked_BC, disliked_BM = (rng.integers(levels, size=(20, c)).astype(np.float32) for c in (5, 7))
+    mask_BC, mask_BM = rng.random((20, 5)) < 0.4, rng.random((20, 7)) < 0.4
+    expected = []
+    for b in range(20):
+        pairs = [
+            1.0 if x > y else 0.5 if x == y else 0.0
+            for x in liked_BC[b, mask_BC[b]]
+            for y in disliked_BM[b, mask_BM[b]]
+        ]
+        expected.append(sum(pairs) / len(pairs) if pairs else math.nan)
+    np.testing.assert_allclose(metrics.auc(liked_BC, mask_BC, disliked_BM, mask_BM), expected, rtol=1e-12)
+    found = metrics.pairwise_auc(liked_BC, mask_BC, disliked_BM, mask_BM)
+    assert found.value == pytest.approx(np.nanmean(expected))
+    assert found.count == np.isfinite(expected).sum()
+
+
+@pytest.mark.parametrize("levels", [4, 10**6])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_rank_equals_counting(levels, exclude):
+    rng = np.random.default_rng(1)
+    score_BV = rng.integers(levels, size=(12, 41)).astype(np.float32)
+    score_BV[:, 0] = levels + 1  # the padding row must not count
+    targets = (rng.integers(0, 41, size=(12, 6)), rng.integers(0, 41, size=(12, 2)))
+    seen_BL = rng.integers(0, 41, size=(12, 15))
+    found = metrics.rank(score_BV, targets, k=8, seen_BL=seen_BL if exclude else None)
+    for rank_BC, target_BC in zip(found.targets, targets, strict=True):
+        for (b, c), target in np.ndenumerate(target_BC):
+            if target == 0:
+                assert math.isnan(rank_BC[b, c])
+            else:
+                assert rank_BC[b, c] == rank_of(score_BV[b], target, set(seen_BL[b]) if exclude else ())
+    for b in range(12):
+        left = [v for v in range(1, 41) if not exclude or v not in seen_BL[b]]
+        assert found.top_Bk[b].tolist() == sorted(left, key=lambda v: (-score_BV[b, v], v))[:8]
+
+
+def test_rank_by_hand():
+    score_BV = np.array([[99.0, 3.0, 1.0, 3.0, 2.0]], np.float32)
+    target_BC = np.array([[1, 4, 2, 0]])
+    assert metrics.rank(score_BV, (target_BC,)).targets[0].tolist()[0][:3] == [1.5, 3.0, 4.0]
+    # Item 3 is seen and leaves; item 4 is seen but is a target, so it is ranked among those left.
+    seen = metrics.rank(score_BV, (target_BC,), k=4, seen_BL=np.array([[3, 4, 0]]))
+    assert seen.targets[0].tolist()[0][:3] == [1.0, 2.0, 2.0]
+    assert seen.top_Bk.tolist() == [[1, 2, 0, 0]]
+
+
+def test_a_constant_score_ranks_every_item_in_the_middle():
+    found = metrics.rank(np.zeros((1, 12), np.float32), (np.arange(12)[None],), k=3)
+    assert found.targets[0][0, 1:].tolist() == [6.0] * 11
+    assert found.top_Bk.tolist() == [[1, 2, 3]]
+
+
+def test_rank_refuses_nan_and_takes_infinities():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.rank(np.array([[0.0, np.nan]], np.float32), (np.array([[1]]),))
+    score_BV = np.array([[np.nan, -np.inf, np.inf, -np.inf]], np.float32)
+    assert metrics.rank(score_BV, (np.array([[1, 2, 3]]),), k=3).targets[0].tolist() == [[2.5, 1.0, 2.5]]
+
+
+def test_hit_rate_ndcg_and_mrr_by_hand():
+    rank = np.array([1.0, 3.0, 10.0, 10.5, np.nan])
+    np.testing.assert_array_equal(metrics.hit_rate(rank, 10), [1, 1, 1, 0, np.nan])
+    np.testing.assert_allclose(metrics.ndcg(rank, 10), [1, 0.5, 1 / math.log2(11), 0, np.nan])
+    np.testing.assert_allclose(metrics.mrr(rank), [1, 1 / 3, 0.1, 1 / 10.5, np.nan])
+
+
+def test_reciprocal_rank_at_10_obeys_the_bounds_of_hit_rates():
+    """With one target per query: papers of the field print figures that break these bounds."""
+    rank = np.random.default_rng(2).integers(1, 30, size=500).astype(float)
+    hit = {k: metrics.hit_rate(rank, k).mean() for k in (1, 5, 10)}
+    ap = np.where(rank <= 10, metrics.mrr(rank), 0).mean()
+    assert hit[1] + (hit[5] - hit[1]) / 5 + (hit[10] - hit[5]) / 10 <= ap
+    assert ap <= hit[1] + (hit[5] - hit[1]) / 2 + (hit[10] - hit[5]) / 6
+
+
+def test_over_targets_averages_within_an_example():
+    value_BC = np.array([[1.0, np.nan, 0.0], [np.nan, np.nan, np.nan], [0.5, np.nan, np.nan]])
+    np.testing.assert_array_equal(metrics.over_targets(value_BC), [0.5, np.nan, 0.5])
+
+
+def test_gini_equals_mean_absolute_difference():
+    """G = sum_ij |x_i - x_j| / (2 n^2 mean)."""
+    count_V = np.random.default_rng(3).poisson(0.7, size=60)
+    apart = sum(abs(int(x) - int(y)) for x in count_V for y in count_V)
+    assert metrics.gini(count_V) == pytest.approx(apart / (2 * 60**2 * count_V.mean()))
+
+
+def test_gini_extremes():
+    assert metrics.gini(np.full(7, 3)) == pytest.approx(0.0)
+    assert metrics.gini(np.array([0, 0, 0, 5])) == pytest.approx(0.75)  # (n - 1) / n
+    assert math.isnan(metrics.gini(np.zeros(4, int)))
+
+
+def test_lorenz_curve_encloses_half_the_gini():
+    count_V = np.random.default_rng(4).poisson(2.0, size=200)
+    curve = metrics.lorenz(count_V)
+    assert (curve[0], curve[-1]) == (0.0, pytest.approx(1.0))
+    under = ((curve[1:] + curve[:-1]) / 2).mean()
+    assert metrics.gini(count_V) == pytest.approx(1 - 2 * under)
+
+
+def test_item_coverage():
+    assert metrics.item_coverage(np.array([0, 3, 1, 0])) == 0.5
+
+
+def test_bootstrap_is_seeded_and_as_wide_as_the_normal_interval():
+    value = (np.random.default_rng(5).random(2000) < 0.7).astype(float)
+    low, high = metrics.bootstrap(value, resamples=2000, seed=0)
+    assert (low, high) == metrics.bootstrap(np.append(value, np.nan), resamples=2000, seed=0)
+    assert (low, high) != metrics.bootstrap(value, resamples=2000, seed=1)
+    wide = 2 * 1.96 * value.std() / math.sqrt(2000)
+    assert high - low == pytest.approx(wide, rel=0.06)  # 2,000 resamples leave an end a few percent uncertain
+    assert low < value.mean() < high
+
+
+def test_bootstrap_of_nothing_and_of_one_value():
+    assert np.isnan(metrics.bootstrap(np.array([np.nan]), resamples=10, seed=0)).all()
+    assert metrics.bootstrap(np.array([0.5]), resamples=10, seed=0) == (0.5, 0.5)

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxneg import checkpoint, logs, optim, run, step as steps, train
+from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.data import store as stores
+
+CONFIG = Config(
+    data=DataConfig(length=8, batch_size=32, p_hard=0.5),
+    model=ModelConfig(width=8, layers=1),
+    optim=OptimConfig(learning_rate=0.01, warmup_steps=5),
+    train=TrainConfig(epochs=3, patience=0, log_every=5),
+    eval=EvalConfig(batch_size=64),
+)
+
+
+def of(config, store, **parts):
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
+    for part, values in parts.items():
+        config = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+    return config
+
+
+def final_state(config, directory):
+    """The latest checkpoint of a run, as numpy."""
+    store = stores.Store.open(config.data.store)
+    model = run.build_model(config, store)
+    optimizer = optim.dense_optimizer(config.optim, 1)
+    abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
+    checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
+    state, progress = checkpoints.restore(abstract)
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state), progress
+
+
+def assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def without_clock(lines):
+    return [{k: v for k, v in line.items() if k not in ("seconds", "sequences_per_s")} for line in lines]
+
+
+def test_a_run_leaves_what_it_should(small_store, tmp_path):
+    config = of(CONFIG, small_store)
+    result = train.train(config, tmp_path / "run")
+    assert run.read_config(tmp_path / "run") == config
+    assert result["steps"] == 3 * result["steps_per_epoch"] and result["stopped"] == "epochs done"
+    assert len(result["history"]) == 3
+    scores = [line["pair_accuracy"] for line in result["history"]]
+    assert result["best_score"] == max(scores)
+    assert result["best_step"] == (1 + scores.index(max(scores))) * result["steps_per_epoch"]
+    within = [line["epoch"] for line in result["history"] if line["pair_accuracy"] >= 0.999 * max(scores)]
+    assert result["epochs_to_convergence"] == within[0]
+    assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
+    lines = logs.read(tmp_path / "run")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
+    assert {"jax", "devices", "command"} <= set(json.loads((tmp_path / "run" / "environment.json").read_text()))
+    trained = run.load(tmp_path / "run")
+    assert int(trained.state.step) == result["best_step"]
+
+
+def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):
+    whole = of(CONFIG, small_store, train={"checkpoint_every": 7})
+    train.train(whole, tmp_path / "whole")
+    for epochs in (1, 2, 3):
+        train.train(of(whole, small_store, train={"epochs": epochs}), tmp_path / "parts")
+    state, progress = final_state(whole, tmp_path / "whole")
+    other, other_progress = final_state(whole, tmp_path / "parts")
+    assert_same_state(state, other)
+    assert without_clock(progress["history"]) == without_clock(other_progress["history"])
+    assert progress["hard"] == other_progress["hard"]
+    lines, others = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "parts"))
+    assert [x for x in lines if "validation_auc" in x] == [x for x in others if "validation_auc" in x]
+
+
+def test_a_finished_run_is_left_as_it_is(small_store, tmp_path):
+    config = of(CONFIG, small_store, train={"epochs": 1})
+    first = train.train(config, tmp_path / "run")
+    before = final_state(config, tmp_path / "run")[0]
+    assert train.train(config, tmp_path / "run") == first
+    assert_same_state(before, final_state(config, tmp_path / "run")[0])
+
+
+def test_one_and_eight_devices_give_the_same_validation(small_store, tmp_path):
+    results = [
+        train.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices)) for devices in (1, 8)
+    ]
+    losses = [
+        [line["loss"] for line in logs.read(tmp_path / str(devices)) if "loss" in line] for devices in (1, 8)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)  # float32 sums in another order over 3 epochs
+    for a, b in zip(*(result["history"] for result in results), strict=True):
+        assert abs(a["auc"] - b["auc"]) < 0.01
+
+
+def test_patience_stops_early(small_store, tmp_path):
+    # A rate too small to change the order of scores: the first validation stays the best.
+    config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 50, "patience": 2})
+    result = train.train(config, tmp_path / "run")
+    assert result["stopped"] == "patience ran out"
+    assert result["steps"] == 3 * result["steps_per_epoch"] and result["best_step"] == result["steps_per_epoch"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store, tmp_path):
+    good = of(CONFIG, small_store, train={"epochs": 1})
+    train.train(good, tmp_path / "run")
+    before = final_state(good, tmp_path / "run")[0]
+    # The same experiment, whose checkpoint went bad: its loss is NaN from the next step on.
+    config = of(good, small_store, optim={"learning_rate": 1e30, "clip": 0.0, "warmup_steps": 0})
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d+: lower --optim.learning-rate"):
+        train.train(config, tmp_path / "wild")
+    assert not (tmp_path / "wild" / "result.json").exists()
+    assert_same_state(before, final_state(good, tmp_path / "run")[0])
+
+
+def test_a_directory_of_another_experiment_is_refused(small_store, tmp_path):
+    train.train(of(CONFIG, small_store, train={"epochs": 1}), tmp_path / "run")
+    with pytest.raises(UserError, match="model.width: 8 -> 16"):
+        train.train(of(CONFIG, small_store, model={"width": 16}), tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="exists and is no run directory"):
+        train.train(of(CONFIG, small_store), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
+    with pytest.raises(UserError, match="--train.devices 9, but JAX finds 8"):
+        train.train(of(CONFIG, small_store, train={"devices": 9}), tmp_path / "run")
+    with pytest.raises(UserError, match="multiple of the 8 devices"):
+        train.train(of(CONFIG, small_store, data={"batch_size": 12}), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_kill_and_continue_is_bit_for_bit_the_same(small_store, tmp_path):
+    """kill -9 at random moments of the command, then once more to the end."""
+    kills = int(os.environ.get("JAXNEG_KILLS", "3"))
+    config = of(CONFIG, small_store, train={"epochs": 30, "checkpoint_every": 3, "log_every": 2})
+    options = [
+        f"--{part}.{name.replace('_', '-')}={value}"
+        for part, values in dataclasses.asdict(config).items()
+        for name, value in values.items()
+        if value != getattr(getattr(Config(), part), name)
+    ]
+    path = tmp_path / "config.py"
+    path.write_text("from jaxneg.config import Config\n\n\ndef get_config():\n    return Config()\n")
+
+    def command(workdir):
+        return [sys.executable, "-m", "jaxneg", "train", str(path), *options, "--workdir", str(workdir)]
+
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    began = time.monotonic()
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    duration = time.monotonic() - began
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command(tmp_path / "killed"), env=environment, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0.2, 0.9) * duration)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    subprocess.run(command(tmp_path / "killed"), check=True, env=environment, capture_output=True)
+    assert killed > 0
+    assert_same_state(final_state(config, tmp_path / "whole")[0], final_state(config, tmp_path / "killed")[0])
+    whole, again = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "killed"))
+    assert [line for line in whole if "validation_auc" in line] == [line for line in again if "validation_auc" in line]
+    assert not list(pathlib.Path(tmp_path / "killed" / "checkpoints").glob("*tmp*"))
