@@ -1,12 +1,16 @@
 """The command line: prepare, inspect, simulate, train, evaluate, export, recommend, demo."""
 
 import dataclasses
+import errno
 import json
+import logging
+import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -35,8 +39,16 @@ Without a log of your own:
   simulate --out FILE                 a log of simulated listeners
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
-Exit codes: 0 done, 2 something to mend in the call or the data, 1 a fault of jaxneg itself, 130 interrupted.
+Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself, 130 interrupted.
 """
+
+# Errors of the disk, which are the user's to mend wherever they strike.
+FULL, CLOSED, PLACE = "free some space", "choose another place, or change its permissions", "choose another path"
+MENDS = {
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
+    errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
+    errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE,
+}  # fmt: skip
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -46,14 +58,37 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _run(args)
     except UserError as error:
-        console.say(f"jaxneg: {error}")
-        sys.exit(2)
+        _mend(str(error))
     except KeyboardInterrupt:
         console.say("jaxneg: interrupted; jaxneg train continues a run from its last checkpoint")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except Exception as error:
+        if (trouble := _disk_trouble(error)) is None:
+            raise
+        _mend(trouble)
+
+
+def _mend(text: str) -> NoReturn:
+    """Says in one line what the user has to mend."""
+    console.say(f"jaxneg: {' '.join(text.splitlines())}")
+    sys.exit(2)
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, if that is behind an error: libraries wrap what the system said, or quote it."""
+    while error is not None:
+        for code, mend in MENDS.items():
+            said = os.strerror(code)
+            if isinstance(error, OSError) and error.errno == code:
+                return f"{error.filename}: {said}: {mend}" if error.filename else f"{said}: {mend}"
+            if said in str(error):
+                path = re.search(r'"(/[^"]+)"', str(error))
+                return f"{path[1]}: {said}: {mend}" if path else f"{said}: {mend}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _run(args: list[str]) -> None:
@@ -69,7 +104,7 @@ def _run(args: list[str]) -> None:
 
 
 def _prepare(args: list[str]) -> None:
-    from jaxneg.data import engine, prepare, readers
+    from jaxneg.data import engine, prepare, readers, store as stores
 
     if not args or args[0] in ("-h", "--help"):
         print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
@@ -90,20 +125,21 @@ def _prepare(args: list[str]) -> None:
         split=reader.split,
     )
     command = _command(
-        source=(tyro.conf.Positional[pathlib.Path], "File, or directory as published.", ...),
-        out=(pathlib.Path, "Store to write; one that is there is replaced once the new one is whole.", ...),
-        reading=(tyro.conf.OmitArgPrefixes[reader.Options], "", reader.Options()),
-        settings=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", defaults),
+        source=(_positional("SOURCE"), "File, or directory as published.", ...),
+        out=(_path("STORE"), "Store to write; one that is there is replaced once the new one is whole.", ...),
+        reader=(tyro.conf.OmitArgPrefixes[reader.Options], "", reader.Options()),
+        prepare=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", defaults),
     )
-    asked = configs.parse(command, args[1:], prog=f"jaxneg prepare {name}", help=reader.help)
+    asked = configs.parse(command, args[1:], prog=f"jaxneg prepare {name}", help=f"Prepares a store from {reader.help}.")
     if not asked.source.exists():
         raise UserError(f"no such file or directory: {asked.source}")
     with console.Steps("prepare") as steps, engine.reading(asked.source):
-        con = engine.connect(asked.settings.memory_limit)
+        # What memory cannot hold goes where the store is being written, and goes away with its other scratch files.
+        con = engine.connect(asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill")
         metadata = prepare.prepare(
-            reader.read(con, asked.source, asked.reading),
+            reader.read(con, asked.source, asked.reader),
             asked.out,
-            asked.settings,
+            asked.prepare,
             con,
             reader=name,
             source=str(asked.source),
@@ -120,8 +156,8 @@ def _inspect(args: list[str]) -> None:
     from jaxneg.data import inspect, store as stores
 
     command = _command(
-        store=(tyro.conf.Positional[pathlib.Path], "Store that jaxneg prepare wrote.", ...),
-        json=(bool, "Print one JSON object instead of tables.", False),
+        store=(_positional("STORE"), "Store that jaxneg prepare wrote.", ...),
+        json=(Flag, "Print one JSON object instead of tables.", False),
     )
     asked = configs.parse(command, args, prog="jaxneg inspect", help="Shows what is in a store.")
     described = inspect.describe(stores.Store.open(asked.store))
@@ -135,30 +171,34 @@ def _simulate(args: list[str]) -> None:
     from jaxneg.data import simulate
 
     command = _command(
-        out=(pathlib.Path, "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.", ...),
+        out=(_path("FILE"), "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.", ...),
         simulation=(tyro.conf.OmitArgPrefixes[simulate.SimulateConfig], "", simulate.SimulateConfig()),
     )
     asked = configs.parse(
         command, args, prog="jaxneg simulate", help="Writes a log of simulated listeners, for jaxneg prepare table."
     )
-    simulate.write(simulate.simulate(asked.simulation), asked.out)
+    done = 0
+    with console.Steps("simulate") as steps:
+
+        def advance(sessions: int) -> None:
+            nonlocal done
+            done += sessions
+            steps(done, asked.simulation.sessions)
+
+        simulate.write(simulate.simulate(asked.simulation), asked.out, advance)
     console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
 
 
 def _train(args: list[str]) -> None:
-    base = configs.load(args[0]) if args and not args[0].startswith("-") else Config()
-    command = _command(
-        Config,
-        config=(tyro.conf.Positional[pathlib.Path], "Python file with get_config() -> Config.", ...),
-        workdir=(pathlib.Path, "Run directory: made if new, continued exactly if not.", ...),
-    )
-    asked = configs.parse(
-        command, args, default=command(**_fields(base)), prog="jaxneg train",
-        help="Trains a model on a store, or continues a run. The defaults shown are those of CONFIG where it is given.",
+    asked, config = _with_config(
+        args, configs.load, "jaxneg train",
+        "Trains a model on a store, or continues a run. Every field of CONFIG is an option; its values are the defaults.",
+        config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
+        workdir=(_path("RUN"), "Run directory: made if new, continued exactly if not.", ...),
     )  # fmt: skip
-    config = configs.check(Config(**_fields(asked)))
     from jaxneg import run, train
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs, traceback and all, what it raises as well
     if warning := run.warn_slow_gpu():
         console.say(f"jaxneg: {warning}")
     with console.Steps("train") as steps:
@@ -175,7 +215,7 @@ def _evaluate(args: list[str]) -> None:
         args, "jaxneg evaluate",
         "Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
-        json=(bool, "Print one JSON object.", False),
+        json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
     from jaxneg import report, run
 
@@ -192,7 +232,7 @@ def _export(args: list[str]) -> None:
     asked, config = _of_run(
         args, "jaxneg export",
         "Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary.",
-        out=(pathlib.Path, "Directory to write; must not exist yet.", ...),
+        out=(_path("DIR"), "Directory to write; must not exist yet.", ...),
     )  # fmt: skip
     from jaxneg import run
     from jaxneg.serve import export
@@ -203,31 +243,54 @@ def _export(args: list[str]) -> None:
 
 def _of_run(args: list[str], prog: str, help: str, **fields: tuple[Any, str, Any]) -> tuple[Any, Config]:
     """The parsed command of a verb over a run, and the run's config with the command's options."""
-    from jaxneg import run
 
-    base = run.read_config(pathlib.Path(args[0])) if args and not args[0].startswith("-") else Config()
-    command = _command(
-        Config, run=(tyro.conf.Positional[pathlib.Path], "Run directory of jaxneg train.", ...), **fields
+    def read(path: pathlib.Path) -> Config:
+        from jaxneg import run
+
+        return run.read_config(path)
+
+    help += " Options not given are as in training; --data.store names a store that has moved."
+    return _with_config(
+        args, read, prog, help, run=(_positional("RUN"), "Run directory of jaxneg train.", ...), **fields
     )
-    asked = configs.parse(command, args, default=command(**_fields(base)), prog=prog, help=help)
+
+
+def _with_config(
+    args: list[str],
+    read: Callable[[pathlib.Path], Config],
+    prog: str,
+    help: str,
+    **fields: tuple[Any, str, Any],
+) -> tuple[Any, Config]:
+    """The parsed command of a verb whose first field is the path of a config, and that config with its options.
+
+    The path may stand before or after the options; where it stands first, --help shows its values.
+    """
+    command = _command(Config, **fields)
+
+    def parse(base: Config) -> Any:
+        return configs.parse(command, args, default=command(**_fields(base)), prog=prog, help=help)
+
+    if args and not args[0].startswith("-"):
+        asked = parse(read(pathlib.Path(args[0])))
+    else:
+        asked = parse(read(getattr(parse(Config()), next(iter(fields)))))
     return asked, configs.check(Config(**_fields(asked)))
 
 
 def _recommend(args: list[str]) -> None:
     command = _command(
-        export=(tyro.conf.Positional[pathlib.Path], "Directory that jaxneg export wrote.", ...),
-        items=(tuple[str, ...], "Item ids of the history, oldest first.", ...),
-        feedback=(tuple[str, ...], "Feedback to each: thumb_up, play, skip, thumb_down or unknown; by default all play.", ()),
-        station=(str, "Station that is playing.", ""),
+        export=(_positional("DIR"), "Directory that jaxneg export wrote.", ...),
+        items=(_some("ID"), "Item ids of the history, oldest first.", ...),
+        feedback=(_some("KIND"), "Feedback to each: thumb_up, play, skip, thumb_down or unknown; none given, all play.", ()),
+        station=(Annotated[str, tyro.conf.arg(metavar="ID")], "Station that is playing.", ""),
         k=(int, "How many to recommend.", 10),
-        exclude_seen=(bool, "Leave out items of the history.", False),
-        json=(bool, "Print one JSON object.", False),
+        exclude_seen=(Flag, "Leave out items of the history.", False),
+        json=(Flag, "Print one JSON object.", False),
     )
     asked = configs.parse(command, args, prog="jaxneg recommend", help="Recommends next items for a history, from an export.")
     if asked.feedback and len(asked.feedback) != len(asked.items):
         raise UserError(f"--feedback has {len(asked.feedback)} values for {len(asked.items)} --items: give one for each")
-    if asked.k < 1:
-        raise UserError(f"--k must be at least 1, got {asked.k}")
     from jaxneg.serve import scorer
 
     model = scorer.Scorer.open(asked.export)
@@ -235,6 +298,8 @@ def _recommend(args: list[str]) -> None:
     history = [scorer.Event(i, f, asked.station or None) for i, f in zip(asked.items, feedback, strict=True)]
     if unknown := [item for item in asked.items if not model.knows(item)]:
         console.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
+    if asked.station and not model.knows_station(asked.station):
+        console.say(f"jaxneg: station {asked.station} was not there in training: ranking without a station")
     best = model.recommend(history, asked.k, exclude_seen=asked.exclude_seen)
     if asked.json:
         print(json.dumps({"recommendations": [found._asdict() for found in best], "unknown": unknown}))
@@ -244,7 +309,7 @@ def _recommend(args: list[str]) -> None:
 
 
 def _demo(args: list[str]) -> None:
-    command = _command(out=(pathlib.Path, "Directory for everything the demo makes.", pathlib.Path("demo")))
+    command = _command(out=(_path("DIR"), "Directory for everything the demo makes.", pathlib.Path("demo")))
     asked = configs.parse(
         command, args, prog="jaxneg demo",
         help="Simulates listeners, prepares, trains with hard and with random negatives, evaluates and exports.",
@@ -252,6 +317,21 @@ def _demo(args: list[str]) -> None:
     from jaxneg import demo
 
     demo.demo(asked.out)
+
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def _positional(metavar: str) -> Any:
+    return tyro.conf.Positional[_path(metavar)]
+
+
+def _path(metavar: str) -> Any:
+    return Annotated[pathlib.Path, tyro.conf.arg(metavar=metavar)]
+
+
+def _some(metavar: str) -> Any:
+    return Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{metavar} [{metavar} ...]")]
 
 
 def _command(base: type = object, /, **fields: tuple[Any, str, Any]) -> Any:

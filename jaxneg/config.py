@@ -51,7 +51,7 @@ class ModelConfig:
     attributes: bool = True  # track attributes as part of an item's input row
     position: bool = True  # learned positions as input
     tied: bool = True  # score with the input item rows; False gives the output a table of its own
-    item_bias: bool = True  # a learned bias per item in the score
+    item_bias: Literal["none", "zero", "odds"] = "zero"  # a learned bias per item, from zero or from the log's odds
     output_attributes: bool = False  # add attribute rows to the rows that are scored, so rare items share strength
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
 

@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -30,7 +29,7 @@ class Steps:
                 transient=True,
             )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Steps":
         if self._bar is not None:
             self._bar.start()
         return self

@@ -15,12 +15,14 @@ MODEL, BASELINE, LIKED, DISLIKED, GREY = (
 )  # apart for colour-blind eyes
 
 
+RUNS = (MODEL, "#CC79A7", "#E69F00", "#56B4E9")  # of runs side by side
+
+
 def draw(
     directory: pathlib.Path,
     *,
-    history: Sequence[Mapping[str, float]],
+    histories: Mapping[str, tuple[Sequence[Mapping[str, float]], float]],
     monitor: str,
-    converged: float,
     accuracies: Mapping[str, tuple[float, float, float]],
     bands: Mapping[str, Sequence[Mapping[str, float]]],
     share: np.ndarray,
@@ -32,9 +34,9 @@ def draw(
 
     Args:
       directory: to write to; made if it is not there.
-      history: validations with epoch, pair_accuracy and auc.
+      histories: by name, validations with epoch, pair_accuracy and auc, and the epoch of convergence; the
+        model first.
       monitor: which of them decided.
-      converged: epoch of convergence.
       accuracies: pair accuracy with the ends of its interval, by name; the model first.
       bands: by name, bands of positive share with low, high, pairs, pair_accuracy and the ends of its
         interval.
@@ -55,7 +57,7 @@ def draw(
         return made, axes
 
     made = {
-        "validation.png": ("Validation by epoch", _validation(figure, history, monitor, converged)),
+        "validation.png": ("Validation by epoch", _validation(figure, histories, monitor)),
         "accuracy.png": ("Pair accuracy, model and baselines", _accuracy(figure, accuracies)),
         "share.png": ("Pair accuracy by share of positive feedback", _share(figure, bands, share)),
         "ranks.png": ("Ranks of liked and disliked items", _ranks(figure, ranks, items)),
@@ -67,28 +69,30 @@ def draw(
     return {name: title for name, (title, _) in made.items()}
 
 
-def _validation(figure, history, monitor, converged):
-    made, axes = figure(3.8)
-    epochs = [line["epoch"] for line in history]
-    names = {"pair_accuracy": "pair accuracy", "auc": "AUC"}
-    for name in sorted(names, key=lambda name: name == monitor):
-        main = name == monitor
+def _validation(figure, histories, monitor):
+    made, axes = figure(4.0)
+    title = {"pair_accuracy": "pair accuracy", "auc": "AUC"}[monitor]
+    last = 1.0
+    for (name, (history, converged)), color in zip(histories.items(), RUNS, strict=False):
+        epochs = [line["epoch"] for line in history]
+        values = [line[monitor] for line in history]
+        last = max(last, *epochs)
+        best = int(np.argmax(values))
+        axes.plot(epochs, values, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
         axes.plot(
-            epochs, [line[name] for line in history], label=names[name] + (" (decides)" if main else ""),
-            color=MODEL if main else BASELINE, marker="o", markersize=4, linewidth=2 if main else 1.2,
+            epochs[best], values[best], "*", color=color, markeredgecolor="white", markersize=15, zorder=5,
+            linestyle="none", label=f"best: {values[best]:.3f}, epoch {epochs[best]:.4g}",
         )  # fmt: skip
-    axes.axvline(
-        converged, color=DISLIKED, linestyle="--", linewidth=1.3, label=f"converged: epoch {converged:.4g}"
-    )
-    best = max(history, key=lambda line: line[monitor])
-    axes.plot(
-        best["epoch"], best[monitor], "*", color=LIKED, markersize=14, zorder=5,
-        label=f"best: {best[monitor]:.3f}, epoch {best['epoch']:.4g}",
-    )  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="on validation examples", title="Validation by epoch")
+        axes.axvline(
+            converged, color=color, linestyle="--", linewidth=1.3, label=f"converged: epoch {converged:.4g}"
+        )
+    axes.set(xlabel="epoch", ylabel=f"{title} on validation examples", title="Validation by epoch")
     axes.set_xlim(left=0)
-    axes.xaxis.get_major_locator().set_params(integer=max(epochs) > 4)
-    axes.legend(frameon=False, loc="best")
+    axes.xaxis.get_major_locator().set_params(integer=last > 4)
+    if len(histories) == 1:
+        axes.legend(frameon=False, loc="best")
+    else:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return made
 
 
@@ -98,7 +102,7 @@ def _accuracy(figure, accuracies):
     made, axes = figure(1.3 + 0.42 * len(ordered))
     for y, name in enumerate(ordered):
         value, low, high = accuracies[name]
-        color = MODEL if name == model else BASELINE
+        color = MODEL if name == model else RUNS[1] if name.startswith("run ") else BASELINE
         axes.plot([low, high], [y, y], color=color, linewidth=3, alpha=0.6, solid_capstyle="round")
         axes.plot(value, y, "o", color=color, markersize=8)
         axes.annotate(

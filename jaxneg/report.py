@@ -2,14 +2,15 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxneg import evaluate, metrics, plots, run
 from jaxneg.batch import EvalBatch
-from jaxneg.config import Config
+from jaxneg.config import Config, UserError
 from jaxneg.data import pipeline
 from jaxneg.data import store as stores
 from jaxneg.models import baselines
@@ -28,25 +29,60 @@ class Measured(NamedTuple):
     settings: dict[str, Any]
 
 
+class Compared(NamedTuple):
+    """Another run's report on the same examples."""
+
+    report: evaluate.Report
+    config: Config
+    result: Mapping[str, Any]  # contents of its result.json
+
+
 def evaluate_run(
     trained: run.Trained,
     directory: pathlib.Path,
     split: str = "test",
     on_progress: OnProgress = lambda *_, **__: None,
+    *,
+    compare: Sequence[pathlib.Path] = (),
     measured: Mapping[str, Measured] | None = None,
 ) -> dict[str, Any]:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
 
-    ``measured`` is what ``measure_baselines`` gave for the same store, config and split, to spare a
-    repetition.
+    Args:
+      trained: the run.
+      directory: of the run; the report is written there.
+      split: "test" or "validation".
+      on_progress: told (done, total, stage=...) in batches.
+      compare: directories of further runs on the same catalogue, measured on this run's examples.
+      measured: what ``measure_baselines`` gave for the same store, config and split, to spare a repetition.
+
+    Raises UserError where a run to compare with is of another catalogue or length.
     """
+    runs = {path.name: _load_other(path, trained) for path in compare}
     examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     found = _measure(
         run.catalogue_score(trained), examples, trained.store, trained.config, "model", on_progress
     )
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress)
-    return write_report(directory, found, measured, config=trained.config, result=trained.result, split=split)
+    compared = {}
+    for name, other in runs.items():
+        score = run.catalogue_score(other)
+        its = _measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
+        compared[name] = Compared(its, other.config, other.result)
+    return write_report(
+        directory, found, measured, compared, config=trained.config, result=trained.result, split=split
+    )
+
+
+def _load_other(directory: pathlib.Path, trained: run.Trained) -> run.Trained:
+    other = run.load(directory)
+    if run.catalogue_id(other.store) != run.catalogue_id(trained.store):
+        raise UserError(f"run {directory} is of another catalogue: compare runs of one store")
+    if other.config.data.length != trained.config.data.length:
+        lengths = f"{other.config.data.length} events and this one {trained.config.data.length}"
+        raise UserError(f"run {directory} sees {lengths}: compare runs of one --data.length")
+    return other
 
 
 def measure_baselines(
@@ -102,6 +138,7 @@ def write_report(
     directory: pathlib.Path,
     report: evaluate.Report,
     measured: Mapping[str, Measured],
+    compared: Mapping[str, Compared] = types.MappingProxyType({}),
     *,
     config: Config,
     result: Mapping[str, Any],
@@ -113,6 +150,7 @@ def write_report(
       directory: of the run.
       report: of the model.
       measured: baselines by name, on the same examples.
+      compared: other runs by name, on the same examples.
       config: of the run.
       result: contents of the run's result.json.
       split: what was measured, "test" or "validation".
@@ -120,14 +158,13 @@ def write_report(
     values = {
         "split": split,
         **report.to_dict(),
-        **{
-            name: result[name]
-            for name in ("epochs_to_convergence", "seconds_to_convergence", "hard_share", "stopped")
+        **_training(config, result),
+        "runs": {
+            name: one.report.to_dict()
+            | _training(one.config, one.result)
+            | _differences(report, one.report, config)
+            for name, one in compared.items()
         },
-        "epochs": result["steps"] / result["steps_per_epoch"],
-        "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "best_validation": result["best_score"],
-        "p_hard": config.data.p_hard,
         "baselines": {
             name: one.report.to_dict()
             | {"epochs_to_convergence": None, "settings": one.settings}
@@ -136,11 +173,22 @@ def write_report(
         },
     }
     run.write_json(directory / "report.json", values)
-    titles = _draw(directory / "plots", report, measured, config=config, result=result)
+    titles = _draw(directory / "plots", report, measured, compared, config=config, result=result)
     partial = directory / "report.md.tmp"
     partial.write_text(_markdown(values, titles, config))
     partial.replace(directory / "report.md")
     return values
+
+
+def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run was trained."""
+    names = ("epochs_to_convergence", "seconds_to_convergence", "hard_share", "stopped")
+    return {name: result[name] for name in names} | {
+        "epochs": result["steps"] / result["steps_per_epoch"],
+        "best_epoch": result["best_step"] / result["steps_per_epoch"],
+        "best_validation": result["best_score"],
+        "p_hard": config.data.p_hard,
+    }
 
 
 def _differences(report: evaluate.Report, other: evaluate.Report, config: Config) -> dict[str, float | None]:
@@ -165,21 +213,27 @@ def _best(values: Mapping[str, Any]) -> str | None:
     return max(known, key=known.__getitem__) if known else None
 
 
-def _draw(directory: pathlib.Path, report, measured, *, config: Config, result) -> dict[str, str]:
+def _draw(directory: pathlib.Path, report, measured, compared, *, config: Config, result) -> dict[str, str]:
     """Titles of the plots by file name; none without matplotlib."""
-    reports = {"model": report} | {name: one.report for name, one in measured.items()}
+    runs = {f"run {name}": one.report for name, one in compared.items()}
+    reports = {"model": report} | runs | {name: one.report for name, one in measured.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
     others = sorted(measured, key=lambda name: -np.nan_to_num(accuracies[name][0]))
-    compared = {name: reports[name] for name in ["model", *others[:1]]}
+    shown = {name: reports[name] for name in ["model", *others[:1]]}
     try:
         return plots.draw(
             directory,
-            history=result["history"],
+            histories={
+                name: (one["history"], one["epochs_to_convergence"])
+                for name, one in {
+                    "model": result,
+                    **{f"run {n}": c.result for n, c in compared.items()},
+                }.items()
+            },
             monitor=config.train.monitor,
-            converged=result["epochs_to_convergence"],
             accuracies=accuracies,
-            bands={name: one.bands for name, one in compared.items()},
+            bands={name: one.bands for name, one in shown.items()},
             share=report.value_X["share"],
             ranks={
                 "liked": (report.liked_rank, report.figures["mrr_positive"]),
@@ -188,7 +242,7 @@ def _draw(directory: pathlib.Path, report, measured, *, config: Config, result) 
             items=len(next(iter(report.shown_V.values()))),
             exposure={
                 f"{name.replace('_', ' ')}, top {k}": (metrics.lorenz(count_V), one.figures[f"gini@{k}"])
-                for name, one in compared.items()
+                for name, one in shown.items()
                 for k, count_V in sorted(one.shown_V.items())[:2]
             },
         )
@@ -199,7 +253,8 @@ def _draw(directory: pathlib.Path, report, measured, *, config: Config, result) 
 
 def _markdown(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -> str:
     ranked = sorted(values["baselines"].items(), key=lambda pair: -(pair[1]["pair_accuracy"] or 0))
-    rows = {"**model**": values} | {name.replace("_", " "): one for name, one in ranked}
+    runs = {f"run {name}": one for name, one in values["runs"].items()}
+    rows = {"**model**": values} | runs | {name.replace("_", " "): one for name, one in ranked}
     k = min(config.eval.ks)
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
@@ -223,7 +278,7 @@ def _markdown(values: Mapping[str, Any], titles: Mapping[str, str], config: Conf
         _band_table(values["bands"], k),
         _image(titles, "share.png"),
         "## Training",
-        _training_table(values, config.train.monitor),
+        _training_table({"model": values} | runs, config.train.monitor),
         _image(titles, "validation.png"),
         "" if titles else f"There are {NO_PLOTS}.",
         "## Settings of the baselines",
@@ -285,20 +340,19 @@ def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     )
 
 
-def _training_table(values: Mapping[str, Any], monitor: str) -> str:
-    best = f"{_number(values['best_validation'])}, epoch {values['best_epoch']:.4g}"
-    return _table(
-        ["", ""],
-        [
-            ["p_hard", f"{values['p_hard']:.4g}"],
-            ["share of negatives that were hard", _number(values["hard_share"])],
-            ["epochs to convergence", f"{values['epochs_to_convergence']:.4g}"],
-            ["seconds to convergence", f"{values['seconds_to_convergence']:.1f}"],
-            ["epochs trained", f"{values['epochs']:.4g} ({values['stopped']})"],
-            [f"best validation {monitor.replace('_', ' ')}", best],
-        ],
-        align="---",
-    )
+def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
+    lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "p_hard": lambda one: f"{one['p_hard']:.4g}",
+        "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "epochs to convergence": lambda one: f"{one['epochs_to_convergence']:.4g}",
+        "seconds to convergence": lambda one: f"{one['seconds_to_convergence']:.1f}",
+        "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
+        f"best validation {monitor.replace('_', ' ')}": lambda one: (
+            f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}"
+        ),
+    }
+    rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
+    return _table(["", *runs], rows, align="---")
 
 
 def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
@@ -310,20 +364,30 @@ def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _verdict(values: Mapping[str, Any]) -> str:
-    """One sentence: whether the model is above the best baseline."""
-    name = _best(values)
+    """Whether the model is above the best baseline and above each run it is compared with."""
     if values["pair_accuracy"] is None:
         return "No example has both a liked and a disliked item, so there is no pair accuracy."
-    said = f"The model puts the liked item first in {_interval(values, 'pair_accuracy')} of pairs"
-    if name is None:
-        return said + "."
-    best = values["baselines"][name]
-    low, high = best["difference_pair_accuracy_low"], best["difference_pair_accuracy_high"]
+    said = [f"The model puts the liked item first in {_interval(values, 'pair_accuracy')} of pairs."]
+    best = _best(values)
+    if best is not None:
+        baseline = values["baselines"][best]
+        said.append(
+            f"The best baseline, {best.replace('_', ' ')}, does in {_number(baseline['pair_accuracy'])}: "
+            f"the model is {_against(baseline)}."
+        )
+    for name, one in values["runs"].items():
+        said.append(
+            f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
+            f"it converged after {values['epochs_to_convergence']:.4g} epochs, {name} after "
+            f"{one['epochs_to_convergence']:.4g}."
+        )
+    return " ".join(said)
+
+
+def _against(other: Mapping[str, Any]) -> str:
+    low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
     is_ = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-    return (
-        f"{said}, the best baseline, {name.replace('_', ' ')}, in {_number(best['pair_accuracy'])}: "
-        f"the model is **{is_}** it, by {_interval(best, 'difference_pair_accuracy', '+')}."
-    )
+    return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -21,12 +21,18 @@ class State(NamedTuple):
     key: jax.Array  # uint32 [2]; randomness of a step is this key folded with the step
 
 
-def init_state(config: Config, model: models.Model, optimizer: optax.GradientTransformation, rows: int) -> State:
-    """The state before the first step, a function of the config's seed."""
+def init_state(
+    config: Config,
+    model: models.Model,
+    optimizer: optax.GradientTransformation,
+    rows: int,
+    bias_V: jax.Array | None = None,
+) -> State:
+    """The state before the first step, a function of the config's seed and, where given, of first item biases."""
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
     params = model.init(for_params)
-    item_tables = tables.init_tables(for_tables, config.model, rows)
+    item_tables = tables.init_tables(for_tables, config.model, rows, bias_V)
     opt_state = optimizer.init((params, item_tables))
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps)
 

@@ -13,18 +13,18 @@ from jaxneg.config import ModelConfig
 Tables = dict[str, jax.Array]
 
 
-def init_tables(key: jax.Array, config: ModelConfig, rows: int) -> Tables:
+def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Array | None = None) -> Tables:
     """Tables of a catalogue with ``rows`` rows, the padding row 0 included: item_VD, and as configured output_VD, bias_V.
 
-    Rows are normal with standard deviation 0.02; the padding row and the biases are zero.
+    Rows are normal with standard deviation 0.02, the padding row is zero, biases are those given, by default zero.
     """
     tables = {}
     for name in ("item_VD",) if config.tied else ("item_VD", "output_VD"):
         key, draw = jax.random.split(key)
         table_VD = 0.02 * jax.random.normal(draw, (rows, config.width), jnp.float32)
         tables[name] = table_VD.at[0].set(0.0)
-    if config.item_bias:
-        tables["bias_V"] = jnp.zeros(rows, jnp.float32)
+    if config.item_bias != "none":
+        tables["bias_V"] = jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V
     return tables
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxneg import checkpoint, config as configs, logs, metrics, optim, run, sharding, step as steps
 from jaxneg.batch import Batch
 from jaxneg.config import Config, UserError
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import negatives, pipeline, store as stores
 
 # What may change between the parts of a continued run without changing what it computes.
 FREE = ("train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store", "eval.batch_size",
@@ -60,7 +60,7 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
         )
         restored = checkpoints.restore(abstract)
         if restored is None:
-            state, progress = jax.jit(init, out_shardings=replicated)(), _start()
+            state, progress = jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)), _start()
         else:
             state, progress = restored
         writer.rewind(progress["step"])
@@ -69,6 +69,13 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     finally:
         checkpoints.close()
         writer.close()
+
+
+def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
+    if config.model.item_bias != "odds":
+        return None
+    counts = pipeline.train_counts(store)
+    return negatives.odds(*counts, negatives=config.data.negatives, p_hard=config.data.p_hard)
 
 
 def _start() -> dict[str, Any]:

@@ -66,8 +66,9 @@ def test_report_holds_what_scripts_read(tmp_path):
     mrr_negative gini@10 epochs_to_convergence baselines"""
     assert set(keys.split()) <= set(values)
     assert values["epochs_to_convergence"] == 2.0
-    own = set(values) - {"baselines", "split", "seconds_to_convergence", "hard_share", "stopped", "epochs",
-                         "best_epoch", "best_validation", "p_hard"}  # fmt: skip
+    of_training = """split runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
+    stopped p_hard"""
+    own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
         assert own <= set(baseline)
     difference = values["baselines"]["like_rate"]["difference_pair_accuracy"]
@@ -116,6 +117,23 @@ def test_a_split_without_dislikes_is_reported(tmp_path):
     assert values["pair_accuracy"] is None
     assert "there is no pair accuracy" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "plots" / "accuracy.png").exists()
+
+
+def test_another_run_stands_beside_the_model(tmp_path):
+    model, measured = make_reports(make_batch())
+    config = configs.override(CONFIG, ["--data.p-hard", "0"])
+    result = RESULT | {"epochs_to_convergence": 5.0}
+    twin = report.Compared(measured["popularity"].report, config, result)
+    values = report.write_report(
+        tmp_path, model, measured, {"random": twin}, config=CONFIG, result=RESULT, split="test"
+    )
+    one = values["runs"]["random"]
+    assert (one["p_hard"], one["epochs_to_convergence"]) == (0.0, 5.0)
+    assert one["difference_auc"] == values["baselines"]["popularity"]["difference_auc"]
+    text = (tmp_path / "report.md").read_text()
+    assert "it converged after 2 epochs, random after 5." in text
+    assert "| p_hard | 0.5 | 0 |" in text
+    assert text.count("| run random | ") == 2
 
 
 @pytest.mark.realdata

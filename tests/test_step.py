@@ -149,7 +149,7 @@ def test_last_hidden_is_that_of_the_last_event():
 
 
 def test_untied_output_has_a_table_of_its_own():
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, tied=False, item_bias=False))
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, tied=False, item_bias="none"))
     _, state, _ = make(config)
     assert set(state.tables) == {"item_VD", "output_VD"}
     assert tables.output_table(state.tables) is state.tables["output_VD"]

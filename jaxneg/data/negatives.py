@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxneg.data import store as stores
 
+PRIOR = 10.0  # events that pull the odds of an item to those of the log
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
 
 
@@ -86,6 +87,32 @@ def draw_negatives(
         hard_PN[p, n] = True
     _replace_positives(rng, index, item_PN, user_P, hard_PN)
     return item_PN, hard_PN
+
+
+def odds(positive_V: np.ndarray, negative_V: np.ndarray, *, negatives: int, p_hard: float) -> np.ndarray:
+    """The item biases, float32 [V], that binary cross-entropy ends with when nothing is known of the listener.
+
+        bias_i = log P(i is the target) - log(N P(i is drawn as a negative))
+
+    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by PRIOR events per item.
+
+    Args:
+      positive_V: positive events of each row in the training window, padding row first.
+      negative_V: negative events likewise.
+      negatives: N, negatives per target.
+      p_hard: share of hard ones.
+    """
+    total_V = positive_V + negative_V
+    share = positive_V.sum() / max(total_V.sum(), 1)
+    items = len(total_V) - 1
+
+    def smoothed(count_V: np.ndarray, share: float) -> np.ndarray:
+        return (count_V + PRIOR * share) / max(count_V.sum() + PRIOR * share * items, 1e-9)
+
+    drawn_V = p_hard * smoothed(negative_V, 1 - share) + (1 - p_hard) / items
+    with np.errstate(divide="ignore"):
+        bias_V = np.log(smoothed(positive_V, share)) - np.log(negatives * drawn_V)
+    return np.where(np.isfinite(bias_V) & (np.arange(items + 1) > 0), bias_V, 0.0).astype(np.float32)
 
 
 def _draw_hard(rng, index, target_P, user_P, group_P, scope):

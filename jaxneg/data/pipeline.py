@@ -93,6 +93,21 @@ def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
     return result.astype(np.int64)
 
 
+def train_counts(store: stores.Store) -> tuple[np.ndarray, np.ndarray]:
+    """Positive and negative events of each row in the training window, int64 [V] each."""
+    indptr, train_end = np.asarray(store.session_indptr), np.asarray(store.session_train_end)
+    counts = np.zeros((2, store.items + 1), np.int64)
+    step = 1 << 16  # sessions at a time bound the memory
+    for first in range(0, len(train_end), step):
+        run = indptr[first : first + step + 1]
+        kept = np.arange(run[0], run[-1]) < np.repeat(train_end[first : first + step], np.diff(run))
+        item = store.item_T[run[0] : run[-1]][kept]
+        sign = store.sign[store.feedback_T[run[0] : run[-1]][kept]]
+        for row, value in enumerate((1, -1)):
+            counts[row] += np.bincount(item[sign == value], minlength=store.items + 1)
+    return counts[0], counts[1]
+
+
 class _Order:
     """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
 

@@ -103,3 +103,24 @@ def test_no_random_negative_is_a_positive_on_random_stores(random_store):
             for n in range(3):
                 assert item[p, n] in rejected if hard[p, n] else item[p, n] not in liked
                 assert 1 <= item[p, n] <= 40
+
+
+def test_odds_are_where_the_loss_without_a_context_is_least():
+    """The gradient of the expected loss by each bias, summed over the distribution of draws, is zero there."""
+    rng = np.random.default_rng(0)
+    positive_V, negative_V = np.append(0, rng.integers(1, 50, 30)), np.append(0, rng.integers(1, 50, 30))
+    prior = negatives.PRIOR
+    for p_hard, count in ((0.0, 1), (0.4, 3), (1.0, 2)):
+        bias_V = negatives.odds(positive_V, negative_V, negatives=count, p_hard=p_hard).astype(np.float64)
+        share = positive_V.sum() / (positive_V.sum() + negative_V.sum())
+        target_V = (positive_V + prior * share)[1:]
+        hard_V = (negative_V + prior * (1 - share))[1:]
+        drawn_V = p_hard * hard_V / hard_V.sum() + (1 - p_hard) / 30
+        sigmoid_V = 1 / (1 + np.exp(-bias_V[1:]))
+        gradient_V = -(1 - sigmoid_V) * target_V / target_V.sum() + count * sigmoid_V * drawn_V
+        np.testing.assert_allclose(gradient_V, 0.0, atol=1e-7)  # biases are float32
+        assert bias_V[0] == 0.0
+
+
+def test_odds_of_a_log_without_negatives_are_finite():
+    assert np.isfinite(negatives.odds(np.array([0, 3, 0]), np.zeros(3), negatives=1, p_hard=1.0)).all()
