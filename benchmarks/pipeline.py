@@ -2,14 +2,14 @@
 
     .venv/bin/python benchmarks/pipeline.py [--quick]
 
-The store is synthetic: 100 thousand users with one session of 51 events each, hence 50 inputs and 50 targets, items
-by Zipf's law from a catalogue of 100 thousand, half of the events plays (targets) and half skips (hard negatives).
-The process is pinned to one core, the prefetch thread included. Prints one JSON line:
+The store is synthetic: 100 thousand users with one session of 51 events each, hence sequences of 50, items by
+Zipf's law from a catalogue of 100 thousand. Half of the events are plays (targets), half skips (hard
+negatives). The process is pinned to one core, the prefetch thread included. Prints one JSON line:
 
-    sequences_per_s             median over windows, p_hard 0.5; _min and _max are the slowest and the fastest window
-    sequences_per_cpu_s         the same by processor time, which other processes on the core disturb less
-    p_hard_0, p_hard_1          medians with random negatives only and with hard ones only
-    hard_share                  of the negatives drawn with p_hard 0.5
+    sequences_per_s         median over windows, p_hard 0.5; _min and _max are the slowest and the fastest
+    sequences_per_cpu_s     the same by processor time, which other processes on the core disturb less
+    p_hard_0, p_hard_1      medians with random negatives only, and with hard ones only
+    hard_share              of the negatives drawn with p_hard 0.5
 """
 
 import argparse
@@ -32,7 +32,9 @@ STATIONS = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="10 thousand users and items, shorter windows")
     quick = parser.parse_args().quick
     users = items = 10_000 if quick else 100_000
@@ -59,6 +61,7 @@ def main() -> None:
         "users": users,
         "items": items,
         "events": users * EVENTS,
+        "targets_per_sequence": LENGTH // 2,
         "windows": windows,
         "steps_per_window": steps,
         "core": core,
@@ -78,8 +81,10 @@ def pin() -> int | None:
     return core
 
 
-def measure(store: stores.Store, p_hard: float, windows: int, steps: int) -> tuple[list[float], list[float], float]:
-    """Sequences per second and per second of processor time of each window, and the share of hard negatives."""
+def measure(
+    store: stores.Store, p_hard: float, windows: int, steps: int
+) -> tuple[list[float], list[float], float]:
+    """Sequences per second, and per second of processor time, by window; the share of hard negatives."""
     data = DataConfig(length=LENGTH, batch_size=BATCH_SIZE, negatives=1, p_hard=p_hard)
     batches = pipeline.TrainBatches(store, data)
     source = batches.since(0)

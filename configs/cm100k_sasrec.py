@@ -1,9 +1,9 @@
 """SASRec on CM100k.
 
-    jaxneg train configs/cm100k_sasrec.py --data.store stores/cm100k --workdir runs/cm100k
+jaxneg train configs/cm100k_sasrec.py --data.store stores/cm100k --workdir runs/cm100k
 """
 
-from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxneg.config import Config, DataConfig
 
 
 def get_config() -> Config:

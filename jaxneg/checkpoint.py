@@ -44,7 +44,9 @@ class Checkpointer:
         """
         steps = self.steps()[::-1] if step is None else [step]
         for number in steps:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+            )
             try:
                 found = self._manager.restore(number, args=args)
             except Exception:  # a damaged checkpoint raises whatever its storage layer raises

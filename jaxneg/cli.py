@@ -39,11 +39,16 @@ Without a log of your own:
   simulate --out FILE                 a log of simulated listeners
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
-Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself, 130 interrupted.
+Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
+130 interrupted.
 """
 
 # Errors of the disk, which are the user's to mend wherever they strike.
-FULL, CLOSED, PLACE = "free some space", "choose another place, or change its permissions", "choose another path"
+FULL, CLOSED, PLACE = (
+    "free some space",
+    "choose another place, or change its permissions",
+    "choose another path",
+)
 MENDS = {
     errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
     errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
@@ -78,7 +83,7 @@ def _mend(text: str) -> NoReturn:
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
-    """What is wrong with the disk, if that is behind an error: libraries wrap what the system said, or quote it."""
+    """What is wrong with the disk, if that is the cause; libraries wrap what the system said, or quote it."""
     while error is not None:
         for code, mend in MENDS.items():
             said = os.strerror(code)
@@ -108,7 +113,10 @@ def _prepare(args: list[str]) -> None:
 
     if not args or args[0] in ("-h", "--help"):
         print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
-        print("Reads a log of listening into a store that training reads. SOURCE is a file, or the directory as published.")
+        print(
+            "Reads a log of listening into a store that training reads. "
+            "SOURCE is a file, or the directory as published."
+        )
         print("\nReaders:\n")
         for name, reader in readers.READERS.items():
             print(f"  {name:10} {reader.help}")
@@ -130,12 +138,16 @@ def _prepare(args: list[str]) -> None:
         reader=(tyro.conf.OmitArgPrefixes[reader.Options], "", reader.Options()),
         prepare=(tyro.conf.OmitArgPrefixes[prepare.PrepareConfig], "", defaults),
     )
-    asked = configs.parse(command, args[1:], prog=f"jaxneg prepare {name}", help=f"Prepares a store from {reader.help}.")
+    asked = configs.parse(
+        command, args[1:], prog=f"jaxneg prepare {name}", help=f"Prepares a store from {reader.help}."
+    )
     if not asked.source.exists():
         raise UserError(f"no such file or directory: {asked.source}")
     with console.Steps("prepare") as steps, engine.reading(asked.source):
-        # What memory cannot hold goes where the store is being written, and goes away with its other scratch files.
-        con = engine.connect(asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill")
+        # What memory cannot hold goes where the store is written, and away with its other scratch files.
+        con = engine.connect(
+            asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill"
+        )
         metadata = prepare.prepare(
             reader.read(con, asked.source, asked.reader),
             asked.out,
@@ -147,8 +159,8 @@ def _prepare(args: list[str]) -> None:
         )
     counts = metadata.counts
     console.say(
-        f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items in "
-        f"{counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
+        f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
+        f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
     )
 
 
@@ -171,11 +183,18 @@ def _simulate(args: list[str]) -> None:
     from jaxneg.data import simulate
 
     command = _command(
-        out=(_path("FILE"), "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.", ...),
+        out=(
+            _path("FILE"),
+            "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.",
+            ...,
+        ),
         simulation=(tyro.conf.OmitArgPrefixes[simulate.SimulateConfig], "", simulate.SimulateConfig()),
     )
     asked = configs.parse(
-        command, args, prog="jaxneg simulate", help="Writes a log of simulated listeners, for jaxneg prepare table."
+        command,
+        args,
+        prog="jaxneg simulate",
+        help="Writes a log of simulated listeners, for jaxneg prepare table.",
     )
     done = 0
     with console.Steps("simulate") as steps:
@@ -192,28 +211,34 @@ def _simulate(args: list[str]) -> None:
 def _train(args: list[str]) -> None:
     asked, config = _with_config(
         args, configs.load, "jaxneg train",
-        "Trains a model on a store, or continues a run. Every field of CONFIG is an option; its values are the defaults.",
+        "Trains a model on a store, or continues a run. "
+        "Every field of CONFIG is an option; its values are the defaults.",
         config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
         workdir=(_path("RUN"), "Run directory: made if new, continued exactly if not.", ...),
     )  # fmt: skip
     from jaxneg import run, train
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs, traceback and all, what it raises as well
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # orbax logs, traceback and all, what it raises as well
     if warning := run.warn_slow_gpu():
         console.say(f"jaxneg: {warning}")
     with console.Steps("train") as steps:
         result = train.train(config, asked.workdir, steps)
+    ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     console.say(
-        f"{asked.workdir}: {result['stopped']} after {result['steps'] / result['steps_per_epoch']:.4g} epochs; validation "
-        f"{result['monitor']} {result['best_score']:.4f} at epoch {result['best_step'] / result['steps_per_epoch']:.4g}, "
-        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; next, jaxneg evaluate {asked.workdir}"
+        f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
+        f"validation {result['monitor']} {result['best_score']:.4f} at epoch {best:.4g}, "
+        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; "
+        f"next, jaxneg evaluate {asked.workdir}"
     )
 
 
 def _evaluate(args: list[str]) -> None:
     asked, config = _of_run(
         args, "jaxneg evaluate",
-        "Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md, report.json and plots.",
+        "Measures a run's best checkpoint, and the baselines, on held-out events; "
+        "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
@@ -225,13 +250,17 @@ def _evaluate(args: list[str]) -> None:
         print(json.dumps(found))
     else:
         console.show_markdown((asked.run / "report.md").read_text())
-        console.say(f"{asked.run / 'report.md'}: this report, with plots beside it; next, jaxneg export {asked.run} --out DIR")
+        console.say(
+            f"{asked.run / 'report.md'}: this report, with plots beside it; "
+            f"next, jaxneg export {asked.run} --out DIR"
+        )
 
 
 def _export(args: list[str]) -> None:
     asked, config = _of_run(
         args, "jaxneg export",
-        "Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary.",
+        "Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, "
+        "item matrix, vocabulary.",
         out=(_path("DIR"), "Directory to write; must not exist yet.", ...),
     )  # fmt: skip
     from jaxneg import run
@@ -262,7 +291,7 @@ def _with_config(
     help: str,
     **fields: tuple[Any, str, Any],
 ) -> tuple[Any, Config]:
-    """The parsed command of a verb whose first field is the path of a config, and that config with its options.
+    """The parsed command of a verb whose first field is the path of a config; the config with its options.
 
     The path may stand before or after the options; where it stands first, --help shows its values.
     """
@@ -282,25 +311,33 @@ def _recommend(args: list[str]) -> None:
     command = _command(
         export=(_positional("DIR"), "Directory that jaxneg export wrote.", ...),
         items=(_some("ID"), "Item ids of the history, oldest first.", ...),
-        feedback=(_some("KIND"), "Feedback to each: thumb_up, play, skip, thumb_down or unknown; none given, all play.", ()),
+        feedback=(
+            _some("KIND", "play for each"),
+            "Feedback to each: thumb_up, play, skip, thumb_down or unknown.",
+            (),
+        ),
         station=(Annotated[str, tyro.conf.arg(metavar="ID")], "Station that is playing.", ""),
         k=(int, "How many to recommend.", 10),
         exclude_seen=(Flag, "Leave out items of the history.", False),
         json=(Flag, "Print one JSON object.", False),
     )
-    asked = configs.parse(command, args, prog="jaxneg recommend", help="Recommends next items for a history, from an export.")
+    asked = configs.parse(
+        command, args, prog="jaxneg recommend", help="Recommends next items for a history, from an export."
+    )
     if asked.feedback and len(asked.feedback) != len(asked.items):
-        raise UserError(f"--feedback has {len(asked.feedback)} values for {len(asked.items)} --items: give one for each")
+        raise UserError(
+            f"--feedback has {len(asked.feedback)} values for {len(asked.items)} --items: give one for each"
+        )
     from jaxneg.serve import scorer
 
     model = scorer.Scorer.open(asked.export)
     feedback = asked.feedback or ("play",) * len(asked.items)
     history = [scorer.Event(i, f, asked.station or None) for i, f in zip(asked.items, feedback, strict=True)]
+    best = model.recommend(history, asked.k, exclude_seen=asked.exclude_seen)
     if unknown := [item for item in asked.items if not model.knows(item)]:
         console.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
     if asked.station and not model.knows_station(asked.station):
         console.say(f"jaxneg: station {asked.station} was not there in training: ranking without a station")
-    best = model.recommend(history, asked.k, exclude_seen=asked.exclude_seen)
     if asked.json:
         print(json.dumps({"recommendations": [found._asdict() for found in best], "unknown": unknown}))
     else:
@@ -312,7 +349,7 @@ def _demo(args: list[str]) -> None:
     command = _command(out=(_path("DIR"), "Directory for everything the demo makes.", pathlib.Path("demo")))
     asked = configs.parse(
         command, args, prog="jaxneg demo",
-        help="Simulates listeners, prepares, trains with hard and with random negatives, evaluates and exports.",
+        help="Simulates listeners, prepares, trains with hard and random negatives, evaluates and exports.",
     )  # fmt: skip
     from jaxneg import demo
 
@@ -330,8 +367,11 @@ def _path(metavar: str) -> Any:
     return Annotated[pathlib.Path, tyro.conf.arg(metavar=metavar)]
 
 
-def _some(metavar: str) -> Any:
-    return Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{metavar} [{metavar} ...]")]
+def _some(metavar: str, otherwise: str | None = None) -> Any:
+    """Any number of words; ``otherwise`` is what --help says of none."""
+    several = f"{metavar} [{metavar} ...]"
+    how = tyro.conf.arg(metavar=several) if otherwise is None else configs.option(several, otherwise)
+    return Annotated[tuple[str, ...], how]
 
 
 def _command(base: type = object, /, **fields: tuple[Any, str, Any]) -> Any:

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -23,16 +24,30 @@ class UserError(Exception):
     """A mistake that the user can mend: one clear line, exit code 2, no traceback."""
 
 
+def option(metavar: str, otherwise: str) -> Any:
+    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
+    )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     store: str = "store"  # prepared store to read
     length: int = 50  # events the model sees, L
-    reach: Literal["session", "user"] = "session"  # how far back inputs go: this session, or all of the user's
+    reach: Literal["session", "user"] = (
+        "session"  # how far back inputs go: this session, or all of the user's
+    )
     batch_size: int = 128  # sequences in the global batch, B
     negatives: int = 1  # negatives per target, N
     p_hard: float = 0.5  # share of negatives drawn from real negative feedback, in [0, 1]
-    hard_scope: Literal["station", "user"] = "station"  # where hard negatives come from; station falls back to user
-    shuffle_events: bool = False  # order each training sequence anew each epoch: for logs whose order means nothing
+    hard_scope: Literal["station", "user"] = (
+        "station"  # where hard negatives come from; station falls back to user
+    )
+    shuffle_events: bool = (
+        False  # order each training sequence anew each epoch: for logs whose order means nothing
+    )
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
@@ -46,13 +61,20 @@ class ModelConfig:
     feed_forward: int = 0  # hidden width of the feed-forward part, F; 0 takes the model's width
     dropout: float = 0.2  # share of activations zeroed in training
     norm: Literal["pre", "post"] = "pre"  # layer norm before or after each sub-layer
-    feedback: Literal["none", "add", "gate"] = "gate"  # of past events as input: added, or also scaling the item's row
+    feedback: Literal["none", "add", "gate"] = (
+        "gate"  # of past events as input: added, or also scaling the item's row
+    )
     station: bool = True  # station as input
     attributes: bool = True  # track attributes as part of an item's input row
     position: bool = True  # learned positions as input
     tied: bool = True  # score with the input item rows; False gives the output a table of its own
-    item_bias: Literal["none", "zero", "odds"] = "zero"  # a learned bias per item, from zero or from the log's odds
-    output_attributes: bool = False  # add attribute rows to the rows that are scored, so rare items share strength
+    item_bias: Literal["none", "zero", "odds"] = (
+        "zero"  # a learned bias per item, from zero or from the log's odds
+    )
+    bias_prior: float = 10.0  # events by which an item's odds are drawn to those of the whole log
+    output_attributes: bool = (
+        False  # add attribute rows to the rows that are scored, so rare items share strength
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
 
 
@@ -90,7 +112,9 @@ class EvalConfig:
     bands: int = 5  # bands of positive share
     pair_seed: int = 0  # of the choice of pairs and of the bootstrap
     bootstrap: int = 1000  # resamples behind each interval
-    exclude_seen: bool = False  # drop the context's items from rankings (films are not watched again, songs are)
+    exclude_seen: bool = (
+        False  # drop the context's items from rankings (films are not watched again, songs are)
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,7 @@ def check(config: Config) -> Config:
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),
         (model.heads >= 1 and model.width % model.heads == 0, "--model.heads", f"a divisor of the width {model.width}", model.heads),
         (model.feed_forward >= 0, "--model.feed-forward", "0 or more", model.feed_forward),
+        (model.bias_prior > 0.0, "--model.bias-prior", "above 0", model.bias_prior),
         (0.0 <= model.dropout < 1.0, "--model.dropout", "in [0, 1)", model.dropout),
         (optim.learning_rate > 0.0, "--optim.learning-rate", "above 0", optim.learning_rate),
         (optim.warmup_steps >= 0, "--optim.warmup-steps", "0 or more", optim.warmup_steps),
@@ -148,7 +173,9 @@ def load(path: str | pathlib.Path) -> Config:
         raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file: a config ends in .py and defines get_config() -> Config")
+        raise UserError(
+            f"{path} is not a Python file: a config ends in .py and defines get_config() -> Config"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -156,7 +183,9 @@ def load(path: str | pathlib.Path) -> Config:
     except Exception as error:
         raise UserError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
-        raise UserError(f"get_config() in {path} must return a jaxneg.config.Config, got {type(config).__name__}")
+        raise UserError(
+            f"get_config() in {path} must return a jaxneg.config.Config, got {type(config).__name__}"
+        )
     return config
 
 
@@ -168,7 +197,9 @@ def override(config: Config, args: Sequence[str]) -> Config:
     return check(parse(Config, args, default=config, prog="jaxneg train"))
 
 
-def parse(kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None) -> P:
+def parse(
+    kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None
+) -> P:
     """A dataclass read from command-line options. Raises UserError of one line on a wrong name, type or choice."""
     errors = io.StringIO()
     try:
@@ -178,6 +209,7 @@ def parse(kind: type[P], args: Sequence[str], *, prog: str, default: P | None = 
                 args=list(args),
                 prog=prog,
                 description=help,
+                config=(tyro.conf.DisallowNone,),
                 **({} if default is None else {"default": default}),  # type: ignore[arg-type]
             )
     except SystemExit as error:
@@ -187,12 +219,13 @@ def parse(kind: type[P], args: Sequence[str], *, prog: str, default: P | None = 
 
 
 def _one_line(text: str, prog: str) -> str:
-    """tyro's box of an error as one line."""
-    lines = [line.strip("│ ").strip() for line in text.splitlines() if line.startswith("│")]
-    rule = next((n for n, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    message = " ".join(lines[:rule])
+    """tyro's box of an error as one line. Where the output is not UTF-8, it is a title, a rule and no box."""
+    lines = [line.strip("│ ") for line in text.splitlines()][1 if text.startswith("╭") else 2 :]
+    rule = next((n for n, line in enumerate(lines) if line and set(line) <= set("─-╰╯")), len(lines))
+    message = " ".join(lines[:rule]).strip().removesuffix(".")
     if "Perhaps you meant:" in lines:
-        options = [line.split()[0] for line in lines[lines.index("Perhaps you meant:") :] if line.startswith("--")]
+        after = lines[lines.index("Perhaps you meant:") :]
+        options = [line.split()[0] for line in after if re.match(r"--\w", line)]
         message += f"; perhaps you meant {' or '.join(options)}"
     return f"{message}; {prog} --help lists the options"
 
@@ -218,4 +251,6 @@ def from_json(text: str) -> Config:
 
 
 def _part(kind: type[P], values: dict[str, Any]) -> P:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )

@@ -6,7 +6,14 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 QUIET_SECONDS = 10.0  # between lines when there is no terminal
 
@@ -38,7 +45,9 @@ class Steps:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int, figures: dict[str, float] | None = None, stage: str = "") -> None:
+    def __call__(
+        self, done: int, total: int, figures: dict[str, float] | None = None, stage: str = ""
+    ) -> None:
         """Shows that ``done`` of ``total`` is done, with the latest figures beside it."""
         title = f"{self._title}: {stage}" if stage else self._title
         text = "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())

@@ -37,21 +37,29 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
     reader = readers.READERS["table"]
     con = engine.connect()
     settings = prepare.with_defaults(
-        prepare.PrepareConfig(session="given"), polarity=reader.preset, split="time", gap_minutes=reader.gap_minutes
+        prepare.PrepareConfig(session="given"),
+        polarity=reader.preset,
+        split="time",
+        gap_minutes=reader.gap_minutes,
     )
     events = reader.read(con, log, reader.Options(attributes=("artist",)))
     prepare.prepare(events, store, settings, con, reader="table", source=str(log))
 
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, store=str(store)))
     random = dataclasses.replace(config, data=dataclasses.replace(config.data, p_hard=0.0))
-    for name, each, text in (("hard", config, "half of the negatives real"), ("random", random, "all negatives random")):
+    for name, each, text in (
+        ("hard", config, "half of the negatives real"),
+        ("random", random, "all negatives random"),
+    ):
         console.say(f"3/5 train {out / name}: {text}")
         with console.Steps("train") as steps:
             train.train(configs.check(each), out / name, steps)
 
     console.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
     with console.Steps("evaluate") as steps:
-        found = report.evaluate_run(run.load(out / "hard"), out / "hard", "test", steps, compare=(out / "random",))
+        found = report.evaluate_run(
+            run.load(out / "hard"), out / "hard", "test", steps, compare=(out / "random",)
+        )
 
     console.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
     export.export(run.load(out / "hard"), out / "export")
@@ -61,6 +69,11 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
     console.say(f"after three plays ({', '.join(event.item for event in history)}) it recommends {best}")
 
     console.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
-    for title, path in (("report", "hard/report.md"), ("plots", "hard/plots"), ("exported model", "export"), ("store", "store")):
+    for title, path in (
+        ("report", "hard/report.md"),
+        ("plots", "hard/plots"),
+        ("exported model", "export"),
+        ("store", "store"),
+    ):
         console.say(f"  {title:15} {out / path}")
     return found

@@ -11,8 +11,7 @@ import numpy as np
 from jaxneg import evaluate, metrics, plots, run
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
-from jaxneg.data import pipeline
-from jaxneg.data import store as stores
+from jaxneg.data import pipeline, store as stores
 from jaxneg.models import baselines
 
 TUNING = 16  # validation batches that baselines are tuned on, at most

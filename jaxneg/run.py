@@ -1,12 +1,12 @@
 """A run directory: what training leaves, and how evaluation and export read it.
 
-    config.json         the experiment, as resolved
-    environment.json    versions, devices, command
-    store.json          which catalogue it was trained on
-    metrics.jsonl       figures by step; tensorboard/ holds the same
-    checkpoints/        by orbax, the two latest and the best
-    result.json         validation, best step, epochs to convergence: written when training ends
-    report.md, report.json, plots/   written by evaluate
+config.json         the experiment, as resolved
+environment.json    versions, devices, command
+store.json          which catalogue it was trained on
+metrics.jsonl       figures by step; tensorboard/ holds the same
+checkpoints/        by orbax, the two latest and the best
+result.json         validation, best step, epochs to convergence: written when training ends
+report.md, report.json, plots/   written by evaluate
 """
 
 import dataclasses
@@ -57,6 +57,12 @@ def catalogue_id(store: stores.Store) -> str:
     return hashlib.sha256((store.path / "items.parquet").read_bytes()).hexdigest()
 
 
+def catalogue_of(directory: pathlib.Path) -> str | None:
+    """The checksum of the catalogue that a run was trained on; None if it crashed before saying so."""
+    path = directory / "store.json"
+    return json.loads(path.read_text())["catalogue"] if path.is_file() else None
+
+
 def environment() -> dict[str, Any]:
     """What a run was made with."""
     return {
@@ -83,15 +89,20 @@ def warn_slow_gpu() -> str | None:
 def write_json(path: pathlib.Path, values: Any) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_config(directory: pathlib.Path) -> Config:
     """The config of a run. Raises UserError if the directory is none."""
     path = directory / "config.json"
     if not path.is_file():
-        raise UserError(f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train")
+        raise UserError(
+            f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
+        )
     return configs.from_json(path.read_text())
 
 
@@ -103,15 +114,20 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
       config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
     """
     config = config or read_config(directory)
-    if changed := [line for line in differences(read_config(directory), config) if line.startswith(("model.", "data.length"))]:
+    if changed := [
+        line
+        for line in differences(read_config(directory), config)
+        if line.startswith(("model.", "data.length"))
+    ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
     if not (directory / "result.json").is_file():
         raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
     result = json.loads((directory / "result.json").read_text())
     store = stores.Store.open(config.data.store)
-    expected = json.loads((directory / "store.json").read_text())["catalogue"]
-    if catalogue_id(store) != expected:
-        raise UserError(f"store {config.data.store} has another catalogue than run {directory} was trained on")
+    if catalogue_id(store) != catalogue_of(directory):
+        raise UserError(
+            f"store {config.data.store} has another catalogue than run {directory} was trained on"
+        )
     model = build_model(config, store)
     optimizer = optim.dense_optimizer(config.optim, 1)
     abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
@@ -122,11 +138,18 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
         ),
         abstract,
     )
+    if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
+        raise UserError(
+            f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
+        )
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
     try:
         found = checkpoints.restore(placed, result["best_step"])
     except Exception as error:
-        raise UserError(f"checkpoint {result['best_step']} of {directory} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"checkpoint {result['best_step']} of {directory} cannot be read: {reason}"
+        ) from error
     finally:
         checkpoints.close()
     assert found is not None  # a step was named
@@ -137,7 +160,9 @@ def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:
     """A score function for evaluate: each example's context against the whole catalogue, scores_BV."""
     model, params, item_tables = trained.model, trained.state.params, trained.state.tables
     attribute_VA = jnp.asarray(trained.store.attribute_VA)
-    row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(params, item_tables, attribute_VA)
+    row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
+        params, item_tables, attribute_VA
+    )
 
     @jax.jit
     def scores(params, item_tables, row_VD, bias_V, attribute_VA, item_BL, feedback_BL, station_BL):

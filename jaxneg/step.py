@@ -37,7 +37,9 @@ def init_state(
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps)
 
 
-def encode(model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA, key=None):
+def encode(
+    model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA, key=None
+):
     """Hidden states h_BLD of the events seen."""
     row_BLD = tables.lookup(item_tables["item_VD"], item_BL)
     row_BLD = model.item_rows(params, row_BLD, attribute_VA[item_BL])
@@ -62,7 +64,12 @@ def loss(config: Config, model: models.Model, params, item_tables, batch: Batch,
 
 
 def train_step(
-    config: Config, model: models.Model, optimizer: optax.GradientTransformation, state: State, batch: Batch, attribute_VA
+    config: Config,
+    model: models.Model,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batch: Batch,
+    attribute_VA,
 ) -> tuple[State, dict[str, jax.Array]]:
     """The state after one update, and sums over the batch: loss, targets, negatives, hard negatives, gradient norm."""
     key = jax.random.fold_in(state.key, state.step)

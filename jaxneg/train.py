@@ -1,5 +1,6 @@
 """The loop: validate, save, take a batch, dispatch the step, log the steps before it. The step is jitted here."""
 
+import contextlib
 import functools
 import json
 import math
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxneg import checkpoint, config as configs, logs, metrics, optim, run, sharding, step as steps
@@ -36,7 +36,9 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     validation = _Validation(config, store)
     mesh = sharding.make_mesh(config.train.devices)
     if config.data.batch_size % mesh.size:
-        raise UserError(f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices")
+        raise UserError(
+            f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices"
+        )
     _claim(config, store, workdir)
 
     model = run.build_model(config, store)
@@ -56,16 +58,22 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     writer = logs.Writer(workdir)
     try:
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), jax.eval_shape(init)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+            jax.eval_shape(init),
         )
         restored = checkpoints.restore(abstract)
         if restored is None:
-            state, progress = jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)), _start()
+            state, progress = (
+                jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)),
+                _start(),
+            )
         else:
             state, progress = restored
         writer.rewind(progress["step"])
         loop = _Loop(config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA)
-        return loop.run(state, progress, update, batches, lambda batch: sharding.put(batch, mesh, "B"), on_progress)
+        return loop.run(
+            state, progress, update, batches, lambda batch: sharding.put(batch, mesh, "B"), on_progress
+        )
     finally:
         checkpoints.close()
         writer.close()
@@ -75,7 +83,9 @@ def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
     if config.model.item_bias != "odds":
         return None
     counts = pipeline.train_counts(store)
-    return negatives.odds(*counts, negatives=config.data.negatives, p_hard=config.data.p_hard)
+    return negatives.odds(
+        *counts, negatives=config.data.negatives, p_hard=config.data.p_hard, prior=config.model.bias_prior
+    )
 
 
 def _start() -> dict[str, Any]:
@@ -89,17 +99,29 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
         old = run.read_config(workdir)
         changed = [line for line in run.differences(old, config) if not line.startswith(FREE)]
         if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
-            changed.append(f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)")
+            changed.append(
+                f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)"
+            )
         if changed:
-            raise UserError(f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir")
-        if json.loads((workdir / "store.json").read_text())["catalogue"] != run.catalogue_id(store):
-            raise UserError(f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir")
+            raise UserError(
+                f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
+            )
+        if run.catalogue_of(workdir) not in (None, run.catalogue_id(store)):
+            raise UserError(
+                f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
+            )
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
     workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
+        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+    except OSError:
+        with contextlib.suppress(OSError):
+            workdir.rmdir()
+        raise
     run.write_json(workdir / "store.json", {"catalogue": run.catalogue_id(store), "store": config.data.store})
     run.write_json(workdir / "environment.json", run.environment())
-    run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))  # last: it makes the claim
 
 
 class _Validation:
@@ -133,7 +155,9 @@ class _Validation:
 
 
 class _Loop:
-    def __init__(self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA):
+    def __init__(
+        self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA
+    ):
         self.config, self.workdir = config, workdir
         self.per_epoch, self.total = per_epoch, total
         self.checkpoints, self.writer, self.validation = checkpoints, writer, validation
@@ -158,7 +182,9 @@ class _Loop:
             if due and (score is not None or step % self.save_every == 0):
                 self._flush(step)
                 progress.update(step=step, seconds=self.before + time.perf_counter() - self.began)
-                self.checkpoints.save(step, state, progress, -math.inf if score is None else score)
+                # The first of equal scores is the best step; with a score of their own, later ones would displace it.
+                best = score is not None and step == progress["best_step"]
+                self.checkpoints.save(step, state, progress, score if best else -math.inf)
                 score = None
             if step >= self.total or self._patience_is_out():
                 return self._finish(step, "epochs done" if step >= self.total else "patience ran out")
@@ -180,7 +206,12 @@ class _Loop:
         self.pending = []
         loss = float(np.mean([line["loss"] for line in fetched], dtype=np.float64))
         if not math.isfinite(loss):
-            bad = step - len(fetched) + next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"])) + 1
+            bad = (
+                step
+                - len(fetched)
+                + next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"]))
+                + 1
+            )
             raise UserError(
                 f"the loss is not finite at step {bad}: lower --optim.learning-rate ({self.config.optim.learning_rate}), "
                 f"raise --optim.warmup-steps or set --optim.clip; the checkpoints before it are kept in {self.workdir}"
@@ -219,7 +250,9 @@ class _Loop:
         seconds = self.before + time.perf_counter() - self.began
         line = {"epoch": step / self.per_epoch, "seconds": seconds, **figures}
         progress["history"].append(line)
-        self.writer.write(step, {f"validation_{name}" if name in figures else name: v for name, v in line.items()})
+        self.writer.write(
+            step, {f"validation_{name}" if name in figures else name: v for name, v in line.items()}
+        )
         return score
 
     def _finish(self, step: int, stopped: str) -> dict[str, Any]:

@@ -37,3 +37,34 @@ def small_store(tmp_path_factory):
     settings = prepare.PrepareConfig(session="given", split="time")
     prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
     return directory / "store"
+
+
+CONFIG = """
+from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+
+
+def get_config():
+    return Config(
+        data=DataConfig(store="store", length=8, batch_size=32),
+        model=ModelConfig(width=8, layers=1),
+        train=TrainConfig(epochs=2, devices=1),
+        eval=EvalConfig(batch_size=64, bootstrap=50),
+    )
+"""
+
+
+@pytest.fixture(scope="session")
+def worked(tmp_path_factory):
+    """A directory in which the verbs made log.csv, a store, a run of config.py and an export."""
+    from jaxneg import cli
+
+    path = tmp_path_factory.mktemp("worked")
+    (path / "config.py").write_text(CONFIG)
+    listeners = "--users 60 --items 80 --sessions 300 --stations 4 --artists 10"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        cli.main(f"simulate --out log.csv {listeners}".split())
+        cli.main("prepare table log.csv --out store --attributes artist".split())
+        cli.main("train config.py --workdir run --train.log-every 7".split())
+        cli.main("export run --out export".split())
+    return path

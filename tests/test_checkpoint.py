@@ -75,7 +75,9 @@ def test_what_was_saved_does_not_change_when_training_goes_on(tmp_path):
     jax.block_until_ready(current)
     checkpoints.wait()
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), current)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), current
+    )
     found, _ = checkpoints.restore(abstract)
     assert float(jnp.abs(found["big"]).max()) == 0.0
     checkpoints.close()

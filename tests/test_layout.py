@@ -75,7 +75,9 @@ def test_files_import_from_lower_levels_only():
         f"{name(path)} imports {other}"
         for path in PACKAGE.rglob("*.py")
         for other in imports(path)
-        if other not in (name(path), "jaxneg") and level(other) >= level(name(path)) and not _sibling(name(path), other)
+        if other not in (name(path), "jaxneg")
+        and level(other) >= level(name(path))
+        and not _sibling(name(path), other)
     ]
     assert not wrong
 

@@ -23,7 +23,9 @@ def test_bce_by_hand():
 
 def test_bce_without_targets_is_zero_with_zero_gradient():
     mask_BL = jnp.zeros((2, 3), bool)
-    value, gradient = jax.value_and_grad(lambda pos: losses.bce(pos, jnp.ones((2, 3, 1)), mask_BL))(jnp.ones((2, 3)))
+    value, gradient = jax.value_and_grad(lambda pos: losses.bce(pos, jnp.ones((2, 3, 1)), mask_BL))(
+        jnp.ones((2, 3))
+    )
     assert value == 0.0
     assert (gradient == 0.0).all()
 

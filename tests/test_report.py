@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg import config as configs
-from jaxneg import evaluate, report
+from jaxneg import config as configs, evaluate, report
 from jaxneg.batch import EvalBatch
 from jaxneg.data import store as stores
 

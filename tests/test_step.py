@@ -55,7 +55,9 @@ def run(config=CONFIG, mesh=None, count=10):
     losses = []
     for k in range(count):
         batch = make_batch(k % 3)
-        state, metrics = update(state, batch if mesh is None else sharding.put(batch, mesh, "B"), attribute_VA)
+        state, metrics = update(
+            state, batch if mesh is None else sharding.put(batch, mesh, "B"), attribute_VA
+        )
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -64,9 +66,19 @@ def test_loss_equals_a_slow_loop():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
     model, state, _ = make(config)
     batch = make_batch()
-    state = state._replace(tables={k: v + 0.1 * jax.random.normal(jax.random.key(4), v.shape) for k, v in state.tables.items()})
+    state = state._replace(
+        tables={k: v + 0.1 * jax.random.normal(jax.random.key(4), v.shape) for k, v in state.tables.items()}
+    )
     h_BLD = np.asarray(
-        steps.encode(model, state.params, state.tables, batch.item_BL, batch.feedback_BL, batch.station_BL, ATTRIBUTE_VA)
+        steps.encode(
+            model,
+            state.params,
+            state.tables,
+            batch.item_BL,
+            batch.feedback_BL,
+            batch.station_BL,
+            ATTRIBUTE_VA,
+        )
     )
     row_VD, bias_V = np.asarray(state.tables["item_VD"]), np.asarray(state.tables["bias_V"])
 
@@ -96,7 +108,9 @@ def test_the_target_and_its_feedback_are_no_input():
     before = steps.encode(model, *at)
     # The pipeline puts the event at t + 1 into target_BL[t]; its feedback stands in feedback_BL[t + 1], after t.
     later = batch.feedback_BL.at[:, 3].set(CODE["thumb_down"])
-    after = steps.encode(model, state.params, state.tables, batch.item_BL, later, batch.station_BL, ATTRIBUTE_VA)
+    after = steps.encode(
+        model, state.params, state.tables, batch.item_BL, later, batch.station_BL, ATTRIBUTE_VA
+    )
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
 
 
@@ -118,12 +132,16 @@ def test_same_seed_same_bits_and_another_seed_other_bits():
 
 
 def test_padding_sequences_change_nothing():
-    model, state, update = make(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0)))
+    model, state, update = make(
+        dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
+    )
     batch = make_batch()
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
     (a, _), (b, _) = update(state, batch, ATTRIBUTE_VA), update(state, padded, ATTRIBUTE_VA)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5)  # Adam divides tiny gradients, whose sums are taken in another order
+        np.testing.assert_allclose(
+            x, y, atol=1e-5
+        )  # Adam divides tiny gradients, whose sums are taken in another order
 
 
 def test_scores_agree_with_each_other():
@@ -149,7 +167,9 @@ def test_last_hidden_is_that_of_the_last_event():
 
 
 def test_untied_output_has_a_table_of_its_own():
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, tied=False, item_bias="none"))
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, tied=False, item_bias="none")
+    )
     _, state, _ = make(config)
     assert set(state.tables) == {"item_VD", "output_VD"}
     assert tables.output_table(state.tables) is state.tables["output_VD"]
@@ -165,11 +185,15 @@ def test_golden_step():
         pytest.fail(f"{GOLDEN} was missing and has been written: look at it, then commit it")
     expected = json.loads(GOLDEN.read_text())["losses"]
     # Another jax may fuse sums in another order.
-    np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=f"if this change is meant, delete {GOLDEN} and run again")
+    np.testing.assert_allclose(
+        losses, expected, rtol=1e-4, err_msg=f"if this change is meant, delete {GOLDEN} and run again"
+    )
 
 
 def test_schedule_warms_up_then_decays():
     rate = optim.schedule(OptimConfig(learning_rate=1.0, warmup_steps=10, decay="cosine"), 110)
-    np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(60), rate(110)], [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(60), rate(110)], [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6
+    )
     rate = optim.schedule(OptimConfig(learning_rate=1.0, warmup_steps=0), 100)
     np.testing.assert_allclose([rate(0), rate(1000)], [1.0, 1.0])

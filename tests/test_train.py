@@ -40,7 +40,9 @@ def final_state(config, directory):
     optimizer = optim.dense_optimizer(config.optim, 1)
     abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
+    )
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
     state, progress = checkpoints.restore(abstract)
     checkpoints.close()
@@ -71,7 +73,9 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
-    assert {"jax", "devices", "command"} <= set(json.loads((tmp_path / "run" / "environment.json").read_text()))
+    assert {"jax", "devices", "command"} <= set(
+        json.loads((tmp_path / "run" / "environment.json").read_text())
+    )
     trained = run.load(tmp_path / "run")
     assert int(trained.state.step) == result["best_step"]
 
@@ -100,7 +104,8 @@ def test_a_finished_run_is_left_as_it_is(small_store, tmp_path):
 
 def test_one_and_eight_devices_give_the_same_validation(small_store, tmp_path):
     results = [
-        train.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices)) for devices in (1, 8)
+        train.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices))
+        for devices in (1, 8)
     ]
     losses = [
         [line["loss"] for line in logs.read(tmp_path / str(devices)) if "loss" in line] for devices in (1, 8)
@@ -115,7 +120,16 @@ def test_patience_stops_early(small_store, tmp_path):
     config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 50, "patience": 2})
     result = train.train(config, tmp_path / "run")
     assert result["stopped"] == "patience ran out"
-    assert result["steps"] == 3 * result["steps_per_epoch"] and result["best_step"] == result["steps_per_epoch"]
+    assert (
+        result["steps"] == 3 * result["steps_per_epoch"] and result["best_step"] == result["steps_per_epoch"]
+    )
+
+
+def test_the_first_of_equally_good_checkpoints_is_kept(small_store, tmp_path):
+    config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 6})
+    result = train.train(config, tmp_path / "run")
+    assert len({line["pair_accuracy"] for line in result["history"]}) == 1
+    assert int(run.load(tmp_path / "run").state.step) == result["best_step"] == result["steps_per_epoch"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store, tmp_path):
@@ -183,5 +197,7 @@ def test_kill_and_continue_is_bit_for_bit_the_same(small_store, tmp_path):
     assert killed > 0
     assert_same_state(final_state(config, tmp_path / "whole")[0], final_state(config, tmp_path / "killed")[0])
     whole, again = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "killed"))
-    assert [line for line in whole if "validation_auc" in line] == [line for line in again if "validation_auc" in line]
+    assert [line for line in whole if "validation_auc" in line] == [
+        line for line in again if "validation_auc" in line
+    ]
     assert not list(pathlib.Path(tmp_path / "killed" / "checkpoints").glob("*tmp*"))

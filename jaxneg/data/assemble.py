@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.data import engine, events
-from jaxneg.data import store as stores
+from jaxneg.data import engine, events, store as stores
 
 # The part before the time, so that equal times cannot mix parts; columns after the order settle no real tie.
 ORDER = ("session", "part", "time", "order", "item", "feedback", "station")

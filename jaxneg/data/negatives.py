@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxneg.data import store as stores
 
-PRIOR = 10.0  # events that pull the odds of an item to those of the log
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
 
 
@@ -39,10 +38,10 @@ def negative_index(store: stores.Store) -> NegativeIndex:
     return NegativeIndex(
         items=store.items,
         negative_indptr=np.asarray(store.negative_indptr),
-        negative_item=store.negative_item,
+        negative_item=np.asarray(store.negative_item),
         user_group_indptr=np.asarray(store.user_group_indptr),
         positive_indptr=indptr,
-        positive_item=store.positive_item,
+        positive_item=np.asarray(store.positive_item),
         filter_bits=bits,
     )
 
@@ -89,25 +88,28 @@ def draw_negatives(
     return item_PN, hard_PN
 
 
-def odds(positive_V: np.ndarray, negative_V: np.ndarray, *, negatives: int, p_hard: float) -> np.ndarray:
+def odds(
+    positive_V: np.ndarray, negative_V: np.ndarray, *, negatives: int, p_hard: float, prior: float
+) -> np.ndarray:
     """The item biases, float32 [V], that binary cross-entropy ends with when nothing is known of the listener.
 
         bias_i = log P(i is the target) - log(N P(i is drawn as a negative))
 
-    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by PRIOR events per item.
+    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by ``prior`` events per item.
 
     Args:
       positive_V: positive events of each row in the training window, padding row first.
       negative_V: negative events likewise.
       negatives: N, negatives per target.
       p_hard: share of hard ones.
+      prior: above 0.
     """
     total_V = positive_V + negative_V
     share = positive_V.sum() / max(total_V.sum(), 1)
     items = len(total_V) - 1
 
     def smoothed(count_V: np.ndarray, share: float) -> np.ndarray:
-        return (count_V + PRIOR * share) / max(count_V.sum() + PRIOR * share * items, 1e-9)
+        return (count_V + prior * share) / max(count_V.sum() + prior * share * items, 1e-9)
 
     drawn_V = p_hard * smoothed(negative_V, 1 - share) + (1 - p_hard) / items
     with np.errstate(divide="ignore"):
@@ -118,13 +120,12 @@ def odds(positive_V: np.ndarray, negative_V: np.ndarray, *, negatives: int, p_ha
 def _draw_hard(rng, index, target_P, user_P, group_P, scope):
     """One real negative per target, and where there was one."""
     indptr, groups = index.negative_indptr, index.user_group_indptr
-    user_low, user_high = indptr[groups[user_P]], indptr[groups[user_P + 1]]
-    if scope == "station":
-        low, high = indptr[group_P], indptr[group_P + 1]
-        none = low == high
-        low, high = np.where(none, user_low, low), np.where(none, user_high, high)
-    else:
-        low, high = user_low, user_high
+    low, high = indptr[group_P], indptr[group_P + 1]
+    whole = (
+        np.flatnonzero(low == high) if scope == "station" else slice(None)
+    )  # where all of the user's serve
+    low[whole] = indptr[groups[user_P[whole]]]
+    high[whole] = indptr[groups[user_P[whole] + 1]]
     count = high - low
     pick = low + (rng.random(len(target_P)) * count).astype(np.int64)
     found = count > 0
@@ -135,11 +136,11 @@ def _draw_hard(rng, index, target_P, user_P, group_P, scope):
 
 def _replace_positives(rng, index, item_PN, user_P, hard_PN):
     """Draws again, in place and exactly, each random negative that is a positive of its user."""
-    user_PN = np.broadcast_to(user_P[:, None], item_PN.shape)
-    slot = _slot(user_PN, item_PN, 8 * len(index.filter_bits))
-    maybe = (index.filter_bits[slot >> 3] >> (slot & 7).astype(np.uint8)) & 1
-    p, n = _places(maybe.view(bool) & ~hard_PN)
+    p, n = _places(~hard_PN)
     user, item = user_P[p], item_PN[p, n]
+    slot = _slot(user, item, 8 * len(index.filter_bits))
+    maybe = np.flatnonzero((index.filter_bits[slot >> 3] >> (slot & 7).astype(np.uint8)) & 1)
+    p, n, user, item = p[maybe], n[maybe], user[maybe], item[maybe]
     low, high = index.positive_indptr[user], index.positive_indptr[user + 1]
     place = _first(low, high, lambda at: index.positive_item[at] >= item)
     hit = (place < high) & (index.positive_item[np.minimum(place, len(index.positive_item) - 1)] == item)
@@ -154,7 +155,8 @@ def _replace_positives(rng, index, item_PN, user_P, hard_PN):
 
 def _places(mask_PN):
     """np.nonzero of a matrix; several times faster through its flat form."""
-    return np.divmod(np.flatnonzero(mask_PN), mask_PN.shape[1])
+    flat = np.flatnonzero(mask_PN)
+    return (flat, np.zeros_like(flat)) if mask_PN.shape[1] == 1 else np.divmod(flat, mask_PN.shape[1])
 
 
 def _first(low, high, holds):

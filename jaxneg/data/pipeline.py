@@ -5,6 +5,7 @@ them and one vectorised draw makes the negatives. A batch is thus a function of 
 each epoch redraws, and any number of hosts sees the same global batch.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -72,23 +73,24 @@ def _check_reach(store: stores.Store) -> None:
 def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Places of ``index`` under the seed's permutation of range(size), without storing it.
 
-    A Feistel network over the next even number of bits, walked until it lands inside the range.
+    A Feistel network over the pairs below ``side``, the root of the size rounded up, walked until it lands inside the
+    range; side * side is hardly more than size, so few walk twice.
     """
-    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    shift = np.uint64(half)
+    side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
     keys = np.random.default_rng((seed, size)).integers(1, 1 << 62, size=ROUNDS, dtype=np.uint64)
     result = np.asarray(index, np.uint64).copy()
     walking = np.arange(len(result))
     while len(walking):
-        value = result[walking]
-        left, right = value >> shift, value & mask
+        left, right = np.divmod(result[walking], side)
         for key in keys:
             mixed = (right + key) * np.uint64(0xD6E8FEB86659FD93)
             mixed ^= mixed >> np.uint64(32)
             mixed *= np.uint64(0xD6E8FEB86659FD93)
-            left, right = right, left ^ ((mixed >> np.uint64(40)) & mask)
-        result[walking] = (left << shift) | right
+            mixed >>= np.uint64(40)
+            mixed += left
+            mixed %= side
+            left, right = right, mixed
+        result[walking] = left * side + right
         walking = walking[result[walking] >= size]
     return result.astype(np.int64)
 
@@ -131,22 +133,27 @@ class _Gather(grain.transforms.RandomMap):
     """Reads a batch's sequences and draws its negatives; keeps the rows of one host."""
 
     def __init__(self, store: stores.Store, spans: Spans, config: DataConfig, process: int, processes: int):
-        self.store, self.spans, self.config = store, spans, config
+        self.spans, self.config = spans, config
         self.process, self.processes = process, processes
         self.index = negatives.negative_index(store)
         self.positive = store.sign > 0
+        # Plain views: indexing a memory map itself runs the hooks of its class each time.
+        columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
+        self.columns = [np.asarray(column_T) for column_T in columns]
 
     def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Batch:
-        store, config = self.store, self.config
+        config = self.config
         real_B = element >= 0
         start_B = np.where(real_B, self.spans.start_W[element], 0)
         size_B = np.where(real_B, self.spans.stop_W[element] - start_B, 0)
         # One event more than the inputs: inputs are all but the last, targets all but the first.
         width = config.length + 1
         seen_BM = np.arange(width) < size_B[:, None]
-        columns = [_rows(column_T, start_B, width) for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T)]
+        columns = [_rows(column_T, start_B, width) for column_T in self.columns]
         if config.shuffle_events:
-            order_BM = np.argsort(rng.random(seen_BM.shape, dtype=np.float32) + ~seen_BM, axis=1)  # padding stays last
+            order_BM = np.argsort(
+                rng.random(seen_BM.shape, dtype=np.float32) + ~seen_BM, axis=1
+            )  # padding stays last
             columns = [np.take_along_axis(column_BM, order_BM, axis=1) for column_BM in columns]
         item_BM, feedback_BM = columns[0] * seen_BM, columns[1] * seen_BM
         station_BM, group_BM = columns[2:]
@@ -157,7 +164,7 @@ class _Gather(grain.transforms.RandomMap):
             rng,
             self.index,
             target_BL.ravel()[at],
-            self.spans.user_W[element][at // config.length],
+            np.repeat(self.spans.user_W[element], (target_BL > 0).sum(1)),
             group_BM[:, 1:].ravel()[at],
             negatives=config.negatives,
             p_hard=config.p_hard,
@@ -201,7 +208,9 @@ class TrainBatches:
         if len(spans.start_W) == 0:
             raise UserError(f"store {config.store} has no training sequence of two events or more")
         if config.batch_size % processes:
-            raise UserError(f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes")
+            raise UserError(
+                f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
+            )
         order = _Order(len(spans.start_W), config.batch_size, config.seed)
         self.spans, self.steps_per_epoch = len(spans.start_W), order.steps_per_epoch
         self._prefetch = config.prefetch
@@ -256,7 +265,9 @@ class EvalBatches:
         self.liked_S = self.liked_S[events]
         self.examples = len(kept)
         if self.examples == 0:
-            raise UserError(f"no {split} example: no session has a liked or disliked event in that split after a context")
+            raise UserError(
+                f"no {split} example: no session has a liked or disliked event in that split after a context"
+            )
         self.pair_X2 = _pairs(store, self, np.random.default_rng(config.pair_seed))
         self.share_X = _shares(store)[self.user_X]
         self.width = 1
@@ -315,7 +326,9 @@ def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.nda
 def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
     """One pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
     station = store.station_T[examples.event_S]
-    order = np.lexsort((~examples.liked_S, station, examples.example_S))  # a segment's liked events come first
+    order = np.lexsort(
+        (~examples.liked_S, station, examples.example_S)
+    )  # a segment's liked events come first
     example, station, liked = examples.example_S[order], station[order], examples.liked_S[order]
     item = store.item_T[examples.event_S[order]]
     new = np.concatenate([[True], (np.diff(example) != 0) | (np.diff(station) != 0)])

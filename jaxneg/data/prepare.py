@@ -21,22 +21,13 @@ from typing import Annotated, Any, Literal
 
 import ibis
 import ibis.expr.types as ir
-import tyro
 
+from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import assemble, engine, events, sessions, split
-from jaxneg.data import store as stores
+from jaxneg.data import assemble, engine, events, sessions, split, store as stores
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-
-
-def _option(metavar: str, otherwise: str) -> Any:
-    """How --help shows an option that may stay open: ``otherwise`` says what happens then."""
-    return tyro.conf.arg(
-        metavar=metavar,
-        help_behavior_hint=lambda default: f"(default: {otherwise if default == 'None' else default})",
-    )
 
 
 @dataclass(frozen=True)
@@ -45,22 +36,29 @@ class PrepareConfig:
 
     session: Annotated[
         Literal["given", "station", "gap", "user"] | None,
-        _option("{given,station,gap,user}", "given if every event has a session id, else user"),
+        configs.option("{given,station,gap,user}", "given if every event has a session id, else user"),
     ] = None
     """what makes a session: its id in the log, the station, listening without a long pause, all of a user"""
-    gap_minutes: Annotated[float | None, _option("FLOAT", "30")] = None  # with session gap: a longer pause starts a new session
-    polarity: Annotated[str | None, _option("NAME", "default")] = None
+    gap_minutes: Annotated[float | None, configs.option("FLOAT", "30")] = None
+    """with session gap: a longer pause starts a new session"""
+    polarity: Annotated[str | None, configs.option("NAME", "default")] = None
     """what is liked and disliked: default, plays, explicit, pandora or lenient"""
-    positive: tuple[str, ...] = ()  # feedback kinds that count as liked, whatever the polarity says
-    negative: tuple[str, ...] = ()  # feedback kinds that count as disliked, whatever the polarity says
+    positive: Annotated[tuple[str, ...], configs.option("KIND [KIND ...]", "none")] = ()
+    """feedback kinds that count as liked, whatever the polarity says"""
+    negative: Annotated[tuple[str, ...], configs.option("KIND [KIND ...]", "none")] = ()
+    """feedback kinds that count as disliked, whatever the polarity says"""
     min_item_count: int = 1  # items with fewer events in the training window are left out
     min_user_events: int = 2  # users with fewer events are left out
     min_session_events: int = 1  # sessions with fewer events are left out
-    split: Annotated[Literal["time", "tail", "leave-last"] | None, _option("{time,tail,leave-last}", "time")] = None
+    split: Annotated[
+        Literal["time", "tail", "leave-last"] | None, configs.option("{time,tail,leave-last}", "time")
+    ] = None
     """what is held out: events after a time, the tail of each user, the last two events of each session"""
-    test_from: Annotated[str | None, _option("TIME", "the last 10% of events")] = None
+    test_from: Annotated[str | None, configs.option("TIME", "the last 10% of events")] = None
     """with split time: start of the test, as 2024-02-01 or a number"""
-    valid_from: Annotated[str | None, _option("TIME", "the last ninth of the events before the test")] = None
+    valid_from: Annotated[
+        str | None, configs.option("TIME", "the last ninth of the events before the test")
+    ] = None
     """with split time: start of validation"""
     test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
     valid_share: float = 0.1  # with split tail: share before these for validation

@@ -20,12 +20,16 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], Params]
     item_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as input
     output_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as scored
-    encode: Callable[..., jax.Array]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None) -> h_BLD
+    encode: Callable[
+        ..., jax.Array
+    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None) -> h_BLD
 
 
 class _Network(nnx.Module):
     def __init__(self, config: ModelConfig, *, length, stations, attributes, rngs):
-        self.inputs = inputs.Inputs(config, length=length, stations=stations, attributes=attributes, rngs=rngs)
+        self.inputs = inputs.Inputs(
+            config, length=length, stations=stations, attributes=attributes, rngs=rngs
+        )
         self.encoder = ENCODERS[config.encoder](config, rngs=rngs)
 
 

@@ -16,7 +16,9 @@ GATE = [{"thumb_up": 1.0, "play": 1.0, "skip": -1.0, "thumb_down": -1.0}.get(kin
 class Inputs(nnx.Module):
     """Learned tables of everything about an event but its item. Parts that the config switches off have none."""
 
-    def __init__(self, config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], rngs: nnx.Rngs
+    ):
         def table(rows: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, config.width), jnp.float32))
 

@@ -43,7 +43,8 @@ class Attention(nnx.Module):
         """What each position gathers from the positions its mask row allows."""
         B, L, D = x_BLD.shape
         q_BLHK, k_BMHK, v_BMHK = (
-            layer(x_BLD).reshape(B, L, self.heads, D // self.heads) for layer in (self.query, self.key, self.value)
+            layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
+            for layer in (self.query, self.key, self.value)
         )
         logits_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
         logits_BHLM = logits_BHLM * (D // self.heads) ** -0.5

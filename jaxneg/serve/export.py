@@ -1,13 +1,14 @@
 """A run's best checkpoint as files that other stacks can read.
 
-    model.stablehlo        query(params, item_BL, feedback_BL, station_BL) -> query_BE, any batch size, for CPU, CUDA, TPU
+    model.stablehlo        query(params, item_BL, feedback_BL, station_BL) -> query_BE, any batch size,
+                           for CPU, CUDA and TPU
     params.safetensors     its parameters
     item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row
     items.parquet          row, item id and attributes of every row; stations.parquet likewise
     manifest.json          versions, shapes, feedback codes, and a SHA-256 of every other file
 
-With item biases, E is the model's width + 1: the bias is the last column of a row and the query ends in 1, so that
-any maximum inner product index serves the model as it is.
+With item biases, E is the model's width + 1: the bias is the last column of a row and the query ends in 1, so
+that any maximum inner product index serves the model as it is.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from safetensors import numpy as safetensors
+from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
 from jaxneg import run, step as steps
@@ -36,15 +37,15 @@ def export(trained: run.Trained, out: pathlib.Path) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
-    partial = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    target = pathlib.Path(os.path.realpath(out))
+    partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         manifest = _write(trained, partial)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; nothing is left behind") from error
+        partial.rename(target)  # an empty directory gives way
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {out}: {reason}; nothing is left behind") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
@@ -59,7 +60,13 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
 
     def query(flat, item_BL, feedback_BL, station_BL):
         h_BD = steps.last_hidden(
-            model, _under(flat, "params."), _under(flat, "tables."), item_BL, feedback_BL, station_BL, flat[ATTRIBUTES]
+            model,
+            _under(flat, "params."),
+            _under(flat, "tables."),
+            item_BL,
+            feedback_BL,
+            station_BL,
+            flat[ATTRIBUTES],
         )
         return jnp.concatenate([h_BD, jnp.ones_like(h_BD[:, :1])], axis=1) if biased else h_BD
 
@@ -70,7 +77,9 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, params[name].dtype) for name in read}
     exported = jax_export.export(jax.jit(query), platforms=PLATFORMS)(shapes, history, history, history)
     (directory / "model.stablehlo").write_bytes(exported.serialize())
-    safetensors.save_file({name: np.asarray(leaf) for name, leaf in params.items()}, directory / "params.safetensors")
+    safetensors.save_file(
+        {name: np.asarray(leaf) for name, leaf in params.items()}, directory / "params.safetensors"
+    )
 
     row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
         trained.state.params, trained.state.tables, params[ATTRIBUTES]
@@ -104,4 +113,3 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
 
 def _under(flat, prefix):
     return {name.removeprefix(prefix): leaf for name, leaf in flat.items() if name.startswith(prefix)}
-

@@ -45,15 +45,26 @@ class Scorer:
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Scorer":
-        """The scorer of an export directory. Raises UserError where a file is missing, altered or of another format."""
+        """The scorer of an export directory.
+
+        Raises UserError where a file is missing, altered or of another format.
+        """
         directory = pathlib.Path(directory)
         path = directory / "manifest.json"
         if not path.is_file():
-            raise UserError(f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export")
-        manifest = json.loads(path.read_text())
-        if manifest.get("format") != FORMAT:
-            raise UserError(f"{directory} has export format {manifest.get('format')}, this version reads {FORMAT}: export again")
-        for name, expected in manifest["files"].items():
+            raise UserError(
+                f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export"
+            )
+        try:
+            manifest = json.loads(path.read_text())
+            format_, files = manifest["format"], manifest["files"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged or not of jaxneg export: export again") from error
+        if format_ != FORMAT:
+            raise UserError(
+                f"{directory} has export format {format_}, this version reads {FORMAT}: export again"
+            )
+        for name, expected in files.items():
             file = directory / name
             if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
                 raise UserError(f"{file} is missing or altered (its checksum differs): export again")
@@ -62,7 +73,7 @@ class Scorer:
         return cls(
             manifest,
             jax.jit(exported.call),
-            {name: params[name] for name in manifest["query_params"]},
+            jax.device_put({name: params[name] for name in manifest["query_params"]}),
             np.load(directory / "item_embeddings.npy", mmap_mode="r"),
             pq.read_table(directory / "items.parquet", columns=["item"])["item"].to_pylist(),
             pq.read_table(directory / "stations.parquet", columns=["id"])["id"].to_pylist(),
@@ -71,6 +82,10 @@ class Scorer:
     def knows(self, item: str) -> bool:
         """Whether the item is in the catalogue that the model was trained on."""
         return item in self._rows
+
+    def knows_station(self, station: str) -> bool:
+        """Whether the station was there in training."""
+        return station in self._stations
 
     def items(self, count: int) -> list[str]:
         """Ids of the items heard most often, most often first."""
@@ -89,16 +104,23 @@ class Scorer:
     ) -> list[Recommendation]:
         """The k best next items for a history, best first.
 
-        Items that the catalogue does not know are left out of the history. Raises UserError if none is known, and on
-        a feedback kind that does not exist.
+        Items that the catalogue does not know are left out of the history, stations it does not know count as
+        none. Raises UserError if no item is known, on a feedback kind that does not exist, and on k below 1.
         """
+        if k < 1:
+            raise UserError(f"k must be at least 1, got {k}")
         codes = {kind: code for kind, code in self.manifest["feedback"].items() if kind != "pad"}
         for event in history:
             if event.feedback not in codes:
-                raise UserError(f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {', '.join(codes)}")
+                kinds = ", ".join(codes)
+                raise UserError(
+                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
+                )
         known = [event for event in history if self.knows(event.item)][-self.manifest["length"] :]
         if not known:
-            raise UserError("no item of the history is in the catalogue: give ids as they stand in items.parquet")
+            raise UserError(
+                "no item of the history is in the catalogue: give ids as they stand in items.parquet"
+            )
         context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
         for t, event in enumerate(known):
             station = self._stations.get(event.station, PAD) if event.station is not None else PAD
@@ -110,4 +132,8 @@ class Scorer:
         k = min(k, self.manifest["items"])
         best = np.argpartition(-score_V, k - 1)[:k]
         best = best[np.argsort(-score_V[best], kind="stable")]
-        return [Recommendation(self._ids[row - 1], float(score_V[row])) for row in best if np.isfinite(score_V[row])]
+        return [
+            Recommendation(self._ids[row - 1], float(score_V[row]))
+            for row in best
+            if np.isfinite(score_V[row])
+        ]

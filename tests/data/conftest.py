@@ -91,7 +91,12 @@ def random_store(make_store):
                     (
                         user,
                         [
-                            (int(rng.integers(1, items + 1)), str(rng.choice(kinds)), int(rng.integers(1, 4)), split)
+                            (
+                                int(rng.integers(1, items + 1)),
+                                str(rng.choice(kinds)),
+                                int(rng.integers(1, 4)),
+                                split,
+                            )
                             for split in splits
                         ],
                     )

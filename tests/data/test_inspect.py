@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 import rich.console
 
-from jaxneg.data import engine, inspect, prepare
-from jaxneg.data import store as stores
+from jaxneg.data import engine, inspect, prepare, store as stores
 
 
 @pytest.fixture(scope="module")

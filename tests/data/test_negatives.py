@@ -19,8 +19,24 @@ def store(make_store):
     train = "train"
     return make_store(
         [
-            (0, [(1, "play", 1, train), (2, "play", 1, train), (4, "skip", 1, train), (5, "thumb_down", 1, train)]),
-            (0, [(3, "thumb_up", 2, train), (6, "skip", 2, train), (8, "skip", 2, "test"), (1, "play", 3, train)]),
+            (
+                0,
+                [
+                    (1, "play", 1, train),
+                    (2, "play", 1, train),
+                    (4, "skip", 1, train),
+                    (5, "thumb_down", 1, train),
+                ],
+            ),
+            (
+                0,
+                [
+                    (3, "thumb_up", 2, train),
+                    (6, "skip", 2, train),
+                    (8, "skip", 2, "test"),
+                    (1, "play", 3, train),
+                ],
+            ),
             (1, [(7, "play", 1, train), (9, "play", 1, "validation")]),
         ],
         items=10,
@@ -52,7 +68,17 @@ def test_user_scope_ignores_stations(store):
 def test_a_user_without_negatives_gets_random_ones(store):
     item, hard = draw(store, [7] * 3000, [1] * 3000, [OTHER_USER] * 3000, p_hard=1.0)
     counts = collections.Counter(item.ravel().tolist())
-    assert not hard.any() and set(counts) == {1, 2, 3, 4, 5, 6, 8, 9, 10}  # 9 is liked in validation only: unknown
+    assert not hard.any() and set(counts) == {
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+        9,
+        10,
+    }  # 9 is liked in validation only: unknown
     assert max(abs(count - 3000 / 9) for count in counts.values()) < 5 * (3000 / 9) ** 0.5
 
 
@@ -64,7 +90,9 @@ def test_random_negatives_are_uniform_over_what_the_user_does_not_like(store):
 
 
 def test_a_hard_negative_is_never_the_target(make_store):
-    store = make_store([(0, [(1, "play", 1, "train"), (1, "skip", 1, "train"), (2, "play", 1, "train")])], items=5)
+    store = make_store(
+        [(0, [(1, "play", 1, "train"), (1, "skip", 1, "train"), (2, "play", 1, "train")])], items=5
+    )
     item, hard = draw(store, [1, 2] * 200, [0] * 400, [0] * 400, p_hard=1.0)
     assert not hard[0::2].any() and set(item[0::2, 0]) == {3, 4, 5}
     assert hard[1::2].all() and set(item[1::2, 0]) == {1}
@@ -109,9 +137,11 @@ def test_odds_are_where_the_loss_without_a_context_is_least():
     """The gradient of the expected loss by each bias, summed over the distribution of draws, is zero there."""
     rng = np.random.default_rng(0)
     positive_V, negative_V = np.append(0, rng.integers(1, 50, 30)), np.append(0, rng.integers(1, 50, 30))
-    prior = negatives.PRIOR
+    prior = 7.0
     for p_hard, count in ((0.0, 1), (0.4, 3), (1.0, 2)):
-        bias_V = negatives.odds(positive_V, negative_V, negatives=count, p_hard=p_hard).astype(np.float64)
+        bias_V = negatives.odds(positive_V, negative_V, negatives=count, p_hard=p_hard, prior=prior).astype(
+            np.float64
+        )
         share = positive_V.sum() / (positive_V.sum() + negative_V.sum())
         target_V = (positive_V + prior * share)[1:]
         hard_V = (negative_V + prior * (1 - share))[1:]
@@ -123,4 +153,6 @@ def test_odds_are_where_the_loss_without_a_context_is_least():
 
 
 def test_odds_of_a_log_without_negatives_are_finite():
-    assert np.isfinite(negatives.odds(np.array([0, 3, 0]), np.zeros(3), negatives=1, p_hard=1.0)).all()
+    assert np.isfinite(
+        negatives.odds(np.array([0, 3, 0]), np.zeros(3), negatives=1, p_hard=1.0, prior=10.0)
+    ).all()

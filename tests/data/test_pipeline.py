@@ -33,7 +33,14 @@ def test_every_training_event_is_the_target_once_per_epoch(random_store, reach):
         found = collections.Counter()
         for batch in epoch(batches, number):
             for b, t in zip(*np.nonzero(batch.item_BL), strict=True):
-                found[(batch.item_BL[b, t], batch.feedback_BL[b, t], batch.station_BL[b, t], batch.target_BL[b, t])] += 1
+                found[
+                    (
+                        batch.item_BL[b, t],
+                        batch.feedback_BL[b, t],
+                        batch.station_BL[b, t],
+                        batch.target_BL[b, t],
+                    )
+                ] += 1
         expected = collections.Counter()
         for events in train_histories(store, reach).values():
             for seen, after in zip(events[:-1], events[1:], strict=True):
@@ -49,7 +56,12 @@ def test_sequences_are_runs_of_one_history_padded_on_the_right(random_store):
         for first in range(0, len(events) - 1, CONFIG.length):
             inputs = events[first : first + CONFIG.length + 1][:-1]
             runs.add(tuple(store.item_T[inputs]) + (0,) * (CONFIG.length - len(inputs)))
-    found = {tuple(row) for batch in epoch(pipeline.TrainBatches(store, CONFIG)) for row in batch.item_BL if row.any()}
+    found = {
+        tuple(row)
+        for batch in epoch(pipeline.TrainBatches(store, CONFIG))
+        for row in batch.item_BL
+        if row.any()
+    }
     assert found == runs
 
 
@@ -70,7 +82,9 @@ def test_batches_have_one_shape_and_targets_their_negatives(random_store):
     for batch in epoch(batches):
         assert [leaf.shape for leaf in batch] == [(4, 3)] * 4 + [(4, 3, 2)] * 2
         assert [leaf.dtype for leaf in batch] == [np.int32] * 5 + [bool]
-        np.testing.assert_array_equal(batch.negative_BLN > 0, np.repeat((batch.target_BL > 0)[..., None], 2, axis=2))
+        np.testing.assert_array_equal(
+            batch.negative_BLN > 0, np.repeat((batch.target_BL > 0)[..., None], 2, axis=2)
+        )
         assert not batch.hard_BLN[batch.target_BL == 0].any()
 
 
@@ -87,7 +101,9 @@ def test_hosts_share_the_same_global_batch(random_store):
     store = random_store(6)
     whole = pipeline.TrainBatches(store, CONFIG)
     for processes in (2, 4):
-        parts = [pipeline.TrainBatches(store, CONFIG, process=p, processes=processes) for p in range(processes)]
+        parts = [
+            pipeline.TrainBatches(store, CONFIG, process=p, processes=processes) for p in range(processes)
+        ]
         for step in range(5):
             for number, leaf in enumerate(whole[step]):
                 for p in range(processes):
@@ -173,14 +189,19 @@ def test_pairs_are_uniform_over_same_station_pairs(make_store):
 
 
 def test_examples_without_context_are_counted(make_store):
-    store = make_store([(0, [(1, "play", 1, "test")]), (1, [(2, "play", 1, "train"), (1, "skip", 1, "test")])], items=2)
+    store = make_store(
+        [(0, [(1, "play", 1, "test")]), (1, [(2, "play", 1, "train"), (1, "skip", 1, "test")])], items=2
+    )
     batches = pipeline.EvalBatches(store, CONFIG, EvalConfig(), "test")
     assert (batches.examples, batches.cold) == (1, 1)
 
 
 def test_reach_user_refuses_what_would_leak(make_store):
     train, test = "train", "test"
-    mixed = [(0, [(1, "play", 1, train), (2, "play", 1, test)]), (0, [(1, "play", 1, train), (2, "play", 1, test)])]
+    mixed = [
+        (0, [(1, "play", 1, train), (2, "play", 1, test)]),
+        (0, [(1, "play", 1, train), (2, "play", 1, test)]),
+    ]
     config = dataclasses.replace(CONFIG, reach="user")
     with pytest.raises(UserError, match="precede all held-out events"):
         pipeline.TrainBatches(make_store(mixed, items=2), config)

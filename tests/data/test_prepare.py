@@ -17,8 +17,7 @@ import pytest
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import assemble, engine, prepare, split
-from jaxneg.data import store as stores
+from jaxneg.data import assemble, engine, prepare, split, store as stores
 
 KINDS = ["thumb_up", "play", "skip", "thumb_down", "unknown"]
 MINUTE = 60_000

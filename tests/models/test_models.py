@@ -52,7 +52,9 @@ def test_each_input_matters_and_each_can_be_switched_off():
         assert f"inputs.{name}" in params
         before = model.encode(params, row, feedback, station, mask, None)
         assert not np.allclose(model.encode(params, *changed, mask, None), before)
-        model, params = network(dataclasses.replace(CONFIG, **{name: "none" if name == "feedback" else False}))
+        model, params = network(
+            dataclasses.replace(CONFIG, **{name: "none" if name == "feedback" else False})
+        )
         assert f"inputs.{name}" not in params
         before = model.encode(params, row, feedback, station, mask, None)
         np.testing.assert_array_equal(model.encode(params, *changed, mask, None), before)
@@ -63,7 +65,9 @@ def test_without_positions_one_layer_sees_the_past_as_a_set():
     row, feedback, station, mask = inputs()
     swapped = jnp.array([1, 0, 2, 3, 4, 5])
     before = model.encode(params, row, feedback, station, mask, None)[:, -1]
-    after = model.encode(params, row[:, swapped], feedback[:, swapped], station[:, swapped], mask, None)[:, -1]
+    after = model.encode(params, row[:, swapped], feedback[:, swapped], station[:, swapped], mask, None)[
+        :, -1
+    ]
     np.testing.assert_allclose(after, before, atol=1e-5)  # sums in another order
 
 
@@ -87,7 +91,9 @@ def test_attention_equals_a_slow_loop():
     row, feedback, station, mask = inputs()
     scale = D**0.5
     x = np.asarray(row, np.float64) * scale + scale * (
-        params["inputs.feedback"][feedback] + params["inputs.station"][station] + params["inputs.position"][None]
+        params["inputs.feedback"][feedback]
+        + params["inputs.station"][station]
+        + params["inputs.position"][None]
     )
 
     def linear(name, x):
@@ -108,7 +114,9 @@ def test_attention_equals_a_slow_loop():
     x = norm("attention_norm", x + linear("attention.out", y))
     hidden = np.maximum(linear("feed_forward.up", x), 0.0)
     by_hand = norm("feed_forward_norm", x + linear("feed_forward.down", hidden))
-    h_BLD = model.encode({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}, row, feedback, station, mask, None)
+    h_BLD = model.encode(
+        {k: jnp.asarray(v, jnp.float32) for k, v in params.items()}, row, feedback, station, mask, None
+    )
     np.testing.assert_allclose(h_BLD, by_hand, atol=2e-5)  # float32 against float64
 
 

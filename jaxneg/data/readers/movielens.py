@@ -9,10 +9,12 @@ Reference: Harper and Konstan, The MovieLens Datasets, TiiS 2015; Dooms et al., 
 
 import pathlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import events, sources
 
@@ -22,8 +24,10 @@ SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-
 
 @dataclass(frozen=True)
 class Options:
-    up: float | None = None  # ratings from here are thumbs-up; by default 4 of 5, 8 of 10
-    down: float | None = None  # ratings up to here are thumbs-down; by default 2.5 of 5, 5 of 10
+    up: Annotated[float | None, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
+    """ratings from here are thumbs-up"""
+    down: Annotated[float | None, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    """ratings up to here are thumbs-down"""
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:

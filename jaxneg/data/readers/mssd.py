@@ -9,10 +9,12 @@ Reference: Brost, Mehrotra and Jehan, The Music Streaming Sessions Dataset, WWW 
 
 import pathlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import config as configs
 from jaxneg.data import events, sources
 
 LOG = {
@@ -30,7 +32,8 @@ FEATURES = {"track_id": "VARCHAR", "release_year": "BIGINT", "tempo": "DOUBLE"}
 @dataclass(frozen=True)
 class Options:
     context_type: str = ""  # keep sessions whose rows are all of this context, such as radio; empty keeps all
-    features: pathlib.Path | None = None  # tf_*.csv or their directory; by default those below the source
+    features: Annotated[pathlib.Path | None, configs.option("PATH", "those below the source")] = None
+    """tf_*.csv with features of tracks, or their directory"""
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:

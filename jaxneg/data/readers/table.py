@@ -6,11 +6,12 @@
 
 import pathlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import events, sources
 
@@ -31,7 +32,8 @@ class Options:
     station: str = "station"  # column of the station; unless renamed it may be missing
     played: str = "played"  # column of the fraction played, 0 to 1; unless renamed it may be missing
     duration: str = "duration"  # column of milliseconds from time to end; unless renamed it may be missing
-    attributes: tuple[str, ...] = ()  # columns that describe the item, such as artist
+    attributes: Annotated[tuple[str, ...], configs.option("COLUMN [COLUMN ...]", "none")] = ()
+    """columns that describe the item, such as artist"""
     values: str = ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip"; empty if the column holds kinds
     threshold: float = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"  # of numbers; auto goes by their size

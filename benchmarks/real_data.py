@@ -1,0 +1,204 @@
+"""Real feedback logs: prepare, train over seeds and p_hard, evaluate on the untouched test split, beside baselines.
+
+    .venv/bin/python benchmarks/real_data.py            # all sets, 3 seeds: about half an hour on 2 cores
+    .venv/bin/python benchmarks/real_data.py --quick    # one set, one short run
+
+Reads the sets under JAXNEG_DATA (default ../shared/data). Each set is split by the rule of its reader: the last 20% of
+each user's events, or sessions where there are at least five, are the test, the 10% before them validation. Settings are
+those of configs/, chosen on validation; baselines choose theirs on validation too. Run again, it continues where it
+stopped. Writes real_data.md and real_data.json to --out and prints one JSON object as its last line.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+
+import numpy as np
+
+from jaxneg import config as configs, console, evaluate, metrics, report, run, train
+from jaxneg.data import engine, pipeline, prepare, readers, store as stores
+
+ROOT = pathlib.Path(__file__).parent.parent
+DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
+# Set -> reader. A set's directory is SET or starts with it; its config is configs/<reader>_sasrec.py.
+SETS = {
+    "kuairand_pure": "kuairand",
+    "cm100k": "cm100k",
+    "ml_latest_small_2016": "movielens",
+    "spotify_history": "spotify",
+}
+P_HARD = (0.0, 0.5)
+FIGURES = ("pair_accuracy", "auc", "ndcg@10", "hit_rate@10", "mrr_positive", "mrr_negative", "gini@10")
+
+
+def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
+    """The store of a set, prepared as its reader suggests."""
+    store = work / "stores" / SETS[name]
+    if not (store / "metadata.json").exists():
+        reader = readers.READERS[SETS[name]]
+        settings = prepare.with_defaults(
+            prepare.PrepareConfig(),
+            session=reader.session,
+            gap_minutes=reader.gap_minutes,
+            polarity=reader.preset,
+            split=reader.split,
+        )
+        con = engine.connect()
+        with engine.reading(DATA / name):
+            events = reader.read(con, DATA / name, reader.Options())
+            prepare.prepare(events, store, settings, con, reader=SETS[name], source=name)
+    return store
+
+
+def experiment(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: bool) -> configs.Config:
+    config = configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py")
+    data = dataclasses.replace(config.data, store=str(store), p_hard=p_hard, seed=seed)
+    training = dataclasses.replace(config.train, seed=seed, epochs=2 if quick else config.train.epochs)
+    return configs.check(dataclasses.replace(config, data=data, train=training))
+
+
+def one_run(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: bool, work: pathlib.Path):
+    """(report, result) of one trained model on the test split."""
+    directory = work / "runs" / f"{SETS[name]}-p{p_hard:g}-seed{seed}"
+    config = experiment(name, store, p_hard, seed, quick)
+    result = train.train(config, directory)
+    trained = run.load(directory)
+    examples = pipeline.EvalBatches(trained.store, config.data, config.eval, "test")
+    found = evaluate.evaluate(
+        run.catalogue_score(trained),
+        examples,
+        items=trained.store.items,
+        config=config.eval,
+        cold=examples.cold,
+    )
+    return found, result
+
+
+def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
+    config = experiment(name, store, 0.5, 0, False)
+    return report.measure_baselines(stores.Store.open(store), config, "test")
+
+
+def summary(name: str, baselines: dict[str, report.Measured], runs: dict, tuned: float) -> dict:
+    """Figures of a set: baselines, models by p_hard with mean and s.d. over seeds, and paired differences."""
+    best = max(baselines, key=lambda key: baselines[key].report.figures["auc"])
+    reference = baselines[best].report
+    models = {}
+    for p_hard in sorted({key[0] for key in runs}):
+        reports = [found for (p, _), (found, _) in sorted(runs.items()) if p == p_hard]
+        results = [result for (p, _), (_, result) in sorted(runs.items()) if p == p_hard]
+        line = {}
+        for figure in FIGURES:
+            values = [found.figures[figure] for found in reports]
+            line[figure] = statistics.mean(values)
+            line[f"{figure}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        line["epochs_to_convergence"] = statistics.mean(r["epochs_to_convergence"] for r in results)
+        line["validation_auc"] = statistics.mean(max(step["auc"] for step in r["history"]) for r in results)
+        line["hard_share"] = statistics.mean(r["hard_share"] for r in results)
+        for of in ("pair_accuracy", "auc"):
+            # Each example's value averaged over seeds, less the baseline's; the interval is over examples.
+            difference_X = np.mean([found.value_X[of] for found in reports], axis=0) - reference.value_X[of]
+            line[f"difference_{of}"] = metrics.mean(difference_X).value
+            line[f"difference_{of}_low"], line[f"difference_{of}_high"] = metrics.bootstrap(difference_X)
+        models[f"{p_hard:g}"] = line
+    return {
+        "examples": reference.figures["examples"],
+        "pairs": reference.figures["pairs"],
+        "baselines": {
+            key: {figure: one.report.figures[figure] for figure in (*FIGURES, "pair_accuracy_low", "pair_accuracy_high")}
+            for key, one in baselines.items()
+        },
+        "best_baseline": best,
+        "tuned_p_hard": tuned,
+        "models": models,
+    }  # fmt: skip
+
+
+def markdown(found: dict) -> str:
+    lines = [
+        "# Real feedback logs: the model beside baselines",
+        "",
+        __doc__.split("\n\n")[2].replace("\n", " "),
+        "",
+    ]
+    lines += ["Mean over seeds ± standard deviation; differences to the best baseline by AUC are paired, with 95% bootstrap",
+              "intervals over examples.", ""]  # fmt: skip
+    for name, one in found.items():
+        best = one["best_baseline"]
+        lines += [
+            f"## {name}",
+            "",
+            f"{one['examples']:,} examples, {one['pairs']:,} pairs of a liked and a disliked item.",
+            "",
+        ]
+        lines += ["|  | pair accuracy | AUC | less best baseline, AUC | NDCG@10 | MRR liked | MRR disliked | Gini@10 | epochs |",
+                  "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        for p_hard, line in one["models"].items():
+            mark = " (config)" if float(p_hard) == one["tuned_p_hard"] else ""
+            lines.append(
+                f"| **SASRec, p_hard {p_hard}**{mark} | {line['pair_accuracy']:.4f} ± {line['pair_accuracy_sd']:.4f} | "
+                f"{line['auc']:.4f} ± {line['auc_sd']:.4f} | {line['difference_auc']:+.4f} "
+                f"[{line['difference_auc_low']:+.4f}, {line['difference_auc_high']:+.4f}] | {line['ndcg@10']:.4f} | "
+                f"{line['mrr_positive']:.4f} | {line['mrr_negative']:.4f} | {line['gini@10']:.3f} | {line['epochs_to_convergence']:.1f} |"
+            )
+        for key, line in sorted(one["baselines"].items(), key=lambda pair: -pair[1]["auc"]):
+            bold = "**" if key == best else ""
+            lines.append(
+                f"| {bold}{key.replace('_', ' ')}{bold} | {line['pair_accuracy']:.4f} "
+                f"[{line['pair_accuracy_low']:.4f}, {line['pair_accuracy_high']:.4f}] | {line['auc']:.4f} |  | "
+                f"{line['ndcg@10']:.4f} | {line['mrr_positive']:.4f} | {line['mrr_negative']:.4f} | {line['gini@10']:.3f} |  |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one set, one seed, two epochs")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time")
+    parser.add_argument(
+        "--work", type=pathlib.Path, default=ROOT / "runs" / "real_data", help="stores and runs"
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args()
+    if args.quick:
+        args.sets, args.seeds, args.work = ["cm100k"], 1, args.work.with_name("real_data_quick")
+    found = {}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        stores_of = {name: prepared(name, args.work) for name in args.sets}
+        tuned = {name: experiment(name, stores_of[name], 0.5, 0, False).data.p_hard for name in args.sets}
+        for name in args.sets:
+            tuned[name] = configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py").data.p_hard
+        jobs = {
+            (name, p_hard, seed): pool.submit(
+                one_run, name, stores_of[name], p_hard, seed, args.quick, args.work
+            )
+            for name in args.sets
+            for p_hard in ((0.5,) if args.quick else sorted({*P_HARD, tuned[name]}))
+            for seed in range(args.seeds)
+        }
+        for name in args.sets:
+            baselines = measured(name, stores_of[name])
+            runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
+            found[name] = summary(name, baselines, runs, tuned[name])
+            console.say(f"{name}: done")
+    if not args.quick:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "real_data.md").write_text(markdown(found))
+        run.write_json(args.out / "real_data.json", found)
+    print(markdown(found))
+    print(json.dumps({"seeds": args.seeds, "sets": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Positions trained per second, in the setting of published SASRec code on MovieLens-1M.
+
+    .venv/bin/python benchmarks/train_step.py [--quick]
+
+6,040 users, 3,416 items, width 64, 2 blocks, 1 head, feed-forward width 64, dropout 0.2, batch 128, Adam at
+1e-3, float32, binary cross-entropy with one uniform negative per position, inputs of 50 and of 200. The
+sequences are synthetic and seeded; their lengths reproduce the real non-pad positions per sequence, 44.0 at
+L = 50 and 107.2 at L = 200. Every event is a play, so each position is a target; feedback, station,
+attributes and item biases are off, so the model does the work of a plain SASRec. The loop is that of
+training: batches from the loader, put on the device, one jitted step. 8 steps warm up, then 48 in 6 windows.
+
+For comparison, others in this setting on 2 cores of an AMD EPYC with AVX-512, measured once, in non-pad
+positions/s at L = 200 and at L = 50: pmixer/SASRec.pytorch 38,649 and 75,750; RecTools 0.19.0 40,135 and
+92,066; the Keras-RS example on JAX 48,527 and 102,239; a plain hand-made JAX step 32,938 and 78,707. Take
+differences below a fifth for noise there, and do not compare figures of two machines.
+
+On a CPU the allocator matters: XLA takes its buffers anew for each step, and without huge pages much of the
+step is page faults. That must be set before a process starts, so this script starts itself again with it.
+
+Prints one JSON line. For each length, under L50 and L200, with medians over windows:
+
+    positions_per_s     non-pad positions; _min and _max are the slowest and the fastest window
+    step_ms             likewise
+    floor_ms            time of 3 B L (2 (12 D^2 + 4 L D) + 4 D) FLOP at matmul_gflops: the matrix products,
+                        forward and twice that backward, over padding and the whole L x L attention
+    floor_share         floor_ms / step_ms
+    faults_per_step     minor page faults
+
+positions_per_s is that of L = 200; matmul_gflops is the best rate of 2048^3 float32 products in this run.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxneg import optim, run, sharding, step as steps
+from jaxneg.batch import CODE
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
+from jaxneg.data import pipeline, store as stores
+
+TUNABLE = "glibc.malloc.hugetlb=1"
+REPEATED = "JAXNEG_BENCHMARK_REPEATED"  # in the environment of a second start
+
+USERS, ITEMS, BATCH_SIZE = 6040, 3416, 128
+# Lengths are FLOOR + exp(normal): the mean of min(length, L) is 44.0 at L = 50 and 107.2 at L = 200.
+FLOOR, MU, SIGMA = 10, 4.3828, 1.3608
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="2 steps to warm up, then 6 in 3 windows")
+    quick = parser.parse_args().quick
+    use_huge_pages()
+    warmup, windows, steps_per_window = (2, 3, 2) if quick else (8, 6, 8)
+    gflops = matmul_gflops()
+    found = {length: measure(length, warmup, windows, steps_per_window) for length in (50, 200)}
+    gflops = max(gflops, matmul_gflops())
+    config = setting(200, "")
+    result: dict[str, Any] = {"benchmark": "train_step"}
+    for length, (step_ms, rates, positions, faults) in found.items():
+        median = statistics.median(step_ms)
+        floor_ms = flop(length, config.model.width) / gflops / 1e6
+        result[f"L{length}"] = {
+            "positions_per_s": round(statistics.median(rates)),
+            "positions_per_s_min": round(min(rates)),
+            "positions_per_s_max": round(max(rates)),
+            "step_ms": round(median, 1),
+            "step_ms_min": round(min(step_ms), 1),
+            "step_ms_max": round(max(step_ms), 1),
+            "floor_ms": round(floor_ms, 1),
+            "floor_share": round(floor_ms / median, 3),
+            "positions_per_sequence": round(positions, 1),
+            "faults_per_step": round(faults),
+        }
+    result |= {
+        "positions_per_s": result["L200"]["positions_per_s"],
+        "matmul_gflops": round(gflops),
+        "users": USERS,
+        "items": ITEMS,
+        "batch_size": BATCH_SIZE,
+        "warmup_steps": warmup,
+        "windows": windows,
+        "steps_per_window": steps_per_window,
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "glibc_tunables_set_by": "this script" if REPEATED in os.environ else "the caller",
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+    print(json.dumps(result))
+
+
+def use_huge_pages() -> None:
+    """Starts this script again with huge pages, unless the caller has chosen an allocator."""
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        environment = os.environ | {"GLIBC_TUNABLES": TUNABLE, REPEATED: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def setting(length: int, store: str) -> Config:
+    """Plain SASRec: no input but items and positions, no item biases, uniform negatives."""
+    return Config(
+        data=DataConfig(store=store, length=length, batch_size=BATCH_SIZE, negatives=1, p_hard=0.0),
+        model=ModelConfig(
+            width=64, layers=2, heads=1, feed_forward=64, dropout=0.2,
+            feedback="none", station=False, attributes=False, item_bias="none",
+        ),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=0, clip=0.0),
+    )  # fmt: skip
+
+
+def flop(length: int, width: int) -> float:
+    """FLOP of the matrix products of one step."""
+    return 3 * BATCH_SIZE * length * (2 * (12 * width**2 + 4 * length * width) + 4 * width)
+
+
+def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
+    """Best rate of float32 products of square matrices."""
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        product(a).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def measure(length: int, warmup: int, windows: int, steps_per_window: int):
+    """Milliseconds per step and positions/s by window, positions per sequence, page faults per step."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "store"
+        write_store(path, length, np.random.default_rng(0))
+        store, config = stores.Store.open(path), setting(length, str(path))
+        batches = pipeline.TrainBatches(store, config.data)
+        # As in training.
+        mesh = sharding.make_mesh(1)
+        model = run.build_model(config, store)
+        optimizer = optim.dense_optimizer(config.optim, batches.steps_per_epoch)
+        replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
+        init = functools.partial(steps.init_state, config, model, optimizer, len(store.attribute_VA))
+        state = jax.jit(init, out_shardings=replicated)()
+        update = jax.jit(
+            functools.partial(steps.train_step, config, model, optimizer),
+            donate_argnums=0,
+            out_shardings=(replicated, replicated),
+        )
+        attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+        source, metrics = batches.since(0), {}
+        for _ in range(warmup):
+            state, metrics = update(state, sharding.put(next(source), mesh, "B"), attribute_VA)
+        jax.block_until_ready(metrics)
+        step_ms, rates = [], []
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(windows):
+            positions, began = 0, time.perf_counter()
+            for _ in range(steps_per_window):
+                batch = next(source)
+                positions += int((batch.item_BL > 0).sum())
+                state, metrics = update(state, sharding.put(batch, mesh, "B"), attribute_VA)
+            jax.block_until_ready((state, metrics))
+            seconds = time.perf_counter() - began
+            step_ms.append(1000 * seconds / steps_per_window)
+            rates.append(positions / seconds)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        assert np.isfinite(metrics["loss"])
+        total = int(np.diff(store.session_indptr).sum()) - USERS
+    return step_ms, rates, total / USERS, faults / windows / steps_per_window
+
+
+def write_store(path: pathlib.Path, length: int, rng: np.random.Generator) -> None:
+    """A store of one training session per user: the last ``length`` + 1 events of a history, all plays."""
+    place = (np.arange(USERS) + 0.5) / USERS  # quantiles, so that the mean does not depend on the draw
+    z = np.array([statistics.NormalDist().inv_cdf(value) for value in place])
+    size = np.minimum(np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z))), length).astype(np.int64) + 1
+    indptr = np.concatenate([[0], np.cumsum(size)])
+    weight = 1.0 / (np.arange(1, ITEMS + 1) + 50)  # flatter than Zipf, as films are
+    item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(indptr[-1])).astype(np.int32) + 1
+    user_T = np.repeat(np.arange(USERS), size)
+    positive = np.unique(user_T * (ITEMS + 1) + item_T)
+    columns = {
+        "item_T": item_T,
+        "feedback_T": np.full(len(item_T), CODE["play"]),
+        "station_T": np.zeros(len(item_T)),
+        "time_T": np.arange(len(item_T)),
+        "group_T": user_T,
+        "session_indptr": indptr,
+        "session_user": np.arange(USERS),
+        "session_train_end": indptr[1:],
+        "session_valid_end": indptr[1:],
+        "user_indptr": np.arange(USERS + 1),
+        "user_group_indptr": np.arange(USERS + 1),
+        "negative_indptr": np.zeros(USERS + 1),
+        "negative_item": np.zeros(0),
+        "positive_indptr": np.searchsorted(positive // (ITEMS + 1), np.arange(USERS + 1)),
+        "positive_item": positive % (ITEMS + 1),
+    }
+    metadata = stores.Metadata(
+        reader="", source="synthetic", settings={}, polarity={"play": 1}, split={},
+        counts={"stations": 0}, feedback={}, dropped={}, attributes=[], sessions_overlap=False,
+    )  # fmt: skip
+    with stores.StoreWriter(path) as writer:
+        for field, values in columns.items():
+            writer.column(field).append(values)
+        writer.column("attribute_VA", width=0).append(np.zeros((ITEMS + 1, 0), np.int32))
+        writer.finish(metadata)
+
+
+if __name__ == "__main__":
+    main()

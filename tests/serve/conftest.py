@@ -1,0 +1,59 @@
+import dataclasses
+
+import pytest
+
+from jaxneg import config as configs, run, train
+from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxneg.data import pipeline
+from jaxneg.serve import export
+
+CONFIG = Config(
+    data=DataConfig(length=8, batch_size=32),
+    model=ModelConfig(width=8, layers=1),
+    optim=OptimConfig(learning_rate=0.01, warmup_steps=5),
+    train=TrainConfig(epochs=1, devices=1),
+    eval=EvalConfig(batch_size=64),
+)
+MODELS = {
+    "tied": {},
+    "untied, attributes in the output": {"tied": False, "output_attributes": True, "item_bias": "odds"},
+    "items alone, without biases": {
+        "item_bias": "none", "feedback": "none", "station": False, "attributes": False, "position": False,
+    },
+    "bfloat16": {"dtype": "bfloat16"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(small_store, tmp_path_factory):
+    """name in MODELS -> its run, trained once."""
+    directory = tmp_path_factory.mktemp("runs")
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, store=str(small_store)))
+
+    def of(name):
+        if not (directory / name).exists():
+            model = dataclasses.replace(config.model, **MODELS[name])
+            train.train(configs.check(dataclasses.replace(config, model=model)), directory / name)
+        return run.load(directory / name)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """name in MODELS -> the directory of its export, made once."""
+    directory = tmp_path_factory.mktemp("exports")
+
+    def of(name):
+        if not (directory / name).exists():
+            export.export(trained(name), directory / name)
+        return directory / name
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def examples(trained):
+    """Every test example of the store: batches of 64, the last one padded."""
+    live = trained("tied")
+    return list(pipeline.EvalBatches(live.store, live.config.data, live.config.eval, "test"))

@@ -1,0 +1,151 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxneg.batch import CODE
+from jaxneg.config import UserError
+from jaxneg.serve import scorer
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return scorer.Scorer.open(exported("tied"))
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """An export directory that a test may damage."""
+    return shutil.copytree(exported("tied"), tmp_path / "copy")
+
+
+def by_hand(model, history):
+    """Scores of a history that fits and is known, from rows written out one by one."""
+    length = model.manifest["length"]
+    names = model.items(10**6)
+    rows = [1 + names.index(event.item) for event in history]
+    context = np.zeros((3, 1, length), np.int32)
+    context[0, 0, : len(rows)] = rows
+    context[1, 0, : len(rows)] = [CODE[event.feedback] for event in history]
+    return model.scores(*context)[0, 1:], names
+
+
+def test_recommendations_are_the_best_by_score(model):
+    history = [scorer.Event(model.items(5)[4], "skip"), scorer.Event(model.items(1)[0], "thumb_up")]
+    score, names = by_hand(model, history)
+    best = np.argsort(-score, kind="stable")[:7]
+    found = model.recommend(history, 7)
+    assert [one.item for one in found] == [names[place] for place in best]
+    # A batch of another size may sum in another order.
+    np.testing.assert_allclose([one.score for one in found], score[best], rtol=1e-5)
+
+
+def test_feedback_and_station_change_the_scores(model):
+    item = model.items(1)[0]
+    station = next(iter(model._stations))
+    assert model.knows_station(station) and not model.knows_station("none such")
+    plain = model.recommend([scorer.Event(item)])
+    assert plain != model.recommend([scorer.Event(item, "thumb_down")])
+    assert plain != model.recommend([scorer.Event(item, "play", station)])
+    assert plain == model.recommend([scorer.Event(item, "play", "none such")])
+
+
+def test_items_that_are_not_known_are_left_out(model):
+    known = [scorer.Event(item) for item in model.items(3)]
+    assert not model.knows("none such") and model.knows(known[0].item)
+    with_unknown = [scorer.Event("none such", "skip"), *known, scorer.Event("nor this")]
+    assert model.recommend(with_unknown) == model.recommend(known)
+    with pytest.raises(UserError, match="no item of the history is in the catalogue"):
+        model.recommend([scorer.Event("none such")])
+    with pytest.raises(UserError, match="no item of the history is in the catalogue"):
+        model.recommend([])
+
+
+def test_a_long_history_counts_by_its_end(model):
+    history = [scorer.Event(item) for item in model.items(30)]
+    assert model.recommend(history) == model.recommend(history[-model.manifest["length"] :])
+
+
+def test_what_was_heard_can_be_left_out(model):
+    count = model.manifest["items"]
+    seen = model.items(20)  # more than the model sees
+    history = [scorer.Event(item) for item in seen]
+    all_, fresh = model.recommend(history, count), model.recommend(history, count, exclude_seen=True)
+    assert {one.item for one in all_} == set(model.items(count))
+    assert fresh == [one for one in all_ if one.item not in seen]
+
+
+def test_more_than_the_catalogue_is_the_catalogue(model):
+    found = model.recommend([scorer.Event(model.items(1)[0])], 10**6)
+    assert len(found) == model.manifest["items"] == len({one.item for one in found})
+    scores = [one.score for one in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_feedback_that_is_none_is_refused(model):
+    for kind in ("liked", "pad", ""):
+        with pytest.raises(UserError, match=f"unknown feedback '{kind}' .* use one of .*thumb_up"):
+            model.recommend([scorer.Event(model.items(1)[0], kind)])
+    with pytest.raises(UserError, match="k must be at least 1, got 0"):
+        model.recommend([scorer.Event(model.items(1)[0])], 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.stablehlo", "params.safetensors", "item_embeddings.npy", "items.parquet"]
+)
+def test_an_altered_file_is_refused(name, copy):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is missing or altered"):
+        scorer.Scorer.open(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing or altered"):
+        scorer.Scorer.open(copy)
+
+
+def test_another_format_and_no_export_are_refused(copy, tmp_path):
+    with pytest.raises(UserError, match="is no export"):
+        scorer.Scorer.open(tmp_path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(UserError, match="has export format 99, this version reads 1: export again"):
+        scorer.Scorer.open(copy)
+    for damaged in ('{"format": 1, "fi', "[]", "{}"):
+        (copy / "manifest.json").write_text(damaged)
+        with pytest.raises(UserError, match="manifest.json is damaged or not of jaxneg export"):
+            scorer.Scorer.open(copy)
+
+
+ALONE = """
+import builtins, json, sys
+
+real = builtins.__import__
+def guarded(name, globals=None, locals=None, fromlist=(), level=0):
+    assert not name.startswith(("flax", "optax", "orbax", "grain", "duckdb", "ibis")), name
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = guarded
+
+from jaxneg.serve import scorer
+model = scorer.Scorer.open(sys.argv[1])
+print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)])))
+ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
+assert ours == ["jaxneg.batch", "jaxneg.config", "jaxneg.serve", "jaxneg.serve.scorer"], ours
+"""
+
+
+def test_the_directory_alone_is_enough(copy, model):
+    """Another process, another place, no store, no run, and no package of training."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(copy)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    here = model.recommend([scorer.Event(item) for item in model.items(3)])
+    for (item, score), expected in zip(json.loads(done.stdout), here, strict=True):
+        assert item == expected.item
+        assert abs(score - expected.score) < 1e-5  # one device there, eight here

@@ -1,0 +1,44 @@
+"""Each benchmark runs from the root with --quick and ends in one JSON object that has the promised keys."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+KEYS = {
+    "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
+    "simulate": {"sessions_per_s"},
+    "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
+}
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+def test_every_benchmark_is_known():
+    assert set(SCRIPTS) - {"real_data"} == set(KEYS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_benchmark_prints_one_json_object(name):
+    # As a user would call it: without the eight devices of the tests.
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert KEYS[name] <= found.keys()
+    assert found["benchmark"] == name
+    if name == "train_step":
+        for length, expected in (("L50", 44.0), ("L200", 107.2)):
+            part = found[length]
+            assert part["positions_per_sequence"] == pytest.approx(expected, abs=0.1)
+            assert part["step_ms_min"] <= part["step_ms"] <= part["step_ms_max"]
+            assert part["positions_per_s_min"] <= part["positions_per_s"] <= part["positions_per_s_max"]
+            assert 0 < part["floor_share"] < 1
+    if name == "pipeline":
+        assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
+        assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]
