@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/real_data.py --quick    # one set, one short run
 
 Reads the sets under JAXNEG_DATA (default ../shared/data). Each set is split by the rule of its reader: the last 20% of
-each user's events, or sessions where there are at least five, are the test, the 10% before them validation. Settings are
+each user's events, or sessions where there are at least five, are the test, the 10% before validation. Settings are
 those of configs/, chosen on validation; baselines choose theirs on validation too. Run again, it continues where it
 stopped. Writes real_data.md and real_data.json to --out and prints one JSON object as its last line.
 """
@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pathlib
 import statistics
+import tempfile
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from jaxneg.data import engine, pipeline, prepare, readers, store as stores
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
-# Set -> reader. A set's directory is SET or starts with it; its config is configs/<reader>_sasrec.py.
+# Set, as its directory is named -> reader; its config is configs/READER_sasrec.py.
 SETS = {
     "kuairand_pure": "kuairand",
     "cm100k": "cm100k",
@@ -33,7 +34,14 @@ SETS = {
     "spotify_history": "spotify",
 }
 P_HARD = (0.0, 0.5)
-FIGURES = ("pair_accuracy", "auc", "ndcg@10", "hit_rate@10", "mrr_positive", "mrr_negative", "gini@10")
+RANKED = {
+    "ndcg@10": "NDCG@10",
+    "mrr_positive": "MRR liked",
+    "mrr_negative": "MRR disliked",
+    "gini@10": "Gini@10",
+}
+FIGURES = ("pair_accuracy", "auc", "hit_rate@10", *RANKED)
+ENDS = ("pair_accuracy_low", "pair_accuracy_high")
 
 
 def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
@@ -104,13 +112,15 @@ def summary(name: str, baselines: dict[str, report.Measured], runs: dict, tuned:
             # Each example's value averaged over seeds, less the baseline's; the interval is over examples.
             difference_X = np.mean([found.value_X[of] for found in reports], axis=0) - reference.value_X[of]
             line[f"difference_{of}"] = metrics.mean(difference_X).value
-            line[f"difference_{of}_low"], line[f"difference_{of}_high"] = metrics.bootstrap(difference_X)
+            line[f"difference_{of}_low"], line[f"difference_{of}_high"] = metrics.bootstrap(
+                difference_X, resamples=1000, seed=0
+            )
         models[f"{p_hard:g}"] = line
     return {
         "examples": reference.figures["examples"],
         "pairs": reference.figures["pairs"],
         "baselines": {
-            key: {figure: one.report.figures[figure] for figure in (*FIGURES, "pair_accuracy_low", "pair_accuracy_high")}
+            key: {figure: one.report.figures[figure] for figure in (*FIGURES, *ENDS)}
             for key, one in baselines.items()
         },
         "best_baseline": best,
@@ -120,41 +130,48 @@ def summary(name: str, baselines: dict[str, report.Measured], runs: dict, tuned:
 
 
 def markdown(found: dict) -> str:
-    lines = [
+    """Tables of all sets: models by p_hard first, then baselines, best first."""
+    parts = [
         "# Real feedback logs: the model beside baselines",
-        "",
         __doc__.split("\n\n")[2].replace("\n", " "),
-        "",
+        "Models: mean over seeds ± standard deviation. Differences are paired, to the best baseline by AUC (bold), "
+        "each example's value averaged over seeds first, with 95% bootstrap intervals over examples.",
     ]
-    lines += ["Mean over seeds ± standard deviation; differences to the best baseline by AUC are paired, with 95% bootstrap",
-              "intervals over examples.", ""]  # fmt: skip
+    head = [
+        "",
+        "pair accuracy",
+        "AUC",
+        "AUC less the best baseline's",
+        *RANKED.values(),
+        "epochs to convergence",
+    ]
     for name, one in found.items():
-        best = one["best_baseline"]
-        lines += [
-            f"## {name}",
-            "",
-            f"{one['examples']:,} examples, {one['pairs']:,} pairs of a liked and a disliked item.",
-            "",
-        ]
-        lines += ["|  | pair accuracy | AUC | less best baseline, AUC | NDCG@10 | MRR liked | MRR disliked | Gini@10 | epochs |",
-                  "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        rows = [head, ["---", *["---:"] * (len(head) - 1)]]
         for p_hard, line in one["models"].items():
             mark = " (config)" if float(p_hard) == one["tuned_p_hard"] else ""
-            lines.append(
-                f"| **SASRec, p_hard {p_hard}**{mark} | {line['pair_accuracy']:.4f} ± {line['pair_accuracy_sd']:.4f} | "
-                f"{line['auc']:.4f} ± {line['auc_sd']:.4f} | {line['difference_auc']:+.4f} "
-                f"[{line['difference_auc_low']:+.4f}, {line['difference_auc_high']:+.4f}] | {line['ndcg@10']:.4f} | "
-                f"{line['mrr_positive']:.4f} | {line['mrr_negative']:.4f} | {line['gini@10']:.3f} | {line['epochs_to_convergence']:.1f} |"
+            ends = f"[{line['difference_auc_low']:+.4f}, {line['difference_auc_high']:+.4f}]"
+            rows.append(
+                [f"**SASRec, p_hard {p_hard}**{mark}"]
+                + [f"{line[figure]:.4f} ± {line[f'{figure}_sd']:.4f}" for figure in ("pair_accuracy", "auc")]
+                + [f"{line['difference_auc']:+.4f} {ends}"]
+                + [f"{line[figure]:.4f}" for figure in RANKED]
+                + [f"{line['epochs_to_convergence']:.1f}"]
             )
         for key, line in sorted(one["baselines"].items(), key=lambda pair: -pair[1]["auc"]):
-            bold = "**" if key == best else ""
-            lines.append(
-                f"| {bold}{key.replace('_', ' ')}{bold} | {line['pair_accuracy']:.4f} "
-                f"[{line['pair_accuracy_low']:.4f}, {line['pair_accuracy_high']:.4f}] | {line['auc']:.4f} |  | "
-                f"{line['ndcg@10']:.4f} | {line['mrr_positive']:.4f} | {line['mrr_negative']:.4f} | {line['gini@10']:.3f} |  |"
+            title = key.replace("_", " ")
+            ends = f"[{line['pair_accuracy_low']:.4f}, {line['pair_accuracy_high']:.4f}]"
+            rows.append(
+                [f"**{title}**" if key == one["best_baseline"] else title]
+                + [f"{line['pair_accuracy']:.4f} {ends}", f"{line['auc']:.4f}", ""]
+                + [f"{line[figure]:.4f}" for figure in RANKED]
+                + [""]
             )
-        lines.append("")
-    return "\n".join(lines)
+        parts.append(f"## {name}")
+        parts.append(
+            f"{one['examples']:,} examples, {one['pairs']:,} with a pair of a liked and a disliked item."
+        )
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -171,14 +188,14 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args()
     if args.quick:
-        args.sets, args.seeds, args.work = ["cm100k"], 1, args.work.with_name("real_data_quick")
+        args.sets, args.seeds, args.work = ["cm100k"], 1, pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
     found = {}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         stores_of = {name: prepared(name, args.work) for name in args.sets}
-        tuned = {name: experiment(name, stores_of[name], 0.5, 0, False).data.p_hard for name in args.sets}
-        for name in args.sets:
-            tuned[name] = configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py").data.p_hard
+        tuned = {
+            name: configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py").data.p_hard for name in args.sets
+        }
         jobs = {
             (name, p_hard, seed): pool.submit(
                 one_run, name, stores_of[name], p_hard, seed, args.quick, args.work

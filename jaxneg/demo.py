@@ -13,10 +13,10 @@ from jaxneg.serve import export, scorer
 
 MARK = "made-by-jaxneg-demo"
 CONFIG = Config(
-    data=DataConfig(length=20, p_hard=0.5, batch_size=128),
-    model=ModelConfig(width=64, layers=2, output_attributes=True),
+    data=DataConfig(length=20, p_hard=0.5, negatives=4, batch_size=128),
+    model=ModelConfig(width=64, layers=1, output_attributes=True),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=100),
-    train=TrainConfig(epochs=20, patience=5, log_every=50),
+    train=TrainConfig(epochs=10, patience=4, monitor="auc"),
 )
 
 

@@ -92,7 +92,7 @@ class SimulateConfig:
 
 
 PRESETS = {
-    "demo": SimulateConfig(),  # trains in minutes on two cores
+    "demo": SimulateConfig(users=9000, sessions=60_000),  # trains in minutes on two cores
     "study": SimulateConfig(users=15_000, items=20_000, sessions=100_000, stations=60, artists=2000, days=90),
 }
 

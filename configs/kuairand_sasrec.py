@@ -1,0 +1,19 @@
+"""SASRec on KuaiRand-Pure (short videos; long view or like against no click), Gao et al., CIKM 2022.
+
+    jaxneg prepare kuairand DATA/kuairand_pure --out stores/kuairand
+    jaxneg train configs/kuairand_sasrec.py --data.store stores/kuairand --workdir runs/kuairand
+
+Ten events per user: little to learn about a user and much about a video, so biases start from the log's odds and the
+rest is held back by dropout and weight decay. Time, score and spread: benchmarks/results/real_data.md.
+"""
+
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(store="stores/kuairand", length=20, p_hard=1.0),
+        model=ModelConfig(layers=1, dropout=0.5, item_bias="odds", bias_prior=20.0, output_attributes=True),
+        optim=OptimConfig(learning_rate=3e-4, warmup_steps=50, weight_decay=3.0),
+        train=TrainConfig(epochs=8, patience=4, monitor="auc"),
+    )
