@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxneg import config as configs, console, evaluate, metrics, report, run, train
 from jaxneg.data import engine, pipeline, prepare, readers, store as stores
+from jaxneg.models import baselines
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
@@ -41,6 +42,7 @@ RANKED = {
     "gini@10": "Gini@10",
 }
 FIGURES = ("pair_accuracy", "auc", "hit_rate@10", *RANKED)
+EVENT_FIELDS = ("user_T", "item_T", "sign_T", "session_T")
 ENDS = ("pair_accuracy_low", "pair_accuracy_high")
 
 
@@ -88,14 +90,36 @@ def one_run(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: boo
 
 
 def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
-    config = experiment(name, store, 0.5, 0, False)
-    return report.measure_baselines(stores.Store.open(store), config, "test")
+    """All baselines, and the factorisation without events that carry no opinion, which the model's loss cannot use."""
+    config, opened = experiment(name, store, 0.5, 0, False), stores.Store.open(store)
+    found = report.measure_baselines(opened, config, "test")
+    sign, log = np.asarray(opened.sign), report.training_log(opened)
+    signed = log._replace(**{field: getattr(log, field)[log.sign_T != 0] for field in EVENT_FIELDS})
+
+    def stripped(score):
+        def of(batch):
+            opinion_BL = sign[batch.feedback_BL] != 0
+            return score(
+                batch._replace(item_BL=batch.item_BL * opinion_BL, feedback_BL=batch.feedback_BL * opinion_BL)
+            )
+
+        return of
+
+    held_out = list(pipeline.EvalBatches(opened, config.data, config.eval, "validation"))
+    examples = pipeline.EvalBatches(opened, config.data, config.eval, "test")
+    fitted = baselines.matrix_factorisation(
+        signed, sign, lambda score: evaluate.separation(stripped(score), held_out)["auc"]
+    )
+    its = evaluate.evaluate(
+        stripped(fitted.score), examples, items=opened.items, config=config.eval, cold=examples.cold
+    )
+    return found | {"matrix_factorisation, signed events only": report.Measured(its, fitted.settings)}
 
 
-def summary(name: str, baselines: dict[str, report.Measured], runs: dict, tuned: float) -> dict:
+def summary(by_name: dict[str, report.Measured], runs: dict, tuned: float) -> dict:
     """Figures of a set: baselines, models by p_hard with mean and s.d. over seeds, and paired differences."""
-    best = max(baselines, key=lambda key: baselines[key].report.figures["auc"])
-    reference = baselines[best].report
+    best = max(by_name, key=lambda key: by_name[key].report.figures["auc"])
+    reference = by_name[best].report
     models = {}
     for p_hard in sorted({key[0] for key in runs}):
         reports = [found for (p, _), (found, _) in sorted(runs.items()) if p == p_hard]
@@ -121,7 +145,7 @@ def summary(name: str, baselines: dict[str, report.Measured], runs: dict, tuned:
         "pairs": reference.figures["pairs"],
         "baselines": {
             key: {figure: one.report.figures[figure] for figure in (*FIGURES, *ENDS)}
-            for key, one in baselines.items()
+            for key, one in by_name.items()
         },
         "best_baseline": best,
         "tuned_p_hard": tuned,
@@ -205,9 +229,9 @@ def main() -> None:
             for seed in range(args.seeds)
         }
         for name in args.sets:
-            baselines = measured(name, stores_of[name])
+            by_name = measured(name, stores_of[name])
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
-            found[name] = summary(name, baselines, runs, tuned[name])
+            found[name] = summary(by_name, runs, tuned[name])
             console.say(f"{name}: done")
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)

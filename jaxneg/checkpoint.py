@@ -12,21 +12,30 @@ class Checkpointer:
 
     ``progress`` is a JSON object of what the loop knows beside the device's state. Saving runs in the background; a
     crash while saving leaves the checkpoints before it.
+
+    Args:
+      directory: holds a directory per step.
+      read_only: change nothing there, as the run may still be training: neither what it has only half saved, nor
+        checkpoints that cannot be read.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
+        self._read_only = read_only
+        # Not orbax's own read_only, which warns of every setting that it implies.
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
                 ),
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
             ),
         )
 
     def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
+        assert not self._read_only
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
@@ -36,8 +45,8 @@ class Checkpointer:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
         """(state, progress) of a step, by default of the latest one that can be read whole; None if there is none.
 
-        Later ones that cannot be read are deleted, so that the run can save those steps again. Raises what orbax
-        raises where checkpoints exist but none can be read.
+        Later ones that cannot be read are deleted unless read-only, so that the run can save those steps again.
+        Raises what orbax raises where checkpoints exist but none can be read.
 
         Args:
           abstract: shapes, dtypes and shardings of the state.
@@ -53,7 +62,7 @@ class Checkpointer:
                 if number == steps[-1]:
                     raise
                 continue
-            if step is None:
+            if step is None and not self._read_only:
                 for damaged in steps[: steps.index(number)]:
                     self._manager.delete(damaged)
             return found["state"], found["progress"]

@@ -240,12 +240,14 @@ def _evaluate(args: list[str]) -> None:
         "Measures a run's best checkpoint, and the baselines, on held-out events; "
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
+        compare=(_some("OTHER", "none"), "Further runs on the same store, measured on the same examples.", ()),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
     from jaxneg import report, run
 
     with console.Steps("evaluate") as steps:
-        found = report.evaluate_run(run.load(asked.run, config), asked.run, asked.split, steps)
+        trained, others = run.load(asked.run, config), [pathlib.Path(other) for other in asked.compare]
+        found = report.evaluate_run(trained, asked.run, asked.split, steps, compare=others)
     if asked.json:
         print(json.dumps(found))
     else:

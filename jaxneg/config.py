@@ -132,6 +132,7 @@ class Config:
 def check(config: Config) -> Config:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
     data, model, optim, train = config.data, config.model, config.optim, config.train
+    whole_heads = model.heads >= 1 and model.width % model.heads == 0
     rules = [
         (0.0 <= data.p_hard <= 1.0, "--data.p-hard", "in [0, 1]", data.p_hard),
         (data.length >= 1, "--data.length", "at least 1", data.length),
@@ -140,7 +141,7 @@ def check(config: Config) -> Config:
         (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
         (model.width >= 1, "--model.width", "at least 1", model.width),
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),
-        (model.heads >= 1 and model.width % model.heads == 0, "--model.heads", f"a divisor of the width {model.width}", model.heads),
+        (whole_heads, "--model.heads", f"a divisor of the width {model.width}", model.heads),
         (model.feed_forward >= 0, "--model.feed-forward", "0 or more", model.feed_forward),
         (model.bias_prior > 0.0, "--model.bias-prior", "above 0", model.bias_prior),
         (0.0 <= model.dropout < 1.0, "--model.dropout", "in [0, 1)", model.dropout),
@@ -223,6 +224,8 @@ def _one_line(text: str, prog: str) -> str:
     lines = [line.strip("│ ") for line in text.splitlines()][1 if text.startswith("╭") else 2 :]
     rule = next((n for n, line in enumerate(lines) if line and set(line) <= set("─-╰╯")), len(lines))
     message = " ".join(lines[:rule]).strip().removesuffix(".")
+    # tyro lists the None of a default that says nothing, which DisallowNone forbids as a value.
+    message = message.replace("'None', ", "").replace(", 'None'", "")
     if "Perhaps you meant:" in lines:
         after = lines[lines.index("Perhaps you meant:") :]
         options = [line.split()[0] for line in after if re.match(r"--\w", line)]

@@ -39,6 +39,7 @@ class Steps:
     def __enter__(self) -> "Steps":
         if self._bar is not None:
             self._bar.start()
+        self._said = time.monotonic()  # what is over within the first seconds needs no line
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""The whole way on simulated listeners: a log, a store, training with hard and with random negatives, report, export."""
+"""The whole way on simulated listeners: log, store, training with hard and with random negatives, report, export."""
 
 import dataclasses
 import pathlib
@@ -35,7 +35,7 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
 
     console.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]
-    con = engine.connect()
+    con = engine.connect(temp_dir=out / "spill")
     settings = prepare.with_defaults(
         prepare.PrepareConfig(session="given"),
         polarity=reader.preset,

@@ -57,7 +57,11 @@ def evaluate_run(
 
     Raises UserError where a run to compare with is of another catalogue or length.
     """
-    runs = {path.name: _load_other(path, trained) for path in compare}
+    names = [path.absolute().name for path in compare]
+    runs = {
+        name if names.count(name) == 1 else str(path): _load_other(path, trained)
+        for name, path in zip(names, compare, strict=True)
+    }
     examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     found = _measure(
         run.catalogue_score(trained), examples, trained.store, trained.config, "model", on_progress

@@ -142,7 +142,7 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
         raise UserError(
             f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
         )
-    checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
+    checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
         found = checkpoints.restore(placed, result["best_step"])
     except Exception as error:

@@ -1,6 +1,6 @@
 """What happens on the device: pure functions of a state and a batch."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +74,11 @@ def train_step(
     """The state after one update, and sums over the batch: loss, targets, negatives, hard negatives, gradient norm."""
     key = jax.random.fold_in(state.key, state.step)
     value, gradients = jax.value_and_grad(
-        lambda trained: loss(config, model, *trained, batch, attribute_VA, key),
+        lambda trained: loss(config, model, trained[0], trained[1], batch, attribute_VA, key),
     )((state.params, state.tables))
     updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
-    params, item_tables = optax.apply_updates((state.params, state.tables), updates)  # type: ignore[misc]
+    updated = optax.apply_updates((state.params, state.tables), updates)
+    params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
     targets = (batch.target_BL != PAD).sum()
     metrics = {
         "loss": value,

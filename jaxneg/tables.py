@@ -14,7 +14,7 @@ Tables = dict[str, jax.Array]
 
 
 def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Array | None = None) -> Tables:
-    """Tables of a catalogue with ``rows`` rows, the padding row 0 included: item_VD, and as configured output_VD, bias_V.
+    """Tables of a catalogue with ``rows`` rows, padding row 0 included: item_VD, and as configured output_VD, bias_V.
 
     Rows are normal with standard deviation 0.02, the padding row is zero, biases are those given, by default zero.
     """

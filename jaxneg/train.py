@@ -18,8 +18,10 @@ from jaxneg.config import Config, UserError
 from jaxneg.data import negatives, pipeline, store as stores
 
 # What may change between the parts of a continued run without changing what it computes.
-FREE = ("train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store", "eval.batch_size",
-        "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen")  # fmt: skip
+FREE = (
+    "train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store",
+    "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
+)  # fmt: skip
 CONVERGED = 0.999  # of the best validation figure
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
@@ -213,8 +215,9 @@ class _Loop:
                 + 1
             )
             raise UserError(
-                f"the loss is not finite at step {bad}: lower --optim.learning-rate ({self.config.optim.learning_rate}), "
-                f"raise --optim.warmup-steps or set --optim.clip; the checkpoints before it are kept in {self.workdir}"
+                f"the loss is not finite at step {bad}: "
+                f"lower --optim.learning-rate ({self.config.optim.learning_rate}), raise --optim.warmup-steps "
+                f"or set --optim.clip; the checkpoints before it are kept in {self.workdir}"
             )
         hard, negatives = (int(sum(line[name] for line in fetched)) for name in ("hard", "negatives"))
         self.progress["hard"] += hard
@@ -237,8 +240,9 @@ class _Loop:
         score = figures[self.config.train.monitor]
         if not math.isfinite(score):
             raise UserError(
-                f"validation {self.config.train.monitor} cannot be computed: no example has a liked and a disliked item; "
-                "prepare with a longer validation window or with feedback kinds that count as negative"
+                f"validation {self.config.train.monitor} cannot be computed: "
+                "no example has a liked and a disliked item; prepare with a longer validation window "
+                "or with feedback kinds that count as negative"
             )
         progress = self.progress
         better = progress["best_score"] is None or score > progress["best_score"]

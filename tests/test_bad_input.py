@@ -129,7 +129,7 @@ MISTAKES = {
     "options that clash": (nothing, f"{TRAIN} --model.heads 3", "--model.heads must be a divisor of the width 8, got 3"),
     "more devices than there are": (nothing, f"{TRAIN} --train.devices 99", "--train.devices 99, but JAX finds"),
     "no --out": (nothing, "prepare table log.csv", "--out.*required|required.*--out"),
-    "no such split": (nothing, f"{PREPARE} --split random", "invalid choice 'random' for argument '--split'. Expected one of .*leave-last"),
+    "no such split": (nothing, f"{PREPARE} --split random", r"invalid choice 'random' for argument '--split'. Expected one of \((?!.*None).*leave-last"),
     "a split needs no date": (nothing, f"{PREPARE} --split tail --test-from 2023-11-14", "--test-from needs --split time"),
     "no date": (nothing, f"{PREPARE} --test-from 14/11/2023", "--test-from must be a date such as 2024-02-01"),
     "date after the log": (nothing, f"{PREPARE} --test-from 2031-01-01", "no event is left for the test.*the log runs from"),

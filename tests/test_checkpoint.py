@@ -13,10 +13,8 @@ def state(value):
     return {"item_VD": jnp.full((4, 2), float(value)), "step": jnp.int32(value)}
 
 
-ABSTRACT = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
-    state(0),
-)  # fmt: skip
+ON_ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+ABSTRACT = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=ON_ONE), state(0))
 
 
 def saved(directory, scores):
@@ -55,6 +53,22 @@ def test_a_damaged_latest_checkpoint_gives_way_to_the_one_before(tmp_path):
     checkpoints.close()
 
 
+def test_reading_leaves_a_run_that_trains_as_it_is(tmp_path):
+    saved(tmp_path, {2: 0.2, 3: 0.3}).close()
+    shutil.rmtree(tmp_path / "3" / "state")
+    half = tmp_path / "7.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "shard").write_text("half a checkpoint")
+    before = sorted(tmp_path.rglob("*"))
+    checkpoints = checkpoint.Checkpointer(tmp_path, read_only=True)
+    found, progress = checkpoints.restore(ABSTRACT)
+    assert progress["step"] == 2 and found["step"] == 2
+    checkpoints.close()
+    assert sorted(tmp_path.rglob("*")) == before
+    saved(tmp_path, {4: 0.4}).close()  # who trains clears away what a crash left
+    assert not half.exists()
+
+
 def test_only_damaged_checkpoints_raise(tmp_path):
     saved(tmp_path, {1: 0.1}).close()
     shutil.rmtree(tmp_path / "1" / "state")
@@ -74,9 +88,8 @@ def test_what_was_saved_does_not_change_when_training_goes_on(tmp_path):
         current = update(current)
     jax.block_until_ready(current)
     checkpoints.wait()
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), current
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=ON_ONE), current
     )
     found, _ = checkpoints.restore(abstract)
     assert float(jnp.abs(found["big"]).max()) == 0.0

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -124,6 +125,19 @@ def test_evaluate_shows_the_report_and_where_it_is(work, capsys):
     assert shown["split"] == "validation" and abs(shown["pair_accuracy"] - best) < 0.05
 
 
+def test_evaluate_compares_runs_on_the_same_examples(work, tmp_path, capsys):
+    for copy in ("a/twin", "a/other", "b/other"):
+        shutil.copytree(RUN, tmp_path / copy)
+    others = [str(tmp_path / copy) for copy in ("a/twin", "a/other", "b/other")]
+    capsys.readouterr()
+    cli.main(["evaluate", "run", "--json", "--compare", *others])
+    found = strict(capsys.readouterr().out)
+    assert list(found["runs"]) == ["twin", *others[1:]]  # by path where the names are the same
+    for one in found["runs"].values():
+        assert one["pair_accuracy"] == found["pair_accuracy"] and one["difference_auc"] == 0.0
+    assert "| run twin |" in (RUN / "report.md").read_text()
+
+
 def test_recommend_prints_json_or_a_list(work, capsys):
     names = stores.Store.open("store").vocabulary().ids.to_pylist()
     command = ["recommend", "export", "--items", names[3], "none such", names[7]]
@@ -157,7 +171,7 @@ HELP = {
     "inspect": ["STORE", "--json"],
     "simulate": ["--out FILE", "--users", "--skip-rate", "--seed"],
     "train": ["CONFIG", "--workdir RUN", *PARTS],
-    "evaluate": ["RUN", "--split", "--json", *PARTS],
+    "evaluate": ["RUN", "--split", "--compare OTHER [OTHER ...]", "--json", *PARTS],
     "export": ["RUN", "--out DIR", *PARTS],
     "recommend": ["DIR", "--items", "--feedback", "--station", "--k INT", "--exclude-seen", "--json"],
     "demo": ["--out DIR"],

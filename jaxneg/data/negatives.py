@@ -95,7 +95,8 @@ def odds(
 
         bias_i = log P(i is the target) - log(N P(i is drawn as a negative))
 
-    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by ``prior`` events per item.
+    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by ``prior`` events per
+    item.
 
     Args:
       positive_V: positive events of each row in the training window, padding row first.

@@ -120,13 +120,13 @@ class _Order:
     def __len__(self) -> int:
         return 1 << 40
 
-    def __getitem__(self, step: int) -> np.ndarray:
-        epoch, step = divmod(int(step), self.steps_per_epoch)
+    def __getitem__(self, index: int) -> np.ndarray:
+        epoch, step = divmod(int(index), self.steps_per_epoch)
         place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        index = np.full(self.batch_size, -1)
+        span_B = np.full(self.batch_size, -1)
         inside = place < self.spans
-        index[inside] = permuted(place[inside], self.spans, self.seed + epoch)
-        return index
+        span_B[inside] = permuted(place[inside], self.spans, self.seed + epoch)
+        return span_B
 
 
 class _Gather(grain.transforms.RandomMap):
@@ -141,7 +141,10 @@ class _Gather(grain.transforms.RandomMap):
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
         self.columns = [np.asarray(column_T) for column_T in columns]
 
-    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Batch:
+    # Without an annotation, pyright takes the result of grain's abstract method for None.
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, element: np.ndarray, rng: np.random.Generator
+    ) -> Batch:
         config = self.config
         real_B = element >= 0
         start_B = np.where(real_B, self.spans.start_W[element], 0)
@@ -221,7 +224,9 @@ class TrainBatches:
         )
 
     def __getitem__(self, step: int) -> Batch:
-        return self._dataset[step]
+        batch = self._dataset[step]
+        assert batch is not None  # nothing is filtered out
+        return batch
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""
@@ -324,7 +329,7 @@ def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.nda
 
 
 def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
-    """One pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
+    """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
     station = store.station_T[examples.event_S]
     order = np.lexsort(
         (~examples.liked_S, station, examples.example_S)

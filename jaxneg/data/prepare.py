@@ -53,7 +53,8 @@ class PrepareConfig:
     split: Annotated[
         Literal["time", "tail", "leave-last"] | None, configs.option("{time,tail,leave-last}", "time")
     ] = None
-    """what is held out: events after a time, the tail of each user, the last two events of each session"""
+    """what is held out: events after a time, the tail of each user, or of each session the last event for the test
+    and the one before it for validation"""
     test_from: Annotated[str | None, configs.option("TIME", "the last 10% of events")] = None
     """with split time: start of the test, as 2024-02-01 or a number"""
     valid_from: Annotated[

@@ -1,7 +1,7 @@
 """Models as pure functions over a flat dict of parameters with string keys. Flax NNX is unwrapped here only."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -48,7 +48,7 @@ def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[
         return _Network(config, length=length, stations=stations, attributes=attributes, rngs=rngs)
 
     graph, abstract = nnx.split(nnx.eval_shape(lambda: network(jax.random.key(0))))
-    paths = {".".join(path): path for path, _ in nnx.to_flat_state(abstract)}
+    paths = {_name(path): path for path, _ in nnx.to_flat_state(abstract)}
 
     def merged(params: Params) -> _Network:
         flat = dict(nnx.to_flat_state(abstract))
@@ -57,7 +57,7 @@ def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[
 
     def init(key: jax.Array) -> Params:
         state = nnx.state(network(key))
-        return {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+        return {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
     def item_rows(params: Params, row: jax.Array, attribute: jax.Array) -> jax.Array:
         return merged(params).inputs.item_rows(row, attribute)
@@ -71,3 +71,8 @@ def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[
         return net.encoder(net.inputs(row_BLD, feedback_BL, station_BL, at_input), mask_BL, at_encoder)
 
     return Model(init, item_rows, output_rows, encode)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """Flax types the parts of a path as anything that compares; ours are attribute names."""
+    return ".".join(path)

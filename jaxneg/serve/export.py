@@ -80,6 +80,8 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     safetensors.save_file(
         {name: np.asarray(leaf) for name, leaf in params.items()}, directory / "params.safetensors"
     )
+    # safetensors writes for the owner alone; the umask decides, as it did for the file before.
+    shutil.copymode(directory / "model.stablehlo", directory / "params.safetensors")
 
     row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
         trained.state.params, trained.state.tables, params[ATTRIBUTES]

@@ -71,9 +71,13 @@ def test_epochs_are_new_permutations_with_new_negatives(random_store):
     assert not np.array_equal(first, second)
     assert collections.Counter(map(tuple, first)) == collections.Counter(map(tuple, second))
     negatives = [
-        collections.Counter((b.target_BL[at], b.negative_BLN[at][0]) for b in epoch(batches, n) for at in zip(*np.nonzero(b.target_BL), strict=True))
+        collections.Counter(
+            (b.target_BL[at], b.negative_BLN[at][0])
+            for b in epoch(batches, n)
+            for at in zip(*np.nonzero(b.target_BL), strict=True)
+        )
         for n in (0, 1)
-    ]  # fmt: skip
+    ]
     assert negatives[0] != negatives[1]
 
 
@@ -177,7 +181,8 @@ def test_examples_equal_plain_loops(random_store, split, reach):
 
 def test_pairs_are_uniform_over_same_station_pairs(make_store):
     events = [(1, "play", 1, "train")] + [
-        (2, "play", 1, "test"), (3, "skip", 1, "test"), (4, "skip", 1, "test"), (5, "play", 2, "test"), (6, "skip", 2, "test"),
+        (2, "play", 1, "test"), (3, "skip", 1, "test"), (4, "skip", 1, "test"),
+        (5, "play", 2, "test"), (6, "skip", 2, "test"),
     ]  # fmt: skip
     store = make_store([(user, events) for user in range(3000)], items=6)
     batches = pipeline.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
@@ -216,3 +221,36 @@ def test_stores_without_sequences_or_examples_are_refused(make_store):
         pipeline.TrainBatches(store, CONFIG)
     with pytest.raises(UserError, match="no test example"):
         pipeline.EvalBatches(store, CONFIG, EvalConfig(), "test")
+
+
+def test_shuffled_events_keep_each_sequence_and_reorder_it_every_epoch(random_store):
+    store = random_store(7, users=40, longest=4)  # every sequence fits into one row
+    config = dataclasses.replace(CONFIG, shuffle_events=True)
+
+    def rows(number):
+        """Per sequence of an epoch the events seen and, at the end, the last target, in order."""
+        found = []
+        for batch in epoch(pipeline.TrainBatches(store, config), number):
+            for item, feedback, target in zip(batch.item_BL, batch.feedback_BL, batch.target_BL, strict=True):
+                seen = int((item > 0).sum())
+                # A target is the next event seen: the order of targets is that of inputs.
+                for t in range(seen - 1):
+                    positive = store.sign[feedback[t + 1]] > 0
+                    assert target[t] == (item[t + 1] if positive else 0)
+                if seen:
+                    found.append(tuple(item[:seen]))
+        return found
+
+    histories = [
+        tuple(store.item_T[events])
+        for events in train_histories(store, "session").values()
+        if len(events) > 1
+    ]
+    for inputs in rows(0):
+        # All events but one are inputs, whichever comes last in the new order.
+        assert any(
+            len(inputs) == len(history) - 1 and not collections.Counter(inputs) - collections.Counter(history)
+            for history in histories
+        )
+    assert len(rows(0)) == len(histories)
+    assert collections.Counter(rows(0)) == collections.Counter(rows(0)) != collections.Counter(rows(1))

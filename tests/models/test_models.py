@@ -90,7 +90,8 @@ def test_attention_equals_a_slow_loop():
     params = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}
     row, feedback, station, mask = inputs()
     scale = D**0.5
-    x = np.asarray(row, np.float64) * scale + scale * (
+    gate = params["inputs.feedback_gate"][feedback]
+    x = np.asarray(row, np.float64) * gate * scale + scale * (
         params["inputs.feedback"][feedback]
         + params["inputs.station"][station]
         + params["inputs.position"][None]

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_the_files_say_what_they_hold(trained, exported):
     assert manifest["items"] == live.store.items == len(item_VE) - 1
     assert manifest["best_step"] == live.result["best_step"]
     assert manifest["polarity"] == live.store.metadata.polarity
+
+
+def test_the_umask_decides_who_reads_the_files(trained, tmp_path, monkeypatch):
+    live = trained("tied")
+    monkeypatch.setattr(jax_export, "export", lambda *_, **__: lambda *_: _Blank())
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before, out = os.umask(mask), tmp_path / f"{mask:o}"
+        try:
+            export.export(live, out)
+        finally:
+            os.umask(before)
+        assert {path.name: path.stat().st_mode & 0o777 for path in out.iterdir()} == dict.fromkeys(
+            (path.name for path in out.iterdir()), mode
+        )
 
 
 def test_the_query_reads_neither_the_output_table_nor_the_biases(exported):
