@@ -157,8 +157,8 @@ def markdown(found: dict) -> str:
     """Tables of all sets: models by p_hard first, then baselines, best first."""
     parts = [
         "# Real feedback logs: the model beside baselines",
-        "`.venv/bin/python benchmarks/real_data.py`: the last 20% of each user's events, or sessions, are the test, the "
-        "10% before validation. Settings are those of `configs/`, chosen on validation, as are the baselines'.",
+        "`.venv/bin/python benchmarks/real_data.py`: the last 20% of each user's events, or sessions, are the test, "
+        "the 10% before validation. Settings are those of `configs/`, chosen on validation, as are the baselines'.",
         "Models: mean over seeds ± standard deviation. Differences are paired, to the best baseline by AUC (bold), "
         "each example's value averaged over seeds first, with 95% bootstrap intervals over examples.",
     ]

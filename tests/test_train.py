@@ -166,7 +166,9 @@ def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
 def test_kill_and_continue_is_bit_for_bit_the_same(small_store, tmp_path):
     """kill -9 at random moments of the command, then once more to the end."""
     kills = int(os.environ.get("JAXNEG_KILLS", "3"))
-    config = of(CONFIG, small_store, train={"epochs": 30, "checkpoint_every": 3, "log_every": 2})
+    # Long enough to outlast the kills; a checkpoint every third step, so that many fall into a save.
+    training = {"epochs": 6 * kills, "checkpoint_every": 3, "log_every": 2}
+    config = of(CONFIG, small_store, train=training)
     options = [
         f"--{part}.{name.replace('_', '-')}={value}"
         for part, values in dataclasses.asdict(config).items()
@@ -180,24 +182,35 @@ def test_kill_and_continue_is_bit_for_bit_the_same(small_store, tmp_path):
         return [sys.executable, "-m", "jaxneg", "train", str(path), *options, "--workdir", str(workdir)]
 
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    began = time.monotonic()
     subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
-    duration = time.monotonic() - began
     rng = random.Random(0)
-    killed = 0
-    for _ in range(kills):
+    began = time.time()
+    for number in range(kills):
         process = subprocess.Popen(command(tmp_path / "killed"), env=environment, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(rng.uniform(0.2, 0.9) * duration)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
+        if number % 4:  # else while it starts, restores or compiles
+            before = time.time()
+            while (
+                not _written_since(tmp_path / "killed" / "metrics.jsonl", before) and process.poll() is None
+            ):
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 2.0))
+        assert process.poll() is None, "it ended before it was killed: train for more epochs"
+        process.send_signal(signal.SIGKILL)
         process.wait()
+    assert _written_since(tmp_path / "killed" / "metrics.jsonl", began)
     subprocess.run(command(tmp_path / "killed"), check=True, env=environment, capture_output=True)
-    assert killed > 0
     assert_same_state(final_state(config, tmp_path / "whole")[0], final_state(config, tmp_path / "killed")[0])
     whole, again = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "killed"))
     assert [line for line in whole if "validation_auc" in line] == [
         line for line in again if "validation_auc" in line
     ]
     assert not list(pathlib.Path(tmp_path / "killed" / "checkpoints").glob("*tmp*"))
+
+
+def _written_since(path, moment):
+    """Whether a line of training was appended, not only the file rewound."""
+    return (
+        path.exists()
+        and path.stat().st_mtime > moment
+        and any("loss" in line for line in logs.read(path.parent)[-1:])
+    )
