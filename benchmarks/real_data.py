@@ -51,13 +51,7 @@ def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
     store = work / "stores" / SETS[name]
     if not (store / "metadata.json").exists():
         reader = readers.READERS[SETS[name]]
-        settings = prepare.with_defaults(
-            prepare.PrepareConfig(),
-            session=reader.session,
-            gap_minutes=reader.gap_minutes,
-            polarity=reader.preset,
-            split=reader.split,
-        )
+        settings = prepare.with_defaults(prepare.PrepareConfig(), **reader.settings)
         con = engine.connect()
         with engine.reading(DATA / name):
             events = reader.read(con, DATA / name, reader.Options())

@@ -125,13 +125,7 @@ def _prepare(args: list[str]) -> None:
     if args[0] not in readers.READERS:
         raise UserError(f"no reader {args[0]!r}: use one of {', '.join(readers.READERS)}")
     name, reader = args[0], readers.READERS[args[0]]
-    defaults = prepare.with_defaults(
-        prepare.PrepareConfig(),
-        session=reader.session,
-        gap_minutes=reader.gap_minutes,
-        polarity=reader.preset,
-        split=reader.split,
-    )
+    defaults = prepare.with_defaults(prepare.PrepareConfig(), **reader.settings)
     command = _command(
         source=(_positional("SOURCE"), "File, or directory as published.", ...),
         out=(_path("STORE"), "Store to write; one that is there is replaced once the new one is whole.", ...),

@@ -36,12 +36,7 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
     console.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]
     con = engine.connect(temp_dir=out / "spill")
-    settings = prepare.with_defaults(
-        prepare.PrepareConfig(session="given"),
-        polarity=reader.preset,
-        split="time",
-        gap_minutes=reader.gap_minutes,
-    )
+    settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
     events = reader.read(con, log, reader.Options(attributes=("artist",)))
     prepare.prepare(events, store, settings, con, reader="table", source=str(log))
 

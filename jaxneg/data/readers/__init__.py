@@ -25,6 +25,12 @@ class Reader(NamedTuple):
     gap_minutes: float  # a pause longer than this ends a session, under the gap rule
     split: Literal["time", "tail", "leave-last"]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `prepare` does with this format unless told otherwise, as fields of its PrepareConfig."""
+        names = {"session": self.session, "gap_minutes": self.gap_minutes, "split": self.split}
+        return names | {"polarity": self.preset}
+
 
 def _reader(module: Any, help: str, preset: str, session: Any, split: Any) -> Reader:
     return Reader(module.read, module.Options, help, preset, session, 30.0, split)
