@@ -92,7 +92,7 @@ def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
 
 def _start() -> dict[str, Any]:
     return {"step": 0, "best_score": None, "best_step": 0, "since_best": 0, "history": [], "seconds": 0.0,
-            "hard": 0, "negatives": 0, "stopped": None}  # fmt: skip
+            "hard": 0, "negatives": 0}  # fmt: skip
 
 
 def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
@@ -157,6 +157,8 @@ class _Validation:
 
 
 class _Loop:
+    """What the loop knows between steps; ``progress`` is the part of it that checkpoints hold."""
+
     def __init__(
         self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA
     ):
