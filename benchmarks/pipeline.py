@@ -110,15 +110,22 @@ def write_store(path: pathlib.Path, users: int, items: int, rng: np.random.Gener
     weight = 1.0 / np.arange(1, items + 1)
     item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(events)).astype(np.int32) + 1
     liked_T = rng.random(events) < 0.5
-    user_T = np.repeat(np.arange(users, dtype=np.int32), EVENTS)
-    indptr = np.arange(users + 1) * EVENTS
+    station_T = np.repeat(rng.integers(1, STATIONS + 1, users), EVENTS)
+    write_sessions(path, np.full(users, EVENTS), item_T, liked_T, station_T, items)
+
+
+def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None:
+    """A store of one training session per user, of ``size_S`` events each: plays where liked, else skips."""
+    users = len(size_S)
+    indptr = np.concatenate([[0], np.cumsum(size_S)])
+    user_T = np.repeat(np.arange(users), size_S)
     # Distinct positives by user, ascending.
-    positive = np.unique(user_T[liked_T].astype(np.int64) * (items + 1) + item_T[liked_T])
+    positive = np.unique(user_T[liked_T] * (items + 1) + item_T[liked_T])
     columns = {
         "item_T": item_T,
         "feedback_T": np.where(liked_T, CODE["play"], CODE["skip"]),
-        "station_T": np.repeat(rng.integers(1, STATIONS + 1, users), EVENTS),
-        "time_T": np.arange(events),
+        "station_T": station_T,
+        "time_T": np.arange(len(item_T)),
         "group_T": user_T,
         "session_indptr": indptr,
         "session_user": np.arange(users),
@@ -133,7 +140,7 @@ def write_store(path: pathlib.Path, users: int, items: int, rng: np.random.Gener
     }
     metadata = stores.Metadata(
         reader="", source="synthetic", settings={}, polarity={"play": 1, "skip": -1}, split={},
-        counts={"stations": STATIONS}, feedback={}, dropped={}, attributes=[], sessions_overlap=False,
+        counts={"stations": int(station_T.max())}, feedback={}, dropped={}, attributes=[], sessions_overlap=False,
     )  # fmt: skip
     with stores.StoreWriter(path) as writer:
         for field, values in columns.items():

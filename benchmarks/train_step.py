@@ -44,9 +44,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pipeline import write_sessions  # beside this script
 
 from jaxneg import optim, run, sharding, step as steps
-from jaxneg.batch import CODE
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.data import pipeline, store as stores
 
@@ -189,37 +189,9 @@ def write_store(path: pathlib.Path, length: int, rng: np.random.Generator) -> No
     place = (np.arange(USERS) + 0.5) / USERS  # quantiles, so that the mean does not depend on the draw
     z = np.array([statistics.NormalDist().inv_cdf(value) for value in place])
     size = np.minimum(np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z))), length).astype(np.int64) + 1
-    indptr = np.concatenate([[0], np.cumsum(size)])
     weight = 1.0 / (np.arange(1, ITEMS + 1) + 50)  # flatter than Zipf, as films are
-    item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(indptr[-1])).astype(np.int32) + 1
-    user_T = np.repeat(np.arange(USERS), size)
-    positive = np.unique(user_T * (ITEMS + 1) + item_T)
-    columns = {
-        "item_T": item_T,
-        "feedback_T": np.full(len(item_T), CODE["play"]),
-        "station_T": np.zeros(len(item_T)),
-        "time_T": np.arange(len(item_T)),
-        "group_T": user_T,
-        "session_indptr": indptr,
-        "session_user": np.arange(USERS),
-        "session_train_end": indptr[1:],
-        "session_valid_end": indptr[1:],
-        "user_indptr": np.arange(USERS + 1),
-        "user_group_indptr": np.arange(USERS + 1),
-        "negative_indptr": np.zeros(USERS + 1),
-        "negative_item": np.zeros(0),
-        "positive_indptr": np.searchsorted(positive // (ITEMS + 1), np.arange(USERS + 1)),
-        "positive_item": positive % (ITEMS + 1),
-    }
-    metadata = stores.Metadata(
-        reader="", source="synthetic", settings={}, polarity={"play": 1}, split={},
-        counts={"stations": 0}, feedback={}, dropped={}, attributes=[], sessions_overlap=False,
-    )  # fmt: skip
-    with stores.StoreWriter(path) as writer:
-        for field, values in columns.items():
-            writer.column(field).append(values)
-        writer.column("attribute_VA", width=0).append(np.zeros((ITEMS + 1, 0), np.int32))
-        writer.finish(metadata)
+    item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(size.sum())).astype(np.int32) + 1
+    write_sessions(path, size, item_T, np.ones(len(item_T), bool), np.zeros(len(item_T), np.int32), ITEMS)
 
 
 if __name__ == "__main__":

@@ -52,12 +52,11 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
 
     console.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
     with console.Steps("evaluate") as steps:
-        found = report.evaluate_run(
-            run.load(out / "hard"), out / "hard", "test", steps, compare=(out / "random",)
-        )
+        trained = run.load(out / "hard")
+        found = report.evaluate_run(trained, out / "hard", "test", steps, compare=(out / "random",))
 
     console.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
-    export.export(run.load(out / "hard"), out / "export")
+    export.export(trained, out / "export")
     model = scorer.Scorer.open(out / "export")
     history = [scorer.Event(item, "play") for item in model.items(3)]
     best = ", ".join(one.item for one in model.recommend(history, 3))

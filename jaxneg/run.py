@@ -131,20 +131,13 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
     model = build_model(config, store)
     optimizer = optim.dense_optimizer(config.optim, 1)
     abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
-    mesh = sharding.make_mesh(1)
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=jax.sharding.NamedSharding(mesh, sharding.spec(""))
-        ),
-        abstract,
-    )
     if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
         raise UserError(
             f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
         )
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(placed, result["best_step"])
+        found = checkpoints.restore(sharding.placed(abstract, sharding.make_mesh(1)), result["best_step"])
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(

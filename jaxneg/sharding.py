@@ -26,3 +26,11 @@ def spec(letters: str) -> PartitionSpec:
 def put(tree, mesh: Mesh, letters: str = ""):
     """The tree on the mesh, its leading dimensions sharded by letter, replicated without."""
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
+
+
+def placed(abstract, mesh: Mesh):
+    """Shapes and dtypes of a tree with their place on the mesh, replicated: what a checkpoint is restored to."""
+    sharding = NamedSharding(mesh, spec(""))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )

@@ -59,11 +59,7 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
     writer = logs.Writer(workdir)
     try:
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
-            jax.eval_shape(init),
-        )
-        restored = checkpoints.restore(abstract)
+        restored = checkpoints.restore(sharding.placed(jax.eval_shape(init), mesh))
         if restored is None:
             state, progress = (
                 jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)),
@@ -97,6 +93,7 @@ def _start() -> dict[str, Any]:
 
 def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
     """Makes a run directory of the config, or checks that it is one of the same experiment."""
+    catalogue = run.catalogue_id(store)
     if (workdir / "config.json").is_file():
         old = run.read_config(workdir)
         changed = [line for line in run.differences(old, config) if not line.startswith(FREE)]
@@ -108,7 +105,7 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
             )
-        if run.catalogue_of(workdir) not in (None, run.catalogue_id(store)):
+        if run.catalogue_of(workdir) not in (None, catalogue):
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
@@ -122,7 +119,7 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
         with contextlib.suppress(OSError):
             workdir.rmdir()
         raise
-    run.write_json(workdir / "store.json", {"catalogue": run.catalogue_id(store), "store": config.data.store})
+    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
     run.write_json(workdir / "environment.json", run.environment())
 
 
