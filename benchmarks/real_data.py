@@ -11,7 +11,6 @@ stopped. Writes real_data.md and real_data.json to --out and prints one JSON obj
 
 import argparse
 import concurrent.futures
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -34,7 +33,13 @@ SETS = {
     "ml_latest_small_2016": "movielens",
     "spotify_history": "spotify",
 }
-P_HARD = (0.0, 0.5)
+# What is trained on each set: its config, and the papers' objective at three shares of hard negatives.
+VARIANTS = {
+    "config": (),
+    "BCE, p_hard 1": ("--loss.feedback", "0", "--data.p-hard", "1"),
+    "BCE, p_hard 0.5": ("--loss.feedback", "0", "--data.p-hard", "0.5"),
+    "BCE, p_hard 0": ("--loss.feedback", "0", "--data.p-hard", "0"),
+}
 RANKED = {
     "ndcg@10": "NDCG@10",
     "mrr_positive": "MRR liked",
@@ -59,17 +64,18 @@ def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
     return store
 
 
-def experiment(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: bool) -> configs.Config:
+def experiment(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool) -> configs.Config:
     config = configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py")
-    data = dataclasses.replace(config.data, store=str(store), p_hard=p_hard, seed=seed)
-    training = dataclasses.replace(config.train, seed=seed, epochs=2 if quick else config.train.epochs)
-    return configs.check(dataclasses.replace(config, data=data, train=training))
+    seeds = [f"--{part}.seed={seed}" for part in ("data", "train")]
+    short = ["--train.epochs", "2"] if quick else []
+    return configs.override(config, ["--data.store", str(store), *VARIANTS[variant], *seeds, *short])
 
 
-def one_run(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: bool, work: pathlib.Path):
+def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool, work: pathlib.Path):
     """(report, result) of one trained model on the test split."""
-    directory = work / "runs" / f"{SETS[name]}-p{p_hard:g}-seed{seed}"
-    config = experiment(name, store, p_hard, seed, quick)
+    slug = variant.replace(", ", "-").replace(" ", "")
+    directory = work / "runs" / f"{SETS[name]}-{slug}-seed{seed}"
+    config = experiment(name, store, variant, seed, quick)
     result = train.train(config, directory)
     trained = run.load(directory)
     examples = pipeline.EvalBatches(trained.store, config.data, config.eval, "test")
@@ -85,7 +91,7 @@ def one_run(name: str, store: pathlib.Path, p_hard: float, seed: int, quick: boo
 
 def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
     """All baselines, and the factorisation without events that carry no opinion, which the model's loss cannot use."""
-    config, opened = experiment(name, store, 0.5, 0, False), stores.Store.open(store)
+    config, opened = experiment(name, store, "config", 0, False), stores.Store.open(store)
     found = report.measure_baselines(opened, config, "test")
     sign, log = np.asarray(opened.sign), report.training_log(opened)
     signed = log._replace(**{field: getattr(log, field)[log.sign_T != 0] for field in EVENT_FIELDS})
@@ -110,14 +116,14 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
     return found | {"matrix_factorisation, signed events only": report.Measured(its, fitted.settings)}
 
 
-def summary(by_name: dict[str, report.Measured], runs: dict, tuned: float) -> dict:
-    """Figures of a set: baselines, models by p_hard with mean and s.d. over seeds, and paired differences."""
+def summary(by_name: dict[str, report.Measured], runs: dict) -> dict:
+    """Figures of a set: baselines, models by variant with mean and s.d. over seeds, and paired differences."""
     best = max(by_name, key=lambda key: by_name[key].report.figures["auc"])
     reference = by_name[best].report
     models = {}
-    for p_hard in sorted({key[0] for key in runs}):
-        reports = [found for (p, _), (found, _) in sorted(runs.items()) if p == p_hard]
-        results = [result for (p, _), (_, result) in sorted(runs.items()) if p == p_hard]
+    for variant in dict.fromkeys(key[0] for key in runs):
+        reports = [found for (of, _), (found, _) in sorted(runs.items()) if of == variant]
+        results = [result for (of, _), (_, result) in sorted(runs.items()) if of == variant]
         line = {}
         for figure in FIGURES:
             values = [found.figures[figure] for found in reports]
@@ -133,7 +139,7 @@ def summary(by_name: dict[str, report.Measured], runs: dict, tuned: float) -> di
             line[f"difference_{of}_low"], line[f"difference_{of}_high"] = metrics.bootstrap(
                 difference_X, resamples=1000, seed=0
             )
-        models[f"{p_hard:g}"] = line
+        models[variant] = line
     return {
         "examples": reference.figures["examples"],
         "pairs": reference.figures["pairs"],
@@ -142,13 +148,12 @@ def summary(by_name: dict[str, report.Measured], runs: dict, tuned: float) -> di
             for key, one in by_name.items()
         },
         "best_baseline": best,
-        "tuned_p_hard": tuned,
         "models": models,
     }  # fmt: skip
 
 
 def markdown(found: dict) -> str:
-    """Tables of all sets: models by p_hard first, then baselines, best first."""
+    """Tables of all sets: models first, then baselines, best first."""
     parts = [
         "# Real feedback logs: the model beside baselines",
         "`.venv/bin/python benchmarks/real_data.py`: the last 20% of each user's events, or sessions, are the test, "
@@ -166,11 +171,10 @@ def markdown(found: dict) -> str:
     ]
     for name, one in found.items():
         rows = [head, ["---", *["---:"] * (len(head) - 1)]]
-        for p_hard, line in one["models"].items():
-            mark = " (config)" if float(p_hard) == one["tuned_p_hard"] else ""
+        for variant, line in one["models"].items():
             ends = f"[{line['difference_auc_low']:+.4f}, {line['difference_auc_high']:+.4f}]"
             rows.append(
-                [f"**SASRec, p_hard {p_hard}**{mark}"]
+                [f"**SASRec, {variant}**"]
                 + [f"{line[figure]:.4f} ± {line[f'{figure}_sd']:.4f}" for figure in ("pair_accuracy", "auc")]
                 + [f"{line['difference_auc']:+.4f} {ends}"]
                 + [f"{line[figure]:.4f}" for figure in RANKED]
@@ -199,6 +203,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one set, one seed, two epochs")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time")
     parser.add_argument(
@@ -208,25 +213,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.sets, args.seeds, args.work = ["cm100k"], 1, pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
+        args.variants = ["config"]
     found = {}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         stores_of = {name: prepared(name, args.work) for name in args.sets}
-        tuned = {
-            name: configs.load(ROOT / "configs" / f"{SETS[name]}_sasrec.py").data.p_hard for name in args.sets
-        }
         jobs = {
-            (name, p_hard, seed): pool.submit(
-                one_run, name, stores_of[name], p_hard, seed, args.quick, args.work
+            (name, variant, seed): pool.submit(
+                one_run, name, stores_of[name], variant, seed, args.quick, args.work
             )
+            for variant in args.variants
             for name in args.sets
-            for p_hard in ((0.5,) if args.quick else sorted({*P_HARD, tuned[name]}))
             for seed in range(args.seeds)
         }
         for name in args.sets:
             by_name = measured(name, stores_of[name])
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
-            found[name] = summary(by_name, runs, tuned[name])
+            found[name] = summary(by_name, runs)
             console.say(f"{name}: done")
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ Dimension key, used in every name, einsum and annotation of the package:
     N  negatives per position       C  candidates ranked per query
     D  model width                  T  events in a flat log
     H  heads                        K  width of a head
-    F  feed-forward width           1  a broadcast axis
+    F  feed-forward width           S  negatives shared by a batch
+                                    1  a broadcast axis
 
 Sequences are padded on the right: position 0 holds the oldest event, so a causal model needs no padding mask.
 """
@@ -22,17 +23,30 @@ PAD = 0  # the row of no item, no station, no attribute, no feedback
 # Feedback kinds, as stored and embedded. Their order is part of the store's format.
 FEEDBACK = ("pad", "unknown", "thumb_down", "skip", "play", "thumb_up")
 CODE = {kind: code for code, kind in enumerate(FEEDBACK)}
+MASK = len(FEEDBACK)  # feedback code of an event that is hidden from the inputs; its item is PAD
 
 
 class Batch(NamedTuple):
-    """Training sequences. Position t carries the event seen at t and what is to be predicted after it."""
+    """Training sequences. Position t carries the event seen at t and what is to be predicted there.
 
-    item_BL: Array  # int32, rows of the events seen; PAD after the last
-    feedback_BL: Array  # int32, codes of the events seen
+    That is an event after t, or, in cloze training, the hidden event at t. Cloze training shows all M = L + 1 events of
+    a sequence, so that its L is one larger.
+    """
+
+    item_BL: Array  # int32, rows of the events seen; PAD after the last and where hidden
+    feedback_BL: Array  # int32, codes of the events seen; MASK where hidden
     station_BL: Array  # int32, stations of the events seen
-    target_BL: Array  # int32, row of the next event if that is a positive, else PAD
-    negative_BLN: Array  # int32, negatives for the target; PAD where there is no target
+    target_BL: Array  # int32, row of the event to predict, whatever its feedback; PAD where there is none
+    label_BL: (
+        Array  # int8, feedback that the target got: +1 liked, -1 rejected, 0 neither; 0 without a target
+    )
+    negative_BLN: Array  # int32, negatives for the target; PAD where the losses need none
     hard_BLN: Array  # bool, True where the negative is a real one rather than a random draw
+    event_BM: Array  # int32, rows of the whole sequence, the last event and hidden ones included
+    sign_BM: Array  # int8, feedback that they got: +1, 0, -1
+    shared_S: Array  # int32, random negatives shared by the batch
+    shared_log_q_S: Array  # float32, log of the chance that the item is among them
+    target_log_q_BL: Array  # float32, log of the chance that the target is among the batch's targets
 
 
 class EvalBatch(NamedTuple):

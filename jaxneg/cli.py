@@ -1,4 +1,4 @@
-"""The command line: prepare, inspect, simulate, train, evaluate, export, recommend, demo."""
+"""The command line: prepare, inspect, simulate, train, evaluate, sweep, export, recommend, demo."""
 
 import dataclasses
 import errno
@@ -30,6 +30,7 @@ From a log to recommendations:
   inspect STORE                       what is in a store
   train CONFIG --workdir RUN          train a model on a store, or continue a run
   evaluate RUN                        measure it on held-out events, beside baselines
+  sweep CONFIG --workdir SWEEP        train and measure a grid of options over seeds, side by side
   export RUN --out DIR                write it for serving: StableHLO, safetensors, npy
   recommend DIR --items A B C         try an export from the shell
 
@@ -37,6 +38,7 @@ Without a log of your own:
 
   demo --out DIR                      all of the above on simulated listeners, in minutes
   simulate --out FILE                 a log of simulated listeners
+  simulate --ab EXPORT ... --out DIR  an online test of models on them
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
@@ -174,6 +176,8 @@ def _inspect(args: list[str]) -> None:
 
 
 def _simulate(args: list[str]) -> None:
+    if any(arg.partition("=")[0] == "--ab" for arg in args):
+        return _ab(args)
     from jaxneg.data import simulate
 
     command = _command(
@@ -188,7 +192,8 @@ def _simulate(args: list[str]) -> None:
         command,
         args,
         prog="jaxneg simulate",
-        help="Writes a log of simulated listeners, for jaxneg prepare table.",
+        help="Writes a log of simulated listeners, for jaxneg prepare table. "
+        "Or tests exported models on them: jaxneg simulate --ab --help.",
     )
     done = 0
     with console.Steps("simulate") as steps:
@@ -200,6 +205,34 @@ def _simulate(args: list[str]) -> None:
 
         simulate.write(simulate.simulate(asked.simulation), asked.out, advance)
     console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
+
+
+def _ab(args: list[str]) -> None:
+    from jaxneg import ab
+
+    command = _command(
+        ab=(
+            _some("EXPORT"),
+            "Directories that jaxneg export wrote, of models trained on the log's store.",
+            ...,
+        ),
+        truth=(_path("FILE.truth.npz"), "What jaxneg simulate left beside its log.", ...),
+        store=(_path("STORE"), "Store of that log; the control is fitted to its training events.", ...),
+        out=(_path("DIR"), "Directory to write ab.md and ab.json to; must not exist yet.", ...),
+        config=(tyro.conf.OmitArgPrefixes[ab.ABConfig], "", ab.ABConfig()),
+    )
+    asked = configs.parse(
+        command,
+        ["--help"] if {"-h", "--help"} & set(args) else args,
+        prog="jaxneg simulate",
+        help="Tests models as online: each chooses songs for the simulated listeners in the week after their log, "
+        "beside a control without negative feedback, random choice and an oracle.",
+    )
+    with console.Steps("simulate --ab") as steps:
+        exports = [pathlib.Path(export) for export in asked.ab]
+        ab.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
+    console.show_markdown((asked.out / "ab.md").read_text())
+    console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
 
 
 def _train(args: list[str]) -> None:
@@ -235,13 +268,18 @@ def _evaluate(args: list[str]) -> None:
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         compare=(_some("OTHER", "none"), "Further runs on the same store, measured on the same examples.", ()),
+        baselines=(
+            Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"
+        ),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
     from jaxneg import report, run
 
     with console.Steps("evaluate") as steps:
         trained, others = run.load(asked.run, config), [pathlib.Path(other) for other in asked.compare]
-        found = report.evaluate_run(trained, asked.run, asked.split, steps, compare=others)
+        found = report.evaluate_run(
+            trained, asked.run, asked.split, steps, compare=others, which=asked.baselines
+        )
     if asked.json:
         print(json.dumps(found))
     else:
@@ -249,6 +287,43 @@ def _evaluate(args: list[str]) -> None:
         console.say(
             f"{asked.run / 'report.md'}: this report, with plots beside it; "
             f"next, jaxneg export {asked.run} --out DIR"
+        )
+
+
+def _sweep(args: list[str]) -> None:
+    asked, config = _with_config(
+        args, configs.load, "jaxneg sweep",
+        "Trains and measures a grid of options, each with several seeds, and writes one table with plots; "
+        "or continues it. The grid is that of get_sweep() in CONFIG and of --set; other options hold for all cells.",
+        config=(_positional("CONFIG"), "Python file with get_config() -> Config, and get_sweep() -> Sweep.", ...),
+        workdir=(_path("SWEEP"), "Directory of the sweep: made if new, continued if not.", ...),
+        jobs=(int, "Cells at the same time; 0 takes one per core, or per GPU.", 0),
+        seeds=(int, "Seeds of each cell; 0 takes those of get_sweep(), else 3.", 0),
+        set=(
+            tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME=V1,V2,...", "none")]],
+            "An axis of the grid, as data.p-hard=0,0.4; give it again for more axes.",
+            (),
+        ),
+        split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
+        baselines=(Flag, "Measure the baselines on the same events.", False),
+    )  # fmt: skip
+    from jaxneg import sweep
+
+    spec = sweep.with_axes(sweep.load(asked.config), asked.set)
+    spec = dataclasses.replace(spec, seeds=asked.seeds or spec.seeds)
+    sweep.refuse_swept(configs.load(asked.config), config, spec)
+    with console.Steps("sweep") as steps:
+        table = sweep.sweep(
+            config, spec, asked.workdir, jobs=asked.jobs, split=asked.split, baselines=asked.baselines,
+            on_progress=steps, say=console.say,
+        )  # fmt: skip
+    runs = sum(cell["n"] for cell in table["cells"])
+    console.say(
+        f"{asked.workdir / 'table.md'}: {runs} runs in {len(table['cells'])} rows, with plots beside it"
+    )
+    if failed := sweep.failures(table):
+        raise UserError(
+            f"{len(failed)} failed ({'; '.join(failed)}): the same command tries them again, and no others"
         )
 
 
@@ -398,6 +473,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "simulate": _simulate,
     "train": _train,
     "evaluate": _evaluate,
+    "sweep": _sweep,
     "export": _export,
     "recommend": _recommend,
     "demo": _demo,

@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 P = TypeVar("P")
+KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
+BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
 
 
 class UserError(Exception):
@@ -36,51 +38,74 @@ def option(metavar: str, otherwise: str) -> Any:
 class DataConfig:
     store: str = "store"  # prepared store to read
     length: int = 50  # events the model sees, L
-    reach: Literal["session", "user"] = (
-        "session"  # how far back inputs go: this session, or all of the user's
-    )
+    reach: Literal["session", "user"] = "session"
+    """how far back inputs go: this session, or all of the user's"""
     batch_size: int = 128  # sequences in the global batch, B
-    negatives: int = 1  # negatives per target, N
+    inputs: tuple[str, ...] = ()  # feedback kinds kept in sequences; none names all
+    target: Literal["positive", "next_positive", "any"] = "positive"
+    """rank high the next event if liked, the first liked one after, or the next in any case"""
+    mask: float = 0.0  # share of events hidden and predicted, as in BERT4Rec; 0 predicts the next event
+    negatives: int = 1  # negatives per target, N; 0 leaves it to those shared by the batch
     p_hard: float = 0.5  # share of negatives drawn from real negative feedback, in [0, 1]
-    hard_scope: Literal["station", "user"] = (
-        "station"  # where hard negatives come from; station falls back to user
-    )
-    shuffle_events: bool = (
-        False  # order each training sequence anew each epoch: for logs whose order means nothing
-    )
+    hard_scope: Literal["session", "station", "user", "popularity"] = "station"
+    """where hard negatives come from; falls back to user. popularity: the user's nearest in count"""
+    hard_skip: float = 1.0  # weight of a skip among hard negatives
+    hard_thumb_down: float = 1.0  # weight of a thumbs-down among hard negatives
+    random: Literal["uniform", "log_uniform"] = "uniform"
+    """draw of random negatives: any item alike, or falling with its rank by count"""
+    shared_negatives: int = 0  # random negatives shared by the whole batch, S
+    shuffle_events: bool = False
+    """order each training sequence anew each epoch: for logs whose order means nothing"""
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    encoder: Literal["sasrec"] = "sasrec"  # what turns x_BLD into h_BLD
+    encoder: Literal["sasrec", "bert4rec", "gru4rec", "caser", "ligr"] = "sasrec"
+    """what turns x_BLD into h_BLD"""
     width: int = 64  # D
     layers: int = 2  # blocks
     heads: int = 1  # attention heads, H; must divide the width
     feed_forward: int = 0  # hidden width of the feed-forward part, F; 0 takes the model's width
     dropout: float = 0.2  # share of activations zeroed in training
     norm: Literal["pre", "post"] = "pre"  # layer norm before or after each sub-layer
-    feedback: Literal["none", "add", "gate"] = (
-        "gate"  # of past events as input: added, or also scaling the item's row
-    )
+    window: int = 5  # events that a filter of caser spans
+    head: Literal["none", "gelu"] = "none"  # gelu: hidden states pass GELU(W h + b) before they are scored
+    row_scale: float = 0.02  # standard deviation of item rows at the start
+    feedback: Literal["none", "add", "gate"] = "gate"
+    """of past events as input: added, or also scaling the item's row"""
     station: bool = True  # station as input
     attributes: bool = True  # track attributes as part of an item's input row
     position: bool = True  # learned positions as input
     tied: bool = True  # score with the input item rows; False gives the output a table of its own
-    item_bias: Literal["none", "zero", "odds"] = (
-        "zero"  # a learned bias per item, from zero or from the log's odds
-    )
+    item_bias: Literal["none", "zero", "odds"] = "zero"
+    """a learned bias per item, from zero or from the log's odds"""
     bias_prior: float = 10.0  # events by which an item's odds are drawn to those of the whole log
-    output_attributes: bool = (
-        False  # add attribute rows to the rows that are scored, so rare items share strength
-    )
+    output_attributes: bool = False
+    """add attribute rows to the rows that are scored, so rare items share strength"""
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    name: Literal["bce"] = "bce"  # binary cross-entropy over one positive and N negatives
+    name: Literal[
+        "bce", "gbce", "sampled_softmax", "softmax", "bpr_max", "top1_max", "not_to_recommend", "feedback"
+    ] = "bce"
+    """see jaxneg/losses.py; softmax runs over the whole catalogue"""
+    calibration: float = 0.75  # of gbce, in [0, 1]; 0 is bce
+    penalty: float = 0.03  # of bpr_max, on the scores of negatives
+    rejected: float = 1.0  # of not_to_recommend, weight of rejected targets
+    hardest: int = 0  # negatives kept per position, those that score highest; 0 keeps all
+    in_batch: bool = False  # the batch's other targets are negatives too
+    log_q: bool = False  # correct shared and in-batch negatives for how often they are drawn
+    feedback: float = 0.0  # weight of a further term: predict the feedback of the next event
+    contrastive: float = 0.0  # weight of a further term: InfoNCE against the session's skips
+    contrastive_form: Literal["paper", "released"] = "paper"  # released: with the faults of the authors' code
+    contrastive_context: Literal["predicted", "item"] = "predicted"
+    """c: hidden state, or row of the current item"""
+    temperature: float = 0.1  # of the contrastive term
+    skips_kept: float = 1.0  # share of the skips that the contrastive term sees
 
 
 @dataclass(frozen=True)
@@ -91,13 +116,14 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled, on matrices and tables
     clip: float = 5.0  # gradient norm; 0 clips nothing
     b2: float = 0.98  # Adam's second moment decay
+    average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 50  # at most
     patience: int = 5  # evaluations without a better one before stopping; 0 never stops early
-    monitor: Literal["pair_accuracy", "auc"] = "pair_accuracy"  # validation figure that decides
+    monitor: Literal["pair_accuracy", "auc", "ndcg@10"] = "pair_accuracy"  # validation figure that decides
     evaluate_every: int = 0  # steps between validations; 0 validates once an epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0 saves at each validation
     log_every: int = 50  # steps between lines of metrics
@@ -112,9 +138,9 @@ class EvalConfig:
     bands: int = 5  # bands of positive share
     pair_seed: int = 0  # of the choice of pairs and of the bootstrap
     bootstrap: int = 1000  # resamples behind each interval
-    exclude_seen: bool = (
-        False  # drop the context's items from rankings (films are not watched again, songs are)
-    )
+    exclude_seen: bool = False
+    """drop the context's items from rankings (films are not watched again, songs are)"""
+    released: int = 0  # random items that stand for the catalogue in released_hit_rate@k; 0 leaves it out
 
 
 @dataclass(frozen=True)
@@ -131,25 +157,41 @@ class Config:
 
 def check(config: Config) -> Config:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
-    data, model, optim, train = config.data, config.model, config.optim, config.train
+    data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
     whole_heads = model.heads >= 1 and model.width % model.heads == 0
     rules = [
         (0.0 <= data.p_hard <= 1.0, "--data.p-hard", "in [0, 1]", data.p_hard),
         (data.length >= 1, "--data.length", "at least 1", data.length),
         (data.batch_size >= 1, "--data.batch-size", "at least 1", data.batch_size),
-        (data.negatives >= 1, "--data.negatives", "at least 1", data.negatives),
+        (set(data.inputs) <= set(KINDS), "--data.inputs", f"kinds out of {', '.join(KINDS)}", " ".join(data.inputs)),
+        (0.0 <= data.mask < 1.0, "--data.mask", "in [0, 1)", data.mask),
+        (data.negatives >= 0, "--data.negatives", "0 or more", data.negatives),
+        (data.hard_skip >= 0.0, "--data.hard-skip", "0 or more", data.hard_skip),
+        (data.hard_thumb_down >= 0.0, "--data.hard-thumb-down", "0 or more", data.hard_thumb_down),
+        (data.shared_negatives >= 0, "--data.shared-negatives", "0 or more", data.shared_negatives),
         (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
         (model.width >= 1, "--model.width", "at least 1", model.width),
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),
         (whole_heads, "--model.heads", f"a divisor of the width {model.width}", model.heads),
         (model.feed_forward >= 0, "--model.feed-forward", "0 or more", model.feed_forward),
+        (model.window >= 2, "--model.window", "at least 2", model.window),
+        (model.row_scale >= 0.0, "--model.row-scale", "0 or more", model.row_scale),
         (model.bias_prior > 0.0, "--model.bias-prior", "above 0", model.bias_prior),
         (0.0 <= model.dropout < 1.0, "--model.dropout", "in [0, 1)", model.dropout),
+        (0.0 <= loss.calibration <= 1.0, "--loss.calibration", "in [0, 1]", loss.calibration),
+        (loss.penalty >= 0.0, "--loss.penalty", "0 or more", loss.penalty),
+        (loss.rejected >= 0.0, "--loss.rejected", "0 or more", loss.rejected),
+        (loss.hardest >= 0, "--loss.hardest", "0 or more", loss.hardest),
+        (loss.feedback >= 0.0, "--loss.feedback", "0 or more", loss.feedback),
+        (loss.contrastive >= 0.0, "--loss.contrastive", "0 or more", loss.contrastive),
+        (loss.temperature > 0.0, "--loss.temperature", "above 0", loss.temperature),
+        (0.0 <= loss.skips_kept <= 1.0, "--loss.skips-kept", "in [0, 1]", loss.skips_kept),
         (optim.learning_rate > 0.0, "--optim.learning-rate", "above 0", optim.learning_rate),
         (optim.warmup_steps >= 0, "--optim.warmup-steps", "0 or more", optim.warmup_steps),
         (optim.weight_decay >= 0.0, "--optim.weight-decay", "0 or more", optim.weight_decay),
         (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
         (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
+        (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
         (train.evaluate_every >= 0, "--train.evaluate-every", "0 or more", train.evaluate_every),
@@ -160,11 +202,74 @@ def check(config: Config) -> Config:
         (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),
         (config.eval.bootstrap >= 1, "--eval.bootstrap", "at least 1", config.eval.bootstrap),
+        (config.eval.released >= 0, "--eval.released", "0 or more", config.eval.released),
     ]  # fmt: skip
     for holds, name, rule, value in rules:
         if not holds:
             raise UserError(f"{name} must be {rule}, got {value}")
+    for clash, what, mend in _clashes(config):
+        if clash:
+            raise UserError(f"{what}: {mend}")
     return config
+
+
+def _clashes(config: Config) -> list[tuple[bool, str, str]]:
+    """Settings that do not go together, and what to do instead."""
+    data, model, loss = config.data, config.model, config.loss
+    shared = data.shared_negatives > 0 or loss.in_batch
+    return [
+        (
+            model.encoder in BIDIRECTIONAL and data.mask == 0,
+            f"--model.encoder {model.encoder} sees the next event, which it would be asked to predict",
+            "hide events with --data.mask 0.2",
+        ),
+        (
+            data.mask > 0 and data.target == "next_positive",
+            "--data.mask predicts the hidden event itself",
+            "use --data.target positive, or any to hide events of all kinds",
+        ),
+        (
+            (loss.name in ("feedback", "not_to_recommend") or loss.feedback > 0)
+            and (data.target == "next_positive" or (data.mask > 0 and data.target == "positive")),
+            "--loss.feedback and --loss.name feedback and not_to_recommend learn from rejected events too",
+            "use --data.target positive without --data.mask, or --data.target any",
+        ),
+        (
+            data.negatives == 0 and not shared and loss.name not in ("softmax", "feedback"),
+            "--data.negatives 0 leaves the loss without negatives",
+            "give some, or --data.shared-negatives, --loss.in-batch or --loss.name softmax",
+        ),
+        (
+            loss.name == "not_to_recommend" and not shared,
+            "--loss.name not_to_recommend compares every target with the same candidates",
+            "give --data.shared-negatives 1000 or --loss.in-batch",
+        ),
+        (
+            loss.log_q and not shared,
+            "--loss.log-q corrects shared and in-batch negatives, and there are none",
+            "give --data.shared-negatives or --loss.in-batch, or leave it out",
+        ),
+        (
+            loss.log_q and loss.name not in ("sampled_softmax", "not_to_recommend"),
+            f"--loss.log-q estimates a softmax, which --loss.name {loss.name} is none of",
+            "use --loss.name sampled_softmax, or leave it out",
+        ),
+        (
+            loss.log_q and loss.hardest > 0,
+            "--loss.log-q counts every negative, and --loss.hardest drops most",
+            "leave one of them out",
+        ),
+        (
+            loss.name == "softmax" and (shared or loss.hardest > 0),
+            "--loss.name softmax takes the whole catalogue",
+            "leave out --data.shared-negatives, --loss.in-batch and --loss.hardest, or use sampled_softmax",
+        ),
+        (
+            data.hard_skip == 0 and data.hard_thumb_down == 0 and data.p_hard > 0,
+            "--data.hard-skip and --data.hard-thumb-down are both 0, so nothing is left for --data.p-hard",
+            "give one of them a weight, or --data.p-hard 0",
+        ),
+    ]
 
 
 def load(path: str | pathlib.Path) -> Config:

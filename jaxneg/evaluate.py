@@ -18,6 +18,7 @@ from jaxneg.config import EvalConfig
 Score = Callable[[EvalBatch], Any]  # scores_BV of the whole catalogue, numpy or jax; column 0 is ignored
 
 ENOUGH = 5  # events of context that count as a usable history
+CUT = 10  # cut-off of MAP and of the disliked items' MRR
 DRAWS = 100  # tries for a random item that an example does not hold
 
 
@@ -59,6 +60,14 @@ def evaluate(
     - hit_rate@k, ndcg@k: liked targets in the whole catalogue; delta_ forms subtract those of disliked
       targets.
     - mrr_positive, mrr_negative: of liked and of disliked targets in the whole catalogue.
+    - map@10: 1 / rank where rank <= 10 else 0, each liked target being a query of its own.
+    - unseen_liked_mrr@10, unseen_disliked_mrr@10: the same of targets that are not in the example's context;
+      unseen_liked_log_rank, unseen_disliked_log_rank: the natural logarithm of their ranks. Of disliked
+      targets, a low MRR and a high log rank are good.
+    - next_hit_rate@k: of the first liked target of each example alone, in the whole catalogue.
+    - released_hit_rate@k: of the same targets among fewer candidates, the different first liked targets of the
+      batch and ``config.released`` random items; released_candidates is their mean number. It is how Seshadri
+      and Knees measured. It grows as ``config.batch_size`` falls, and keeps seen items.
     - gini@k, item_coverage@k: over the top k of all examples.
     - user_coverage: share of examples with an event of context; user_coverage_5: with at least five.
 
@@ -66,12 +75,17 @@ def evaluate(
       score: from a batch to scores_BV.
       batches: of held-out examples.
       items: rows of the catalogue without the padding row, V - 1.
-      config: cut-offs, bands, seeds, and whether seen items are ranked.
+      config: cut-offs, bands, seeds, whether seen items are ranked, and how many random items stand for the
+        catalogue in released_hit_rate@k; 0 leaves it out.
       cold: examples that have no context and so are not among the batches; they count in the coverage of
         users.
+
+    Reference: Seshadri and Knees, Leveraging Negative Signals with Self-Attention for Sequential Music
+    Recommendation, 2023, arXiv:2309.11623.
     """
     k_max = min(max(config.ks), items)
     rng = np.random.default_rng(config.pair_seed)
+    released_rng = np.random.default_rng((config.pair_seed, 1))  # its own, so that it moves no other draw
     bands = np.linspace(0.0, 1.0, config.bands + 1)
     shown_WV = {k: np.zeros((config.bands, items + 1), np.int64) for k in config.ks}
     columns: dict[str, list[np.ndarray]] = {}
@@ -92,11 +106,14 @@ def evaluate(
             k=k_max,
             seen_BL=batch.item_BL if config.exclude_seen else None,
         )
-        band_B = _band(batch.share_B, config.bands)
+        band_B = band(batch.share_B, config.bands)
         for k, count_WV in shown_WV.items():
             top_Bk = ranking.top_Bk[:, :k]
             np.add.at(count_WV, (np.broadcast_to(band_B[:, None], top_Bk.shape), top_Bk), 1)
-        for name, value_B in _values(batch, score_BV, random_B[real], ranking, config).items():
+        values = _values(batch, score_BV, random_B[real], ranking, config)
+        if config.released:
+            values |= _released(released_rng, batch.liked_BC[:, 0], score_BV, config)
+        for name, value_B in values.items():
             columns.setdefault(name, []).append(value_B)
         pairs.append(batch.pair_B2)
         for kept, rank_BC in zip((liked_ranks, disliked_ranks), ranking.targets, strict=True):
@@ -104,7 +121,7 @@ def evaluate(
     if not pairs:
         raise ValueError("no batch to evaluate")
     value_X = {name: np.concatenate(column) for name, column in columns.items()}
-    band_X = _band(value_X["share"], config.bands)
+    band_X = band(value_X["share"], config.bands)
     return Report(
         figures=_figures(value_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold),
         bands=tuple(
@@ -163,6 +180,10 @@ def _values(
     liked_B = np.where(batch.pair_B2[:, 0] > 0, batch.pair_B2[:, 0], batch.liked_BC[:, 0])
     against_random_B2 = np.stack([liked_B, random_B], axis=1)
     liked_rank_BC, disliked_rank_BC = ranking.targets
+    new_BC, new_disliked_BC = (
+        np.where(_held(item_BC, batch.item_BL), np.nan, rank_BC)
+        for item_BC, rank_BC in zip((batch.liked_BC, batch.disliked_BC), ranking.targets, strict=True)
+    )
     values = {
         "share": np.asarray(batch.share_B, np.float64),
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
@@ -173,12 +194,40 @@ def _values(
         ),
         "mrr_positive": metrics.over_targets(metrics.mrr(liked_rank_BC)),
         "mrr_negative": metrics.over_targets(metrics.mrr(disliked_rank_BC)),
+        f"map@{CUT}": metrics.over_targets(metrics.average_precision(liked_rank_BC, CUT)),
+        f"unseen_liked_mrr@{CUT}": metrics.over_targets(metrics.average_precision(new_BC, CUT)),
+        f"unseen_disliked_mrr@{CUT}": metrics.over_targets(metrics.average_precision(new_disliked_BC, CUT)),
+        "unseen_liked_log_rank": metrics.over_targets(metrics.log_rank(new_BC)),
+        "unseen_disliked_log_rank": metrics.over_targets(metrics.log_rank(new_disliked_BC)),
     }
     for k in config.ks:
         for name, metric in (("hit_rate", metrics.hit_rate), ("ndcg", metrics.ndcg)):
             values[f"{name}@{k}"] = metrics.over_targets(metric(liked_rank_BC, k))
             values[f"disliked_{name}@{k}"] = metrics.over_targets(metric(disliked_rank_BC, k))
+        values[f"next_hit_rate@{k}"] = metrics.hit_rate(liked_rank_BC[:, 0], k)
     return values
+
+
+def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
+    """bool_BC, where an item is among its row's context."""
+    return np.stack([np.isin(item_C, seen_L) for item_C, seen_L in zip(item_BC, context_BL, strict=True)])
+
+
+def _released(
+    rng: np.random.Generator, target_B: np.ndarray, score_BV: np.ndarray, config: EvalConfig
+) -> dict[str, np.ndarray]:
+    """Hit rates of the targets among the batch's different targets and random other items, and how many they are."""
+    target = np.unique(target_B[target_B > 0])
+    others = np.setdiff1d(np.arange(1, score_BV.shape[1]), target)
+    drawn = rng.choice(others, size=min(config.released, len(others)), replace=False)
+    # Column 0 pads, as in a catalogue; the target's column is its place among the candidates.
+    candidates = np.concatenate([[0], target, drawn])
+    place_B = np.where(target_B > 0, np.searchsorted(target, target_B) + 1, 0)
+    rank_B = metrics.rank(score_BV[:, candidates], (place_B[:, None],)).targets[0][:, 0]
+    return {
+        "released_candidates": np.where(target_B > 0, len(candidates) - 1.0, np.nan),
+        **{f"released_hit_rate@{k}": metrics.hit_rate(rank_B, k) for k in config.ks},
+    }
 
 
 def _figures(
@@ -207,6 +256,10 @@ def _figures(
         },
         "mrr_positive": mean["mrr_positive"].value,
         "mrr_negative": mean["mrr_negative"].value,
+        f"map@{CUT}": mean[f"map@{CUT}"].value,
+        **{name: figure.value for name, figure in mean.items() if name.startswith("unseen_")},
+        **{f"next_hit_rate@{k}": mean[f"next_hit_rate@{k}"].value for k in config.ks},
+        **{name: figure.value for name, figure in mean.items() if name.startswith("released_")},
         **{f"gini@{k}": metrics.gini(count_V) for k, count_V in shown_V.items()},
         **{f"item_coverage@{k}": metrics.item_coverage(count_V) for k, count_V in shown_V.items()},
         "user_coverage": covered[1],
@@ -214,7 +267,7 @@ def _figures(
     }
 
 
-def _band(share_B: np.ndarray, bands: int) -> np.ndarray:
+def band(share_B: np.ndarray, bands: int) -> np.ndarray:
     """Which of ``bands`` equal parts of [0, 1] a share is in: a part holds its lower end, the last both."""
     # A float32 share such as 0.6 is meant to sit on an end.
     place_B = np.nan_to_num(np.asarray(share_B, np.float64)) * bands + 1e-6

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 Scores = Float[np.ndarray, "B V"]
+NAN = "a score is NaN: scores must order all items"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def rank(
       seen_BL: rows left out of the ranking, except that a target is always ranked; 0 where there is none.
     """
     if np.isnan(score_BV[:, 1:]).any():
-        raise ValueError("a score is NaN: scores must order all items")
+        raise ValueError(NAN)
     ranks = tuple(np.full(target.shape, np.nan) for target in targets)
     top_Bk = np.zeros((len(score_BV), k), np.int64)
     for b, score_V in enumerate(score_BV):
@@ -129,6 +130,23 @@ def rank(
             best = _top(kept_C, size, sorted_C[-size])
             top_Bk[b, :size] = best + 1 if row_C is None else row_C[best]
     return Ranking(ranks, top_Bk)
+
+
+def top(
+    score_BV: Scores, *, k: int, seen_BL: Int[np.ndarray, "B L"] | None = None
+) -> Int[np.ndarray, "B {k}"]:
+    """The top k of ``rank`` alone, which needs no sort of the catalogue. Raises ValueError on scores that are NaN."""
+    if np.isnan(score_BV[:, 1:]).any():
+        raise ValueError(NAN)
+    top_Bk = np.zeros((len(score_BV), k), np.int64)
+    for b, score_V in enumerate(score_BV):
+        row_C = None if seen_BL is None else _left(seen_BL[b], len(score_V))
+        kept_C = score_V[1:] if row_C is None else score_V[row_C]
+        size = min(k, len(kept_C))
+        if size:
+            best = _top(kept_C, size, np.partition(kept_C, -size)[-size])
+            top_Bk[b, :size] = best + 1 if row_C is None else row_C[best]
+    return top_Bk
 
 
 def _left(seen_L: np.ndarray, rows: int) -> np.ndarray:
@@ -160,6 +178,32 @@ def ndcg(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
 def mrr(rank_: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """Reciprocal rank of the target; NaN where there is no target. Its mean is the MRR."""
     return 1 / rank_
+
+
+def average_precision(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
+    """1 / rank of a single target where rank <= k, else 0; NaN where there is no target.
+
+    With one target per query the mean of it is MAP@k and MRR@k alike.
+    """
+    return np.where(np.isnan(rank_), np.nan, (rank_ <= k) / rank_)
+
+
+def average_precision_bounds(hr1: float, hr5: float, hr10: float) -> tuple[float, float]:
+    """The least and the most that MAP@10 of single targets can be, given their hit rates at 1, 5 and 10.
+
+        low  = hr1 + (hr5 - hr1) / 5 + (hr10 - hr5) / 10     every target at the far end of its span of ranks
+        high = hr1 + (hr5 - hr1) / 2 + (hr10 - hr5) / 6      every target at the near end
+
+    ``low`` always holds. ``high`` takes whole ranks: a tie for the first place has rank 1.5, and 1 / 1.5 > 1 / 2.
+    """
+    low = hr1 + (hr5 - hr1) / 5 + (hr10 - hr5) / 10
+    high = hr1 + (hr5 - hr1) / 2 + (hr10 - hr5) / 6
+    return low, high
+
+
+def log_rank(rank_: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Natural logarithm of the rank; NaN where there is no target. Far down the list it still tells ranks apart."""
+    return np.log(rank_)
 
 
 def over_targets(value_BC: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B"]:
@@ -209,4 +253,29 @@ def bootstrap(
         value[rng.integers(len(value), size=len(value), dtype=np.int32)].mean() for _ in range(resamples)
     ]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(
+    above: Float[np.ndarray, "X"],
+    below: Float[np.ndarray, "X"],
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of sum(above) / sum(below), by resampling examples with both their values.
+
+    Resamples whose ``below`` sums to 0 are left out. NaN, NaN where all are.
+    """
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(resamples if len(below) else 0):
+        drawn = rng.integers(len(below), size=len(below), dtype=np.int32)
+        total = below[drawn].sum()
+        if total != 0:
+            ratios.append(above[drawn].sum() / total)
+    if not ratios:
+        return float("nan"), float("nan")
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

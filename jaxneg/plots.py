@@ -1,6 +1,7 @@
 """Plots of a report as PNG, from plain figures. Needs matplotlib and imports nothing of ours."""
 
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ def draw(
     ranks: Mapping[str, tuple[np.ndarray, float]],
     items: int,
     exposure: Mapping[str, tuple[np.ndarray, float]],
+    kinds: Sequence[str] = (),
+    cosines: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> dict[str, str]:
     """Writes the plots and returns their titles by file name. Raises ImportError without matplotlib.
 
@@ -44,6 +47,8 @@ def draw(
       ranks: ranks and MRR of "liked" and "disliked" targets.
       items: size of the catalogue.
       exposure: by name, Lorenz curve and Gini coefficient.
+      kinds: of feedback, in the order of ``cosines``.
+      cosines: by name, a matrix of cosines between kinds of feedback; none draws none.
     """
     from matplotlib.figure import Figure
 
@@ -63,6 +68,8 @@ def draw(
         "ranks.png": ("Ranks of liked and disliked items", _ranks(figure, ranks, items)),
         "exposure.png": ("Exposure of the catalogue", _exposure(figure, exposure)),
     }
+    if cosines:
+        made["feedback.png"] = ("Cosines between kinds of feedback", _cosines(figure, kinds, cosines))
     directory.mkdir(parents=True, exist_ok=True)
     for name, (_, one) in made.items():
         one.savefig(directory / name, dpi=120)
@@ -193,4 +200,20 @@ def _exposure(figure, exposure):
         xlim=(0, 1), ylim=(0, 1), title="Exposure in the top of all examples (Lorenz curve)",
     )  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
+    return made
+
+
+def _cosines(figure, kinds, cosines):
+    names = [kind.replace("_", " ") for kind in kinds]
+    made, panels = figure(1.2 + 0.45 * len(kinds), ncols=len(cosines))
+    for axes, (title, cosine_FF) in zip(np.atleast_1d(panels), cosines.items(), strict=True):
+        axes.imshow(cosine_FF, cmap="RdBu_r", vmin=-1, vmax=1)
+        for (row, column), value in np.ndenumerate(cosine_FF):
+            shade = "white" if abs(value) > 0.6 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=9)
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.set_title(f"{title} rows")
     return made

@@ -1,22 +1,27 @@
 """A run beside the baselines on held-out events: report.json, report.md and plots in the run's directory."""
 
+import math
 import pathlib
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, metrics, plots, run
-from jaxneg.batch import EvalBatch
-from jaxneg.config import Config, UserError
+from jaxneg import evaluate, markdown, metrics, plots, probes, run, step as steps
+from jaxneg.batch import CODE, EvalBatch
+from jaxneg.config import KINDS, Config, UserError
 from jaxneg.data import pipeline, store as stores
-from jaxneg.models import baselines
+from jaxneg.models import baselines, factorisations
 
+SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
-NO_PLOTS = "no plots: matplotlib is not installed (pip install 'jaxneg[plots]')"
+NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
+
+BASELINES = {"usual": baselines.BASELINES, "all": baselines.BASELINES | factorisations.FACTORISATIONS}
 
 OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
@@ -34,6 +39,7 @@ class Compared(NamedTuple):
     report: evaluate.Report
     config: Config
     result: Mapping[str, Any]  # contents of its result.json
+    probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
 
 
 def evaluate_run(
@@ -44,6 +50,7 @@ def evaluate_run(
     *,
     compare: Sequence[pathlib.Path] = (),
     measured: Mapping[str, Measured] | None = None,
+    which: str = "usual",
 ) -> dict[str, Any]:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
 
@@ -54,6 +61,7 @@ def evaluate_run(
       on_progress: told (done, total, stage=...) in batches.
       compare: directories of further runs on the same catalogue, measured on this run's examples.
       measured: what ``measure_baselines`` gave for the same store, config and split, to spare a repetition.
+      which: baselines to measure, "usual" or "all".
 
     Raises UserError where a run to compare with is of another catalogue or length.
     """
@@ -63,19 +71,74 @@ def evaluate_run(
         for name, path in zip(names, compare, strict=True)
     }
     examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
-    found = _measure(
-        run.catalogue_score(trained), examples, trained.store, trained.config, "model", on_progress
-    )
+    score = run.catalogue_score(trained)
+    found = _measure(score, examples, trained.store, trained.config, "model", on_progress)
+    probed = probe(trained, score, examples)
     if measured is None:
-        measured = measure_baselines(trained.store, trained.config, split, on_progress)
+        measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
     for name, other in runs.items():
         score = run.catalogue_score(other)
         its = _measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
-        compared[name] = Compared(its, other.config, other.result)
+        compared[name] = Compared(its, other.config, other.result, probe(other, score, examples))
     return write_report(
-        directory, found, measured, compared, config=trained.config, result=trained.result, split=split
+        directory,
+        found,
+        measured,
+        compared,
+        config=trained.config,
+        result=trained.result,
+        split=split,
+        probed=probed,
+        coverage=input_coverage(trained.store, examples),
     )
+
+
+def probe(trained: run.Trained, score: evaluate.Score, examples: pipeline.EvalBatches) -> dict[str, Any]:
+    """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
+
+    Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
+    Responsiveness takes up to ``probes.EXAMPLES`` examples out of batches in a random order.
+    """
+    shown = pipeline.shown_kinds(trained.config.data)
+    counts = trained.store.metadata.feedback["train"]
+    kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
+    params, item_tables = steps.evaluated(trained.state)
+    found = {}
+    if cosines := probes.feedback_cosines(params, kinds):
+        found["feedback_cosines"] = {"kinds": list(kinds)} | {
+            name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
+        }
+    flip = probes.flips(trained.store, kinds)
+    if flip and cosines:
+        config, attribute_VA = trained.config.eval, trained.store.attribute_VA
+        order = np.random.default_rng(config.pair_seed).permutation(len(examples))
+        row_VD, _ = steps.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
+        found["responsiveness"] = probes.responsiveness(
+            score,
+            (examples[int(k)] for k in order),
+            flip=flip,
+            attribute_VA=np.asarray(attribute_VA),
+            row_VD=np.asarray(row_VD, np.float32),
+            exclude_seen=config.exclude_seen,
+            resamples=config.bootstrap,
+            seed=config.pair_seed,
+        )
+    return found
+
+
+def input_coverage(store: stores.Store, examples: pipeline.EvalBatches) -> dict[str, dict[str, float]]:
+    """Shares of users and of held-out examples with 1 and with ENOUGH usable events, by set of inputs."""
+    users = probes.user_coverage(store)
+    held_out = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
+    return {
+        name: {
+            f"{of}_{n}": share
+            for of, shares in (("users", users[name]), ("examples", held_out[name]))
+            for n, share in shares.items()
+        }
+        for name in users
+    }
 
 
 def _load_other(directory: pathlib.Path, trained: run.Trained) -> run.Trained:
@@ -89,16 +152,20 @@ def _load_other(directory: pathlib.Path, trained: run.Trained) -> run.Trained:
 
 
 def measure_baselines(
-    store: stores.Store, config: Config, split: str = "test", on_progress: OnProgress = lambda *_, **__: None
+    store: stores.Store,
+    config: Config,
+    split: str = "test",
+    on_progress: OnProgress = lambda *_, **__: None,
+    which: str = "usual",
 ) -> dict[str, Measured]:
-    """Every baseline: fitted to the training events, tuned for AUC on validation and measured on a split."""
+    """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured on a split."""
     examples = pipeline.EvalBatches(store, config.data, config.eval, split)
     held_out = pipeline.EvalBatches(store, config.data, config.eval, "validation")
     every = -(-len(held_out) // TUNING)
     tuning = [held_out[k] for k in range(0, len(held_out), every)]
     log = training_log(store)
     measured = {}
-    for name, fit in baselines.BASELINES.items():
+    for name, fit in BASELINES[which].items():
         on_progress(0, len(examples), stage=f"tuning {name}")
         fitted = fit(log, np.asarray(store.sign), lambda score: evaluate.separation(score, tuning)["auc"])
         found = _measure(fitted.score, examples, store, config, name, on_progress)
@@ -146,6 +213,8 @@ def write_report(
     config: Config,
     result: Mapping[str, Any],
     split: str,
+    probed: Mapping[str, Any] = types.MappingProxyType({}),
+    coverage: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and plots/ and returns what report.json holds.
 
@@ -157,15 +226,21 @@ def write_report(
       config: of the run.
       result: contents of the run's result.json.
       split: what was measured, "test" or "validation".
+      probed: what ``probe`` found.
+      coverage: what ``input_coverage`` found.
     """
     values = {
         "split": split,
         **report.to_dict(),
         **_training(config, result),
+        "share_histogram": _histogram(report.value_X["share"]),
+        "input_coverage": _json(coverage),
+        "probes": _json(probed),
         "runs": {
             name: one.report.to_dict()
             | _training(one.config, one.result)
             | _differences(report, one.report, config)
+            | {"probes": _json(one.probed)}
             for name, one in compared.items()
         },
         "baselines": {
@@ -176,11 +251,27 @@ def write_report(
         },
     }
     run.write_json(directory / "report.json", values)
-    titles = _draw(directory / "plots", report, measured, compared, config=config, result=result)
+    titles = _draw(
+        directory / "plots", report, measured, compared, config=config, result=result, probed=probed
+    )
     partial = directory / "report.md.tmp"
-    partial.write_text(_markdown(values, titles, config))
+    partial.write_text(markdown.page(values, titles, config))
     partial.replace(directory / "report.md")
     return values
+
+
+def _histogram(share_X: np.ndarray) -> list[int]:
+    """Examples by share of positives, in SHARES equal parts of [0, 1]; examples without a share are left out."""
+    return np.bincount(evaluate.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
+
+
+def _json(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,17 +297,9 @@ def _differences(report: evaluate.Report, other: evaluate.Report, config: Config
     return found
 
 
-def _best(values: Mapping[str, Any]) -> str | None:
-    """Name of the baseline with the highest pair accuracy."""
-    known = {
-        name: one["pair_accuracy"]
-        for name, one in values["baselines"].items()
-        if one["pair_accuracy"] is not None
-    }
-    return max(known, key=known.__getitem__) if known else None
-
-
-def _draw(directory: pathlib.Path, report, measured, compared, *, config: Config, result) -> dict[str, str]:
+def _draw(
+    directory: pathlib.Path, report, measured, compared, *, config: Config, result, probed
+) -> dict[str, str]:
     """Titles of the plots by file name; none without matplotlib."""
     runs = {f"run {name}": one.report for name, one in compared.items()}
     reports = {"model": report} | runs | {name: one.report for name, one in measured.items()}
@@ -224,6 +307,8 @@ def _draw(directory: pathlib.Path, report, measured, compared, *, config: Config
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
     others = sorted(measured, key=lambda name: -np.nan_to_num(accuracies[name][0]))
     shown = {name: reports[name] for name in ["model", *others[:1]]}
+    cosines = dict(probed.get("feedback_cosines", {}))
+    kinds = cosines.pop("kinds", [])
     try:
         return plots.draw(
             directory,
@@ -248,167 +333,9 @@ def _draw(directory: pathlib.Path, report, measured, compared, *, config: Config
                 for name, one in shown.items()
                 for k, count_V in sorted(one.shown_V.items())[:2]
             },
+            kinds=kinds,
+            cosines={name: np.array(matrix) for name, matrix in cosines.items()},
         )
     except ImportError:
         print(f"jaxneg: {NO_PLOTS}", file=sys.stderr)
         return {}
-
-
-def _markdown(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -> str:
-    ranked = sorted(values["baselines"].items(), key=lambda pair: -(pair[1]["pair_accuracy"] or 0))
-    runs = {f"run {name}": one for name, one in values["runs"].items()}
-    rows = {"**model**": values} | runs | {name.replace("_", " "): one for name, one in ranked}
-    k = min(config.eval.ks)
-    left_out = ", those of the context left out" if config.eval.exclude_seen else ""
-    parts = [
-        f"# Report on the {values['split']} split",
-        f"{values['pairs']:,} pairs from {values['examples']:,} examples. {_verdict(values)}",
-        "## Liked above disliked",
-        "Pair accuracy takes one liked and one disliked item of the same station per example, AUC all pairs. "
-        "Brackets hold 95% bootstrap intervals over examples. Differences are paired, the model less the "
-        "baseline. Chance is 0.5.",
-        _separation_table(rows),
-        _image(titles, "accuracy.png"),
-        "## Ranking and exposure",
-        f"Held-out items among the whole catalogue{left_out}. Δ is the figure of liked less that of disliked "
-        f"items. Gini and coverage are over the top {k} of all examples: a lower Gini is more diverse.",
-        _ranking_table(rows, k),
-        _image(titles, "ranks.png"),
-        _image(titles, "exposure.png"),
-        f"Share of examples with an event of context: {_number(values['user_coverage'])}; with "
-        f"{evaluate.ENOUGH} or more: {_number(values[f'user_coverage_{evaluate.ENOUGH}'])}.",
-        "## By share of positive feedback",
-        _band_table(values["bands"], k),
-        _image(titles, "share.png"),
-        "## Training",
-        _training_table({"model": values} | runs, config.train.monitor),
-        _image(titles, "validation.png"),
-        "" if titles else f"There are {NO_PLOTS}.",
-        "## Settings of the baselines",
-        "Fitted to the training events, chosen for AUC on validation examples.",
-        _settings_table(values["baselines"]),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _separation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items"]
-    return _table(
-        head,
-        [
-            [
-                name,
-                _interval(one, "pair_accuracy"),
-                _interval(one, "difference_pair_accuracy", "+"),
-                _number(one["auc"]),
-                _interval(one, "difference_auc", "+"),
-                _number(one["random_accuracy"]),
-            ]
-            for name, one in rows.items()
-        ],
-    )
-
-
-def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
-    columns = {
-        f"HR@{k}": f"hit_rate@{k}",
-        f"ΔHR@{k}": f"delta_hit_rate@{k}",
-        f"NDCG@{k}": f"ndcg@{k}",
-        f"ΔNDCG@{k}": f"delta_ndcg@{k}",
-        "MRR liked": "mrr_positive",
-        "MRR disliked": "mrr_negative",
-        f"Gini@{k}": f"gini@{k}",
-        f"coverage@{k}": f"item_coverage@{k}",
-    }
-    return _table(
-        ["", *columns],
-        [[name, *(_number(one[figure]) for figure in columns.values())] for name, one in rows.items()],
-    )
-
-
-def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
-    figures = ("auc", "mrr_positive", "mrr_negative", f"gini@{k}")
-    return _table(
-        ["share", "examples", "pairs", "pair accuracy", "AUC", "MRR liked", "MRR disliked", f"Gini@{k}"],
-        [
-            [
-                f"{band['low']:.2f} to {band['high']:.2f}",
-                f"{band['examples']:,}",
-                f"{band['pairs']:,}",
-                _interval(band, "pair_accuracy"),
-                *(_number(band[figure]) for figure in figures),
-            ]
-            for band in bands
-        ],
-    )
-
-
-def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
-    lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "p_hard": lambda one: f"{one['p_hard']:.4g}",
-        "share of negatives that were hard": lambda one: _number(one["hard_share"]),
-        "epochs to convergence": lambda one: f"{one['epochs_to_convergence']:.4g}",
-        "seconds to convergence": lambda one: f"{one['seconds_to_convergence']:.1f}",
-        "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
-        f"best validation {monitor.replace('_', ' ')}": lambda one: (
-            f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}"
-        ),
-    }
-    rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
-    return _table(["", *runs], rows, align="---")
-
-
-def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = []
-    for name, one in measured.items():
-        settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
-        rows.append([name.replace("_", " "), settings or "none"])
-    return _table(["baseline", "settings"], rows, align="---")
-
-
-def _verdict(values: Mapping[str, Any]) -> str:
-    """Whether the model is above the best baseline and above each run it is compared with."""
-    if values["pair_accuracy"] is None:
-        return "No example has both a liked and a disliked item, so there is no pair accuracy."
-    said = [f"The model puts the liked item first in {_interval(values, 'pair_accuracy')} of pairs."]
-    best = _best(values)
-    if best is not None:
-        baseline = values["baselines"][best]
-        said.append(
-            f"The best baseline, {best.replace('_', ' ')}, does in {_number(baseline['pair_accuracy'])}: "
-            f"the model is {_against(baseline)}."
-        )
-    for name, one in values["runs"].items():
-        said.append(
-            f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
-            f"it converged after {values['epochs_to_convergence']:.4g} epochs, {name} after "
-            f"{one['epochs_to_convergence']:.4g}."
-        )
-    return " ".join(said)
-
-
-def _against(other: Mapping[str, Any]) -> str:
-    low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
-    is_ = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-    return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.4f}"
-
-
-def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """A figure with its interval, "0.8123 [0.8001, 0.8240]"; empty where there is none."""
-    if values.get(name) is None:
-        return ""
-    low, high = (_number(values[f"{name}_{end}"], sign) for end in ("low", "high"))
-    return f"{_number(values[name], sign)} [{low}, {high}]"
-
-
-def _table(head: list[str], rows: list[list[str]], align: str = "---:") -> str:
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _image(titles: Mapping[str, str], name: str) -> str:
-    return f"![{titles[name]}](plots/{name})" if name in titles else ""

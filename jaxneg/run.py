@@ -49,6 +49,7 @@ def build_model(config: Config, store: stores.Store) -> models.Model:
         length=config.data.length,
         stations=store.metadata.counts["stations"],
         attributes=tuple(attribute["size"] for attribute in store.metadata.attributes),
+        cloze=config.data.mask > 0,
     )
 
 
@@ -117,7 +118,7 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
     if changed := [
         line
         for line in differences(read_config(directory), config)
-        if line.startswith(("model.", "data.length"))
+        if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
     ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
     if not (directory / "result.json").is_file():
@@ -151,7 +152,8 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
 
 def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:
     """A score function for evaluate: each example's context against the whole catalogue, scores_BV."""
-    model, params, item_tables = trained.model, trained.state.params, trained.state.tables
+    model = trained.model
+    params, item_tables = steps.evaluated(trained.state)
     attribute_VA = jnp.asarray(trained.store.attribute_VA)
     row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
         params, item_tables, attribute_VA

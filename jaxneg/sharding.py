@@ -28,6 +28,14 @@ def put(tree, mesh: Mesh, letters: str = ""):
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
 
 
+def put_fields(fields, mesh: Mesh):
+    """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B."""
+    letters = {name: name.rpartition("_")[2] for name in fields._fields}
+    return jax.device_put(
+        fields, type(fields)(**{name: NamedSharding(mesh, spec(of)) for name, of in letters.items()})
+    )
+
+
 def placed(abstract, mesh: Mesh):
     """Shapes and dtypes of a tree with their place on the mesh, replicated: what a checkpoint is restored to."""
     sharding = NamedSharding(mesh, spec(""))

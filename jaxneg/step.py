@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxneg import losses, models, tables
-from jaxneg.batch import PAD, Batch
-from jaxneg.config import Config
+from jaxneg.batch import MASK, PAD, Batch
+from jaxneg.config import Config, LossConfig
+
+Weights = tuple[models.Params, tables.Tables]
 
 
 class State(NamedTuple):
@@ -19,6 +21,7 @@ class State(NamedTuple):
     tables: tables.Tables
     opt_state: optax.OptState
     key: jax.Array  # uint32 [2]; randomness of a step is this key folded with the step
+    average: Weights | tuple[()] = ()  # moving average of both, where configured
 
 
 def init_state(
@@ -34,16 +37,26 @@ def init_state(
     params = model.init(for_params)
     item_tables = tables.init_tables(for_tables, config.model, rows, bias_V)
     opt_state = optimizer.init((params, item_tables))
-    return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps)
+    average = jax.tree.map(jnp.array, (params, item_tables)) if config.optim.average > 0 else ()
+    return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)
+
+
+def evaluated(state: State) -> Weights:
+    """Parameters and tables that are measured and exported: the moving average where there is one."""
+    return state.average or (state.params, state.tables)
 
 
 def encode(
     model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA, key=None
 ):
     """Hidden states h_BLD of the events seen."""
+    real_BL = item_BL != PAD
     row_BLD = tables.lookup(item_tables["item_VD"], item_BL)
     row_BLD = model.item_rows(params, row_BLD, attribute_VA[item_BL])
-    return model.encode(params, row_BLD, feedback_BL, station_BL, item_BL != PAD, key)
+    if model.cloze:  # a hidden event has no row of its own, and the padding row stays zero
+        row_BLD = jnp.where(real_BL[..., None], row_BLD, 0.0)
+        real_BL = real_BL | (feedback_BL == MASK)
+    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key)
 
 
 def output_rows(model: models.Model, params, item_tables, id_, attribute_VA):
@@ -52,15 +65,129 @@ def output_rows(model: models.Model, params, item_tables, id_, attribute_VA):
 
 
 def loss(config: Config, model: models.Model, params, item_tables, batch: Batch, attribute_VA, key):
-    """The configured loss of a batch, a float32 scalar."""
+    """The configured loss of a batch, a float32 scalar: the main term, and further ones by their weights."""
     h_BLD = encode(
         model, params, item_tables, batch.item_BL, batch.feedback_BL, batch.station_BL, attribute_VA, key
     ).astype(jnp.float32)
-    target_BLD = output_rows(model, params, item_tables, batch.target_BL, attribute_VA)
-    negative_BLND = output_rows(model, params, item_tables, batch.negative_BLN, attribute_VA)
-    pos_BL = jnp.einsum("BLD,BLD->BL", h_BLD, target_BLD) + tables.bias(item_tables, batch.target_BL)
-    neg_BLN = jnp.einsum("BLD,BLND->BLN", h_BLD, negative_BLND) + tables.bias(item_tables, batch.negative_BLN)
-    return losses.LOSSES[config.loss.name](pos_BL, neg_BLN, batch.target_BL != PAD)
+
+    def rows(id_):
+        return output_rows(model, params, item_tables, id_, attribute_VA)
+
+    def bias(id_):
+        return tables.bias(item_tables, id_)
+
+    main, items = config.loss, attribute_VA.shape[0] - 1
+    target_BL = batch.target_BL
+    score_BL = jnp.einsum("BLD,BLD->BL", h_BLD, rows(target_BL)) + bias(target_BL)
+    ranked_BL = target_BL != PAD
+    if config.data.target != "any":
+        ranked_BL &= batch.label_BL > 0
+    if main.name == "feedback":
+        total = losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
+    else:
+        neg_BLC = _negatives(config, batch, h_BLD, rows, bias, items)
+        total = _ranking(main, score_BL, neg_BLC, ranked_BL, batch.label_BL, items)
+    if main.feedback > 0:
+        total += main.feedback * losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
+    if main.contrastive > 0:
+        total += main.contrastive * _contrast(config, batch, h_BLD, rows, key)
+    return total
+
+
+def _ranking(config: LossConfig, pos_BL, neg_BLC, mask_BL, label_BL, items: int):
+    """The main term: targets against their negatives."""
+    match config.name:
+        case "bce":
+            return losses.bce(pos_BL, neg_BLC, mask_BL)
+        case "gbce":
+            return losses.gbce(pos_BL, neg_BLC, mask_BL, catalogue_size=items, calibration=config.calibration)
+        case "sampled_softmax" | "softmax":
+            return losses.sampled_softmax(pos_BL, neg_BLC, mask_BL)
+        case "bpr_max":
+            return losses.bpr_max(pos_BL, neg_BLC, mask_BL, penalty=config.penalty)
+        case "top1_max":
+            return losses.top1_max(pos_BL, neg_BLC, mask_BL)
+        case "not_to_recommend":
+            return losses.not_to_recommend(pos_BL, neg_BLC, label_BL, weight=config.rejected)
+    raise ValueError(config.name)
+
+
+def _negatives(config: Config, batch: Batch, h_BLD, rows, bias, items: int):
+    """Logits of each position's negatives; those that are not there, or are the target itself, are absent."""
+    main, target_BL1 = config.loss, batch.target_BL[..., None]
+    if main.name == "softmax":
+        id_C = jnp.arange(1, items + 1)
+        logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, rows(id_C)) + bias(id_C)[None, None]
+        return jnp.where(id_C[None, None] != target_BL1, logits_BLC, losses.ABSENT)
+    shared_C, log_q_C = batch.shared_S, batch.shared_log_q_S
+    if main.in_batch:
+        target_P, log_q_P = _distinct(batch.target_BL.ravel(), batch.target_log_q_BL.ravel())
+        shared_C, log_q_C = jnp.concatenate([shared_C, target_P]), jnp.concatenate([log_q_C, log_q_P])
+
+    def own(h_BLD, id_BLN):
+        logits_BLN = jnp.einsum("BLD,BLND->BLN", h_BLD, rows(id_BLN)) + bias(id_BLN)
+        return jnp.where((id_BLN != PAD) & (id_BLN != target_BL1), logits_BLN, losses.ABSENT)
+
+    def shared(h_BLD):
+        logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, rows(shared_C)) + bias(shared_C)[None, None]
+        if main.log_q:
+            logits_BLC -= log_q_C[None, None]
+        there_11C = (shared_C != PAD)[None, None]
+        return jnp.where(there_11C & (shared_C[None, None] != target_BL1), logits_BLC, losses.ABSENT)
+
+    # Negatives of a position's own are for targets that are ranked; shared ones serve every target.
+    if main.hardest == 0:
+        parts = [own(h_BLD, batch.negative_BLN)] + ([shared(h_BLD)] if len(shared_C) else [])
+        return jnp.concatenate(parts, axis=-1)
+    # Chosen by score without gradients, which then flow through the chosen alone.
+    fixed_BLD = jax.lax.stop_gradient(h_BLD)
+    logits_BLC = own(fixed_BLD, batch.negative_BLN)
+    id_BLC = batch.negative_BLN
+    if len(shared_C):
+        logits_BLC = jnp.concatenate([logits_BLC, shared(fixed_BLD)], axis=-1)
+        shared_BLC = jnp.broadcast_to(shared_C[None, None], (*target_BL1.shape[:2], len(shared_C)))
+        id_BLC = jnp.concatenate([id_BLC, shared_BLC], axis=-1)
+    at_BLN = losses.hardest(logits_BLC, min(main.hardest, id_BLC.shape[-1]))
+    absent_BLN = jnp.take_along_axis(logits_BLC, at_BLN, axis=-1) == losses.ABSENT
+    chosen_BLN = jnp.where(absent_BLN, PAD, jnp.take_along_axis(id_BLC, at_BLN, axis=-1))
+    return own(h_BLD, chosen_BLN)
+
+
+def _distinct(id_P, value_P):
+    """Each id once and its value; PAD and 0 in place of repetitions."""
+    order_P = jnp.argsort(id_P)
+    id_P, value_P = id_P[order_P], value_P[order_P]
+    first_P = jnp.concatenate([jnp.ones(1, bool), id_P[1:] != id_P[:-1]])
+    return jnp.where(first_P, id_P, PAD), jnp.where(first_P, value_P, 0.0)
+
+
+def _contrast(config: Config, batch: Batch, h_BLD, rows, key):
+    """InfoNCE of what follows an event against the skips of its sequence, MuRS'23 and RecSys'24.
+
+    c is the hidden state at a liked event, or that event's row; what follows is the next liked event. In cloze training
+    the hidden state stands at a hidden event and predicts that one.
+    """
+    main, M = config.loss, batch.event_BM.shape[1]
+    event_BMD = rows(batch.event_BM)
+    liked_BM, skipped_BM = batch.sign_BM > 0, batch.sign_BM < 0
+    if main.skips_kept < 1.0 and key is not None:
+        kept_BM = jax.random.uniform(jax.random.fold_in(key, 1), skipped_BM.shape) < main.skips_kept
+        skipped_BM &= kept_BM
+    if config.data.mask > 0 and main.contrastive_context == "predicted":
+        context_BMD, positive_BMD = h_BLD, event_BMD
+        query_BM = (batch.target_BL != PAD) & liked_BM
+    else:
+        next_BM = losses.next_positive(liked_BM)
+        query_BM = liked_BM & (next_BM < M)
+        at_BM1 = jnp.minimum(next_BM, M - 1)[..., None]
+        positive_BMD = jnp.take_along_axis(event_BMD, at_BM1, axis=1)
+        context_BMD = event_BMD
+        if (
+            main.contrastive_context == "predicted"
+        ):  # nothing follows the last event, which has no hidden state
+            context_BMD = jnp.pad(h_BLD, ((0, 0), (0, M - h_BLD.shape[1]), (0, 0)))
+    term = {"paper": losses.info_nce, "released": losses.info_nce_released}[main.contrastive_form]
+    return term(context_BMD, positive_BMD, event_BMD, query_BM, skipped_BM, temperature=main.temperature)
 
 
 def train_step(
@@ -79,22 +206,41 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
     updated = optax.apply_updates((state.params, state.tables), updates)
     params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
-    targets = (batch.target_BL != PAD).sum()
+    average = state.average
+    if config.optim.average > 0:
+        # The first averages forget the initial weights: 2/11, 3/12, 4/13, ... of the old one at most.
+        decay = jnp.minimum(config.optim.average, (2.0 + state.step) / (11.0 + state.step))
+        average = jax.tree.map(
+            lambda old, new: decay * old + (1.0 - decay) * new, average, (params, item_tables)
+        )
     metrics = {
         "loss": value,
-        "targets": targets,
-        "negatives": targets * batch.negative_BLN.shape[-1],
+        "targets": (batch.target_BL != PAD).sum(),
+        "negatives": (batch.negative_BLN != PAD).sum(),
         "hard": batch.hard_BLN.sum(),
         "gradient_norm": optax.tree.norm(gradients),
     }
-    return State(state.step + 1, params, item_tables, opt_state, state.key), metrics
+    return State(state.step + 1, params, item_tables, opt_state, state.key, average), metrics
 
 
 def last_hidden(model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA):
-    """h_BD at the last event of each context; without dropout, in float32. An empty context reads position 0."""
+    """h_BD from which the event after each context is scored; without dropout, in float32.
+
+    It stands at the last event, an empty context reads position 0; a model trained on hidden events gets one more.
+    """
+    size_B = (item_BL != PAD).sum(1)
+    at_B = jnp.maximum(size_B - 1, 0)
+    if model.cloze:
+        at_B = size_B
+        station_B1 = jnp.take_along_axis(station_BL, jnp.maximum(size_B - 1, 0)[:, None], axis=1)
+        hidden_BL = jnp.arange(item_BL.shape[1] + 1)[None] == size_B[:, None]
+        item_BL, feedback_BL, station_BL = (
+            jnp.pad(code_BL, ((0, 0), (0, 1))) for code_BL in (item_BL, feedback_BL, station_BL)
+        )
+        feedback_BL = jnp.where(hidden_BL, MASK, feedback_BL)
+        station_BL = jnp.where(hidden_BL, station_B1, station_BL)
     h_BLD = encode(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
-    last_B = jnp.maximum((item_BL != PAD).sum(1) - 1, 0)
-    return jnp.take_along_axis(h_BLD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+    return jnp.take_along_axis(h_BLD, at_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
 
 def score_items(model: models.Model, params, item_tables, h_BD, item_BC, attribute_VA):
@@ -107,4 +253,4 @@ def catalogue_rows(model: models.Model, params, item_tables, attribute_VA):
     """Rows of the whole catalogue as they are scored, item_VD, and their biases, bias_V."""
     item_V = jnp.arange(attribute_VA.shape[0])
     row_VD = output_rows(model, params, item_tables, item_V, attribute_VA)
-    return row_VD, tables.bias(item_tables, item_V) + jnp.zeros(len(item_V))
+    return row_VD, tables.bias(item_tables, item_V)

@@ -16,12 +16,13 @@ Tables = dict[str, jax.Array]
 def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Array | None = None) -> Tables:
     """Tables of a catalogue with ``rows`` rows, padding row 0 included: item_VD, and as configured output_VD, bias_V.
 
-    Rows are normal with standard deviation 0.02, the padding row is zero, biases are those given, by default zero.
+    Rows are normal with standard deviation ``config.row_scale``, the padding row is zero, biases are those given, by
+    default zero.
     """
     tables = {}
     for name in ("item_VD",) if config.tied else ("item_VD", "output_VD"):
         key, draw = jax.random.split(key)
-        table_VD = 0.02 * jax.random.normal(draw, (rows, config.width), jnp.float32)
+        table_VD = config.row_scale * jax.random.normal(draw, (rows, config.width), jnp.float32)
         tables[name] = table_VD.at[0].set(0.0)
     if config.item_bias != "none":
         tables["bias_V"] = jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V
@@ -38,6 +39,8 @@ def output_table(tables: Tables) -> Float[Array, "V D"]:
     return tables.get("output_VD", tables["item_VD"])
 
 
-def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"] | float:
+def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"]:
     """Biases of items, 0 without a bias table."""
-    return tables["bias_V"].at[id_].get(mode="clip") if "bias_V" in tables else 0.0
+    if "bias_V" not in tables:
+        return jnp.zeros(id_.shape, jnp.float32)
+    return tables["bias_V"].at[id_].get(mode="clip")

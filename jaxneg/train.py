@@ -22,6 +22,7 @@ FREE = (
     "train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store",
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
+NDCG = "ndcg@10"  # the figure to monitor where nothing was rejected
 CONVERGED = 0.999  # of the best validation figure
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
@@ -34,7 +35,7 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite.
     """
     store = stores.Store.open(config.data.store)
-    batches = pipeline.TrainBatches(store, config.data)
+    batches = pipeline.TrainBatches(store, config.data, log_q=config.loss.log_q)
     validation = _Validation(config, store)
     mesh = sharding.make_mesh(config.train.devices)
     if config.data.batch_size % mesh.size:
@@ -68,9 +69,13 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
         else:
             state, progress = restored
         writer.rewind(progress["step"])
-        loop = _Loop(config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA)
+        false = batches.false_negatives(store, in_batch=config.loss.in_batch)
+        facts = {"false_negatives": false if math.isfinite(false) else None}
+        loop = _Loop(
+            config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA, facts
+        )
         return loop.run(
-            state, progress, update, batches, lambda batch: sharding.put(batch, mesh, "B"), on_progress
+            state, progress, update, batches, lambda batch: sharding.put_fields(batch, mesh), on_progress
         )
     finally:
         checkpoints.close()
@@ -80,10 +85,13 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
 def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
     if config.model.item_bias != "odds":
         return None
-    counts = pipeline.train_counts(store)
-    return negatives.odds(
-        *counts, negatives=config.data.negatives, p_hard=config.data.p_hard, prior=config.model.bias_prior
-    )
+    drawn, p_hard = config.data.negatives, config.data.p_hard
+    if config.loss.name == "feedback":  # one rejected event is as good as one liked
+        drawn, p_hard = 1, 1.0
+    elif config.loss.name == "softmax" or config.data.shared_negatives > 0 or config.loss.in_batch:
+        drawn, p_hard = 1, 0.0  # up to a constant: the share of each item among targets
+    counts = negatives.train_counts(store)
+    return negatives.odds(*counts, negatives=drawn, p_hard=p_hard, prior=config.model.bias_prior)
 
 
 def _start() -> dict[str, Any]:
@@ -124,45 +132,59 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
 
 
 class _Validation:
-    """Pair accuracy and AUC on the validation examples, from scores of the held-out items alone."""
+    """Pair accuracy and AUC on the validation examples, from scores of the held-out items alone.
+
+    The whole catalogue is scored only where NDCG@10 of the liked items is what decides.
+    """
 
     def __init__(self, config: Config, store: stores.Store):
         self.batches = pipeline.EvalBatches(store, config.data, config.eval, "validation")
+        self.config = config
         self._jitted = None
 
     def __call__(self, model, state: steps.State, attribute_VA) -> dict[str, float]:
+        ranked = self.config.train.monitor == NDCG
         if self._jitted is None:
 
             @jax.jit
             def scores(params, item_tables, attribute_VA, batch):
                 contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
                 h_BD = steps.last_hidden(model, params, item_tables, *contexts, attribute_VA)
-                return tuple(
+                found = [
                     steps.score_items(model, params, item_tables, h_BD, item, attribute_VA)
                     for item in (batch.pair_B2, batch.liked_BC, batch.disliked_BC)
-                )
+                ]
+                if ranked:
+                    row_VD, bias_V = steps.catalogue_rows(model, params, item_tables, attribute_VA)
+                    found.append(h_BD @ row_VD.T + bias_V[None])
+                return found
 
             self._jitted = scores
-        correct, auc = metrics.Mean(), metrics.Mean()
+        correct, auc, ndcg = metrics.Mean(), metrics.Mean(), metrics.Mean()
         for batch in self.batches:
-            pair_B2, liked_BC, disliked_BC = map(
-                np.asarray, self._jitted(state.params, state.tables, attribute_VA, batch)
-            )
+            found = map(np.asarray, self._jitted(*steps.evaluated(state), attribute_VA, batch))
+            pair_B2, liked_BC, disliked_BC, *catalogue = found
             correct += metrics.pair_accuracy(pair_B2, batch.pair_B2[:, 0] > 0)
             auc += metrics.pairwise_auc(liked_BC, batch.liked_BC > 0, disliked_BC, batch.disliked_BC > 0)
-        return {"pair_accuracy": correct.value, "auc": auc.value}
+            for score_BV in catalogue:
+                seen_BL = batch.item_BL if self.config.eval.exclude_seen else None
+                rank_BC = metrics.rank(score_BV, (batch.liked_BC,), seen_BL=seen_BL).targets[0]
+                ndcg += metrics.mean(metrics.over_targets(metrics.ndcg(rank_BC, 10)))
+        figures = {"pair_accuracy": correct.value, "auc": auc.value, NDCG: ndcg.value}
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 class _Loop:
     """What the loop knows between steps; ``progress`` is the part of it that checkpoints hold."""
 
     def __init__(
-        self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA
+        self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA, facts
     ):
         self.config, self.workdir = config, workdir
         self.per_epoch, self.total = per_epoch, total
         self.checkpoints, self.writer, self.validation = checkpoints, writer, validation
         self.model, self.attribute_VA = model, attribute_VA
+        self.facts = facts  # of the data, for the result
         self.validate_every = config.train.evaluate_every or per_epoch
         self.save_every = config.train.checkpoint_every or self.validate_every
         self.pending: list[dict[str, jax.Array]] = []  # metrics of steps not logged yet
@@ -236,13 +258,13 @@ class _Loop:
     def _validate(self, step: int, state: steps.State) -> float:
         figures = self.validation(self.model, state, self.attribute_VA)
         self.logged = time.perf_counter()
-        score = figures[self.config.train.monitor]
-        if not math.isfinite(score):
+        if self.config.train.monitor not in figures:
             raise UserError(
                 f"validation {self.config.train.monitor} cannot be computed: "
                 "no example has a liked and a disliked item; prepare with a longer validation window "
-                "or with feedback kinds that count as negative"
+                f"or with feedback kinds that count as negative, or use --train.monitor {NDCG}"
             )
+        score = figures[self.config.train.monitor]
         progress = self.progress
         better = progress["best_score"] is None or score > progress["best_score"]
         progress.update(
@@ -270,6 +292,7 @@ class _Loop:
             "stopped": stopped,
             "seconds": progress["seconds"],
             "hard_share": progress["hard"] / max(progress["negatives"], 1),
+            **self.facts,
             **convergence(progress["history"], self.config.train.monitor),
             "history": progress["history"],
         }

@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import re
 
 import pytest
 
@@ -68,3 +69,17 @@ def test_every_config_loads_and_makes_sense(path):
     assert configs.check(config) == config
     text = path.read_text()
     assert f"configs/{path.name}" in text, "the header names the command"
+
+
+def test_every_option_has_help(capsys, monkeypatch):
+    """tyro finds a comment behind a field or a docstring below it, and nothing inside parentheses."""
+    monkeypatch.setenv("COLUMNS", "80")  # one column of options
+    with pytest.raises(SystemExit):
+        configs.parse(configs.Config, ["--help"], prog="jaxneg train")
+    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in capsys.readouterr().out.splitlines()]
+    options = [n for n, line in enumerate(lines) if re.match(r"--[a-z]+\.", line)]
+    assert len(options) > 60
+    for n in options:
+        # A long list of values wraps; help is the first line of words after it.
+        help = next(line for line in lines[n + 1 :] if not line.endswith("}") and "|" not in line)
+        assert help and not help.startswith(("(default", "--")), lines[n]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import evaluate
+from jaxneg import evaluate, metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
 
@@ -56,6 +56,8 @@ def by_loops(score, batches, config, keep=lambda share: True):
     ks = config.ks
     lists = {name: [] for name in ("pair", "auc", "mrr+", "mrr-", "context")}
     lists |= {(name, k, kind): [] for name in ("hit_rate", "ndcg") for k in ks for kind in "+-"}
+    lists |= {(name, kind): [] for name in ("ap", "unseen ap", "unseen log") for kind in "+-"}
+    lists |= {("next", k): [] for k in ks}
     shown = {k: [0] * (ITEMS + 1) for k in ks}
     for batch in batches:
         for b, score_V in enumerate(score(batch)):
@@ -80,6 +82,15 @@ def by_loops(score, batches, config, keep=lambda share: True):
                 if not ranks:
                     continue
                 lists[f"mrr{kind}"].append(sum(1 / r for r in ranks) / len(ranks))
+                precisions = [1 / r if r <= 10 else 0.0 for r in ranks]
+                lists["ap", kind].append(sum(precisions) / len(ranks))
+                new = [n for n, target in enumerate(targets) if target not in context]
+                if new:
+                    lists["unseen ap", kind].append(sum(precisions[n] for n in new) / len(new))
+                    lists["unseen log", kind].append(sum(math.log(ranks[n]) for n in new) / len(new))
+                if kind == "+":
+                    for k in ks:
+                        lists["next", k].append(float(ranks[0] <= k))
                 for k in ks:
                     lists["hit_rate", k, kind].append(sum(r <= k for r in ranks) / len(ranks))
                     gains = [1 / math.log2(1 + r) if r <= k else 0.0 for r in ranks]
@@ -96,10 +107,16 @@ def by_loops(score, batches, config, keep=lambda share: True):
         "examples": len(lists["context"]),
         "mrr_positive": mean["mrr+"],
         "mrr_negative": mean["mrr-"],
+        "map@10": mean["ap", "+"],
+        "unseen_liked_mrr@10": mean["unseen ap", "+"],
+        "unseen_disliked_mrr@10": mean["unseen ap", "-"],
+        "unseen_liked_log_rank": mean["unseen log", "+"],
+        "unseen_disliked_log_rank": mean["unseen log", "-"],
         "user_coverage": sum(n >= 1 for n in lists["context"]) / max(len(lists["context"]), 1),
         "user_coverage_5": sum(n >= 5 for n in lists["context"]) / max(len(lists["context"]), 1),
     }
     for k in ks:
+        figures[f"next_hit_rate@{k}"] = mean["next", k]
         for name in ("hit_rate", "ndcg"):
             figures[f"{name}@{k}"] = mean[name, k, "+"]
             figures[f"delta_{name}@{k}"] = mean[name, k, "+"] - mean[name, k, "-"]
@@ -131,10 +148,11 @@ def test_every_figure_equals_loops(exclude_seen):
 def test_flat_keys_are_those_that_scripts_read():
     config = EvalConfig(ks=(10, 100), bootstrap=5)
     values = evaluate.evaluate(make_score(), make_batches(), items=ITEMS, config=config).to_dict()
-    at_k = ("hit_rate", "ndcg", "delta_hit_rate", "delta_ndcg", "gini", "item_coverage")
+    at_k = ("hit_rate", "next_hit_rate", "ndcg", "delta_hit_rate", "delta_ndcg", "gini", "item_coverage")
     assert set(values) == {
         "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "pairs", "auc", "examples",
         "random_accuracy", "mrr_positive", "mrr_negative", "user_coverage", "user_coverage_5", "bands",
+        "map@10", "unseen_liked_mrr@10", "unseen_disliked_mrr@10", "unseen_liked_log_rank", "unseen_disliked_log_rank",
     } | {f"{name}@{k}" for name in at_k for k in (10, 100)}  # fmt: skip
     assert values["item_coverage@100"] == 1.0  # 100 is more than all items
     json.loads(json.dumps(values, allow_nan=False))
@@ -267,7 +285,103 @@ def test_worked_example():
             "pair_accuracy": 1.0, "pair_accuracy_low": 1.0, "pair_accuracy_high": 1.0, "pairs": 1, "auc": 1.0,
             "examples": 1, "random_accuracy": 1.0, "hit_rate@2": 1.0, "ndcg@2": 1 / math.log2(3),
             "delta_hit_rate@2": 1.0, "delta_ndcg@2": 1 / math.log2(3),
-            "mrr_positive": 1 / 2, "mrr_negative": 1 / 3, "gini@2": 0.5,
+            "mrr_positive": 1 / 2, "mrr_negative": 1 / 3, "gini@2": 0.5, "next_hit_rate@2": 1.0, "map@10": 1 / 2,
+            "unseen_liked_mrr@10": 1 / 2, "unseen_disliked_mrr@10": 1 / 3,
+            "unseen_liked_log_rank": math.log(2), "unseen_disliked_log_rank": math.log(3),
             "item_coverage@2": 0.5, "user_coverage": 1.0, "user_coverage_5": 0.0,
         }
     )  # fmt: skip
+
+
+def test_a_target_of_the_context_is_not_unseen():
+    """Of the disliked items 1 and 3, ranks 1 and 3, the context holds 1."""
+    batch = make_batches(batches=1, size=1)[0]._replace(
+        item_BL=np.array([[1, 4]], np.int32),
+        liked_BC=np.array([[4, 0]], np.int32),
+        disliked_BC=np.array([[1, 3]], np.int32),
+    )
+    scores = -np.arange(ITEMS + 1, dtype=np.float32)[None]
+    figures = evaluate.evaluate(lambda _: scores, [batch], items=ITEMS, config=CONFIG).figures
+    assert figures["unseen_disliked_mrr@10"] == pytest.approx(1 / 3)
+    assert figures["unseen_disliked_log_rank"] == pytest.approx(math.log(3))
+    assert math.isnan(figures["unseen_liked_mrr@10"]) and figures["map@10"] == 0.25
+
+
+def test_cut_offs_of_the_papers():
+    config = EvalConfig(ks=(1, 5, 10, 20), bands=2, bootstrap=5)
+    batches, score = make_batches(batches=6, real=48), make_score(levels=10**6)
+    figures = evaluate.evaluate(score, batches, items=ITEMS, config=config).figures
+    expected = by_loops(score, batches, config)
+    hits = [figures[f"hit_rate@{k}"] for k in config.ks]
+    assert hits == pytest.approx([expected[f"hit_rate@{k}"] for k in config.ks])
+    assert hits == sorted(hits) and hits[0] < hits[-1]
+    low, high = metrics.average_precision_bounds(*hits[:3])
+    assert low <= figures["map@10"] <= high
+
+
+def released(score, batches, number, **options):
+    config = EvalConfig(ks=(1, 3), bands=1, bootstrap=5, released=number, **options)
+    return evaluate.evaluate(score, batches, items=ITEMS, config=config).figures
+
+
+def test_released_candidates_by_hand():
+    """Four examples, first liked 5, 5, 9 and none: candidates 5, 9 and two more, which 5 or 9 beat or not."""
+    batch = make_batches(batches=1, size=4, real=4)[0]._replace(
+        liked_BC=np.array([[5, 1], [5, 2], [9, 0], [0, 0]], np.int32)
+    )
+
+    def scores(of_5, of_9):
+        score_BV = np.tile(np.arange(ITEMS + 1, dtype=np.float32), (4, 1))
+        score_BV[:, 5], score_BV[:, 9] = of_5, of_9
+        return lambda _: score_BV
+
+    figures = released(scores(100, 200), [batch], 2)  # ranks 2, 2, 1 whatever is drawn
+    assert (figures["released_candidates"], figures["released_hit_rate@1"]) == (4, pytest.approx(1 / 3))
+    assert figures["released_hit_rate@3"] == 1.0
+    figures = released(
+        scores(-1, -1), [batch], 2
+    )  # below both drawn items and level with each other: rank 3.5
+    assert (figures["released_hit_rate@1"], figures["released_hit_rate@3"]) == (0.0, 0.0)
+    figures = released(scores(-1, 200), [batch], 2)  # 4, 4, 1
+    assert figures["released_hit_rate@3"] == pytest.approx(1 / 3)
+
+
+def test_released_among_all_items_is_the_whole_catalogue():
+    batches, score = make_batches(), make_score()
+    figures = released(score, batches, 10**6)
+    assert figures["released_candidates"] == ITEMS
+    for k in (1, 3):
+        assert figures[f"released_hit_rate@{k}"] == figures[f"next_hit_rate@{k}"]
+
+
+def test_released_items_are_drawn_uniformly():
+    """One target above 22 of the 29 other items meets one of them: it leads in 22 of 29 draws."""
+    batch = make_batches(batches=1, size=1, real=1)[0]._replace(liked_BC=np.array([[23]], np.int32))
+    scores = np.arange(ITEMS + 1, dtype=np.float32)[None]
+    draws, chance = 3000, 22 / 29
+    found = released(lambda _: scores, [batch] * draws, 1)["released_hit_rate@1"]
+    assert abs(found - chance) < 4 * math.sqrt(chance * (1 - chance) / draws)
+
+
+def test_released_figures_depend_on_the_batch_and_move_no_other():
+    batches, score = make_batches(batches=4, real=32), make_score()
+    plain = evaluate.evaluate(score, batches, items=ITEMS, config=CONFIG).to_dict()
+    config = EvalConfig(ks=(3, 7), bands=4, bootstrap=50, released=3)
+    measured = evaluate.evaluate(score, batches, items=ITEMS, config=config).to_dict()
+    assert not [name for name in plain if name.startswith("released")]
+    for name, value in plain.items():
+        if name != "bands":
+            assert measured[name] == value
+    halves = [
+        EvalBatch(*(leaf[part] for leaf in batch)) for batch in batches for part in (slice(4), slice(4, 8))
+    ]
+    fewer = evaluate.evaluate(score, halves, items=ITEMS, config=config).to_dict()
+    assert fewer["released_candidates"] < measured["released_candidates"]
+    assert fewer["next_hit_rate@3"] == pytest.approx(measured["next_hit_rate@3"])
+
+
+def test_released_without_a_liked_item_is_empty():
+    batch = make_batches(batches=1)[0]
+    batch = batch._replace(liked_BC=np.zeros_like(batch.liked_BC), pair_B2=np.zeros_like(batch.pair_B2))
+    figures = released(make_score(), [batch], 4)
+    assert math.isnan(figures["released_candidates"]) and math.isnan(figures["released_hit_rate@1"])

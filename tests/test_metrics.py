@@ -66,6 +66,19 @@ def test_rank_equals_counting(levels, exclude):
         assert found.top_Bk[b].tolist() == sorted(left, key=lambda v: (-score_BV[b, v], v))[:8]
 
 
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("k", [1, 8, 60])
+def test_top_is_that_of_rank(k, exclude):
+    rng = np.random.default_rng(6)
+    score_BV = rng.integers(6, size=(30, 41)).astype(np.float32)
+    score_BV[:, 0] = np.nan
+    seen_BL = rng.integers(0, 41, size=(30, 15)) if exclude else None
+    expected = metrics.rank(score_BV, (), k=k, seen_BL=seen_BL).top_Bk
+    np.testing.assert_array_equal(metrics.top(score_BV, k=k, seen_BL=seen_BL), expected)
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.top(np.full((1, 4), np.nan), k=2)
+
+
 def test_rank_by_hand():
     score_BV = np.array([[99.0, 3.0, 1.0, 3.0, 2.0]], np.float32)
     target_BC = np.array([[1, 4, 2, 0]])
@@ -96,13 +109,70 @@ def test_hit_rate_ndcg_and_mrr_by_hand():
     np.testing.assert_allclose(metrics.mrr(rank), [1, 1 / 3, 0.1, 1 / 10.5, np.nan])
 
 
-def test_reciprocal_rank_at_10_obeys_the_bounds_of_hit_rates():
-    """With one target per query: papers of the field print figures that break these bounds."""
-    rank = np.random.default_rng(2).integers(1, 30, size=500).astype(float)
-    hit = {k: metrics.hit_rate(rank, k).mean() for k in (1, 5, 10)}
-    ap = np.where(rank <= 10, metrics.mrr(rank), 0).mean()
-    assert hit[1] + (hit[5] - hit[1]) / 5 + (hit[10] - hit[5]) / 10 <= ap
-    assert ap <= hit[1] + (hit[5] - hit[1]) / 2 + (hit[10] - hit[5]) / 6
+def test_average_precision_and_log_rank_by_hand():
+    rank = np.array([1.0, 4.0, 10.0, 10.5, np.nan])
+    np.testing.assert_array_equal(metrics.average_precision(rank, 10), [1, 0.25, 0.1, 0, np.nan])
+    np.testing.assert_allclose(metrics.log_rank(rank), [0, math.log(4), math.log(10), math.log(10.5), np.nan])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_average_precision_is_within_the_bounds_of_hit_rates(seed):
+    """On rankings without ties, the target raised by more or less so that all spans of ranks occur."""
+    rng = np.random.default_rng(seed)
+    score_BV = rng.permuted(np.tile(np.arange(31, dtype=np.float32), (50, 1)), axis=1)
+    target_BC = rng.integers(1, 31, size=(50, 1))
+    np.put_along_axis(score_BV, target_BC, rng.uniform(0, 31, size=(50, 1)).astype(np.float32), axis=1)
+    rank_BC = metrics.rank(score_BV, (target_BC,)).targets[0]
+    hits = (float(metrics.hit_rate(rank_BC, k).mean()) for k in (1, 5, 10))
+    low, high = metrics.average_precision_bounds(*hits)
+    found = metrics.average_precision(rank_BC, 10).mean()
+    assert low - 1e-12 <= found <= high + 1e-12
+    assert 0 < low < high < 1
+
+
+def test_average_precision_bounds_are_reached_and_a_tie_exceeds_the_upper():
+    def of(*ranks):
+        rank = np.array(ranks)
+        hits = (float(metrics.hit_rate(rank, k).mean()) for k in (1, 5, 10))
+        return *metrics.average_precision_bounds(*hits), metrics.average_precision(rank, 10).mean()
+
+    low, _, found = of(1.0, 5.0, 10.0, 11.0)
+    assert found == pytest.approx(low) == pytest.approx((1 + 1 / 5 + 1 / 10) / 4)
+    _, high, found = of(1.0, 2.0, 6.0, 11.0)
+    assert found == pytest.approx(high) == pytest.approx((1 + 1 / 2 + 1 / 6) / 4)
+    low, high, found = of(1.5)
+    assert (low, high) == (0.2, 0.5) and found == pytest.approx(1 / 1.5)
+
+
+# Seshadri and Knees (2024), main table: (HR@1, HR@5, HR@10, MAP@10) without and with their term.
+PRINTED = {
+    "MSSD SASRec": ((0.377, 0.615, 0.696, 0.397), (0.410, 0.628, 0.706, 0.417)),
+    "MSSD BERT4Rec": ((0.204, 0.450, 0.553, 0.185), (0.355, 0.608, 0.693, 0.369)),
+    "MSSD GRU4Rec": ((0.210, 0.398, 0.491, 0.176), (0.235, 0.431, 0.534, 0.193)),
+    "MSSD Caser": ((0.223, 0.412, 0.518, 0.195), (0.251, 0.455, 0.530, 0.221)),
+    "LFM-2b SASRec": ((0.190, 0.371, 0.452, 0.188), (0.221, 0.400, 0.477, 0.219)),
+    "LFM-2b BERT4Rec": ((0.101, 0.227, 0.292, 0.098), (0.117, 0.248, 0.320, 0.110)),
+    "LFM-2b GRU4Rec": ((0.096, 0.203, 0.273, 0.078), (0.102, 0.221, 0.291, 0.085)),
+    "LFM-2b Caser": ((0.102, 0.197, 0.281, 0.081), (0.112, 0.208, 0.302, 0.088)),
+    "LFM-1K SASRec": ((0.152, 0.301, 0.392, 0.092), (0.181, 0.330, 0.421, 0.107)),
+    "LFM-1K BERT4Rec": ((0.069, 0.207, 0.299, 0.049), (0.086, 0.230, 0.320, 0.064)),
+    "LFM-1K GRU4Rec": ((0.048, 0.182, 0.261, 0.034), (0.059, 0.200, 0.289, 0.042)),
+    "LFM-1K Caser": ((0.052, 0.188, 0.269, 0.037), (0.071, 0.198, 0.293, 0.040)),
+}
+
+
+def test_bounds_of_the_printed_sasrec_by_hand():
+    low, high = metrics.average_precision_bounds(0.377, 0.615, 0.696)
+    assert (low, high) == (pytest.approx(0.4327), pytest.approx(0.5095))
+
+
+@pytest.mark.parametrize("cell", PRINTED)
+def test_printed_map_at_10_is_none_of_single_targets(cell):
+    """They are below what their own hit rates allow, so no figure of ours is compared with them."""
+    rounding = 0.0005  # of each printed figure
+    for hr1, hr5, hr10, printed in PRINTED[cell]:
+        low, _ = metrics.average_precision_bounds(hr1 - rounding, hr5 - rounding, hr10 - rounding)
+        assert printed + rounding < low
 
 
 def test_over_targets_averages_within_an_example():
@@ -148,3 +218,30 @@ def test_bootstrap_is_seeded_and_as_wide_as_the_normal_interval():
 def test_bootstrap_of_nothing_and_of_one_value():
     assert np.isnan(metrics.bootstrap(np.array([np.nan]), resamples=10, seed=0)).all()
     assert metrics.bootstrap(np.array([0.5]), resamples=10, seed=0) == (0.5, 0.5)
+
+
+def test_bootstrap_ratio_of_a_fixed_ratio_is_that_ratio():
+    """Pairs are drawn together: apart, the ratio would vary."""
+    below = np.random.default_rng(7).random(50)
+    low, high = metrics.bootstrap_ratio(0.4 * below, below, resamples=200, seed=0)
+    assert low == pytest.approx(0.4) and high == pytest.approx(0.4)
+
+
+def test_bootstrap_ratio_is_as_wide_as_the_normal_interval():
+    """Variance of a ratio of means by the delta method: var(y - r x) / (n mean(x)^2)."""
+    rng = np.random.default_rng(8)
+    below = rng.uniform(1, 3, size=1500)
+    above = 0.7 * below + rng.normal(size=1500)
+    ratio = above.sum() / below.sum()
+    low, high = metrics.bootstrap_ratio(above, below, resamples=2000, seed=0)
+    wide = 2 * 1.96 * (above - ratio * below).std() / (math.sqrt(1500) * below.mean())
+    assert high - low == pytest.approx(wide, rel=0.06)  # 2,000 resamples leave an end a few percent uncertain
+    assert low < ratio < high
+
+
+def test_bootstrap_ratio_of_nothing_and_over_zero():
+    assert np.isnan(metrics.bootstrap_ratio(np.zeros(0), np.zeros(0), resamples=10, seed=0)).all()
+    assert np.isnan(metrics.bootstrap_ratio(np.ones(3), np.zeros(3), resamples=10, seed=0)).all()
+    # A resample without the one example that counts below has no ratio; all others have 1.
+    found = metrics.bootstrap_ratio(np.array([1.0, 0.0]), np.array([1.0, 0.0]), resamples=50, seed=0)
+    assert found == (1.0, 1.0)

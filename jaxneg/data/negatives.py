@@ -1,14 +1,17 @@
-"""Ids offered as negatives: real ones with probability p_hard, else random ones.
+"""Ids offered as negatives: real ones with probability p_hard, else random ones; and those shared by a batch.
 
 Reference: Mei, Bembom and Ehmann, Hard Negative Sampling for Music Recommendation, MuRS 2024.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.data import store as stores
 
+NEAREST = 4  # hard negatives from which scope "popularity" takes the one nearest in count to the target
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
 
 
@@ -22,10 +25,30 @@ class NegativeIndex(NamedTuple):
     positive_indptr: np.ndarray  # int64 [users + 1], ranges of positive_item
     positive_item: np.ndarray  # int32 [P], ascending within a user
     filter_bits: np.ndarray  # uint8, one hashed bit per (user, positive): a clear bit proves no positive
+    log_count_V: (
+        np.ndarray
+    )  # float64, log(1 + signed events in training) of each row; empty unless scope is popularity
+    session_indptr: np.ndarray  # int64 [sessions + 1], ranges of session_item; empty unless scope is session
+    session_item: np.ndarray  # int32, real negatives by session; empty unless scope is session
+    weight: (
+        np.ndarray
+    )  # float64, running sum of the weights of negative_item, 0 first; empty if all weigh alike
+    session_weight: np.ndarray  # float64, of session_item likewise
 
 
-def negative_index(store: stores.Store) -> NegativeIndex:
-    """The index of a store. Keeps 2 bytes per positive in memory; the rest stays memory-mapped."""
+def negative_index(
+    store: stores.Store, scope: str = "station", *, skip: float = 1.0, thumb_down: float = 1.0
+) -> NegativeIndex:
+    """The index of a store. Keeps 2 bytes per positive in memory; the rest stays memory-mapped.
+
+    Scope "session" and unequal weights take 4 to 16 bytes more per negative of the training window.
+
+    Args:
+      store: whose training window is drawn from.
+      scope: that ``draw_negatives`` will be asked for.
+      skip: weight of a skip among hard negatives.
+      thumb_down: weight of a thumbs-down.
+    """
     indptr = np.asarray(store.positive_indptr)
     size = 1 << max(10, int(BITS_PER_POSITIVE * max(len(store.positive_item), 1) - 1).bit_length())
     bits = np.zeros(size // 8, np.uint8)
@@ -35,15 +58,56 @@ def negative_index(store: stores.Store) -> NegativeIndex:
         user = np.searchsorted(indptr, np.arange(begin, begin + len(item)), side="right") - 1
         slot = _slot(user.astype(np.int32), item, size)
         np.bitwise_or.at(bits, slot >> 3, (1 << (slot & 7)).astype(np.uint8))
+    none, negative_item = np.zeros(0), np.asarray(store.negative_item)
+    session_indptr = session_item = weight = session_weight = none
+    if skip != thumb_down or scope == "session":
+        runs = [event[store.sign[store.feedback_T[event]] < 0] for event in training_runs(store)]
+        event = np.concatenate(runs) if runs else np.zeros(0, np.int64)
+        of_kind = np.ones(len(FEEDBACK))
+        of_kind[CODE["skip"]], of_kind[CODE["thumb_down"]] = skip, thumb_down
+        weight_T = of_kind[np.asarray(store.feedback_T)[event]]
+        if scope == "session":
+            session_indptr = np.searchsorted(event, np.asarray(store.session_indptr))
+            session_item = np.asarray(store.item_T)[event]
+        if skip != thumb_down:
+            by_group = np.argsort(np.asarray(store.group_T)[event], kind="stable")
+            negative_item = np.asarray(store.item_T)[event][by_group]  # in the order of the weights
+            weight = np.concatenate([[0.0], np.cumsum(weight_T[by_group])])
+            session_weight = np.concatenate([[0.0], np.cumsum(weight_T)]) if scope == "session" else none
     return NegativeIndex(
         items=store.items,
         negative_indptr=np.asarray(store.negative_indptr),
-        negative_item=np.asarray(store.negative_item),
+        negative_item=negative_item,
         user_group_indptr=np.asarray(store.user_group_indptr),
         positive_indptr=indptr,
         positive_item=np.asarray(store.positive_item),
         filter_bits=bits,
+        log_count_V=np.log1p(sum(train_counts(store))) if scope == "popularity" else none,
+        session_indptr=session_indptr,
+        session_item=session_item,
+        weight=weight,
+        session_weight=session_weight,
     )
+
+
+def training_runs(store: stores.Store) -> Iterator[np.ndarray]:
+    """Places in the log of the events of the training window, ascending, some sessions at a time."""
+    indptr, train_end = np.asarray(store.session_indptr), np.asarray(store.session_train_end)
+    step = 1 << 16  # sessions at a time bound the memory
+    for first in range(0, len(train_end), step):
+        run = indptr[first : first + step + 1]
+        kept = np.arange(run[0], run[-1]) < np.repeat(train_end[first : first + step], np.diff(run))
+        yield run[0] + np.flatnonzero(kept)
+
+
+def train_counts(store: stores.Store) -> tuple[np.ndarray, np.ndarray]:
+    """Positive and negative events of each row in the training window, int64 [V] each."""
+    counts = np.zeros((2, store.items + 1), np.int64)
+    for event in training_runs(store):
+        item, sign = store.item_T[event], store.sign[store.feedback_T[event]]
+        for row, value in enumerate((1, -1)):
+            counts[row] += np.bincount(item[sign == value], minlength=store.items + 1)
+    return counts[0], counts[1]
 
 
 def draw_negatives(
@@ -56,12 +120,14 @@ def draw_negatives(
     negatives: int,
     p_hard: float,
     scope: str = "station",
+    random: str = "uniform",
+    session_P: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """N negatives for each of P targets, and which of them are hard.
 
-    With probability p_hard a negative is drawn uniformly from the user's negative events at the target's station,
-    or, where there are none, from all of the user's negative events; else, and where the user has none at all or
-    the draw hits the target itself, uniformly from the items that are not positives of the user.
+    With probability p_hard a negative is drawn from the user's negative events in the target's scope, each with the
+    weight of its kind, or, where there are none, from all of the user's negative events; else, and where the user has
+    none at all or the draw hits the target itself, from the items that are not positives of the user.
 
     Args:
       target_P: rows of the targets, int32.
@@ -69,23 +135,55 @@ def draw_negatives(
       group_P: (user, station) groups of the targets.
       negatives: N.
       p_hard: in [0, 1]; the realised share is lower where users lack negatives.
-      scope: "station" as above, or "user" to ignore stations.
+      scope: "station" as above; "session" for the target's session; "user" to ignore both; "popularity" for the
+        nearest to the target in training count, in logs, of NEAREST draws from the user's.
+      random: "uniform", or "log_uniform" over ranks by count; a draw that is a positive is drawn again uniformly.
+      session_P: sessions of the targets; scope "session" needs them.
 
     Returns: item_PN int32 and hard_PN bool. An item_PN is a positive of the user only if the user likes the whole
       catalogue (random) or has both liked and rejected it (hard).
     """
     shape = (len(target_P), negatives)
-    item_PN = rng.integers(1, index.items + 1, size=shape, dtype=np.int32)
+    item_PN = random_items(rng, index.items, shape, random)
     random_PN = ~(rng.random(shape, dtype=np.float32) < p_hard)
     hard_PN = np.zeros(shape, bool)
     if p_hard > 0:
         p, n = _places(~random_PN)
-        item, found = _draw_hard(rng, index, target_P[p], user_P[p], group_P[p], scope)
+        session = session_P if session_P is None else session_P[p]
+        item, found = _draw_hard(rng, index, target_P[p], user_P[p], group_P[p], session, scope)
         p, n = p[found], n[found]
         item_PN[p, n] = item[found]
         hard_PN[p, n] = True
     _replace_positives(rng, index, item_PN, user_P, hard_PN)
     return item_PN, hard_PN
+
+
+def random_items(
+    rng: np.random.Generator, items: int, shape: int | tuple[int, ...], draw: str = "uniform"
+) -> np.ndarray:
+    """Rows drawn with replacement, int32.
+
+    Uniform, or log-uniform: P(row) = log((row + 1) / row) / log(items + 1), Zipf's law where rows are ordered by count.
+    """
+    if draw == "uniform":
+        return rng.integers(1, items + 1, size=shape, dtype=np.int32)
+    # Float64: at 100 million rows float32 would leave holes.
+    row = np.exp(rng.random(shape) * np.log(items + 1.0)).astype(np.int32)
+    return np.clip(row, 1, items)
+
+
+def log_inclusion(row: np.ndarray, items: int, draws: int, draw: str = "uniform") -> np.ndarray:
+    """Log of the chance that a row is among ``draws`` of ``random_items``, float32: log(1 - (1 - p)^draws)."""
+    p = np.full(row.shape, 1.0 / items)
+    if draw == "log_uniform":
+        p = np.log1p(1.0 / np.maximum(row, 1)) / np.log(items + 1.0)
+    return log_any(p, draws)
+
+
+def log_any(p: np.ndarray, draws: int) -> np.ndarray:
+    """Log of the chance that something of chance ``p`` happens in ``draws`` tries, float32."""
+    with np.errstate(divide="ignore"):
+        return np.log(-np.expm1(draws * np.log1p(-np.minimum(p, 1.0)))).astype(np.float32)
 
 
 def odds(
@@ -118,21 +216,46 @@ def odds(
     return np.where(np.isfinite(bias_V) & (np.arange(items + 1) > 0), bias_V, 0.0).astype(np.float32)
 
 
-def _draw_hard(rng, index, target_P, user_P, group_P, scope):
+def _draw_hard(rng, index, target_P, user_P, group_P, session_P, scope):
     """One real negative per target, and where there was one."""
-    indptr, groups = index.negative_indptr, index.user_group_indptr
-    low, high = indptr[group_P], indptr[group_P + 1]
-    whole = (
-        np.flatnonzero(low == high) if scope == "station" else slice(None)
-    )  # where all of the user's serve
-    low[whole] = indptr[groups[user_P[whole]]]
-    high[whole] = indptr[groups[user_P[whole] + 1]]
-    count = high - low
-    pick = low + (rng.random(len(target_P)) * count).astype(np.int64)
-    found = count > 0
-    item = np.zeros(len(target_P), np.int32)
-    item[found] = index.negative_item[pick[found]]
+    groups = index.user_group_indptr
+    of_user = index.negative_indptr[groups[user_P]], index.negative_indptr[groups[user_P + 1]]
+    if scope == "station":
+        of_scope = index.negative_indptr[group_P], index.negative_indptr[group_P + 1]
+        item, found = _pick(rng, index.negative_item, index.weight, *of_scope)
+    elif scope == "session":
+        of_scope = index.session_indptr[session_P], index.session_indptr[session_P + 1]
+        item, found = _pick(rng, index.session_item, index.session_weight, *of_scope)
+    elif scope == "user":
+        item, found = _pick(rng, index.negative_item, index.weight, *of_user)
+    else:
+        tries = [_pick(rng, index.negative_item, index.weight, *of_user) for _ in range(NEAREST)]
+        item_RP = np.stack([item for item, _ in tries])
+        distance_RP = np.abs(index.log_count_V[item_RP] - index.log_count_V[target_P])
+        nearest_1P = np.argmin(np.where(item_RP == target_P, np.inf, distance_RP), axis=0)[None]
+        item, found = np.take_along_axis(item_RP, nearest_1P, axis=0)[0], tries[0][1]
+    if scope in ("station", "session"):
+        lacks = np.flatnonzero(~found)
+        item[lacks], found[lacks] = _pick(
+            rng, index.negative_item, index.weight, of_user[0][lacks], of_user[1][lacks]
+        )
     return item, found & (item != target_P)
+
+
+def _pick(rng, item, weight, low, high):
+    """One entry of each range [low, high) of ``item``, by weight, and where there was one."""
+    chance = rng.random(len(low))
+    if len(weight):
+        begin, total = weight[low], weight[high] - weight[low]
+        found = total > 0
+        place = np.searchsorted(weight, begin + chance * total, side="right") - 1
+        place = np.clip(place, low, np.maximum(high - 1, low))
+    else:
+        found = high > low
+        place = low + (chance * (high - low)).astype(np.int64)
+    picked = np.zeros(len(low), np.int32)
+    picked[found] = item[place[found]]
+    return picked, found
 
 
 def _replace_positives(rng, index, item_PN, user_P, hard_PN):

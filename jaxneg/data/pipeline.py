@@ -12,7 +12,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from jaxneg.batch import PAD, Batch, EvalBatch
+from jaxneg.batch import FEEDBACK, MASK, PAD, Batch, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig, UserError
 from jaxneg.data import negatives, store as stores
 
@@ -95,21 +95,6 @@ def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
     return result.astype(np.int64)
 
 
-def train_counts(store: stores.Store) -> tuple[np.ndarray, np.ndarray]:
-    """Positive and negative events of each row in the training window, int64 [V] each."""
-    indptr, train_end = np.asarray(store.session_indptr), np.asarray(store.session_train_end)
-    counts = np.zeros((2, store.items + 1), np.int64)
-    step = 1 << 16  # sessions at a time bound the memory
-    for first in range(0, len(train_end), step):
-        run = indptr[first : first + step + 1]
-        kept = np.arange(run[0], run[-1]) < np.repeat(train_end[first : first + step], np.diff(run))
-        item = store.item_T[run[0] : run[-1]][kept]
-        sign = store.sign[store.feedback_T[run[0] : run[-1]][kept]]
-        for row, value in enumerate((1, -1)):
-            counts[row] += np.bincount(item[sign == value], minlength=store.items + 1)
-    return counts[0], counts[1]
-
-
 class _Order:
     """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
 
@@ -130,16 +115,28 @@ class _Order:
 
 
 class _Gather(grain.transforms.RandomMap):
-    """Reads a batch's sequences and draws its negatives; keeps the rows of one host."""
+    """Reads a batch's sequences, hides what cloze training hides, draws negatives; keeps the rows of one host."""
 
-    def __init__(self, store: stores.Store, spans: Spans, config: DataConfig, process: int, processes: int):
+    def __init__(
+        self, store: stores.Store, spans: Spans, config: DataConfig, log_q: bool, process: int, processes: int
+    ):
         self.spans, self.config = spans, config
         self.process, self.processes = process, processes
-        self.index = negatives.negative_index(store)
-        self.positive = store.sign > 0
+        self.index = negatives.negative_index(
+            store, config.hard_scope, skip=config.hard_skip, thumb_down=config.hard_thumb_down
+        )
+        self.sign = np.asarray(store.sign)
+        self.shown = shown_kinds(config)
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
         self.columns = [np.asarray(column_T) for column_T in columns]
+        self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
+        # Share of each row among targets, of which a batch's targets are a sample.
+        self.share_V = np.zeros(0)
+        if log_q:
+            positive_V, negative_V = negatives.train_counts(store)
+            count_V = positive_V + (negative_V if config.target == "any" else 0)
+            self.share_V = count_V / max(count_V.sum(), 1)
 
     # Without an annotation, pyright takes the result of grain's abstract method for None.
     def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -150,44 +147,117 @@ class _Gather(grain.transforms.RandomMap):
         start_B = np.where(real_B, self.spans.start_W[element], 0)
         size_B = np.where(real_B, self.spans.stop_W[element] - start_B, 0)
         # One event more than the inputs: inputs are all but the last, targets all but the first.
-        width = config.length + 1
-        seen_BM = np.arange(width) < size_B[:, None]
-        columns = [_rows(column_T, start_B, width) for column_T in self.columns]
-        if config.shuffle_events:
-            order_BM = np.argsort(
-                rng.random(seen_BM.shape, dtype=np.float32) + ~seen_BM, axis=1
-            )  # padding stays last
-            columns = [np.take_along_axis(column_BM, order_BM, axis=1) for column_BM in columns]
-        item_BM, feedback_BM = columns[0] * seen_BM, columns[1] * seen_BM
-        station_BM, group_BM = columns[2:]
-        input_BL = seen_BM[:, 1:]
-        target_BL = item_BM[:, 1:] * self.positive[feedback_BM[:, 1:]]
-        at = np.flatnonzero(target_BL)
+        seen_BM, columns = self._events(rng, start_B, size_B, config.length + 1)
+        item_BM, feedback_BM = columns[0] * seen_BM, columns[1].astype(np.int32) * seen_BM
+        station_BM, group_BM = columns[2] * seen_BM, columns[3]
+        sign_BM = self.sign[feedback_BM]
+        if config.mask > 0:
+            hidden_BM = self._hidden(rng, seen_BM, sign_BM)
+            item_BL, station_BL = item_BM * ~hidden_BM, station_BM
+            feedback_BL = np.where(hidden_BM, np.int32(MASK), feedback_BM)
+            target_BL, label_BL = item_BM * hidden_BM, sign_BM * hidden_BM
+            group_BL, at_BM = group_BM, np.arange(seen_BM.shape[1])[None]
+        else:
+            input_BL = seen_BM[:, 1:]
+            item_BL, feedback_BL, station_BL = (
+                column_BM[:, :-1] * input_BL for column_BM in (item_BM, feedback_BM, station_BM)
+            )
+            at_BM = np.arange(1, seen_BM.shape[1])[None]
+            if config.target == "next_positive":
+                at_BM = _next(sign_BM > 0)[:, :-1]
+            missing = at_BM >= seen_BM.shape[1]
+            at_BM = np.where(missing, 0, at_BM)
+            target_BL, label_BL, group_BL = (
+                np.take_along_axis(column_BM, np.broadcast_to(at_BM, input_BL.shape), axis=1)
+                for column_BM in (item_BM, sign_BM, group_BM)
+            )
+            target_BL, label_BL = target_BL * ~missing, label_BL * ~missing
+        wanted_BL = (target_BL > 0) & ((label_BL > 0) | (config.target == "any"))
+        at = np.flatnonzero(wanted_BL)
+        session_P = None
+        if config.hard_scope == "session":
+            place_BL = np.take_along_axis(columns[-1], np.broadcast_to(at_BM, wanted_BL.shape), axis=1)
+            session_P = np.searchsorted(self.session_indptr, place_BL.ravel()[at], side="right") - 1
         negative_PN, hard_PN = negatives.draw_negatives(
             rng,
             self.index,
             target_BL.ravel()[at],
-            np.repeat(self.spans.user_W[element], (target_BL > 0).sum(1)),
-            group_BM[:, 1:].ravel()[at],
+            np.repeat(self.spans.user_W[element], wanted_BL.sum(1)),
+            group_BL.ravel()[at],
             negatives=config.negatives,
             p_hard=config.p_hard,
             scope=config.hard_scope,
+            random=config.random,
+            session_P=session_P,
         )
         negative_BLN = np.zeros((*target_BL.shape, config.negatives), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
-        negative_BLN.reshape(-1, config.negatives)[at] = negative_PN
-        hard_BLN.reshape(-1, config.negatives)[at] = hard_PN
+        negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
+        shared_S = negatives.random_items(rng, self.index.items, config.shared_negatives, config.random)
+        target_log_q_BL = np.zeros(target_BL.shape, np.float32)
+        if len(self.share_V):
+            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], len(at))
         batch = Batch(
-            item_BL=item_BM[:, :-1] * input_BL,
-            feedback_BL=feedback_BM[:, :-1] * input_BL.astype(np.int32),
-            station_BL=station_BM[:, :-1] * input_BL,
+            item_BL=item_BL,
+            feedback_BL=feedback_BL,
+            station_BL=station_BL,
             target_BL=target_BL,
+            label_BL=label_BL,
             negative_BLN=negative_BLN,
             hard_BLN=hard_BLN,
+            event_BM=item_BM,
+            sign_BM=sign_BM,
+            shared_S=shared_S,
+            shared_log_q_S=negatives.log_inclusion(
+                shared_S, self.index.items, config.shared_negatives, config.random
+            ),
+            target_log_q_BL=target_log_q_BL,
         )
         if self.processes == 1:
             return batch
-        return Batch(*(leaf[self.process :: self.processes] for leaf in batch))
+        own = {name: leaf[self.process :: self.processes] for name, leaf in batch._asdict().items()
+               if not name.endswith("_S")}  # fmt: skip
+        return batch._replace(**own)
+
+    def _events(self, rng, start_B, size_B, width):
+        """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
+        seen_BM = np.arange(width) < size_B[:, None]
+        columns = [_rows(column_T, start_B, width) for column_T in self.columns]
+        if self.config.hard_scope == "session":
+            columns.append(start_B[:, None] + np.arange(width))
+        order_BM = None
+        if self.config.shuffle_events:
+            order_BM = rng.random(seen_BM.shape, dtype=np.float32)
+        if not self.shown.all():
+            seen_BM = seen_BM & self.shown[columns[1]]
+            order_BM = np.zeros(seen_BM.shape, np.float32) if order_BM is None else order_BM
+        if order_BM is not None:
+            order_BM = np.argsort(order_BM + ~seen_BM, axis=1, kind="stable")  # padding stays last
+            columns = [np.take_along_axis(column_BM, order_BM, axis=1) for column_BM in columns]
+            seen_BM = np.take_along_axis(seen_BM, order_BM, axis=1)
+        return seen_BM, columns
+
+    def _hidden(self, rng, seen_BM, sign_BM):
+        """A share ``mask`` of the events that may be predicted, and always the last of them, as in serving."""
+        may_BM = seen_BM & ((sign_BM > 0) | (self.config.target == "any"))
+        hidden_BM = may_BM & (rng.random(seen_BM.shape, dtype=np.float32) < self.config.mask)
+        last_B = seen_BM.sum(1) - 1
+        rows = np.flatnonzero(last_B > 0)  # what would hide the only event teaches nothing
+        hidden_BM[rows, last_B[rows]] = may_BM[rows, last_B[rows]]
+        return hidden_BM
+
+
+def shown_kinds(config: DataConfig) -> np.ndarray:
+    """Which feedback codes sequences keep, bool [6]."""
+    return np.array([not config.inputs or kind in config.inputs for kind in FEEDBACK])
+
+
+def _next(positive_BM: np.ndarray) -> np.ndarray:
+    """Place of the first positive after each place; M where there is none."""
+    M = positive_BM.shape[1]
+    at_BM = np.where(positive_BM, np.arange(M), M)
+    first_BM = np.minimum.accumulate(at_BM[:, ::-1], axis=1)[:, ::-1]
+    return np.concatenate([first_BM[:, 1:], np.full((len(at_BM), 1), M)], axis=1)
 
 
 def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
@@ -206,7 +276,16 @@ def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
 class TrainBatches:
     """Training batches of a store, addressed by step. ``spans`` sequences make ``steps_per_epoch`` batches."""
 
-    def __init__(self, store: stores.Store, config: DataConfig, *, process: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        store: stores.Store,
+        config: DataConfig,
+        *,
+        log_q: bool = False,
+        process: int = 0,
+        processes: int = 1,
+    ):
+        """``log_q`` fills in how likely each target is among a batch's targets, which costs a pass over the log."""
         spans = train_spans(store, config.reach, config.length)
         if len(spans.start_W) == 0:
             raise UserError(f"store {config.store} has no training sequence of two events or more")
@@ -214,13 +293,13 @@ class TrainBatches:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
             )
-        order = _Order(len(spans.start_W), config.batch_size, config.seed)
-        self.spans, self.steps_per_epoch = len(spans.start_W), order.steps_per_epoch
-        self._prefetch = config.prefetch
+        self._order = _Order(len(spans.start_W), config.batch_size, config.seed)
+        self.spans, self.steps_per_epoch = len(spans.start_W), self._order.steps_per_epoch
+        self._prefetch, self._user_W, self._rows = config.prefetch, spans.user_W, (process, processes)
         self._dataset = (
-            grain.MapDataset.source(order)
+            grain.MapDataset.source(self._order)
             .seed(config.seed)
-            .random_map(_Gather(store, spans, config, process, processes))
+            .random_map(_Gather(store, spans, config, log_q, process, processes))
         )
 
     def __getitem__(self, step: int) -> Batch:
@@ -228,12 +307,56 @@ class TrainBatches:
         assert batch is not None  # nothing is filtered out
         return batch
 
+    def false_negatives(self, store: stores.Store, *, in_batch: bool, batches: int = 8) -> float:
+        """Share of the random negatives that their listener likes somewhere in the log, held-out events included.
+
+        Counted on the first ``batches``, a negative shared by a batch once for each of its sequences. NaN where nothing
+        is drawn at random.
+
+        Args:
+          store: that the batches are of.
+          in_batch: whether the other targets of a batch are negatives too.
+          batches: to look at.
+        """
+        false = drawn = 0
+        process, processes = self._rows
+        for step in range(min(batches, self.steps_per_epoch)):
+            span_B, batch = self._order[step][process::processes], self[step]
+            user_B = np.where(span_B >= 0, self._user_W[span_B], -1)
+            b, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
+            users, items = [user_B[b]], [batch.negative_BLN[at]]
+            shared_C = batch.shared_S
+            if in_batch:
+                shared_C = np.concatenate([shared_C, np.unique(batch.target_BL[batch.target_BL > 0])])
+            ranked = np.flatnonzero((batch.target_BL > 0).any(1))
+            users.append(np.repeat(user_B[ranked], len(shared_C)))
+            items.append(np.tile(shared_C, len(ranked)))
+            key = np.concatenate(users).astype(np.int64) * (store.items + 1) + np.concatenate(items)
+            # What a sequence itself predicts is no negative there.
+            own = (user_B[:, None].astype(np.int64) * (store.items + 1) + batch.target_BL)[
+                batch.target_BL > 0
+            ]
+            key = key[~np.isin(key, own)]
+            false += int(np.isin(key, _liked(store, np.unique(user_B[user_B >= 0]))).sum())
+            drawn += len(key)
+        return false / drawn if drawn else float("nan")
+
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
         iterator = iter(self._dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, step)
         return iterator
+
+
+def _liked(store: stores.Store, user_U: np.ndarray) -> np.ndarray:
+    """user * V + item for all that these users like anywhere in the log."""
+    begin = np.asarray(store.session_indptr)[np.asarray(store.user_indptr)]
+    size = begin[user_U + 1] - begin[user_U]
+    event = np.arange(size.sum()) + np.repeat(begin[user_U] - (np.cumsum(size) - size), size)
+    user = np.repeat(user_U.astype(np.int64), size)
+    liked = store.sign[store.feedback_T[event]] > 0
+    return user[liked] * (store.items + 1) + store.item_T[event][liked]
 
 
 class EvalBatches:
@@ -280,6 +403,7 @@ class EvalBatches:
             counts = np.bincount(self.example_S[self.liked_S == sign], minlength=self.examples)
             self.width = max(self.width, int(counts.max()))
         self.store, self.data, self.config = store, data, config
+        self._columns, self._shown = (store.item_T, store.feedback_T, store.station_T), shown_kinds(data)
 
     def _signed(self, store, cut_X, end_X):
         """The S held-out events with an opinion: their example, place in the log, and whether liked."""
@@ -304,13 +428,19 @@ class EvalBatches:
         cut = np.pad(self.cut_X[first:last], (0, fill))
         start = np.maximum(begin, cut - length)
         seen_BL = start[:, None] + np.arange(length) < cut[:, None]
+        context = [_rows(column_T, start, length) for column_T in self._columns]
+        if not self._shown.all():
+            seen_BL &= self._shown[context[1]]
+            order_BL = np.argsort(~seen_BL, axis=1, kind="stable")
+            context = [np.take_along_axis(column_BL, order_BL, axis=1) for column_BL in context]
+            seen_BL = np.take_along_axis(seen_BL, order_BL, axis=1)
         low, high = np.searchsorted(self.example_S, [first, last])
         example, liked = self.example_S[low:high] - first, self.liked_S[low:high]
         item = self.store.item_T[self.event_S[low:high]]
         return EvalBatch(
-            item_BL=_rows(self.store.item_T, start, length) * seen_BL,
-            feedback_BL=_rows(self.store.feedback_T, start, length) * seen_BL.astype(np.int32),
-            station_BL=_rows(self.store.station_T, start, length) * seen_BL,
+            item_BL=context[0] * seen_BL,
+            feedback_BL=context[1] * seen_BL.astype(np.int32),
+            station_BL=context[2] * seen_BL,
             liked_BC=_ragged(example[liked], item[liked], size, self.width),
             disliked_BC=_ragged(example[~liked], item[~liked], size, self.width),
             pair_B2=np.pad(self.pair_X2[first:last], ((0, fill), (0, 0))),

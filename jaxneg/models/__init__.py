@@ -4,14 +4,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxneg.config import ModelConfig
-from jaxneg.models import inputs, layers, sasrec
+from jaxneg.models import bert4rec, caser, gru4rec, inputs, layers, ligr, sasrec
 
 Params = dict[str, jax.Array]
 
-ENCODERS: dict[str, Callable[..., nnx.Module]] = {"sasrec": sasrec.SASRec}
+# Each is made as encoder(config, rngs=rngs) and called as encoder(x_BLD, mask_BL, key or None) -> h_BLD. All but the
+# bidirectional ones (config.BIDIRECTIONAL) are causal: h at t is of the events up to and including t.
+ENCODERS: dict[str, Callable[..., nnx.Module]] = {
+    "sasrec": sasrec.SASRec,
+    "bert4rec": bert4rec.BERT4Rec,
+    "gru4rec": gru4rec.GRU4Rec,
+    "caser": caser.Caser,
+    "ligr": ligr.LiGR,
+}
 
 
 class Model(NamedTuple):
@@ -22,18 +31,31 @@ class Model(NamedTuple):
     output_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as scored
     encode: Callable[
         ..., jax.Array
-    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None) -> h_BLD
+    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None) -> h_BLD; mask_BL: real or hidden events
+    cloze: bool  # it knows hidden events, those whose feedback code is batch.MASK, and has a position more for them
 
 
 class _Network(nnx.Module):
-    def __init__(self, config: ModelConfig, *, length, stations, attributes, rngs):
+    def __init__(self, config: ModelConfig, *, length, stations, attributes, cloze, rngs):
         self.inputs = inputs.Inputs(
-            config, length=length, stations=stations, attributes=attributes, rngs=rngs
+            config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
         )
         self.encoder = ENCODERS[config.encoder](config, rngs=rngs)
+        gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
+        self.head = nnx.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
+
+    def __call__(self, row_BLD, feedback_BL, station_BL, mask_BL, key):
+        at_input, at_encoder = layers.split(key, 2)
+        x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input)
+        h_BLD = self.encoder(x_BLD, mask_BL, at_encoder)
+        if self.head is None:
+            return h_BLD
+        return jax.nn.gelu(self.head(h_BLD).astype(jnp.float32), approximate=False)
 
 
-def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...]) -> Model:
+def build(
+    config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], cloze: bool = False
+) -> Model:
     """The model of a config.
 
     Args:
@@ -41,11 +63,14 @@ def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[
       length: positions, L.
       stations: number of stations; 0 takes no station input.
       attributes: number of values of each attribute.
+      cloze: for training on hidden events, as in BERT4Rec: sequences may have length + 1 positions.
     """
 
     def network(key: jax.Array) -> _Network:
         rngs = nnx.Rngs(params=key)
-        return _Network(config, length=length, stations=stations, attributes=attributes, rngs=rngs)
+        return _Network(
+            config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
+        )
 
     graph, abstract = nnx.split(nnx.eval_shape(lambda: network(jax.random.key(0))))
     paths = {_name(path): path for path, _ in nnx.to_flat_state(abstract)}
@@ -66,11 +91,9 @@ def build(config: ModelConfig, *, length: int, stations: int, attributes: tuple[
         return merged(params).inputs.output_rows(row, attribute)
 
     def encode(params: Params, row_BLD, feedback_BL, station_BL, mask_BL, key: jax.Array | None) -> jax.Array:
-        net = merged(params)
-        at_input, at_encoder = layers.split(key, 2)
-        return net.encoder(net.inputs(row_BLD, feedback_BL, station_BL, at_input), mask_BL, at_encoder)
+        return merged(params)(row_BLD, feedback_BL, station_BL, mask_BL, key)
 
-    return Model(init, item_rows, output_rows, encode)
+    return Model(init, item_rows, output_rows, encode, cloze)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -38,6 +38,9 @@ class Fitted(NamedTuple):
         return self.score(batch)
 
 
+Fit = Callable[[Log, np.ndarray, Validate], Fitted]
+
+
 def _best(make: Callable[..., Score], validate: Validate, **grid: tuple[Any, ...]) -> Fitted:
     """The score function of the best settings in a grid; the first of those that tie."""
     tried = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -63,17 +66,17 @@ def _constant(score_V: np.ndarray) -> Score:
     return lambda batch: np.broadcast_to(score_V, (len(batch.user_B), len(score_V)))
 
 
-def _table(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+def sparse(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
     """Sparse matrix of summed values."""
     table = sp.coo_array((value.astype(np.float32), (row, column)), shape=shape).tocsr()
     table.sum_duplicates()
     return table
 
 
-def _context(batch: EvalBatch, rows: int, weight_BL: np.ndarray) -> sp.csr_array:
-    """Weights of the context's items, [B, V]."""
+def contexts(batch: EvalBatch, rows: int, weight_BL: np.ndarray) -> sp.csr_array:
+    """Weights of the items in each context, [B, V]."""
     b, l = np.nonzero((np.asarray(batch.item_BL) > 0) & (weight_BL != 0))
-    return _table(b, np.asarray(batch.item_BL)[b, l], weight_BL[b, l], (len(batch.item_BL), rows))
+    return sparse(b, np.asarray(batch.item_BL)[b, l], weight_BL[b, l], (len(batch.item_BL), rows))
 
 
 def popularity(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
@@ -99,7 +102,7 @@ def personal_rate(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     """
     shape = (log.users, log.items + 1)
     in_log = {
-        s: _table(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape)
+        s: sparse(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape)
         for s in (1, -1)
         for at in [log.sign_T == s]
     }
@@ -109,7 +112,7 @@ def personal_rate(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     def own(batch: EvalBatch, s: int) -> np.ndarray:
         known_B = batch.user_B < log.users
         past_BV = in_log[s][np.where(known_B, batch.user_B, 0)].toarray() * known_B[:, None]
-        now_BV = _context(batch, log.items + 1, (sign[batch.feedback_BL] == s).astype(np.float32)).toarray()
+        now_BV = contexts(batch, log.items + 1, (sign[batch.feedback_BL] == s).astype(np.float32)).toarray()
         return np.maximum(past_BV, now_BV)
 
     def make(own_strength: float, bonus: float) -> Score:
@@ -143,7 +146,7 @@ def transitions(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     def followed(window: int, signs: tuple[int, ...]) -> sp.csr_array:
         parts = [(a, b, 1.0 / gap * np.isin(s, signs)) for gap, (a, b, s) in near.items() if gap <= window]
         a, b, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return _table(a[weight > 0], b[weight > 0], weight[weight > 0], shape)
+        return sparse(a[weight > 0], b[weight > 0], weight[weight > 0], shape)
 
     like_V = like_rate(log, sign, validate)
     popular_V = _counts(log, 1) / max(_counts(log, 1).sum(), 1)
@@ -192,7 +195,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
         tables = {}
         for s in (1, -1):
             at = log.sign_T == s
-            tables[s] = _table(unit_T[at], log.item_T[at], np.ones(at.sum()), shape)
+            tables[s] = sparse(unit_T[at], log.item_T[at], np.ones(at.sum()), shape)
             tables[s].data[:] = 1.0
         return tables
 
@@ -212,7 +215,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
         def score(batch: EvalBatch) -> np.ndarray:
             sign_BL = sign[batch.feedback_BL]
-            context = {s: _context(batch, log.items + 1, (sign_BL == s).astype(np.float32)) for s in (1, -1)}
+            context = {s: contexts(batch, log.items + 1, (sign_BL == s).astype(np.float32)) for s in (1, -1)}
             votes_BS = context[1] @ turned[1] + against * (context[-1] @ turned[-1])
             votes_BV = (votes_BS @ scaled[1]).toarray() - against * (votes_BS @ scaled[-1]).toarray()
             scale_B1 = np.maximum(np.abs(votes_BV).max(axis=1, keepdims=True), 1e-9)
@@ -236,8 +239,8 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
     are thus one case. Settings are chosen for the biases first (factors 0), then for the factors.
     """
     shape = (log.users, log.items + 1)
-    count = _table(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
-    total = _table(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
+    count = sparse(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
+    total = sparse(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
     center = float(log.sign_T.mean()) if len(log.sign_T) else 0.0
 
     def fitted(
@@ -262,9 +265,9 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
             known_BB = sp.diags_array(known_B1[:, 0].astype(np.float32))
             past, past_total = (known_BB @ count[user_B]).tocsr(), (known_BB @ total[user_B]).tocsr()
             new = past.toarray() == 0
-            now = _context(batch, log.items + 1, (batch.item_BL > 0).astype(np.float32)).multiply(new).tocsr()
+            now = contexts(batch, log.items + 1, (batch.item_BL > 0).astype(np.float32)).multiply(new).tocsr()
             signs_BL = sign[batch.feedback_BL].astype(np.float32)
-            now_total = _context(batch, log.items + 1, signs_BL).multiply(new).tocsr()
+            now_total = contexts(batch, log.items + 1, signs_BL).multiply(new).tocsr()
             user_BF = _ridge(past + now, past_total + now_total, item_VF, center, penalty)
             return center + user_BF[:, -1:] + item_VF[:, -1] + user_BF[:, :-1] @ item_VF[:, :-1].T
 
@@ -310,7 +313,7 @@ def _ridge(
     return result
 
 
-BASELINES: dict[str, Callable[[Log, np.ndarray, Validate], Fitted]] = {
+BASELINES: dict[str, Fit] = {
     "popularity": popularity,
     "like_rate": like_rate,
     "personal_rate": personal_rate,

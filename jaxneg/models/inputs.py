@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxneg.batch import FEEDBACK
+from jaxneg.batch import FEEDBACK, MASK, PAD
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
 
@@ -14,10 +14,20 @@ GATE = [{"thumb_up": 1.0, "play": 1.0, "skip": -1.0, "thumb_down": -1.0}.get(kin
 
 
 class Inputs(nnx.Module):
-    """Learned tables of everything about an event but its item. Parts that the config switches off have none."""
+    """Learned tables of everything about an event but its item. Parts that the config switches off have none.
+
+    With ``cloze`` there is one position more, and a vector that stands in for hidden events.
+    """
 
     def __init__(
-        self, config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        *,
+        length: int,
+        stations: int,
+        attributes: tuple[int, ...],
+        cloze: bool,
+        rngs: nnx.Rngs,
     ):
         def table(rows: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, config.width), jnp.float32))
@@ -31,12 +41,13 @@ class Inputs(nnx.Module):
         if config.station and stations > 0:
             self.station = table(stations + 1)
         if config.position:
-            self.position = table(length)
+            self.position = table(length + cloze)
         for k, size in enumerate(attributes):
             if config.attributes or (config.output_attributes and config.tied):
                 setattr(self, f"attribute{k}", table(size + 1))
             if config.output_attributes and not config.tied:
                 setattr(self, f"output_attribute{k}", table(size + 1))
+        self.mask = nnx.Param(table(1).get_value()[0]) if cloze else None
 
     def item_rows(self, row: Float[Array, "*S D"], attribute: Int[Array, "*S A"]) -> Float[Array, "*S D"]:
         """Rows of items as input: their table row plus a row of each attribute; attribute 0 adds none."""
@@ -65,12 +76,18 @@ class Inputs(nnx.Module):
         """x_BLD from the rows of the items seen, with the feedback that each of these past events got.
 
         Added feedback says that something was liked; a gate, row * gate[feedback], can turn the item's own row around.
+        With ``cloze`` the learned vector ``mask`` takes the place of all this where the feedback code is MASK, so that
+        a hidden event shows its station and position only.
         """
-        x_BLD = row_BLD
+        x_BLD, code_BL, hidden_BL = row_BLD, feedback_BL, feedback_BL == MASK
+        if self.mask is not None:
+            code_BL = jnp.where(hidden_BL, PAD, feedback_BL)  # MASK has no row of its own
         if self.config.feedback == "gate":
-            x_BLD = x_BLD * self.feedback_gate.get_value()[feedback_BL]
+            x_BLD = x_BLD * self.feedback_gate.get_value()[code_BL]
         if self.config.feedback != "none":
-            x_BLD = x_BLD + self.feedback.get_value()[feedback_BL]
+            x_BLD = x_BLD + self.feedback.get_value()[code_BL]
+        if self.mask is not None:
+            x_BLD = jnp.where(hidden_BL[..., None], self.mask.get_value()[None, None], x_BLD)
         if hasattr(self, "station"):
             x_BLD = x_BLD + self.station.get_value()[station_BL]
         if self.config.position:

@@ -1,4 +1,7 @@
-"""Attention, feed-forward and dropout that encoders are built of."""
+"""Attention, feed-forward, recurrent and convolutional layers that encoders are built of, and dropout."""
+
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +41,9 @@ class Attention(nnx.Module):
         self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_11LM: Bool[Array, "1 1 L M"], key: jax.Array | None
+        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"], key: jax.Array | None
     ) -> Float[Array, "B L D"]:
-        """What each position gathers from the positions its mask row allows."""
+        """What each position gathers from the positions its mask row allows; from all alike where it allows none."""
         B, L, D = x_BLD.shape
         q_BLHK, k_BMHK, v_BMHK = (
             layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
@@ -48,7 +51,7 @@ class Attention(nnx.Module):
         )
         logits_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
         logits_BHLM = logits_BHLM * (D // self.heads) ** -0.5
-        logits_BHLM = jnp.where(mask_11LM, logits_BHLM, jnp.finfo(jnp.float32).min)
+        logits_BHLM = jnp.where(mask_B1LM, logits_BHLM, jnp.finfo(jnp.float32).min)
         weight_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BMHK.dtype)
         weight_BHLM = dropout(weight_BHLM, self.dropout, key)
         y_BLHK = jnp.einsum("BHLM,BMHK->BLHK", weight_BHLM, v_BMHK)
@@ -65,6 +68,142 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"], key: jax.Array | None) -> Float[Array, "B L D"]:
         return self.down(dropout(jax.nn.relu(self.up(x_BLD)), self.dropout, key))
+
+
+class SwiGLU(nnx.Module):
+    """A feed-forward part with a gate in place of the ReLU: W3 (silu(W1 x) * W2 x), without biases.
+
+    Reference: Shazeer, GLU Variants Improve Transformer, 2020, arXiv:2002.05202.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float, dtype, *, rngs: nnx.Rngs):
+        self.dropout = dropout
+        self.gate = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], key: jax.Array | None) -> Float[Array, "B L D"]:
+        return self.down(dropout(jax.nn.silu(self.gate(x_BLD)) * self.up(x_BLD), self.dropout, key))
+
+
+class GRU(nnx.Module):
+    """A gated recurrent unit of the width of its input, scanned over positions from a state of zeros.
+
+        r = sigmoid(W_r x + U_r h + b_r)            reset
+        z = sigmoid(W_z x + U_z h + b_z)            update
+        n = tanh(W_n x + b_n + r * (U_n h + c))     candidate
+        h <- (1 - z) * n + z * h
+
+    The reset gate stands after the product with U_n, as in cuDNN, so that a step takes one matrix product. The state
+    and the gates are float32.
+
+    Reference: Cho et al., 2014, arXiv:1406.1078.
+    """
+
+    def __init__(self, width: int, dtype, *, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.input = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)  # W and b: reset, update, candidate
+        orthogonal = jax.nn.initializers.orthogonal()
+        self.recurrent = nnx.Param(jnp.hstack([orthogonal(rngs.params(), (width, width)) for _ in range(3)]))
+        self.candidate_bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The state after each position."""
+        recurrent_DF = self.recurrent.get_value().astype(self.dtype)
+        candidate_bias_1D = self.candidate_bias.get_value()[None]
+
+        def step(h_BD, from_x_BF):
+            from_h_BF = jnp.dot(h_BD.astype(self.dtype), recurrent_DF, preferred_element_type=jnp.float32)
+            (xr_BD, xz_BD, xn_BD), (hr_BD, hz_BD, hn_BD) = (
+                jnp.split(part_BF, 3, axis=-1) for part_BF in (from_x_BF, from_h_BF)
+            )
+            reset_BD, update_BD = jax.nn.sigmoid(xr_BD + hr_BD), jax.nn.sigmoid(xz_BD + hz_BD)
+            candidate_BD = jnp.tanh(xn_BD + reset_BD * (hn_BD + candidate_bias_1D))
+            h_BD = (1.0 - update_BD) * candidate_BD + update_BD * h_BD
+            return h_BD, h_BD
+
+        # What depends on the input alone is one product for all positions, outside the scan.
+        from_x_LBF = self.input(x_BLD).astype(jnp.float32).swapaxes(0, 1)
+        start_BD = jnp.zeros((x_BLD.shape[0], x_BLD.shape[2]), jnp.float32)
+        _, h_LBD = jax.lax.scan(step, start_BD, from_x_LBF)
+        return h_LBD.swapaxes(0, 1)
+
+
+class HorizontalFilters(nnx.Module):
+    """Convolutions over windows of the last events: for each height, ReLU and the maximum over places in the window.
+
+    A filter of height k spans k neighbouring events in all their dimensions, so it has ``window`` - k + 1 places.
+    """
+
+    def __init__(
+        self, width: int, window: int, heights: Sequence[int], channels: int, dtype, *, rngs: nnx.Rngs
+    ):
+        self.window, self.heights, self.dtype = window, tuple(heights), dtype
+        # The rows of all filters side by side, so that one matrix product serves all heights.
+        self.rows = nnx.Param(
+            jnp.hstack(
+                [
+                    jax.random.normal(rngs.params(), (width, height * channels)) * (height * width) ** -0.5
+                    for height in self.heights
+                ]
+            )
+        )
+        self.bias = nnx.Param(jnp.zeros(len(self.heights) * channels))
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L F"]:
+        """Responses of all filters, heights one after the other, to the window that ends at each position."""
+        length, rows_DF = x_BLD.shape[1], self.rows.get_value().astype(self.dtype)
+        at_row_BLF = jnp.dot(x_BLD.astype(self.dtype), rows_DF, preferred_element_type=jnp.float32)
+        columns = iter(jnp.split(before(at_row_BLF, self.window - 1), sum(self.heights), axis=-1))
+        found = []
+        for height in self.heights:
+            places = self.window - height + 1
+            rows = [next(columns)[:, row : row + length + places - 1] for row in range(height)]
+            at_place_BPF = functools.reduce(jnp.add, rows)
+            at_places = [at_place_BPF[:, place : place + length] for place in range(places)]
+            found.append(functools.reduce(jnp.maximum, at_places))
+        return jax.nn.relu(jnp.concatenate(found, -1) + self.bias.get_value()[None, None])
+
+
+class VerticalFilter(nnx.Module):
+    """A weighted sum of the last ``window`` events, the weights shared by all dimensions."""
+
+    def __init__(self, window: int, *, rngs: nnx.Rngs):
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (window,)) * window**-0.5)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        weight_W, length = self.weight.get_value(), x_BLD.shape[1]
+        padded_BPD = before(x_BLD, len(weight_W) - 1)
+        terms = [weight_W[w] * padded_BPD[:, w : w + length] for w in range(len(weight_W))]
+        return functools.reduce(jnp.add, terms)
+
+
+class Stack(nnx.Module):
+    """Blocks one after the other under one attention mask, with a layer norm after the last if asked."""
+
+    def __init__(self, blocks: Sequence[nnx.Module], width: int, *, out_norm: bool, rngs: nnx.Rngs):
+        self.layers = len(blocks)
+        for n, block in enumerate(blocks):
+            setattr(self, f"block{n}", block)
+        self.out_norm = nnx.LayerNorm(width, rngs=rngs) if out_norm else None
+
+    def through(
+        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"], key: jax.Array | None
+    ) -> Float[Array, "B L D"]:
+        """x_BLD after all blocks."""
+        for n, block_key in enumerate(split(key, self.layers)):
+            x_BLD = getattr(self, f"block{n}")(x_BLD, mask_B1LM, block_key)
+        return x_BLD if self.out_norm is None else self.out_norm(x_BLD)
+
+
+def causal(length: int) -> Bool[Array, "1 1 L M"]:
+    """The attention mask under which a position sees itself and what came before."""
+    return jnp.tril(jnp.ones((1, 1, length, length), bool))
+
+
+def before(x_BLD: Float[Array, "B L D"], count: int) -> Float[Array, "B P D"]:
+    """x_BLD with ``count`` positions of zeros before its first."""
+    return jnp.pad(x_BLD, ((0, 0), (count, 0), (0, 0)))
 
 
 def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:

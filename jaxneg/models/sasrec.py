@@ -23,12 +23,12 @@ class Block(nnx.Module):
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
 
-    def __call__(self, x_BLD, mask_11LM, key):
+    def __call__(self, x_BLD, mask_B1LM, key):
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
         rate = self.config.dropout
 
         def attend(x_BLD):
-            return layers.dropout(self.attention(x_BLD, mask_11LM, inner), rate, after_attention)
+            return layers.dropout(self.attention(x_BLD, mask_B1LM, inner), rate, after_attention)
 
         def feed(x_BLD):
             return layers.dropout(self.feed_forward(x_BLD, hidden), rate, after_hidden)
@@ -40,22 +40,16 @@ class Block(nnx.Module):
         return self.feed_forward_norm(x_BLD + feed(x_BLD))
 
 
-class SASRec(nnx.Module):
+class SASRec(layers.Stack):
     """Blocks under a causal mask. Padding stands on the right, where no real position looks, so it needs no mask."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.layers, self.norm = config.layers, config.norm
-        for n in range(config.layers):
-            setattr(self, f"block{n}", Block(config, rngs=rngs))
-        if config.norm == "pre":
-            self.out_norm = nnx.LayerNorm(config.width, rngs=rngs)
+        blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
+        super().__init__(blocks, config.width, out_norm=config.norm == "pre", rngs=rngs)
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], key: jax.Array | None
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        mask_11LM = jnp.tril(jnp.ones((1, 1, x_BLD.shape[1], x_BLD.shape[1]), bool))
-        for n, block_key in enumerate(layers.split(key, self.layers)):
-            x_BLD = getattr(self, f"block{n}")(x_BLD, mask_11LM, block_key)
-        return self.out_norm(x_BLD) if self.norm == "pre" else x_BLD
+        return self.through(x_BLD, layers.causal(x_BLD.shape[1]), key)

@@ -28,7 +28,7 @@ from jaxneg import run, step as steps
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 
-FORMAT = 1
+FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
 
@@ -53,10 +53,11 @@ def export(trained: run.Trained, out: pathlib.Path) -> dict:
 
 def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     config, store, model = trained.config, trained.store, trained.model
-    params = {f"params.{name}": leaf for name, leaf in trained.state.params.items()}
-    params |= {f"tables.{name}": leaf for name, leaf in trained.state.tables.items()}
+    model_params, item_tables = steps.evaluated(trained.state)
+    params = {f"params.{name}": leaf for name, leaf in model_params.items()}
+    params |= {f"tables.{name}": leaf for name, leaf in item_tables.items()}
     params |= {ATTRIBUTES: jnp.asarray(store.attribute_VA)}
-    biased = "bias_V" in trained.state.tables
+    biased = "bias_V" in item_tables
 
     def query(flat, item_BL, feedback_BL, station_BL):
         h_BD = steps.last_hidden(
@@ -84,7 +85,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     shutil.copymode(directory / "model.stablehlo", directory / "params.safetensors")
 
     row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
-        trained.state.params, trained.state.tables, params[ATTRIBUTES]
+        model_params, item_tables, params[ATTRIBUTES]
     )
     item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1) if biased else np.asarray(row_VD)
     np.save(directory / "item_embeddings.npy", item_VE.astype(np.float32))
@@ -102,6 +103,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
         "rows": item_VE.shape[0],
         "items": store.items,
         "feedback": {kind: code for code, kind in enumerate(FEEDBACK)},
+        "inputs": config.data.inputs,
         "polarity": store.metadata.polarity,
         "best_step": trained.result["best_step"],
         "validation": {trained.result["monitor"]: trained.result["best_score"]},

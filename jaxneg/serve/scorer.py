@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors
 from jaxneg.batch import PAD
 from jaxneg.config import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Event(NamedTuple):
@@ -116,11 +116,13 @@ class Scorer:
                 raise UserError(
                     f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
                 )
-        known = [event for event in history if self.knows(event.item)][-self.manifest["length"] :]
+        known = [event for event in history if self.knows(event.item)]
         if not known:
             raise UserError(
                 "no item of the history is in the catalogue: give ids as they stand in items.parquet"
             )
+        kinds = self.manifest["inputs"] or codes  # of feedback that the model was trained to see
+        known = [event for event in known if event.feedback in kinds][-self.manifest["length"] :]
         context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
         for t, event in enumerate(known):
             station = self._stations.get(event.station, PAD) if event.station is not None else PAD

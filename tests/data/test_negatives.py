@@ -3,12 +3,14 @@ import collections
 import numpy as np
 import pytest
 
+from jaxneg.batch import FEEDBACK
 from jaxneg.data import negatives
 
 
 def draw(store, target, user, group, seed=0, **options):
     options = {"negatives": 1, "p_hard": 0.5} | options
-    index = negatives.negative_index(store)
+    weights = {kind: options.pop(kind) for kind in ("skip", "thumb_down") if kind in options}
+    index = negatives.negative_index(store, options.get("scope", "station"), **weights)
     arrays = (np.asarray(values, np.int32) for values in (target, user, group))
     return negatives.draw_negatives(np.random.default_rng(seed), index, *arrays, **options)
 
@@ -156,3 +158,97 @@ def test_odds_of_a_log_without_negatives_are_finite():
     assert np.isfinite(
         negatives.odds(np.array([0, 3, 0]), np.zeros(3), negatives=1, p_hard=1.0, prior=10.0)
     ).all()
+
+
+def test_session_scope_draws_from_the_targets_session(make_store):
+    first = [(1, "play", 1, "train"), (4, "skip", 1, "train"), (5, "thumb_down", 1, "train")]
+    second = [(3, "play", 1, "train"), (6, "skip", 1, "train"), (8, "skip", 1, "test")]
+    store = make_store([(0, first), (0, second)], items=10)
+    sessions = np.array([0, 1] * 1000)
+    item, hard = draw(
+        store, [1] * 2000, [0] * 2000, [STATION_1] * 2000, p_hard=1.0, scope="session", session_P=sessions
+    )
+    assert hard.all() and set(item[0::2, 0]) == {4, 5} and set(item[1::2, 0]) == {6}
+
+
+def test_a_session_without_negatives_falls_back_to_the_user(make_store):
+    played, skipped = [(1, "play", 1, "train")] * 2, [(2, "skip", 1, "train"), (3, "skip", 1, "test")]
+    store = make_store([(0, played), (0, skipped), (1, played)], items=9)
+    options = {"p_hard": 1.0, "scope": "session", "session_P": np.array([0] * 50 + [2] * 50)}
+    item, hard = draw(store, [1] * 100, [0] * 50 + [1] * 50, [0] * 50 + [1] * 50, **options)
+    assert hard[:50].all() and set(item[:50, 0]) == {2} and not hard[50:].any()
+
+
+@pytest.mark.parametrize("scope", ["station", "session", "user"])
+def test_weights_set_the_shares_of_kinds(store, scope):
+    size = 8000
+    options = {"p_hard": 1.0, "skip": 3.0, "thumb_down": 1.0, "scope": scope}
+    options |= {"session_P": np.zeros(size, int)} if scope == "session" else {}
+    item, hard = draw(store, [1] * size, [0] * size, [STATION_1] * size, **options)
+    # At the station, and in its session: item 4 skipped, 5 thumbed down. Of the user also 6, skipped.
+    expected = {4: 3 / 7, 5: 1 / 7, 6: 3 / 7} if scope == "user" else {4: 3 / 4, 5: 1 / 4}
+    counts = collections.Counter(item.ravel().tolist())
+    assert hard.all() and set(counts) == set(expected)
+    for row, share in expected.items():
+        assert abs(counts[row] - size * share) < 5 * (size * share * (1 - share)) ** 0.5
+
+
+def test_a_kind_of_weight_zero_is_never_drawn(store):
+    item, hard = draw(store, [1] * 500, [0] * 500, [STATION_1] * 500, p_hard=1.0, skip=0.0)
+    assert hard.all() and set(item.ravel()) == {5}
+    # Station 2 has skips only, so the draw falls back to the user, who has one thumbs-down.
+    item, hard = draw(store, [1] * 500, [0] * 500, [STATION_2] * 500, p_hard=1.0, skip=0.0)
+    assert hard.all() and set(item.ravel()) == {5}
+
+
+def test_weights_match_entries_where_sessions_overlap(random_store):
+    """The store lists a group's negatives in order of time, the log by session."""
+    store = random_store(5, items=30)
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, store.users, 2000).astype(np.int32)
+    group = np.asarray(store.user_group_indptr)[user]
+    kind = dict(zip(("skip", "thumb_down"), (0.0, 1.0), strict=True))
+    item, hard = draw(store, np.zeros(2000), user, group, p_hard=1.0, **kind)
+    downs = {}
+    for s in range(store.sessions):
+        for e in range(store.session_indptr[s], store.session_train_end[s]):
+            if FEEDBACK[store.feedback_T[e]] == "thumb_down" and store.sign[store.feedback_T[e]] < 0:
+                downs.setdefault(int(store.session_user[s]), set()).add(int(store.item_T[e]))
+    for u, row, is_hard in zip(user.tolist(), item[:, 0].tolist(), hard[:, 0], strict=True):
+        assert is_hard == (u in downs) and (not is_hard or row in downs[u])
+
+
+def test_popularity_scope_prefers_negatives_as_frequent_as_the_target(make_store):
+    rare, often = [(7, "skip", 1, "train")], [(8, "skip", 1, "train")]
+    crowd = [(user, [(8, "play", 1, "train")] * 30 + [(1, "play", 1, "train")] * 30) for user in range(1, 5)]
+    store = make_store(
+        [(0, rare + often + [(1, "play", 1, "train"), (2, "play", 1, "train")]), *crowd], items=9
+    )
+    group = [0] * 4000
+    near_often, hard = draw(store, [1] * 4000, [0] * 4000, group, p_hard=1.0, scope="popularity")
+    near_rare, _ = draw(store, [2] * 4000, [0] * 4000, group, p_hard=1.0, scope="popularity")
+    # The nearer of the two wins unless all draws miss it.
+    miss = 0.5**negatives.NEAREST
+    for found, row in ((near_often, 8), (near_rare, 7)):
+        assert hard.all() and abs((found == row).mean() - (1 - miss)) < 5 * (miss * (1 - miss) / 4000) ** 0.5
+
+
+def test_log_uniform_draws_follow_their_formula():
+    items, draws = 50, 200_000
+    row = negatives.random_items(np.random.default_rng(0), items, draws, "log_uniform")
+    k = np.arange(1, items + 1)
+    p = np.log((k + 1) / k) / np.log(items + 1)
+    assert row.min() >= 1 and row.max() <= items and abs(p.sum() - 1) < 1e-12
+    share = np.bincount(row, minlength=items + 1)[1:] / draws
+    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / draws)).all()
+
+
+def test_log_inclusion_is_the_chance_of_being_drawn_at_all():
+    items, draws, tries = 30, 20, 20_000
+    rng = np.random.default_rng(1)
+    for draw_ in ("uniform", "log_uniform"):
+        rows = negatives.random_items(rng, items, (tries, draws), draw_)
+        for row in (1, 2, 17, 30):
+            q = float(np.exp(negatives.log_inclusion(np.array([row]), items, draws, draw_)[0]))
+            share = (rows == row).any(1).mean()
+            assert abs(share - q) < 5 * (q * (1 - q) / tries) ** 0.5

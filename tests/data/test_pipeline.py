@@ -4,8 +4,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxneg.batch import FEEDBACK, MASK
 from jaxneg.config import DataConfig, EvalConfig, UserError
-from jaxneg.data import pipeline
+from jaxneg.data import negatives, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -39,13 +40,15 @@ def test_every_training_event_is_the_target_once_per_epoch(random_store, reach):
                         batch.feedback_BL[b, t],
                         batch.station_BL[b, t],
                         batch.target_BL[b, t],
+                        batch.label_BL[b, t],
                     )
                 ] += 1
         expected = collections.Counter()
         for events in train_histories(store, reach).values():
             for seen, after in zip(events[:-1], events[1:], strict=True):
-                target = store.item_T[after] if store.sign[store.feedback_T[after]] > 0 else 0
-                expected[(store.item_T[seen], store.feedback_T[seen], store.station_T[seen], target)] += 1
+                label = store.sign[store.feedback_T[after]]
+                kept = (store.item_T[seen], store.feedback_T[seen], store.station_T[seen])
+                expected[(*kept, store.item_T[after], label)] += 1
         assert found == expected
 
 
@@ -70,7 +73,7 @@ def test_epochs_are_new_permutations_with_new_negatives(random_store):
     first, second = (np.concatenate([batch.item_BL for batch in epoch(batches, n)]) for n in (0, 1))
     assert not np.array_equal(first, second)
     assert collections.Counter(map(tuple, first)) == collections.Counter(map(tuple, second))
-    negatives = [
+    drawn = [
         collections.Counter(
             (b.target_BL[at], b.negative_BLN[at][0])
             for b in epoch(batches, n)
@@ -78,18 +81,133 @@ def test_epochs_are_new_permutations_with_new_negatives(random_store):
         )
         for n in (0, 1)
     ]
-    assert negatives[0] != negatives[1]
+    assert drawn[0] != drawn[1]
 
 
 def test_batches_have_one_shape_and_targets_their_negatives(random_store):
     batches = pipeline.TrainBatches(random_store(4), dataclasses.replace(CONFIG, negatives=2))
     for batch in epoch(batches):
-        assert [leaf.shape for leaf in batch] == [(4, 3)] * 4 + [(4, 3, 2)] * 2
-        assert [leaf.dtype for leaf in batch] == [np.int32] * 5 + [bool]
+        shapes = [(4, 3)] * 5 + [(4, 3, 2)] * 2 + [(4, 4)] * 2 + [(0,)] * 2 + [(4, 3)]
+        assert [leaf.shape for leaf in batch] == shapes
+        dtypes = [np.int32] * 4 + [np.int8, np.int32, bool, np.int32, np.int8, np.int32] + [np.float32] * 2
+        assert [leaf.dtype for leaf in batch] == dtypes
         np.testing.assert_array_equal(
-            batch.negative_BLN > 0, np.repeat((batch.target_BL > 0)[..., None], 2, axis=2)
+            batch.negative_BLN > 0, np.repeat((batch.label_BL > 0)[..., None], 2, axis=2)
         )
-        assert not batch.hard_BLN[batch.target_BL == 0].any()
+        assert not batch.hard_BLN[batch.label_BL <= 0].any()
+
+
+def rows(batches, *names):
+    """Rows of the named fields of an epoch's batches, those of real sequences."""
+    for batch in epoch(batches):
+        for b in np.flatnonzero(batch.event_BM.any(1)):
+            yield [getattr(batch, name)[b] for name in names]
+
+
+def test_the_whole_sequence_comes_with_its_signs(random_store):
+    store = random_store(7, longest=12)
+    found = collections.Counter(
+        (tuple(event_M), tuple(sign_M))
+        for event_M, sign_M in rows(pipeline.TrainBatches(store, CONFIG), "event_BM", "sign_BM")
+    )
+    expected = collections.Counter()
+    for events in train_histories(store, "session").values():
+        for first in range(0, len(events) - 1, CONFIG.length):
+            run = events[first : first + CONFIG.length + 1]
+            fill = (0,) * (CONFIG.length + 1 - len(run))
+            expected[(tuple(store.item_T[run]) + fill, tuple(store.sign[store.feedback_T[run]]) + fill)] += 1
+    assert found == expected
+
+
+def test_next_positive_targets_are_the_first_liked_events_after(random_store):
+    config = dataclasses.replace(CONFIG, target="next_positive")
+    fields = ("item_BL", "target_BL", "label_BL", "event_BM", "sign_BM", "negative_BLN")
+    for item_L, target_L, label_L, event_M, sign_M, negative_LN in rows(
+        pipeline.TrainBatches(random_store(8, longest=12), config), *fields
+    ):
+        for t in range(len(item_L)):
+            after = [event_M[m] for m in range(t + 1, len(event_M)) if sign_M[m] > 0]
+            assert target_L[t] == (after[0] if after else 0)
+            assert label_L[t] == bool(after) == bool(negative_LN[t, 0])
+
+
+def test_any_target_gets_negatives_whatever_its_feedback(random_store):
+    config = dataclasses.replace(CONFIG, target="any")
+    labels = set()
+    for target_L, label_L, negative_LN in rows(
+        pipeline.TrainBatches(random_store(9), config), "target_BL", "label_BL", "negative_BLN"
+    ):
+        np.testing.assert_array_equal(negative_LN[:, 0] > 0, target_L > 0)
+        labels |= set(label_L[target_L > 0].tolist())
+    assert labels == {-1, 0, 1}
+
+
+def test_cloze_hides_what_it_asks_for(random_store):
+    config = dataclasses.replace(CONFIG, length=9, mask=0.3)
+    store = random_store(10, users=300, longest=10)
+    hidden, liked, last_hidden, last_liked = 0, 0, 0, 0
+    fields = ("item_BL", "feedback_BL", "target_BL", "label_BL", "event_BM", "sign_BM", "station_BL")
+    for item_M, feedback_M, target_M, label_M, event_M, sign_M, station_M in rows(
+        pipeline.TrainBatches(store, config), *fields
+    ):
+        at = feedback_M == MASK
+        assert (item_M[at] == 0).all() and (sign_M[at] > 0).all()
+        np.testing.assert_array_equal(item_M[~at], event_M[~at])
+        np.testing.assert_array_equal(target_M, event_M * at)
+        np.testing.assert_array_equal(label_M, sign_M * at)
+        np.testing.assert_array_equal(station_M > 0, event_M > 0)
+        last = (event_M > 0).sum() - 1
+        last_hidden, last_liked = last_hidden + at[last], last_liked + (sign_M[last] > 0)
+        hidden, liked = hidden + at[:last].sum(), liked + (sign_M[:last] > 0).sum()
+    assert last_hidden == last_liked > 0
+    assert abs(hidden / liked - 0.3) < 5 * (0.3 * 0.7 / liked) ** 0.5
+
+
+def test_sequences_keep_the_kinds_that_are_inputs(random_store):
+    store = random_store(11, longest=12)
+    config = dataclasses.replace(CONFIG, length=12, inputs=("play", "thumb_up"))
+    kept = {code for code, kind in enumerate(FEEDBACK) if kind in config.inputs}
+    found = {tuple(event_M) for (event_M,) in rows(pipeline.TrainBatches(store, config), "event_BM")}
+    expected = set()
+    for events in train_histories(store, "session").values():
+        run = [e for e in events[:13] if store.feedback_T[e] in kept]
+        if run and len(events) > 1:
+            expected.add(tuple(store.item_T[run]) + (0,) * (13 - len(run)))
+    assert found == expected
+
+
+def test_contexts_keep_the_kinds_that_are_inputs(random_store):
+    store = random_store(12, longest=12)
+    some = dataclasses.replace(CONFIG, length=12, inputs=("skip", "thumb_down"))
+    kept = [code for code, kind in enumerate(FEEDBACK) if kind in some.inputs]
+    sides = [pipeline.EvalBatches(store, dataclasses.replace(some, inputs=()), EvalConfig(), "test"),
+             pipeline.EvalBatches(store, some, EvalConfig(), "test")]  # fmt: skip
+    for whole, part in zip(*sides, strict=True):
+        np.testing.assert_array_equal(whole.liked_BC, part.liked_BC)
+        for b in range(len(whole.item_BL)):
+            at = np.isin(whole.feedback_BL[b], kept)
+            for name in ("item_BL", "feedback_BL", "station_BL"):
+                expected = getattr(whole, name)[b][at]
+                found = getattr(part, name)[b]
+                np.testing.assert_array_equal(found[: at.sum()], expected)
+                assert not found[at.sum() :].any()
+
+
+def test_shared_negatives_are_the_same_for_all_hosts_and_know_their_chance(random_store):
+    store = random_store(13, items=40)
+    config = dataclasses.replace(CONFIG, shared_negatives=50, random="log_uniform")
+    parts = [
+        pipeline.TrainBatches(store, config, log_q=True, process=p, processes=2)[3].shared_S for p in (0, 1)
+    ]
+    np.testing.assert_array_equal(*parts)
+    batch = pipeline.TrainBatches(store, config, log_q=True)[3]
+    p = np.log((batch.shared_S + 1.0) / batch.shared_S) / np.log(store.items + 1.0)
+    np.testing.assert_allclose(batch.shared_log_q_S, np.log(1 - (1 - p) ** 50), rtol=1e-4)  # float32
+    # A target's chance to be among P targets drawn as the log's positives are.
+    positive_V, _ = negatives.train_counts(store)
+    targets = batch.label_BL > 0
+    q = 1 - (1 - positive_V[batch.target_BL] / positive_V.sum()) ** targets.sum()
+    np.testing.assert_allclose(np.exp(batch.target_log_q_BL[targets]), q[targets], rtol=1e-4)
 
 
 def test_seeking_gives_what_reading_on_gives(random_store):
@@ -111,7 +229,8 @@ def test_hosts_share_the_same_global_batch(random_store):
         for step in range(5):
             for number, leaf in enumerate(whole[step]):
                 for p in range(processes):
-                    np.testing.assert_array_equal(parts[p][step][number], leaf[p::processes])
+                    own = leaf if leaf.ndim == 1 else leaf[p::processes]
+                    np.testing.assert_array_equal(parts[p][step][number], own)
     with pytest.raises(UserError, match="multiple of the 3 processes"):
         pipeline.TrainBatches(store, CONFIG, processes=3)
 
@@ -254,3 +373,46 @@ def test_shuffled_events_keep_each_sequence_and_reorder_it_every_epoch(random_st
         )
     assert len(rows(0)) == len(histories)
     assert collections.Counter(rows(0)) == collections.Counter(rows(0)) != collections.Counter(rows(1))
+
+
+def test_false_negatives_counts_random_negatives_that_the_listener_likes(random_store):
+    store = random_store(14, users=40, items=25)
+    liked = collections.defaultdict(set)
+    for s in range(store.sessions):
+        for e in range(store.session_indptr[s], store.session_indptr[s + 1]):
+            if store.sign[store.feedback_T[e]] > 0:
+                liked[int(store.session_user[s])].add(int(store.item_T[e]))
+    config = dataclasses.replace(CONFIG, p_hard=0.3, negatives=3)
+    batches = pipeline.TrainBatches(store, config)
+    spans, order = pipeline.train_spans(store, "session", 3), batches._order
+    false = drawn = 0
+    for step in range(batches.steps_per_epoch):
+        batch = batches[step]
+        for b, span in enumerate(order[step]):
+            own = {int(i) for i in batch.target_BL[b] if i}
+            for i in batch.negative_BLN[b][~batch.hard_BLN[b] & (batch.negative_BLN[b] > 0)].tolist():
+                if i not in own:
+                    drawn += 1
+                    false += i in liked[int(spans.user_W[span])]
+    found = batches.false_negatives(store, in_batch=False, batches=batches.steps_per_epoch)
+    assert 0 < false < drawn and found == false / drawn
+
+
+def test_false_negatives_of_shared_and_batch_negatives(random_store):
+    store = random_store(15, users=40, items=25)
+    alone = pipeline.TrainBatches(store, dataclasses.replace(CONFIG, p_hard=0.0)).false_negatives(
+        store, in_batch=False
+    )
+    config = dataclasses.replace(CONFIG, p_hard=0.0, shared_negatives=200)
+    shared = pipeline.TrainBatches(store, config).false_negatives(store, in_batch=False)
+    with_batch = pipeline.TrainBatches(store, config).false_negatives(store, in_batch=True)
+    # Draws of a target's own leave out what its listener is known to like; shared ones cannot.
+    assert alone < shared and shared != with_batch
+
+
+def test_no_negatives_of_its_own_leaves_a_target_to_the_shared_ones(random_store):
+    store = random_store(16)
+    config = dataclasses.replace(CONFIG, negatives=0, shared_negatives=6)
+    for batch in epoch(pipeline.TrainBatches(store, config)):
+        assert batch.negative_BLN.shape == (4, 3, 0) and batch.shared_S.shape == (6,)
+        assert ((1 <= batch.shared_S) & (batch.shared_S <= store.items)).all()

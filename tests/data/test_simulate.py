@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import simulate
+from jaxneg.data import listeners, simulate
 
 THUMB_DOWN, SKIP, PLAY, THUMB_UP = 2, 3, 4, 5
 CONFIG = simulate.SimulateConfig(users=2500, sessions=17_000, seed=11)
@@ -110,7 +110,7 @@ def test_affinity_by_hand():
     truth, user, item = simulation.truth, 3, 17
     taste = sum(float(t) * float(c) for t, c in zip(truth.taste[user], truth.character[item], strict=True))
     genre = max(float(truth.likeness[station, truth.genre[item]]) for station in truth.favourite[user])
-    fit = float(truth.quality[item]) + taste + simulate.GENRE * (genre - 1)
+    fit = float(truth.quality[item]) + taste + listeners.GENRE * (genre - 1)
     logit = truth.intercept + float(truth.propensity[user]) + fit
     assert float(truth.affinity(user, item)) == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-5)
 
@@ -314,7 +314,7 @@ def test_smallest_simulation_works():
 
 def test_presets_are_sound():
     for config in simulate.PRESETS.values():
-        assert simulate.check(config) is config
+        assert listeners.check(config) is config
 
 
 def test_speed():

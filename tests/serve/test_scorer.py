@@ -113,7 +113,7 @@ def test_another_format_and_no_export_are_refused(copy, tmp_path):
         scorer.Scorer.open(tmp_path)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(UserError, match="has export format 99, this version reads 1: export again"):
+    with pytest.raises(UserError, match="has export format 99, this version reads 2: export again"):
         scorer.Scorer.open(copy)
     for damaged in ('{"format": 1, "fi', "[]", "{}"):
         (copy / "manifest.json").write_text(damaged)

@@ -1,0 +1,158 @@
+"""The study of the four papers' claims on simulated listeners: six sweeps, a week of radio, a verdict per claim.
+
+    .venv/bin/python benchmarks/study.py                    # hours on two cores; goes on where it stopped
+    .venv/bin/python benchmarks/study.py --only p_hard term
+    .venv/bin/python benchmarks/study.py --claims           # tables and verdicts of what stands, nothing trained
+    .venv/bin/python benchmarks/study.py --quick            # a small log, two values of p_hard, one epoch
+
+Simulates 60,000 sessions of 9,000 listeners on 20,000 songs, prepares a store and runs configs/study_*.py on it, each
+in --work/NAME. Writes NAME.md, NAME.json and plots of each sweep to --out and prints one JSON object as its last line.
+Then benchmarks/claims.py turns the JSON files into claims.md.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+
+import claims
+
+from jaxneg import ab, config as configs, console, run, sweep
+from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg.serve import export
+
+ROOT = pathlib.Path(__file__).parent.parent
+SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
+AB = "ab"  # needs the sweep over p_hard
+LISTENERS = simulate.SimulateConfig(
+    users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90
+)
+FEW = simulate.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
+
+
+def prepared(work: pathlib.Path, listeners: simulate.SimulateConfig) -> pathlib.Path:
+    """The store of the study's listeners."""
+    log, store = work / "log.parquet", work / "store"
+    if not (store / "metadata.json").exists():
+        work.mkdir(parents=True, exist_ok=True)
+        simulate.write(simulate.simulate(listeners), log)
+        reader, con = readers.READERS["table"], engine.connect()
+        settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
+        events = reader.read(con, log, reader.Options(attributes=("artist",)))
+        prepare.prepare(events, store, settings, con, reader="table", source=str(log))
+    return store
+
+
+def served(store: pathlib.Path, work: pathlib.Path) -> None:
+    """The week of simulated radio: models of the sweep over p_hard, exported, against their control."""
+    exports = []
+    for p_hard, seed in (("0.4", 0), ("0.4", 1), ("0.4", 2), ("0", 0), ("1", 0)):
+        export_to = work / "exports" / f"p_hard_{p_hard}_seed_{seed}"
+        exports.append(export_to)
+        if not export_to.exists():
+            export.export(run.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
+    if not (work / "ab" / "ab.json").exists():
+        with console.Steps("study ab") as steps:
+            ab.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab.ABConfig(), steps)
+
+
+def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:
+    path = ROOT / "configs" / f"study_{name}.py"
+    config, spec = configs.load(path), sweep.load(path)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
+    if quick:
+        config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
+        spec = sweep.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
+    with console.Steps(f"study {name}") as steps:
+        sweep.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
+
+
+def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, list[list[float]]]]:
+    """Epoch and monitored figure of each validation, by labels of a cell and seed."""
+    asked = json.loads((work / name / "sweep.json").read_text())
+    axes = {axis: {label: tuple(words) for label, words in of.items()} for axis, of in asked["axes"].items()}
+    spec = sweep.Sweep(axes, seeds=asked["seeds"])
+    found: dict[tuple[str, ...], dict[str, list[list[float]]]] = {}
+    for cell in sweep.expand(configs.from_json(json.dumps(asked["config"])), spec):
+        path = work / name / "cells" / cell.name / "result.json"
+        if path.is_file():
+            result = json.loads(path.read_text())
+            points = [[line["epoch"], round(line[result["monitor"]], 5)] for line in result["history"]]
+            found.setdefault(cell.labels, {})[str(cell.seed)] = points
+    return found
+
+
+def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
+    """Copies a sweep's table and plots to the results, if the sweep is done whole."""
+    if not (work / name / "table.json").is_file():
+        return False
+    table = json.loads((work / name / "table.json").read_text())
+    if failed := sweep.failures(table):
+        console.say(f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}")
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    environment = json.loads(next((work / name / "cells").glob("*/environment.json")).read_text())
+    table["made_with"] = {
+        "command": f"jaxneg sweep configs/study_{name}.py --workdir runs/study/{name}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(environment['devices'])}",
+        "jax": environment["jax"],
+        "seconds": round(sum(one["seconds"] for cell in table["cells"] for one in cell["seeds"].values())),
+    }
+    histories = validated(name, work)
+    for cell in table["cells"]:
+        cell["history"] = histories[tuple(cell["labels"].values())]
+        del cell["figures"]  # means of what stands by seed
+        cell.get("less_reference", {}).pop("over_seeds", None)
+        for line in cell["seeds"].values():
+            line.update({key: float(f"{value:.6g}") for key, value in line.items() if value is not None})
+    run.write_json(out / f"{name}.json", table)
+    shutil.rmtree(out / name, ignore_errors=True)
+    if (plots := work / name / "plots").is_dir():
+        shutil.copytree(plots, out / name)
+    made = table["made_with"]
+    text = (work / name / "table.md").read_text().replace("](plots/", f"]({name}/")
+    head, _, rest = text.partition("\n\n")
+    (out / f"{name}.md").write_text(
+        f"{head.replace('Sweep', f'Study {name}: sweep')}\n\n`{made['command']}` on {made['machine']}, "
+        f"jax {made['jax']}: {made['seconds'] / 3600:.1f} hours of training on one core each, other work going on "
+        f"beside it.\n\n{rest}"
+    )
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a small log, one sweep, one seed, one epoch")
+    parser.add_argument("--only", nargs="+", choices=(*SWEEPS, AB), default=[*SWEEPS, AB])
+    parser.add_argument("--claims", action="store_true", help="train nothing: publish and judge what stands")
+    parser.add_argument("--jobs", type=int, default=0, help="runs at the same time; 0 takes one per core")
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "runs" / "study", help="store and runs")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "study")
+    args = parser.parse_args()
+    if args.quick:
+        args.only = ["p_hard"]
+        args.work = pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
+        args.out = args.work / "results"
+    if not args.claims:
+        store = prepared(args.work, FEW if args.quick else LISTENERS)
+        for name in args.only:
+            if name == AB:
+                served(store, args.work)
+            else:
+                swept(name, store, args.work, args.jobs, args.quick)
+    done = [name for name in SWEEPS if publish(name, args.work, args.out)]
+    if (args.work / AB / "ab.json").is_file():
+        for path in (args.work / AB).iterdir():
+            shutil.copyfile(path, args.out / path.name)
+    verdicts = claims.write(args.out.parent, args.out.parent / "claims.md")
+    print(json.dumps({"benchmark": "study", "sweeps": done, "claims": verdicts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""MuRS'23 and RecSys'24 on simulated listeners: four encoders, without and with InfoNCE over the session's skips.
+
+    jaxneg sweep configs/study_contrastive.py --workdir runs/study/contrastive
+
+The main loss is the papers': softmax over the batch's targets and 1000 uniform items, and the target is the next song
+that was liked. HR@k is given among the batch's targets and 1000 random items (released) and among all items. The store
+is that of study_p_hard.py. Hardware, time and result: benchmarks/results/study/contrastive.md.
+"""
+
+from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxneg.sweep import Sweep
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            store="runs/study/store", length=20, batch_size=64, target="next_positive", negatives=0,
+            shared_negatives=1000,
+        ),
+        model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
+        loss=LossConfig(name="sampled_softmax", in_batch=True),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
+        train=TrainConfig(epochs=5, patience=2, monitor="ndcg@10"),
+        eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000),
+    )  # fmt: skip
+
+
+def get_sweep() -> Sweep:
+    hidden = ("--data.mask", "0.15", "--data.target", "positive")
+    encoder = {
+        "SASRec": (),
+        "BERT4Rec": ("--model.encoder", "bert4rec", *hidden),
+        "GRU4Rec": ("--model.encoder", "gru4rec"),
+        "Caser": ("--model.encoder", "caser"),
+    }
+    term = {
+        "off": (),
+        "predicted": ("--loss.contrastive", "0.5"),
+        "item": ("--loss.contrastive", "0.5", "--loss.contrastive-context", "item"),
+    }
+    figures = [f"{kind}hit_rate@{k}" for kind in ("released_", "") for k in (1, 5, 10, 20)]
+    figures += ["pair_accuracy", "auc", "mrr_positive", "mrr_negative", "epochs_to_convergence"]
+    return Sweep({"encoder": encoder, "term": term}, figures=tuple(figures), reference={"term": "off"})

@@ -1,0 +1,305 @@
+"""A report as a page: the figures of report.json in tables, with a sentence on what each says."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxneg import evaluate, probes
+from jaxneg.config import Config
+
+NO_PLOTS = "no plots: matplotlib is not installed (pip install 'jaxneg[plots]')"
+
+
+def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -> str:
+    """The report as Markdown.
+
+    Args:
+      values: what report.json holds.
+      titles: of the plots, by file name; empty where there are none.
+      config: of the run.
+    """
+    ranked = sorted(values["baselines"].items(), key=lambda pair: -(pair[1]["pair_accuracy"] or 0))
+    runs = {f"run {name}": one for name, one in values["runs"].items()}
+    rows = {"**model**": values} | runs | {name.replace("_", " "): one for name, one in ranked}
+    k = evaluate.CUT if evaluate.CUT in config.eval.ks else min(config.eval.ks)
+    left_out = ", those of the context left out" if config.eval.exclude_seen else ""
+    parts = [
+        f"# Report on the {values['split']} split",
+        f"{values['pairs']:,} pairs from {values['examples']:,} examples. {_verdict(values)}",
+        "## Liked above disliked",
+        "Pair accuracy takes one liked and one disliked item of the same station per example, AUC all pairs. "
+        "Brackets hold 95% bootstrap intervals over examples. Differences are paired, the model less the "
+        "baseline. Chance is 0.5.",
+        _separation_table(rows),
+        _image(titles, "accuracy.png"),
+        "## Ranking and exposure",
+        f"Held-out items among the whole catalogue{left_out}. Δ is the figure of liked less that of disliked "
+        f"items. Gini and coverage are over the top {k} of all examples: a lower Gini is more diverse.",
+        _ranking_table(rows, k),
+        f"Ranks of held-out items that are not in the context: MRR cut off at {evaluate.CUT}, and the mean natural "
+        "logarithm of ranks. Disliked items should have a low MRR and a high log rank.",
+        _unseen_table(rows),
+        _image(titles, "ranks.png"),
+        _next_text(values, config),
+        _next_table(rows, config),
+        _image(titles, "exposure.png"),
+        f"Share of examples with an event of context: {_number(values['user_coverage'])}; with "
+        f"{evaluate.ENOUGH} or more: {_number(values[f'user_coverage_{evaluate.ENOUGH}'])}.",
+        *_coverage_parts(values["input_coverage"]),
+        "## By share of positive feedback",
+        _band_table(values["bands"], k),
+        _image(titles, "share.png"),
+        *_feedback_parts({"model": values} | runs, titles),
+        "## Training",
+        _training_table({"model": values} | runs, config.train.monitor),
+        _image(titles, "validation.png"),
+        "" if titles else f"There are {NO_PLOTS}.",
+        "## Settings of the baselines",
+        "Fitted to the training events, chosen for AUC on validation examples.",
+        _settings_table(values["baselines"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _separation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items"]
+    return _table(
+        head,
+        [
+            [
+                name,
+                _interval(one, "pair_accuracy"),
+                _interval(one, "difference_pair_accuracy", "+"),
+                _number(one["auc"]),
+                _interval(one, "difference_auc", "+"),
+                _number(one["random_accuracy"]),
+            ]
+            for name, one in rows.items()
+        ],
+    )
+
+
+def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
+    columns = {
+        f"HR@{k}": f"hit_rate@{k}",
+        f"ΔHR@{k}": f"delta_hit_rate@{k}",
+        f"NDCG@{k}": f"ndcg@{k}",
+        f"ΔNDCG@{k}": f"delta_ndcg@{k}",
+        f"MAP@{evaluate.CUT}": f"map@{evaluate.CUT}",
+        "MRR liked": "mrr_positive",
+        "MRR disliked": "mrr_negative",
+        f"Gini@{k}": f"gini@{k}",
+        f"coverage@{k}": f"item_coverage@{k}",
+    }
+    return _figure_table(rows, columns)
+
+
+def _unseen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    cut = evaluate.CUT
+    columns = {f"MRR@{cut} {kind}": f"unseen_{kind}_mrr@{cut}" for kind in ("liked", "disliked")}
+    columns |= {f"log rank {kind}": f"unseen_{kind}_log_rank" for kind in ("liked", "disliked")}
+    return _figure_table(rows, columns)
+
+
+def _next_text(values: Mapping[str, Any], config: Config) -> str:
+    text = "Hit rates of the next liked item alone, among the whole catalogue"
+    if not config.eval.released:
+        return f"{text}."
+    return (
+        f"{text}, and as the released code of Seshadri and Knees takes them: among the next liked items of the "
+        f"{config.eval.batch_size} examples of a batch and {config.eval.released:,} random items, "
+        f"{values['released_candidates'] or 0:,.0f} candidates on average."
+    )
+
+
+def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
+    ks = sorted(config.eval.ks)
+    columns = {f"HR@{k}": f"next_hit_rate@{k}" for k in ks}
+    if config.eval.released:
+        columns |= {f"HR@{k}, released": f"released_hit_rate@{k}" for k in ks}
+    return _figure_table(rows, columns)
+
+
+def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    return _table(
+        ["", *columns],
+        [[name, *(_number(one[figure]) for figure in columns.values())] for name, one in rows.items()],
+    )
+
+
+def _coverage_parts(coverage: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """What is left of users and examples where a model takes fewer kinds of feedback as inputs."""
+    if not coverage:
+        return []
+    columns = [f"{of}_{n}" for of in ("users", "examples") for n in (1, evaluate.ENOUGH)]
+    head = ["inputs", *(f"{column.replace('_', ', ')} or more" for column in columns)]
+    rows = [[name, *(_number(one[column]) for column in columns)] for name, one in coverage.items()]
+    return [
+        "Share of all users with so many events of these kinds in the training window, and of held-out examples with "
+        "so many before them: whom a model with these inputs can serve.",
+        _table(head, rows),
+    ]
+
+
+def _feedback_parts(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> list[str]:
+    """The section on what feedback means to a model; nothing where no run takes it as input."""
+    cosines = {
+        (name, table): (one["probes"]["feedback_cosines"]["kinds"], matrix)
+        for name, one in runs.items()
+        for table, matrix in one["probes"].get("feedback_cosines", {}).items()
+        if table != "kinds"
+    }
+    moved = {
+        name: one["probes"]["responsiveness"]
+        for name, one in runs.items()
+        if "responsiveness" in one["probes"]
+    }
+    moved = {name: one for name, one in moved.items() if one["examples"]}
+    parts = []
+    if cosines:
+        parts += [
+            "## What feedback means to the model",
+            "Cosines between the learned rows of feedback kinds: those added to the input, and those of the gate that "
+            "scales an item's row, which starts at +1 for likes and -1 for dislikes. Mei et al. (2024) found 0.82 "
+            "between skips and thumbs-down, 0.16 between skips and thumbs-up.",
+            _cosine_table(cosines),
+            _image(titles, "feedback.png"),
+        ]
+    if moved:
+        one = next(iter(moved.values()))
+        turned = " or ".join(f"from a {like} into a {dislike}" for like, dislike in one["flip"].items())
+        parts += [
+            f"How the top {one['top']} of {one['examples']:,} examples moves when the last event turns "
+            f"{turned}: the share of it that is similar to that event's item, before and after. Brackets hold 95% "
+            "bootstrap intervals over examples.".replace("_", " "),
+            _responsiveness_table(moved),
+        ]
+    return parts
+
+
+def _cosine_table(cosines: Mapping[tuple[str, str], tuple[list[str], list[list[float | None]]]]) -> str:
+    pairs = dict.fromkeys(pair for kinds, _ in cosines.values() for pair in itertools.combinations(kinds, 2))
+    rows = []
+    for a, b in pairs:
+        row = [f"{a}, {b}".replace("_", " ")]
+        for kinds, matrix in cosines.values():
+            known = a in kinds and b in kinds
+            row.append(_number(matrix[kinds.index(a)][kinds.index(b)], "+") if known else "")
+        rows.append(row)
+    return _table(["", *(f"{name}, {table}" for name, table in cosines)], rows)
+
+
+def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
+    names = {
+        "attribute": "share of the list with an attribute of the item",
+        "row": f"share of the list with a row of cosine above {probes.NEAR:g}",
+        "item": "lists that hold the item itself",
+    }
+    rows = [
+        ["items in both lists, of those in either", *(_interval(one, "overlap") for one in moved.values())]
+    ]
+    for measure, text in names.items():
+        if any(measure in one for one in moved.values()):
+            of = [one.get(measure, {}) for one in moved.values()]
+            ends = ("before", "after")
+            rows.append([text, *(" to ".join(_number(one.get(end)) for end in ends) for one in of)])
+            rows.append(["its relative change", *(_interval(one, "change", "+") for one in of)])
+    return _table(["", *moved], rows)
+
+
+def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
+    figures = ("auc", "mrr_positive", "mrr_negative", f"gini@{k}")
+    return _table(
+        ["share", "examples", "pairs", "pair accuracy", "AUC", "MRR liked", "MRR disliked", f"Gini@{k}"],
+        [
+            [
+                f"{band['low']:.2f} to {band['high']:.2f}",
+                f"{band['examples']:,}",
+                f"{band['pairs']:,}",
+                _interval(band, "pair_accuracy"),
+                *(_number(band[figure]) for figure in figures),
+            ]
+            for band in bands
+        ],
+    )
+
+
+def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
+    lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "p_hard": lambda one: f"{one['p_hard']:.4g}",
+        "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "epochs to convergence": lambda one: f"{one['epochs_to_convergence']:.4g}",
+        "seconds to convergence": lambda one: f"{one['seconds_to_convergence']:.1f}",
+        "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
+        f"best validation {monitor.replace('_', ' ')}": lambda one: (
+            f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}"
+        ),
+    }
+    rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
+    return _table(["", *runs], rows, align="---")
+
+
+def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for name, one in measured.items():
+        settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
+        rows.append([name.replace("_", " "), settings or "none"])
+    return _table(["baseline", "settings"], rows, align="---")
+
+
+def _verdict(values: Mapping[str, Any]) -> str:
+    """Whether the model is above the best baseline and above each run it is compared with."""
+    if values["pair_accuracy"] is None:
+        return "No example has both a liked and a disliked item, so there is no pair accuracy."
+    said = [f"The model puts the liked item first in {_interval(values, 'pair_accuracy')} of pairs."]
+    best = _best(values)
+    if best is not None:
+        baseline = values["baselines"][best]
+        said.append(
+            f"The best baseline, {best.replace('_', ' ')}, does in {_number(baseline['pair_accuracy'])}: "
+            f"the model is {_against(baseline)}."
+        )
+    for name, one in values["runs"].items():
+        said.append(
+            f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
+            f"it converged after {values['epochs_to_convergence']:.4g} epochs, {name} after "
+            f"{one['epochs_to_convergence']:.4g}."
+        )
+    return " ".join(said)
+
+
+def _best(values: Mapping[str, Any]) -> str | None:
+    """Name of the baseline with the highest pair accuracy."""
+    known = {
+        name: one["pair_accuracy"]
+        for name, one in values["baselines"].items()
+        if one["pair_accuracy"] is not None
+    }
+    return max(known, key=known.__getitem__) if known else None
+
+
+def _against(other: Mapping[str, Any]) -> str:
+    low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
+    is_ = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+    return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.4f}"
+
+
+def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """A figure with its interval, "0.8123 [0.8001, 0.8240]"; empty where there is none."""
+    if values.get(name) is None:
+        return ""
+    low, high = (_number(values[f"{name}_{end}"], sign) for end in ("low", "high"))
+    return f"{_number(values[name], sign)} [{low}, {high}]"
+
+
+def _table(head: list[str], rows: list[list[str]], align: str = "---:") -> str:
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _image(titles: Mapping[str, str], name: str) -> str:
+    return f"![{titles[name]}](plots/{name})" if name in titles else ""

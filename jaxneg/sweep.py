@@ -1,0 +1,686 @@
+"""Many runs over a grid of options and seeds -> one table, with plots. Stopped, it continues where it was.
+
+SWEEP/sweep.json                 what was asked for last
+SWEEP/cells/<labels,seed>/       a run directory each, with figures_<split>.json once measured
+SWEEP/failed/<labels,seed>.json  why a cell failed; the next call tries it again
+SWEEP/baselines_<split>.json     with --baselines
+SWEEP/table.json, .csv, .md, plots/
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import runpy
+import shutil
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxneg import config as configs, evaluate, report, run, sweep_plots, sweep_table, train, workers
+from jaxneg.config import Config, UserError
+from jaxneg.data import pipeline, store as stores
+
+Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
+FIGURES = (
+    "pair_accuracy", "auc", "gini@10", "mrr_positive", "mrr_negative", "epochs_to_convergence",
+    "seconds_to_convergence",
+)  # fmt: skip
+TRAINING = (
+    "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
+    "steps", "seconds", "seconds_per_epoch", "false_negatives",
+)  # fmt: skip
+RAW = ("best_score", "best_step", "steps_per_epoch")  # of a result, which become others of these
+PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
+# What may differ between the runs of a cell without changing what is measured.
+FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
+SEEDS = ("data.seed", "train.seed")
+WAIT = 5.0  # seconds for the workers of a sweep that was killed to notice
+NOTHING: Mapping[str, str] = types.MappingProxyType({})
+OnProgress = Callable[..., None]  # (done, total, figures, stage)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of experiments: every choice of a value per axis, with every seed. What ``get_sweep()`` returns."""
+
+    axes: Mapping[str, Axis]  # by name; see ``over``
+    seeds: int = 3  # seed s adds s to data.seed and train.seed
+    figures: tuple[str, ...] = FIGURES  # that table.md and the plots show
+    reference: Mapping[str, str] = field(
+        default_factory=dict
+    )  # labels of the cell that others are compared with
+
+
+class Cell(NamedTuple):
+    """One run of a sweep."""
+
+    labels: tuple[str, ...]
+    seed: int
+    name: str  # of its directory
+    config: Config
+    trouble: str | None  # why its settings cannot go together
+
+
+def over(option: str, *values: Any) -> dict[str, tuple[str, ...]]:
+    """An axis of one option: over("--data.p-hard", 0, 0.1) is {"0": ("--data.p-hard", "0"), ...}.
+
+    True and False become --part.name and --part.no-name, a tuple several words.
+    """
+    axis = {}
+    for value in values:
+        if isinstance(value, bool):
+            part, _, name = option.rpartition(".")
+            axis[str(value)] = (option,) if value else (f"{part}.no-{name}",)
+        elif isinstance(value, tuple | list):
+            axis[" ".join(map(str, value)) or "none"] = (option, *map(str, value))
+        else:
+            axis[str(value)] = (option, str(value))
+    if len(axis) < len(values):
+        raise UserError(f"the axis of {option} has a value twice: {', '.join(map(str, values))}")
+    return axis
+
+
+def load(path: str | pathlib.Path) -> Sweep:
+    """The sweep that an experiment file's ``get_sweep()`` returns; one without axes if it defines none."""
+    try:
+        made = runpy.run_path(str(path)).get("get_sweep", lambda: Sweep({}))()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Sweep):
+        raise UserError(f"get_sweep() in {path} must return a jaxneg.sweep.Sweep, got {type(made).__name__}")
+    return made
+
+
+def with_axes(spec: Sweep, texts: Sequence[str]) -> Sweep:
+    """The sweep with axes as the command line writes them: NAME=V1,V2,... adds or replaces one.
+
+    NAME is a field of the config such as data.p_hard, or p_hard if no other part has one of that name; or an axis of
+    the sweep, of which it takes the values named. A value of several words is written with spaces. A reference whose
+    value is gone goes too.
+    """
+    axes = dict(spec.axes)
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        values = listed.split(",")
+        if not name or not equals or not listed:
+            raise UserError(f"--set {text}: write NAME=V1,V2, as in --set data.p-hard=0,0.4")
+        if name in axes and all(value in axes[name] for value in values):
+            axes[name] = {value: axes[name][value] for value in values}
+            continue
+        of = _field(name)
+        axis = over(_option(of), *(_value(of, value) for value in values))
+        same = [key for key, one in axes.items() if all(_fields(options) == {of} for options in one.values())]
+        axes[same[0] if same else _short(of)] = axis
+    reference = {name: label for name, label in spec.reference.items() if label in axes.get(name, {label})}
+    return dataclasses.replace(spec, axes=axes, reference=reference)
+
+
+def _all_fields() -> dict[str, Any]:
+    """Defaults of all fields of a config by dotted name."""
+    parts = dataclasses.asdict(Config())
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+
+
+def _field(name: str) -> str:
+    """The dotted name of a field that --set names. Raises UserError if there is none, or more than one."""
+    fields = _all_fields()
+    plain = name.removeprefix("--").replace("-", "_")
+    found = [plain] if plain in fields else [one for one in fields if one.partition(".")[2] == plain]
+    if len(found) > 1:
+        raise UserError(f"--set {name}: say which of {', '.join(found)}")
+    if not found:
+        near = difflib.get_close_matches(plain, [*fields, *(one.partition(".")[2] for one in fields)], 2)
+        hint = f"; perhaps you meant {' or '.join(near)}" if near else ""
+        raise UserError(f"--set {name}: no option has that name{hint}; jaxneg sweep --help lists the options")
+    return found[0]
+
+
+def _short(of: str) -> str:
+    """The last part of a field's name where it tells the field."""
+    last = of.partition(".")[2]
+    return last if [one.partition(".")[2] for one in _all_fields()].count(last) == 1 else of
+
+
+def _value(of: str, text: str) -> Any:
+    """A value of --set as ``over`` takes it."""
+    default = _all_fields()[of]
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--set {_short(of)}: {text!r} is neither True nor False")
+        return text.lower() == "true"
+    if isinstance(default, tuple):
+        return tuple(text.split())
+    if not text:
+        raise UserError(f"--set {_short(of)} has an empty value: write V1,V2")
+    return text
+
+
+def _option(of: str) -> str:
+    return "--" + of.replace("_", "-")
+
+
+def _fields(options: Sequence[str]) -> set[str]:
+    """Fields that command-line options set."""
+    names = (word[2:].partition("=")[0].replace("-", "_") for word in options if word.startswith("--"))
+    return {re.sub(r"\.no_", ".", name) if name not in _all_fields() else name for name in names}
+
+
+def expand(config: Config, spec: Sweep) -> list[Cell]:
+    """The cells of a sweep, those of one seed after another's.
+
+    A cell whose settings cannot go together says so. Raises UserError on what is wrong in itself: an option that there
+    is not, a value that no cell can have, two axes of one option.
+    """
+    _check_axes(spec)
+    for name, axis in spec.axes.items():
+        for label, options in axis.items():
+            try:
+                configs.parse(Config, options, default=config, prog="jaxneg sweep")
+            except UserError as error:
+                raise UserError(f"{name}={label}: {error}") from error
+    combinations = []
+    for labels in itertools.product(*spec.axes.values()):
+        options = [
+            word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]
+        ]
+        made = configs.parse(Config, options, default=config, prog="jaxneg sweep")
+        combinations.append((labels, made, _trouble(made)))
+    for n, (name, axis) in enumerate(spec.axes.items()):
+        for label in axis:
+            troubles = [trouble for labels, _, trouble in combinations if labels[n] == label]
+            if all(troubles):
+                raise UserError(f"{name}={label}: {troubles[0]}")
+    if not spec.axes and combinations[0][2]:
+        raise UserError(combinations[0][2])
+    return [
+        Cell(labels, s, _slug(spec.axes, labels, s), _seeded(made, s), trouble)
+        for s in range(spec.seeds)
+        for labels, made, trouble in combinations
+    ]
+
+
+def _check_axes(spec: Sweep) -> None:
+    if spec.seeds < 1:
+        raise UserError(f"a sweep needs at least 1 seed, got {spec.seeds}")
+    owner: dict[str, str] = {}
+    for name, axis in spec.axes.items():
+        if not axis:
+            raise UserError(f"axis {name} has no values")
+        fields = set[str]().union(*map(_fields, axis.values()))
+        for of in sorted(fields):
+            if of in SEEDS:
+                raise UserError(f"axis {name} sets {_option(of)}, which the seeds of a sweep do: use --seeds")
+            if of in owner:
+                raise UserError(f"axes {owner[of]} and {name} both set {_option(of)}: leave one out")
+            owner[of] = name
+    for name, label in spec.reference.items():
+        if label not in spec.axes.get(name, {}):
+            raise UserError(
+                f"the reference {name}={label} is no value of this sweep: leave it out or choose another"
+            )
+
+
+def _trouble(config: Config) -> str | None:
+    try:
+        configs.check(config)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _seeded(config: Config, seed: int) -> Config:
+    data = dataclasses.replace(config.data, seed=config.data.seed + seed)
+    return dataclasses.replace(
+        config, data=data, train=dataclasses.replace(config.train, seed=config.train.seed + seed)
+    )
+
+
+def _slug(axes: Mapping[str, Axis], labels: Sequence[str], seed: int) -> str:
+    """The name of a cell's directory: readable, and another for each cell."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^\w.+-]", "-", text)[:40]
+
+    parts = []
+    for name, label in zip(axes, labels, strict=True):
+        alike = [one for one in axes[name] if plain(one) == plain(label)]
+        number = f"~{alike.index(label)}" if alike.index(label) else ""
+        parts.append(f"{plain(name)}={plain(label)}{number}")
+    return ",".join([*parts, f"seed={seed}"])
+
+
+def refuse_swept(before: Config, after: Config, spec: Sweep) -> None:
+    """Raises UserError if an option was given that an axis of the sweep sets, and so would say nothing."""
+    swept = {
+        of: name for name, axis in spec.axes.items() for options in axis.values() for of in _fields(options)
+    }
+    for line in run.differences(before, after):
+        of = line.partition(":")[0]
+        if of in swept:
+            raise UserError(
+                f"{_option(of)} is the axis {swept[of]} of this sweep: use --set {swept[of]}=V1,V2"
+            )
+
+
+def sweep(
+    config: Config,
+    spec: Sweep,
+    workdir: pathlib.Path,
+    *,
+    jobs: int = 0,
+    split: str = "test",
+    baselines: bool = False,
+    on_progress: OnProgress = lambda *_, **__: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Trains and measures every cell that does not stand yet; returns what table.json then holds.
+
+    A cell that fails does not stop the others: the table says why. Raises UserError on a directory of other
+    experiments and on one that is being swept already.
+
+    Args:
+      config: of which each cell changes some options.
+      spec: the grid.
+      workdir: of the sweep; made if new, continued if not.
+      jobs: cells at the same time; 0 takes one per core, or per GPU.
+      split: held-out events that are measured, "test" or "validation".
+      baselines: measure baselines on the same events too.
+      on_progress: told (done, total, figures, stage=...) in cells.
+      say: told a line of each cell that is done.
+    """
+    if jobs < 0:
+        raise UserError(f"--jobs must be 0 or more, got {jobs}")
+    cells = expand(config, spec)
+    _check_figures(cells[0].config, spec, split)
+    catalogues = {
+        one: run.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
+    }
+    _claim(workdir)
+    with _locked(workdir) as lock:
+        for cell in cells:
+            _check_standing(workdir / "cells" / cell.name, cell.config, catalogues[cell.config.data.store])
+        run.write_json(workdir / "sweep.json", _asked(config, spec, split))
+        tasks = _tasks(cells, workdir, split, say)
+        if baselines:
+            _check_baselines(workdir, config, split)
+            if not _baselines_path(workdir, split).is_file():
+                tasks["baselines"] = _task("baselines", config, workdir, split)
+        total, done = len(cells), sum(cell.name not in tasks for cell in cells)
+        places = _places(workdir, jobs) if tasks else []
+        call, logs = "jaxneg.sweep:work", workdir / "logs"
+        with contextlib.closing(workers.calls(call, tasks, places, logs, keep=(lock,))) as events:
+            for event in events:
+                if event.progress is not None:
+                    on_progress(done, total, event.progress["figures"], stage=event.progress["stage"])
+                    continue
+                done += event.task != "baselines"
+                _settle(workdir, event, split, spec, say)
+                on_progress(done, total, {}, stage=event.task)
+        return _write(workdir, cells, spec, config, split, baselines)
+
+
+def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
+    """Where workers run. Each cell compiles anew, and most alike, so that they share what one has compiled."""
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.absolute() / "compiled"),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    chosen = {name: value for name, value in compiled.items() if name not in os.environ}
+    return [one._replace(environment={**chosen, **one.environment}) for one in workers.places(jobs)]
+
+
+def _check_figures(config: Config, spec: Sweep, split: str) -> None:
+    """Raises UserError on a figure to show that measuring does not give."""
+    store = stores.Store.open(config.data.store)
+    examples = pipeline.EvalBatches(store, config.data, config.eval, split)
+
+    def none(batch) -> np.ndarray:
+        return np.zeros((len(batch.user_B), store.items + 1), np.float32)
+
+    measured = evaluate.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
+    known = [*measured, *TRAINING]
+    for name in spec.figures:
+        if name not in known and not name.startswith(PROBED):
+            raise UserError(f"no figure {name}: choose among {', '.join(known)}, {'*, '.join(PROBED)}*")
+
+
+def _claim(workdir: pathlib.Path) -> None:
+    if not (workdir / "lock").exists() and workdir.exists():
+        if not workdir.is_dir() or any(workdir.iterdir()):
+            raise UserError(f"--workdir {workdir} exists and is no sweep: choose a new one")
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[int]:
+    """Holds the sweep's directory. Workers hold on to the same open file, so that no other sweep starts beside them."""
+    with open(workdir / "lock", "a+") as file:
+        until = time.monotonic() + WAIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    file.seek(0)
+                    raise UserError(
+                        f"{workdir} is being swept by process {file.read().strip() or '?'}: wait for it, or stop it"
+                    ) from error
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
+
+
+def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> None:
+    """Raises UserError where another experiment stands in the directory of a cell."""
+    if not (directory / "config.json").is_file():
+        return
+    old = run.read_config(directory)
+    if changed := [line for line in run.differences(old, config) if not line.startswith(FREE)]:
+        raise UserError(
+            f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
+        )
+    if run.catalogue_of(directory) not in (None, catalogue):
+        raise UserError(
+            f"{directory} was trained on another catalogue than {config.data.store}: choose a new --workdir"
+        )
+
+
+def _asked(config: Config, spec: Sweep, split: str) -> dict[str, Any]:
+    return {
+        "config": dataclasses.asdict(config),
+        "axes": {name: {label: list(words) for label, words in axis.items()} for name, axis in spec.axes.items()},
+        "seeds": spec.seeds,
+        "figures": list(spec.figures),
+        "reference": dict(spec.reference),
+        "split": split,
+    }  # fmt: skip
+
+
+def _tasks(
+    cells: Sequence[Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
+) -> dict[str, dict[str, str]]:
+    """What is left to do. A cell that cannot be has failed at once."""
+    tasks, standing = {}, 0
+    for cell in cells:
+        directory = workdir / "cells" / cell.name
+        if cell.trouble is not None:
+            _write_failure(workdir, cell.name, cell.trouble)
+            say(f"{cell.name} failed: {cell.trouble}")
+        elif _figures_path(directory, split).is_file():
+            standing += 1
+        else:
+            tasks[cell.name] = _task("cell", cell.config, directory, split)
+    if standing:
+        say(f"{standing} of {len(cells)} cells are done already")
+    return tasks
+
+
+def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dict[str, str]:
+    return {"kind": kind, "config": configs.to_json(config), "directory": str(directory), "split": split}
+
+
+def _figures_path(directory: pathlib.Path, split: str) -> pathlib.Path:
+    return directory / f"figures_{split}.json"
+
+
+def _baselines_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    return workdir / f"baselines_{split}.json"
+
+
+def _failure_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    return workdir / "failed" / f"{name}.json"
+
+
+def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "") -> None:
+    path = _failure_path(workdir, name)
+    path.parent.mkdir(exist_ok=True)
+    run.write_json(path, {"reason": reason, **({"trace": trace.splitlines()} if trace else {})})
+
+
+def _settle(
+    workdir: pathlib.Path, event: workers.Event, split: str, spec: Sweep, say: Callable[[str], None]
+) -> None:
+    """Notes that a task is done or has failed, and says so."""
+    if event.failed is not None:
+        _write_failure(workdir, event.task, event.failed, event.trace)
+        say(f"{event.task} failed: {event.failed}")
+        return
+    _failure_path(workdir, event.task).unlink(missing_ok=True)
+    if event.task == "baselines":
+        say("baselines: done")
+        return
+    figures = json.loads(_figures_path(workdir / "cells" / event.task, split).read_text())
+    shown = [(name, figures[name]) for name in spec.figures if figures.get(name) is not None]
+    say(f"{event.task}: " + "  ".join(f"{sweep_table.title(name)} {value:.4g}" for name, value in shown))
+
+
+def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
+    """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
+    measure = measure_cell if kind == "cell" else measure_baselines
+    measure(configs.from_json(config), pathlib.Path(directory), split, on_progress)
+
+
+def measure_cell(
+    config: Config, directory: pathlib.Path, split: str, on_progress: Callable[..., None]
+) -> None:
+    """Trains a cell, or continues it, and writes its figures, and its values per example, for a split."""
+    if not (directory / "config.json").is_file():
+        shutil.rmtree(directory, ignore_errors=True)  # killed before it had claimed its directory
+    name = directory.name
+
+    def training(done: int, total: int, figures: dict[str, float]) -> None:
+        on_progress(figures={"share": done / total, **figures}, stage=name)
+
+    if not (directory / "result.json").is_file():
+        train.train(config, directory, training)
+    trained = run.load(directory, config)
+    examples = pipeline.EvalBatches(trained.store, config.data, config.eval, split)
+
+    def watched():
+        for done, batch in enumerate(examples):
+            on_progress(figures={"share": done / len(examples)}, stage=f"{name} measured")
+            yield batch
+
+    score = run.catalogue_score(trained)
+    found = evaluate.evaluate(
+        score,
+        watched(),
+        items=trained.store.items,
+        config=config.eval,
+        cold=examples.cold,
+    )
+    path = _figures_path(directory, split)
+    sweep_table.save_values(
+        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
+    )
+    run.write_json(
+        path,
+        {
+            "split": split,
+            **found.to_dict(),
+            **_training(trained.result),
+            **_probed(report.probe(trained, score, examples)),
+        },
+    )
+    for old in (directory / "checkpoints").iterdir():
+        if old.name.isdigit() and int(old.name) != trained.result["best_step"]:
+            shutil.rmtree(old)
+
+
+def _training(result: Mapping[str, Any]) -> dict[str, Any]:
+    derived = {
+        "epochs": result["steps"] / result["steps_per_epoch"],
+        "best_epoch": result["best_step"] / result["steps_per_epoch"],
+        "best_validation": result["best_score"],
+        "seconds_per_epoch": _seconds_per_epoch(result["history"]),
+    }
+    other = {name: value for name, value in sweep_table.scalars(result).items() if name not in RAW}
+    return other | derived
+
+
+def _seconds_per_epoch(history: Sequence[Mapping[str, float]]) -> float | None:
+    """Median over validations after the first, so that neither compiling nor a restart counts; None without two."""
+    pairs = itertools.pairwise(history)
+    rates = [(b["seconds"] - a["seconds"]) / (b["epoch"] - a["epoch"]) for a, b in pairs]
+    return statistics.median(rates) if rates else None
+
+
+def _probed(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Figures out of what ``report.probe`` found: cosines of feedback kinds, and how much lists change."""
+    figures = {}
+    cosines = dict(found.get("feedback_cosines", {}))
+    kinds = cosines.pop("kinds", [])
+    for (m, a), (n, b) in itertools.combinations(enumerate(kinds), 2):
+        figures |= {f"cosine_{name}_{a}_{b}": matrix[m][n] for name, matrix in cosines.items()}
+    for name, one in found.get("responsiveness", {}).items():
+        if isinstance(one, Mapping) and "change" in one:
+            figures[f"responsiveness_{name}"] = one["change"]
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def measure_baselines(
+    config: Config, workdir: pathlib.Path, split: str, on_progress: Callable[..., None]
+) -> None:
+    """Measures the baselines of ``report`` and writes their figures, and their values per example."""
+    path = _baselines_path(workdir, split)
+    store = stores.Store.open(config.data.store)
+
+    def watched(done: int, total: int, stage: str) -> None:
+        on_progress(figures={"share": done / total}, stage=f"baseline {stage}")
+
+    measured = report.measure_baselines(store, config, split, watched)
+    values = {
+        name: sweep_table.Values(one.report.pair_X2, one.report.value_X) for name, one in measured.items()
+    }
+    sweep_table.save_values(path.with_suffix(".npz"), values)
+    figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}
+    run.write_json(
+        path,
+        {
+            "catalogue": run.catalogue_id(store),
+            "config": dataclasses.asdict(config),
+            "baselines": figures,
+        },
+    )
+
+
+def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
+    path = _baselines_path(workdir, split)
+    if not path.is_file():
+        return
+    old = json.loads(path.read_text())
+    changed = [
+        line
+        for line in run.differences(configs.from_json(json.dumps(old["config"])), config)
+        if line.startswith(("data.", "eval.")) and not line.startswith(FREE)
+    ]
+    if old["catalogue"] != run.catalogue_id(stores.Store.open(config.data.store)):
+        changed.append("another catalogue")
+    if changed:
+        raise UserError(f"{path} is of another experiment ({'; '.join(changed)}): choose a new --workdir")
+
+
+def _write(
+    workdir: pathlib.Path, cells: Sequence[Cell], spec: Sweep, config: Config, split: str, baselines: bool
+) -> dict[str, Any]:
+    """Writes table.json, table.csv, table.md and the plots of what stands; returns what table.json holds."""
+    found: dict[tuple[str, ...], sweep_table.Found] = {}
+    for cell in cells:
+        one = found.setdefault(cell.labels, sweep_table.Found({}, {}, {}))
+        path = _figures_path(workdir / "cells" / cell.name, split)
+        if path.is_file() and cell.trouble is None:
+            one.figures[cell.seed] = sweep_table.scalars(json.loads(path.read_text()))
+            one.values[cell.seed] = sweep_table.load_values(path.with_suffix(".npz"))["model"]
+        else:
+            one.failed[cell.seed] = json.loads(_failure_path(workdir, cell.name).read_text())["reason"]
+    measured = {}
+    path = _baselines_path(workdir, split)
+    if baselines and path.is_file():
+        values = sweep_table.load_values(path.with_suffix(".npz"))
+        measured = {
+            name: (
+                sweep_table.scalars({key: value for key, value in one.items() if key != "settings"})
+                | {"settings": one["settings"]},
+                values[name],
+            )
+            for name, one in json.loads(path.read_text())["baselines"].items()
+        }
+    table = {"split": split} | sweep_table.summary(
+        {name: list(axis) for name, axis in spec.axes.items()},
+        found,
+        seeds=spec.seeds,
+        figures=spec.figures,
+        reference=spec.reference,
+        baselines=measured,
+        resamples=config.eval.bootstrap,
+        seed=config.eval.pair_seed,
+    )
+    if baselines and not measured:
+        table["baselines_failed"] = json.loads(_failure_path(workdir, "baselines").read_text())["reason"]
+    images = _draw(workdir / "plots", table)
+    run.write_json(workdir / "table.json", table)
+    _write_text(workdir / "table.csv", sweep_table.csv_text(table))
+    _write_text(workdir / "table.md", sweep_table.markdown(table, images))
+    return table
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
+    """Titles of the plots by path from the table; none without matplotlib."""
+    points = {}
+    for name in table["shown"]:
+        ends = ((tuple(cell["labels"].values()), cell["figures"].get(name)) for cell in table["cells"])
+        points[name] = [
+            sweep_plots.Point(labels, one["mean"], one["low"], one["high"])
+            for labels, one in ends
+            if one is not None and one["mean"] is not None
+        ]
+    best = table["best_baseline"]
+    try:
+        drawn = sweep_plots.draw(
+            directory,
+            axes=table["axes"],
+            points={name: some for name, some in points.items() if some},
+            titles={name: sweep_table.title(name) for name in points},
+            baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
+        )
+    except ImportError:
+        print(f"jaxneg: {report.NO_PLOTS}", file=sys.stderr)
+        return {}
+    return {f"{directory.name}/{name}": text for name, text in drawn.items()}
+
+
+def failures(table: Mapping[str, Any]) -> list[str]:
+    """A line for each cell of a table that failed, and for the baselines."""
+    lines = [
+        f"{sweep_table.name_of(cell['labels'], int(s))}: {reason}"
+        for cell in table["cells"]
+        for s, reason in cell["failed"].items()
+    ]
+    return lines + ([f"baselines: {table['baselines_failed']}"] if "baselines_failed" in table else [])
