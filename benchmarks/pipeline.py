@@ -88,11 +88,11 @@ def measure(
     data = DataConfig(length=LENGTH, batch_size=BATCH_SIZE, negatives=1, p_hard=p_hard)
     batches = pipeline.TrainBatches(store, data)
     source = batches.since(0)
-    hard = targets = 0
+    hard = drawn = 0
     for _ in range(steps):  # warm-up, and the pages of the store come into memory
         batch = next(source)
         hard += int(batch.hard_BLN.sum())
-        targets += int((batch.target_BL > 0).sum())
+        drawn += int((batch.negative_BLN > 0).sum())
     rate, cpu_rate = [], []
     for _ in range(windows):
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -101,7 +101,7 @@ def measure(
             sequences += int((next(source).item_BL[:, 0] > 0).sum())  # the last batch of an epoch is not full
         rate.append(sequences / (time.perf_counter() - began))
         cpu_rate.append(sequences / (time.process_time() - cpu_began))
-    return rate, cpu_rate, hard / targets
+    return rate, cpu_rate, hard / drawn
 
 
 def write_store(path: pathlib.Path, users: int, items: int, rng: np.random.Generator) -> None:

@@ -20,7 +20,7 @@ def get_config() -> Config:
         model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
         loss=LossConfig(name="sampled_softmax", in_batch=True),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
-        train=TrainConfig(epochs=5, patience=2, monitor="ndcg@10"),
+        train=TrainConfig(epochs=5, patience=0, monitor="ndcg@10"),
         eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000),
     )  # fmt: skip
 
