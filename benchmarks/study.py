@@ -94,6 +94,10 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
     if failed := sweep.failures(table):
         console.say(f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}")
         return False
+    histories = validated(name, work)
+    if any(len(histories.get(tuple(cell["labels"].values()), ())) < cell["n"] for cell in table["cells"]):
+        console.say(f"study {name} is not published: its runs have changed since its table, sweep it again")
+        return False
     out.mkdir(parents=True, exist_ok=True)
     environment = json.loads(next((work / name / "cells").glob("*/environment.json")).read_text())
     table["made_with"] = {
@@ -102,7 +106,6 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
         "jax": environment["jax"],
         "seconds": round(sum(one["seconds"] for cell in table["cells"] for one in cell["seeds"].values())),
     }
-    histories = validated(name, work)
     for cell in table["cells"]:
         cell["history"] = histories[tuple(cell["labels"].values())]
         del cell["figures"]  # means of what stands by seed

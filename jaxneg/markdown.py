@@ -228,6 +228,9 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
     lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "share of random ones that their listener likes elsewhere": lambda one: _number(
+            one["false_negatives"]
+        ),
         "epochs to convergence": lambda one: f"{one['epochs_to_convergence']:.4g}",
         "seconds to convergence": lambda one: f"{one['seconds_to_convergence']:.1f}",
         "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",

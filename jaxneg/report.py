@@ -278,6 +278,7 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was trained."""
     names = ("epochs_to_convergence", "seconds_to_convergence", "hard_share", "stopped")
     return {name: result[name] for name in names} | {
+        "false_negatives": result.get("false_negatives"),
         "epochs": result["steps"] / result["steps_per_epoch"],
         "best_epoch": result["best_step"] / result["steps_per_epoch"],
         "best_validation": result["best_score"],

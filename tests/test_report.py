@@ -73,7 +73,7 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     assert set(keys.split()) <= set(values)
     assert values["epochs_to_convergence"] == 2.0
     of_training = """split runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
-    stopped p_hard share_histogram input_coverage probes"""
+    false_negatives stopped p_hard share_histogram input_coverage probes"""
     own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
         assert own <= set(baseline)

@@ -62,14 +62,14 @@ def make(config=CONFIG):
     return model, state, update
 
 
-def run(config=CONFIG, mesh=None, count=10):
+def run(config=CONFIG, mesh=None, count=10, shared=0):
     model, state, update = make(config)
     attribute_VA = jnp.asarray(ATTRIBUTE_VA)
     if mesh is not None:
         state, attribute_VA = sharding.put((state, attribute_VA), mesh)
     losses = []
     for k in range(count):
-        batch = make_batch(k % 3)
+        batch = make_batch(k % 3, shared=shared)
         state, metrics = update(
             state, batch if mesh is None else sharding.put_fields(batch, mesh), attribute_VA
         )
@@ -311,9 +311,15 @@ def test_the_target_and_its_feedback_are_no_input():
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
 
 
-def test_one_and_eight_devices_give_the_same_losses():
-    _, alone = run(mesh=sharding.make_mesh(1))
-    state, together = run(mesh=sharding.make_mesh(8))
+SOFTMAX = dataclasses.replace(
+    CONFIG, loss=LossConfig(name="sampled_softmax", in_batch=True, contrastive=0.5, feedback=0.5)
+)
+
+
+@pytest.mark.parametrize(("config", "shared"), [(CONFIG, 0), (SOFTMAX, 6)])
+def test_one_and_eight_devices_give_the_same_losses(config, shared):
+    _, alone = run(config, sharding.make_mesh(1), shared=shared)
+    state, together = run(config, sharding.make_mesh(8), shared=shared)
     assert len(state.tables["item_VD"].devices()) == 8
     # float32 sums in another order, through ten updates.
     np.testing.assert_allclose(together, alone, rtol=1e-5)

@@ -21,6 +21,13 @@ MODELS = {
         "item_bias": "none", "feedback": "none", "station": False, "attributes": False, "position": False,
     },
     "bfloat16": {"dtype": "bfloat16"},
+    "hidden events, some inputs, averaged": {"encoder": "bert4rec", "head": "gelu"},
+}  # fmt: skip
+# What else differs from CONFIG.
+MORE = {
+    "hidden events, some inputs, averaged": [
+        "--data.mask", "0.3", "--data.inputs", "play", "thumb_up", "skip", "--optim.average", "0.9",
+    ]
 }  # fmt: skip
 
 
@@ -33,7 +40,8 @@ def trained(small_store, tmp_path_factory):
     def of(name):
         if not (directory / name).exists():
             model = dataclasses.replace(config.model, **MODELS[name])
-            train.train(configs.check(dataclasses.replace(config, model=model)), directory / name)
+            changed = configs.override(dataclasses.replace(config, model=model), MORE.get(name, []))
+            train.train(changed, directory / name)
         return run.load(directory / name)
 
     return of

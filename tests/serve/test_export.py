@@ -25,6 +25,7 @@ NEIGHBOURS = {"rtol": 0.02, "atol": 0.02}
         ("untied, attributes in the output", CLOSE),
         ("items alone, without biases", CLOSE),
         ("bfloat16", NEIGHBOURS),
+        ("hidden events, some inputs, averaged", CLOSE),
     ],
 )
 def test_exported_scores_are_live_scores(name, tolerance, trained, exported, examples):

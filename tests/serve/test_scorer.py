@@ -149,3 +149,12 @@ def test_the_directory_alone_is_enough(copy, model):
     for (item, score), expected in zip(json.loads(done.stdout), here, strict=True):
         assert item == expected.item
         assert abs(score - expected.score) < 1e-5  # one device there, eight here
+
+
+def test_kinds_that_were_no_inputs_in_training_are_left_out_of_a_history(exported):
+    model = scorer.Scorer.open(exported("hidden events, some inputs, averaged"))
+    a, b, c = model.items(3)
+    shown = [scorer.Event(a, "play"), scorer.Event(b, "skip")]
+    hidden = [shown[0], scorer.Event(c, "thumb_down"), shown[1]]
+    assert model.recommend(hidden, 5) == model.recommend(shown, 5)
+    assert model.recommend([shown[0], scorer.Event(c, "skip"), shown[1]], 5) != model.recommend(shown, 5)
