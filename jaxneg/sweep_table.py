@@ -194,9 +194,10 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
         for name, one in by_auc
     ]
     timed = any("seconds" in figure for figure in shown)
+    word = "seed" if table["seeds"] == 1 else "seeds"
     parts = [
         f"# Sweep on the {table['split']} split",
-        f"Mean ± standard deviation over {table['seeds']} seeds.{SECONDS if timed else ''}",
+        f"Mean ± standard deviation over {table['seeds']} {word}.{SECONDS if timed else ''}",
         _rows([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
