@@ -21,7 +21,7 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, run, sweep
+from jaxneg import ab, config as configs, console, grid, run, sweep
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.serve import export
 
@@ -62,11 +62,11 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
 
 def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:
     path = ROOT / "configs" / f"study_{name}.py"
-    config, spec = configs.load(path), sweep.load(path)
+    config, spec = configs.load(path), grid.load(path)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
     if quick:
         config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
-        spec = sweep.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
+        spec = grid.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
     with console.Steps(f"study {name}") as steps:
         sweep.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
 
@@ -75,9 +75,9 @@ def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, 
     """Epoch and monitored figure of each validation, by labels of a cell and seed."""
     asked = json.loads((work / name / "sweep.json").read_text())
     axes = {axis: {label: tuple(words) for label, words in of.items()} for axis, of in asked["axes"].items()}
-    spec = sweep.Sweep(axes, seeds=asked["seeds"])
+    spec = grid.Sweep(axes, seeds=asked["seeds"])
     found: dict[tuple[str, ...], dict[str, list[list[float]]]] = {}
-    for cell in sweep.expand(configs.from_json(json.dumps(asked["config"])), spec):
+    for cell in grid.expand(configs.from_json(json.dumps(asked["config"])), spec):
         path = work / name / "cells" / cell.name / "result.json"
         if path.is_file():
             result = json.loads(path.read_text())

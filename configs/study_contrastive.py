@@ -8,7 +8,7 @@ is that of study_p_hard.py. Hardware, time and result: benchmarks/results/study/
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.sweep import Sweep
+from jaxneg.grid import Sweep
 
 
 def get_config() -> Config:

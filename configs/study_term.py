@@ -8,7 +8,7 @@ result: benchmarks/results/study/term.md.
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.sweep import Sweep
+from jaxneg.grid import Sweep
 
 
 def get_config() -> Config:

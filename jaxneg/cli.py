@@ -307,11 +307,11 @@ def _sweep(args: list[str]) -> None:
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         baselines=(Flag, "Measure the baselines on the same events.", False),
     )  # fmt: skip
-    from jaxneg import sweep
+    from jaxneg import grid, sweep
 
-    spec = sweep.with_axes(sweep.load(asked.config), asked.set)
+    spec = grid.with_axes(grid.load(asked.config), asked.set)
     spec = dataclasses.replace(spec, seeds=asked.seeds or spec.seeds)
-    sweep.refuse_swept(configs.load(asked.config), config, spec)
+    grid.refuse_swept(configs.load(asked.config), config, spec)
     with console.Steps("sweep") as steps:
         table = sweep.sweep(
             config, spec, asked.workdir, jobs=asked.jobs, split=asked.split, baselines=asked.baselines,

@@ -358,6 +358,17 @@ def from_json(text: str) -> Config:
         raise UserError(f"not a config that this version saved: {error}") from error
 
 
+def differences(old: Config, new: Config) -> list[str]:
+    """Fields in which two configs differ, as "data.length: 50 -> 20"."""
+    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
+    return [
+        f"{part}.{name}: {before[part][name]} -> {value}"
+        for part, values in after.items()
+        for name, value in values.items()
+        if before[part][name] != value
+    ]
+
+
 def _part(kind: type[P], values: dict[str, Any]) -> P:
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -9,7 +9,6 @@ result.json         validation, best step, epochs to convergence: written when t
 report.md, report.json, plots/   written by evaluate
 """
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -117,7 +116,7 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
     config = config or read_config(directory)
     if changed := [
         line
-        for line in differences(read_config(directory), config)
+        for line in configs.differences(read_config(directory), config)
         if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
     ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
@@ -169,14 +168,3 @@ def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:
         return np.asarray(scores(params, item_tables, row_VD, bias_V, attribute_VA, *contexts))
 
     return score
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """Fields in which two configs differ, as "data.length: 50 -> 20"."""
-    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
-    return [
-        f"{part}.{name}: {before[part][name]} -> {value}"
-        for part, values in after.items()
-        for name, value in values.items()
-        if before[part][name] != value
-    ]

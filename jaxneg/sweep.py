@@ -9,35 +9,26 @@ SWEEP/table.json, .csv, .md, plots/
 
 import contextlib
 import dataclasses
-import difflib
 import fcntl
 import itertools
 import json
 import math
 import os
 import pathlib
-import re
-import runpy
 import shutil
 import statistics
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxneg import config as configs, evaluate, report, run, sweep_plots, sweep_table, train, workers
+from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
 from jaxneg.config import Config, UserError
 from jaxneg.data import pipeline, store as stores
 
-Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
-FIGURES = (
-    "pair_accuracy", "auc", "gini@10", "mrr_positive", "mrr_negative", "epochs_to_convergence",
-    "seconds_to_convergence",
-)  # fmt: skip
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
     "steps", "seconds", "seconds_per_epoch", "false_negatives",
@@ -46,240 +37,14 @@ RAW = ("best_score", "best_step", "steps_per_epoch")  # of a result, which becom
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 # What may differ between the runs of a cell without changing what is measured.
 FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
-SEEDS = ("data.seed", "train.seed")
 WAIT = 5.0  # seconds for the workers of a sweep that was killed to notice
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A grid of experiments: every choice of a value per axis, with every seed. What ``get_sweep()`` returns."""
-
-    axes: Mapping[str, Axis]  # by name; see ``over``
-    seeds: int = 3  # seed s adds s to data.seed and train.seed
-    figures: tuple[str, ...] = FIGURES  # that table.md and the plots show
-    reference: Mapping[str, str] = field(
-        default_factory=dict
-    )  # labels of the cell that others are compared with
-
-
-class Cell(NamedTuple):
-    """One run of a sweep."""
-
-    labels: tuple[str, ...]
-    seed: int
-    name: str  # of its directory
-    config: Config
-    trouble: str | None  # why its settings cannot go together
-
-
-def over(option: str, *values: Any) -> dict[str, tuple[str, ...]]:
-    """An axis of one option: over("--data.p-hard", 0, 0.1) is {"0": ("--data.p-hard", "0"), ...}.
-
-    True and False become --part.name and --part.no-name, a tuple several words.
-    """
-    axis = {}
-    for value in values:
-        if isinstance(value, bool):
-            part, _, name = option.rpartition(".")
-            axis[str(value)] = (option,) if value else (f"{part}.no-{name}",)
-        elif isinstance(value, tuple | list):
-            axis[" ".join(map(str, value)) or "none"] = (option, *map(str, value))
-        else:
-            axis[str(value)] = (option, str(value))
-    if len(axis) < len(values):
-        raise UserError(f"the axis of {option} has a value twice: {', '.join(map(str, values))}")
-    return axis
-
-
-def load(path: str | pathlib.Path) -> Sweep:
-    """The sweep that an experiment file's ``get_sweep()`` returns; one without axes if it defines none."""
-    try:
-        made = runpy.run_path(str(path)).get("get_sweep", lambda: Sweep({}))()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(made, Sweep):
-        raise UserError(f"get_sweep() in {path} must return a jaxneg.sweep.Sweep, got {type(made).__name__}")
-    return made
-
-
-def with_axes(spec: Sweep, texts: Sequence[str]) -> Sweep:
-    """The sweep with axes as the command line writes them: NAME=V1,V2,... adds or replaces one.
-
-    NAME is a field of the config such as data.p_hard, or p_hard if no other part has one of that name; or an axis of
-    the sweep, of which it takes the values named. A value of several words is written with spaces. A reference whose
-    value is gone goes too.
-    """
-    axes = dict(spec.axes)
-    for text in texts:
-        name, equals, listed = text.partition("=")
-        values = listed.split(",")
-        if not name or not equals or not listed:
-            raise UserError(f"--set {text}: write NAME=V1,V2, as in --set data.p-hard=0,0.4")
-        if name in axes and all(value in axes[name] for value in values):
-            axes[name] = {value: axes[name][value] for value in values}
-            continue
-        of = _field(name)
-        axis = over(_option(of), *(_value(of, value) for value in values))
-        same = [key for key, one in axes.items() if all(_fields(options) == {of} for options in one.values())]
-        axes[same[0] if same else _short(of)] = axis
-    reference = {name: label for name, label in spec.reference.items() if label in axes.get(name, {label})}
-    return dataclasses.replace(spec, axes=axes, reference=reference)
-
-
-def _all_fields() -> dict[str, Any]:
-    """Defaults of all fields of a config by dotted name."""
-    parts = dataclasses.asdict(Config())
-    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-
-
-def _field(name: str) -> str:
-    """The dotted name of a field that --set names. Raises UserError if there is none, or more than one."""
-    fields = _all_fields()
-    plain = name.removeprefix("--").replace("-", "_")
-    found = [plain] if plain in fields else [one for one in fields if one.partition(".")[2] == plain]
-    if len(found) > 1:
-        raise UserError(f"--set {name}: say which of {', '.join(found)}")
-    if not found:
-        near = difflib.get_close_matches(plain, [*fields, *(one.partition(".")[2] for one in fields)], 2)
-        hint = f"; perhaps you meant {' or '.join(near)}" if near else ""
-        raise UserError(f"--set {name}: no option has that name{hint}; jaxneg sweep --help lists the options")
-    return found[0]
-
-
-def _short(of: str) -> str:
-    """The last part of a field's name where it tells the field."""
-    last = of.partition(".")[2]
-    return last if [one.partition(".")[2] for one in _all_fields()].count(last) == 1 else of
-
-
-def _value(of: str, text: str) -> Any:
-    """A value of --set as ``over`` takes it."""
-    default = _all_fields()[of]
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"--set {_short(of)}: {text!r} is neither True nor False")
-        return text.lower() == "true"
-    if isinstance(default, tuple):
-        return tuple(text.split())
-    if not text:
-        raise UserError(f"--set {_short(of)} has an empty value: write V1,V2")
-    return text
-
-
-def _option(of: str) -> str:
-    return "--" + of.replace("_", "-")
-
-
-def _fields(options: Sequence[str]) -> set[str]:
-    """Fields that command-line options set."""
-    names = (word[2:].partition("=")[0].replace("-", "_") for word in options if word.startswith("--"))
-    return {re.sub(r"\.no_", ".", name) if name not in _all_fields() else name for name in names}
-
-
-def expand(config: Config, spec: Sweep) -> list[Cell]:
-    """The cells of a sweep, those of one seed after another's.
-
-    A cell whose settings cannot go together says so. Raises UserError on what is wrong in itself: an option that there
-    is not, a value that no cell can have, two axes of one option.
-    """
-    _check_axes(spec)
-    for name, axis in spec.axes.items():
-        for label, options in axis.items():
-            try:
-                configs.parse(Config, options, default=config, prog="jaxneg sweep")
-            except UserError as error:
-                raise UserError(f"{name}={label}: {error}") from error
-    combinations = []
-    for labels in itertools.product(*spec.axes.values()):
-        options = [
-            word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]
-        ]
-        made = configs.parse(Config, options, default=config, prog="jaxneg sweep")
-        combinations.append((labels, made, _trouble(made)))
-    for n, (name, axis) in enumerate(spec.axes.items()):
-        for label in axis:
-            troubles = [trouble for labels, _, trouble in combinations if labels[n] == label]
-            if all(troubles):
-                raise UserError(f"{name}={label}: {troubles[0]}")
-    if not spec.axes and combinations[0][2]:
-        raise UserError(combinations[0][2])
-    return [
-        Cell(labels, s, _slug(spec.axes, labels, s), _seeded(made, s), trouble)
-        for s in range(spec.seeds)
-        for labels, made, trouble in combinations
-    ]
-
-
-def _check_axes(spec: Sweep) -> None:
-    if spec.seeds < 1:
-        raise UserError(f"a sweep needs at least 1 seed, got {spec.seeds}")
-    owner: dict[str, str] = {}
-    for name, axis in spec.axes.items():
-        if not axis:
-            raise UserError(f"axis {name} has no values")
-        fields = set[str]().union(*map(_fields, axis.values()))
-        for of in sorted(fields):
-            if of in SEEDS:
-                raise UserError(f"axis {name} sets {_option(of)}, which the seeds of a sweep do: use --seeds")
-            if of in owner:
-                raise UserError(f"axes {owner[of]} and {name} both set {_option(of)}: leave one out")
-            owner[of] = name
-    for name, label in spec.reference.items():
-        if label not in spec.axes.get(name, {}):
-            raise UserError(
-                f"the reference {name}={label} is no value of this sweep: leave it out or choose another"
-            )
-
-
-def _trouble(config: Config) -> str | None:
-    try:
-        configs.check(config)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def _seeded(config: Config, seed: int) -> Config:
-    data = dataclasses.replace(config.data, seed=config.data.seed + seed)
-    return dataclasses.replace(
-        config, data=data, train=dataclasses.replace(config.train, seed=config.train.seed + seed)
-    )
-
-
-def _slug(axes: Mapping[str, Axis], labels: Sequence[str], seed: int) -> str:
-    """The name of a cell's directory: readable, and another for each cell."""
-
-    def plain(text: str) -> str:
-        return re.sub(r"[^\w.+-]", "-", text)[:40]
-
-    parts = []
-    for name, label in zip(axes, labels, strict=True):
-        alike = [one for one in axes[name] if plain(one) == plain(label)]
-        number = f"~{alike.index(label)}" if alike.index(label) else ""
-        parts.append(f"{plain(name)}={plain(label)}{number}")
-    return ",".join([*parts, f"seed={seed}"])
-
-
-def refuse_swept(before: Config, after: Config, spec: Sweep) -> None:
-    """Raises UserError if an option was given that an axis of the sweep sets, and so would say nothing."""
-    swept = {
-        of: name for name, axis in spec.axes.items() for options in axis.values() for of in _fields(options)
-    }
-    for line in run.differences(before, after):
-        of = line.partition(":")[0]
-        if of in swept:
-            raise UserError(
-                f"{_option(of)} is the axis {swept[of]} of this sweep: use --set {swept[of]}=V1,V2"
-            )
-
-
 def sweep(
     config: Config,
-    spec: Sweep,
+    spec: grid.Sweep,
     workdir: pathlib.Path,
     *,
     jobs: int = 0,
@@ -305,7 +70,7 @@ def sweep(
     """
     if jobs < 0:
         raise UserError(f"--jobs must be 0 or more, got {jobs}")
-    cells = expand(config, spec)
+    cells = grid.expand(config, spec)
     _check_figures(cells[0].config, spec, split)
     catalogues = {
         one: run.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
@@ -344,7 +109,7 @@ def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
     return [one._replace(environment={**chosen, **one.environment}) for one in workers.places(jobs)]
 
 
-def _check_figures(config: Config, spec: Sweep, split: str) -> None:
+def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
     """Raises UserError on a figure to show that measuring does not give."""
     store = stores.Store.open(config.data.store)
     examples = pipeline.EvalBatches(store, config.data, config.eval, split)
@@ -393,7 +158,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     if not (directory / "config.json").is_file():
         return
     old = run.read_config(directory)
-    if changed := [line for line in run.differences(old, config) if not line.startswith(FREE)]:
+    if changed := [line for line in configs.differences(old, config) if not line.startswith(FREE)]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
@@ -403,7 +168,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
         )
 
 
-def _asked(config: Config, spec: Sweep, split: str) -> dict[str, Any]:
+def _asked(config: Config, spec: grid.Sweep, split: str) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(config),
         "axes": {name: {label: list(words) for label, words in axis.items()} for name, axis in spec.axes.items()},
@@ -415,7 +180,7 @@ def _asked(config: Config, spec: Sweep, split: str) -> dict[str, Any]:
 
 
 def _tasks(
-    cells: Sequence[Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
+    cells: Sequence[grid.Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, str]]:
     """What is left to do. A cell that cannot be has failed at once."""
     tasks, standing = {}, 0
@@ -456,7 +221,7 @@ def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "
 
 
 def _settle(
-    workdir: pathlib.Path, event: workers.Event, split: str, spec: Sweep, say: Callable[[str], None]
+    workdir: pathlib.Path, event: workers.Event, split: str, spec: grid.Sweep, say: Callable[[str], None]
 ) -> None:
     """Notes that a task is done or has failed, and says so."""
     if event.failed is not None:
@@ -589,7 +354,7 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
     old = json.loads(path.read_text())
     changed = [
         line
-        for line in run.differences(configs.from_json(json.dumps(old["config"])), config)
+        for line in configs.differences(configs.from_json(json.dumps(old["config"])), config)
         if line.startswith(("data.", "eval.")) and not line.startswith(FREE)
     ]
     if old["catalogue"] != run.catalogue_id(stores.Store.open(config.data.store)):
@@ -599,7 +364,12 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
 
 
 def _write(
-    workdir: pathlib.Path, cells: Sequence[Cell], spec: Sweep, config: Config, split: str, baselines: bool
+    workdir: pathlib.Path,
+    cells: Sequence[grid.Cell],
+    spec: grid.Sweep,
+    config: Config,
+    split: str,
+    baselines: bool,
 ) -> dict[str, Any]:
     """Writes table.json, table.csv, table.md and the plots of what stands; returns what table.json holds."""
     found: dict[tuple[str, ...], sweep_table.Found] = {}

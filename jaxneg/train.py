@@ -104,7 +104,7 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
     catalogue = run.catalogue_id(store)
     if (workdir / "config.json").is_file():
         old = run.read_config(workdir)
-        changed = [line for line in run.differences(old, config) if not line.startswith(FREE)]
+        changed = [line for line in configs.differences(old, config) if not line.startswith(FREE)]
         if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
             changed.append(
                 f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)"

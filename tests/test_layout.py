@@ -36,6 +36,7 @@ LEVELS = {
     "jaxneg.models.ligr": 1.1,
     "jaxneg.models.bert4rec": 1.2,
     "jaxneg.models": 1.3,
+    "jaxneg.grid": 1,
     "jaxneg.losses": 1,
     "jaxneg.metrics": 1,
     "jaxneg.optim": 1,

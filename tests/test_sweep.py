@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxneg import cli, config as configs, sweep, sweep_plots, sweep_table
+from jaxneg import cli, config as configs, grid, sweep, sweep_plots, sweep_table
 from jaxneg.config import Config, UserError
-from jaxneg.sweep import Sweep, over
+from jaxneg.grid import Sweep, over
 
 PNG = b"\x89PNG\r\n\x1a\n"
 OPTIONS = """--data.length 6 --data.batch-size 32 --model.width 8 --model.layers 1 --train.epochs 2 --train.devices 1
@@ -51,7 +51,7 @@ def test_a_grid_by_hand():
         },
         seeds=2,
     )
-    cells = sweep.expand(base, spec)
+    cells = grid.expand(base, spec)
     assert [(cell.labels, cell.seed) for cell in cells] == [
         (("0", "plain"), 0), (("0", "many"), 0), (("0.5", "plain"), 0), (("0.5", "many"), 0),
         (("0", "plain"), 1), (("0", "many"), 1), (("0.5", "plain"), 1), (("0.5", "many"), 1),
@@ -68,29 +68,29 @@ def test_a_grid_by_hand():
 def test_names_of_cells_are_paths_and_differ():
     labels = ["a/b", "a b", "a:b", "x" * 60, "x" * 61]
     spec = Sweep({"odd name": {label: () for label in labels}}, seeds=1)
-    names = [cell.name for cell in sweep.expand(Config(), spec)]
+    names = [cell.name for cell in grid.expand(Config(), spec)]
     assert len(set(names)) == len(labels)
     assert all(re.fullmatch(r"[\w.+=,~-]{1,80}", name) for name in names)
     # A name does not depend on which values stand beside it, as long as they are told apart.
     alone = Sweep({"odd name": {"a/b": ()}}, seeds=1)
-    assert sweep.expand(Config(), alone)[0].name == names[0]
+    assert grid.expand(Config(), alone)[0].name == names[0]
 
 
 def test_axes_of_the_command_line():
     spec = Sweep({"p_hard": over("--data.p-hard", 0, 1), "loss": {"a": (), "b": ("--loss.name", "gbce")}})
-    found = sweep.with_axes(spec, ["data.p-hard=0.2,0.4", "loss=b", "--model.tied=true,False", "layers=1"])
+    found = grid.with_axes(spec, ["data.p-hard=0.2,0.4", "loss=b", "--model.tied=true,False", "layers=1"])
     assert found.axes == {
         "p_hard": {"0.2": ("--data.p-hard", "0.2"), "0.4": ("--data.p-hard", "0.4")},
         "loss": {"b": ("--loss.name", "gbce")},
         "tied": {"True": ("--model.tied",), "False": ("--model.no-tied",)},
         "layers": {"1": ("--model.layers", "1")},
     }
-    assert sweep.with_axes(SPEC, ["p_hard=0.2,0.4"]).reference == {}
-    assert sweep.with_axes(SPEC, ["p_hard=0,0.4"]).reference == {"p_hard": "0"}
-    inputs = sweep.with_axes(Sweep({}), ["inputs=play skip,"]).axes
+    assert grid.with_axes(SPEC, ["p_hard=0.2,0.4"]).reference == {}
+    assert grid.with_axes(SPEC, ["p_hard=0,0.4"]).reference == {"p_hard": "0"}
+    inputs = grid.with_axes(Sweep({}), ["inputs=play skip,"]).axes
     assert inputs == {"inputs": over("--data.inputs", ("play", "skip"), ())}
-    cells = sweep.expand(
-        Config(), sweep.with_axes(Sweep({}, seeds=1), ["inputs=play skip,", "tied=True,False"])
+    cells = grid.expand(
+        Config(), grid.with_axes(Sweep({}, seeds=1), ["inputs=play skip,", "tied=True,False"])
     )
     assert [(cell.config.data.inputs, cell.config.model.tied) for cell in cells] == list(
         itertools.product([("play", "skip"), ()], [True, False])
@@ -111,7 +111,7 @@ def test_axes_of_the_command_line():
 )
 def test_a_wrong_axis_of_the_command_line_is_one_line(text, message):
     with pytest.raises(UserError, match=message) as raised:
-        sweep.with_axes(Sweep({}), [text])
+        grid.with_axes(Sweep({}), [text])
     assert "\n" not in str(raised.value)
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_axis_of_the_command_line_is_one_line(text, message):
 )  # fmt: skip
 def test_a_wrong_grid_is_one_line(axes, more, message):
     with pytest.raises(UserError, match=message) as raised:
-        sweep.expand(Config(), Sweep(axes, **more))
+        grid.expand(Config(), Sweep(axes, **more))
     assert "\n" not in str(raised.value)
 
 
@@ -140,27 +140,27 @@ def test_settings_that_clash_in_some_cells_fail_there_alone():
         {"encoder": over("--model.encoder", "sasrec", "bert4rec"), "mask": over("--data.mask", 0, 0.2)},
         seeds=1,
     )
-    troubles = {cell.labels: cell.trouble for cell in sweep.expand(Config(), spec)}
+    troubles = {cell.labels: cell.trouble for cell in grid.expand(Config(), spec)}
     assert "hide events with --data.mask" in str(troubles.pop(("bert4rec", "0")))
     assert set(troubles.values()) == {None}
 
 
 def test_an_option_beside_its_axis_is_refused():
     with pytest.raises(UserError, match="--data.p-hard is the axis p_hard of this sweep: use --set p_hard="):
-        sweep.refuse_swept(Config(), configs.override(Config(), ["--data.p-hard", "0.3"]), SPEC)
-    sweep.refuse_swept(Config(), configs.override(Config(), ["--model.width", "8"]), SPEC)
+        grid.refuse_swept(Config(), configs.override(Config(), ["--data.p-hard", "0.3"]), SPEC)
+    grid.refuse_swept(Config(), configs.override(Config(), ["--model.width", "8"]), SPEC)
 
 
 def test_a_file_without_a_sweep_has_no_axes_and_a_wrong_one_is_one_line(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("")
-    assert sweep.load(path) == Sweep({})
+    assert grid.load(path) == Sweep({})
     path.write_text("def get_sweep():\n    return 7\n")
-    with pytest.raises(UserError, match=r"must return a jaxneg\.sweep\.Sweep, got int"):
-        sweep.load(path)
+    with pytest.raises(UserError, match=r"must return a jaxneg\.grid\.Sweep, got int"):
+        grid.load(path)
     path.write_text("def get_sweep():\n    return undefined\n")
     with pytest.raises(UserError, match="could not be loaded: NameError"):
-        sweep.load(path)
+        grid.load(path)
 
 
 def test_spread_is_the_t_interval():
@@ -403,7 +403,7 @@ def get_config():
 
 
 def get_sweep():
-    from jaxneg.sweep import Sweep, over
+    from jaxneg.grid import Sweep, over
 
     return Sweep({{"p_hard": over("--data.p-hard", 0, 1)}}, seeds=2, figures={figures!r}, reference={{"p_hard": "0"}})
 """
@@ -484,7 +484,7 @@ def test_a_failing_cell_is_told_and_tried_again(config_file, copied, capsys):
         file.write("""
 
 def get_sweep():
-    from jaxneg.sweep import Sweep, over
+    from jaxneg.grid import Sweep, over
 
     wild = {"wild": ("--optim.learning-rate", "1e38", "--optim.clip", "0")}
     return Sweep({"p_hard": over("--data.p-hard", 0, 1) | wild}, seeds=1)
