@@ -284,7 +284,9 @@ def cloze(results):
     causal = study.get("pair_accuracy", "BCE, p_hard 0.5")
     hidden = {name: study.get("pair_accuracy", f"BCE, cloze, {name}") for name in ("bidirectional", "causal")}
     words = ", ".join(f"cloze {name} {one}" for name, one in hidden.items())
-    return f"next event {causal}, {words}", SEEN
+    return f"next event {causal}, {words}", verdict(
+        [more(one, causal) is not False for one in hidden.values()]
+    )
 
 
 def softmax(results):
@@ -386,14 +388,12 @@ def calibration(results):
 
 
 def tron(results):
-    study = Study(results, "objectives")
+    study, plain = Study(results, "objectives"), Study(results, "p_hard")
     name = "TRON: 100 of 1000 shared, none hard"
-    plain = "BCE, p_hard 0.5"
-    hit = [study.get("ndcg@10", one) for one in (name, plain)]
-    pair = [study.get("pair_accuracy", one) for one in (name, plain)]
+    hit, pair = ((study.get(of, name), plain.get(of, "0")) for of in ("ndcg@10", "pair_accuracy"))
     return (
-        f"NDCG@10 {hit[0]} against {hit[1]} with BCE, pair accuracy {pair[0]} against {pair[1]}; "
-        "clicks need a live service",
+        f"NDCG@10 {hit[0]} against {hit[1]} with BCE and one random negative, pair accuracy {pair[0]} "
+        f"against {pair[1]}; clicks need a live service",
         verdict([more(*hit)]),
     )
 
@@ -405,7 +405,7 @@ def responsiveness(results):
         by = {of: study.get(f"responsiveness_{of}", name) for of in ("attribute", "row")}
         values[name] = by
         words.append(f"{name}: same artist {by['attribute'].mean:+.1%}, near row {by['row'].mean:+.1%}")
-    falls = [one["attribute"].mean < 0 for one in values.values()]
+    falls = [one["attribute"].mean <= -0.3 for one in values.values()]  # half of what was published
     return f"similar songs in the top 100 after a flip: {'; '.join(words)}", verdict(falls)
 
 
@@ -537,7 +537,14 @@ CLAIMS = (
         STUDY + "objectives",
         context,
     ),
-    Claim("13", "cloze training with BCE", "UMAP'24", "no figure", STUDY + "objectives", cloze),
+    Claim(
+        "13",
+        "cloze training with BCE does as well as next-event training",
+        "UMAP'24",
+        "no figure",
+        STUDY + "objectives",
+        cloze,
+    ),
     Claim(
         "14",
         "softmax over batch targets and 1000; HR@1 is as high as it is for want of candidates",
