@@ -333,7 +333,7 @@ def shrinks(results):
         for k in (1, 5, 10, 20)
     }
     found = ", ".join(f"{gain:+.1%} at {k}" for k, gain in gains.items())
-    return f"SASRec {found}", verdict([gains[1] > 0, gains[1] > gains[20]])
+    return f"SASRec {found}", verdict([gains[1] > 0, gains[1] > max(gains[20], 0)])
 
 
 def skip_share(results):
