@@ -72,14 +72,14 @@ def evaluate_run(
     }
     examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     score = run.catalogue_score(trained)
-    found = _measure(score, examples, trained.store, trained.config, "model", on_progress)
+    found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
     for name, other in runs.items():
         score = run.catalogue_score(other)
-        its = _measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
+        its = measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
         compared[name] = Compared(its, other.config, other.result, probe(other, score, examples))
     return write_report(
         directory,
@@ -168,7 +168,7 @@ def measure_baselines(
     for name, fit in BASELINES[which].items():
         on_progress(0, len(examples), stage=f"tuning {name}")
         fitted = fit(log, np.asarray(store.sign), lambda score: evaluate.separation(score, tuning)["auc"])
-        found = _measure(fitted.score, examples, store, config, name, on_progress)
+        found = measure(fitted.score, examples, store, config, name, on_progress)
         measured[name] = Measured(found, fitted.settings)
     return measured
 
@@ -188,7 +188,7 @@ def training_log(store: stores.Store) -> baselines.Log:
     )
 
 
-def _measure(
+def measure(
     score: evaluate.Score,
     examples: pipeline.EvalBatches,
     store: stores.Store,
@@ -196,6 +196,8 @@ def _measure(
     stage: str,
     on_progress: OnProgress,
 ) -> evaluate.Report:
+    """What ``evaluate`` finds of a score function; progress is told in batches, as ``stage``."""
+
     def watched() -> Iterator[EvalBatch]:
         for done, batch in enumerate(examples, start=1):
             yield batch

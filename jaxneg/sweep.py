@@ -259,19 +259,11 @@ def measure_cell(
     trained = run.load(directory, config)
     examples = pipeline.EvalBatches(trained.store, config.data, config.eval, split)
 
-    def watched():
-        for done, batch in enumerate(examples):
-            on_progress(figures={"share": done / len(examples)}, stage=f"{name} measured")
-            yield batch
+    def measuring(done: int, total: int, stage: str) -> None:
+        on_progress(figures={"share": done / total}, stage=f"{stage} measured")
 
     score = run.catalogue_score(trained)
-    found = evaluate.evaluate(
-        score,
-        watched(),
-        items=trained.store.items,
-        config=config.eval,
-        cold=examples.cold,
-    )
+    found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
     sweep_table.save_values(
         path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
