@@ -127,7 +127,8 @@ class TrainConfig:
     evaluate_every: int = 0  # steps between validations; 0 validates once an epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0 saves at each validation
     log_every: int = 50  # steps between lines of metrics
-    devices: int = 0  # devices of the data axis; 0 takes all
+    devices: int = 0  # devices to train on; 0 takes all
+    shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
     seed: int = 0  # of initialisation and dropout
 
 
@@ -198,6 +199,7 @@ def check(config: Config) -> Config:
         (train.checkpoint_every >= 0, "--train.checkpoint-every", "0 or more", train.checkpoint_every),
         (train.log_every >= 1, "--train.log-every", "at least 1", train.log_every),
         (train.devices >= 0, "--train.devices", "0 or more", train.devices),
+        (train.shards >= 1, "--train.shards", "at least 1", train.shards),
         (config.eval.batch_size >= 1, "--eval.batch-size", "at least 1", config.eval.batch_size),
         (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxneg
-from jaxneg import checkpoint, config as configs, models, optim, sharding, step as steps
+from jaxneg import checkpoint, config as configs, models, program, sharding, step as steps
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import store as stores
@@ -39,17 +39,6 @@ class Trained(NamedTuple):
     model: models.Model
     state: steps.State
     result: dict[str, Any]  # contents of result.json
-
-
-def build_model(config: Config, store: stores.Store) -> models.Model:
-    """The model of a config over a store's stations and attributes."""
-    return models.build(
-        config.model,
-        length=config.data.length,
-        stations=store.metadata.counts["stations"],
-        attributes=tuple(attribute["size"] for attribute in store.metadata.attributes),
-        cloze=config.data.mask > 0,
-    )
 
 
 def catalogue_id(store: stores.Store) -> str:
@@ -128,16 +117,14 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
         raise UserError(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"
         )
-    model = build_model(config, store)
-    optimizer = optim.dense_optimizer(config.optim, 1)
-    abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
+    built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
     if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
         raise UserError(
             f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
         )
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(sharding.placed(abstract, sharding.make_mesh(1)), result["best_step"])
+        found = checkpoints.restore(built.state, result["best_step"])
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -146,7 +133,7 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
     finally:
         checkpoints.close()
     assert found is not None  # a step was named
-    return Trained(config, store, model, found[0], result)
+    return Trained(config, store, built.model, found[0], result)
 
 
 def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:

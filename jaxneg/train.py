@@ -1,7 +1,6 @@
 """The loop: validate, save, take a batch, dispatch the step, log the steps before it. The step is jitted here."""
 
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -12,7 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import checkpoint, config as configs, logs, metrics, optim, run, sharding, step as steps
+from jaxneg import (
+    checkpoint,
+    config as configs,
+    logs,
+    metrics,
+    program,
+    run,
+    sharding,
+    step as steps,
+)
 from jaxneg.batch import Batch
 from jaxneg.config import Config, UserError
 from jaxneg.data import negatives, pipeline, store as stores
@@ -37,45 +45,48 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     store = stores.Store.open(config.data.store)
     batches = pipeline.TrainBatches(store, config.data, log_q=config.loss.log_q)
     validation = _Validation(config, store)
-    mesh = sharding.make_mesh(config.train.devices)
+    mesh = sharding.make_mesh(config.train.devices, config.train.shards)
     if config.data.batch_size % mesh.size:
         raise UserError(
             f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices"
         )
     _claim(config, store, workdir)
 
-    model = run.build_model(config, store)
     per_epoch = batches.steps_per_epoch
     total = config.train.epochs * per_epoch
-    optimizer = optim.dense_optimizer(config.optim, total)
-    init = functools.partial(steps.init_state, config, model, optimizer, len(store.attribute_VA))
-    replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
-    update = jax.jit(
-        functools.partial(steps.train_step, config, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(replicated, replicated),
-    )
-    attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+    built = program.build(config, program.catalogue_of(store), mesh, total)
+    attribute_VA = jax.device_put(np.asarray(store.attribute_VA), built.attribute_VA.sharding)
 
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
     writer = logs.Writer(workdir)
     try:
-        restored = checkpoints.restore(sharding.placed(jax.eval_shape(init), mesh))
+        restored = checkpoints.restore(built.state)
         if restored is None:
-            state, progress = (
-                jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)),
-                _start(),
-            )
+            state, progress = built.init(bias_V=_first_biases(config, store)), _start()
         else:
             state, progress = restored
         writer.rewind(progress["step"])
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         facts = {"false_negatives": false if math.isfinite(false) else None}
         loop = _Loop(
-            config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA, facts
+            config,
+            workdir,
+            per_epoch,
+            total,
+            checkpoints,
+            writer,
+            validation,
+            built.model,
+            attribute_VA,
+            facts,
         )
         return loop.run(
-            state, progress, update, batches, lambda batch: sharding.put_fields(batch, mesh), on_progress
+            state,
+            progress,
+            built.update,
+            batches,
+            lambda batch: sharding.put_fields(batch, mesh),
+            on_progress,
         )
     finally:
         checkpoints.close()

@@ -54,6 +54,7 @@ LEVELS = {
     "jaxneg.probes": 3,
     "jaxneg.markdown": 4,
     "jaxneg.step": 3,
+    "jaxneg.program": 3.5,
     "jaxneg.run": 4,
     "jaxneg.report": 5,
     "jaxneg.train": 5,

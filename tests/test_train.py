@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import checkpoint, logs, optim, run, step as steps, train
+from jaxneg import checkpoint, logs, program, run, sharding, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import store as stores
 
@@ -36,15 +36,9 @@ def of(config, store, **parts):
 def final_state(config, directory):
     """The latest checkpoint of a run, as numpy."""
     store = stores.Store.open(config.data.store)
-    model = run.build_model(config, store)
-    optimizer = optim.dense_optimizer(config.optim, 1)
-    abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
-    )
+    built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
-    state, progress = checkpoints.restore(abstract)
+    state, progress = checkpoints.restore(built.state)
     checkpoints.close()
     return jax.tree.map(np.asarray, state), progress
 
