@@ -116,6 +116,9 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled, on matrices and tables
     clip: float = 5.0  # gradient norm; 0 clips nothing
     b2: float = 0.98  # Adam's second moment decay
+    rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
+    """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
+    row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
@@ -192,6 +195,7 @@ def check(config: Config) -> Config:
         (optim.weight_decay >= 0.0, "--optim.weight-decay", "0 or more", optim.weight_decay),
         (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
         (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
+        (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
         (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
@@ -217,7 +221,8 @@ def check(config: Config) -> Config:
 
 def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     """Settings that do not go together, and what to do instead."""
-    data, model, loss = config.data, config.model, config.loss
+    data, model, loss, optim = config.data, config.model, config.loss, config.optim
+    touched = optim.rows != "dense"
     shared = data.shared_negatives > 0 or loss.in_batch
     return [
         (
@@ -270,6 +275,21 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             data.hard_skip == 0 and data.hard_thumb_down == 0 and data.p_hard > 0,
             "--data.hard-skip and --data.hard-thumb-down are both 0, so nothing is left for --data.p-hard",
             "give one of them a weight, or --data.p-hard 0",
+        ),
+        (
+            config.train.shards > 1 and not touched,
+            "--train.shards parts the item tables, and --optim.rows dense changes all of their rows",
+            "use --optim.rows adagrad, lazy_adam or sgd, or --train.shards 1",
+        ),
+        (
+            touched and loss.name == "softmax",
+            f"--loss.name softmax touches every row, and --optim.rows {optim.rows} is for batches that touch few",
+            "use --loss.name sampled_softmax, or --optim.rows dense",
+        ),
+        (
+            touched and optim.average > 0,
+            f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
+            "leave one of them out",
         ),
     ]
 

@@ -44,7 +44,6 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     """
     store = stores.Store.open(config.data.store)
     batches = pipeline.TrainBatches(store, config.data, log_q=config.loss.log_q)
-    validation = _Validation(config, store)
     mesh = sharding.make_mesh(config.train.devices, config.train.shards)
     if config.data.batch_size % mesh.size:
         raise UserError(
@@ -55,14 +54,18 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     per_epoch = batches.steps_per_epoch
     total = config.train.epochs * per_epoch
     built = program.build(config, program.catalogue_of(store), mesh, total)
-    attribute_VA = jax.device_put(np.asarray(store.attribute_VA), built.attribute_VA.sharding)
+    validation = _Validation(config, store, built)
+    attributes = program.by_row(built, np.asarray(store.attribute_VA))
+    attribute_VA = jax.device_put(attributes, built.attribute_VA.sharding)
 
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
     writer = logs.Writer(workdir)
     try:
         restored = checkpoints.restore(built.state)
         if restored is None:
-            state, progress = built.init(bias_V=_first_biases(config, store)), _start()
+            bias_V = _first_biases(config, store)
+            state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
+            progress = _start()
         else:
             state, progress = restored
         writer.rewind(progress["step"])
