@@ -45,6 +45,7 @@ LEVELS = {
     "jaxneg.plots": 1,
     "jaxneg.sweep_plots": 1,
     "jaxneg.workers": 1,
+    "jaxneg.cluster": 1,
     "jaxneg.sharding": 1,
     "jaxneg.tables": 1,
     "jaxneg.serve": 0,
