@@ -133,6 +133,9 @@ class TrainConfig:
     devices: int = 0  # devices to train on; 0 takes all
     shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
     seed: int = 0  # of initialisation and dropout
+    stuck_after: int = (
+        1800  # seconds without a step after which the process ends, exit code 75; 0 waits for ever
+    )
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,7 @@ def check(config: Config) -> Config:
         (train.log_every >= 1, "--train.log-every", "at least 1", train.log_every),
         (train.devices >= 0, "--train.devices", "0 or more", train.devices),
         (train.shards >= 1, "--train.shards", "at least 1", train.shards),
+        (train.stuck_after >= 0, "--train.stuck-after", "0 or more", train.stuck_after),
         (config.eval.batch_size >= 1, "--eval.batch-size", "at least 1", config.eval.batch_size),
         (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),

@@ -1,13 +1,15 @@
 """What happens on the device: pure functions of a state and a batch."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxneg import losses, models, optim, tables
+from jaxneg import losses, models, optim, ranks, tables
 from jaxneg.batch import MASK, PAD, Batch, EvalBatch
 from jaxneg.config import Config, LossConfig
 
@@ -378,7 +380,44 @@ def held_out(
     item_BL, *items = ids
     h_BD = last_hidden(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
     scores = (score_items(model, params, item_tables, h_BD, item_BC, attribute_VA) for item_BC in items)
-    return HeldOut(*(leaf[:size] for leaf in (h_BD, *scores)))
+    pair_B2, liked_BC, disliked_BC = (leaf[:size] for leaf in scores)
+    return HeldOut(h_BD[:size], pair_B2, liked_BC, disliked_BC)
+
+
+def rank_catalogue(
+    model: models.Model,
+    layout: tables.Layout,
+    params,
+    item_tables,
+    attribute_VA,
+    h_BD,
+    targets: Sequence[tuple[jax.Array, jax.Array]],
+    seen_BL,
+    k: int = 0,
+) -> tuple[list[jax.Array], ranks.Ranked]:
+    """Ranks of each block of targets in a catalogue whose rows devices share, and what ``ranks.ranked`` gives.
+
+    Args:
+      model: and ``layout``, ``params``, ``item_tables``, ``attribute_VA``: as in training.
+      h_BD: of ``held_out``.
+      targets: blocks of items with their scores.
+      seen_BL: items left out.
+      k: how many leading items to list.
+    """
+
+    def score(params, rows, h_BD):
+        row_CD = model.output_rows(params, tables.output_table(rows), rows["attribute_VA"])
+        logits_BC = jnp.einsum("BD,CD->BC", h_BD, row_CD)
+        return logits_BC + rows["bias_V"][None] if "bias_V" in rows else logits_BC
+
+    size, blocks = len(h_BD), [item_BC.shape[1] for item_BC, _ in targets]
+    item_BC, score_BC = (jnp.concatenate(leaves, axis=1) for leaves in zip(*targets, strict=True))
+    examples = map(layout.padded, (h_BD, item_BC, score_BC, seen_BL))
+    by_row = item_tables | {"attribute_VA": attribute_VA}
+    found = ranks.ranked(layout, score, params, by_row, *examples, k=k)
+    found = ranks.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
+    ends = np.cumsum(blocks)[:-1].tolist()
+    return jnp.split(found.rank_BC, ends, axis=1), found
 
 
 def catalogue_rows(model: models.Model, params, item_tables, attribute_VA):

@@ -142,6 +142,12 @@ def place(id_, rows: int):
     return id_ % BUCKETS * STRIDE % BUCKETS * (rows // BUCKETS) + id_ // BUCKETS
 
 
+def item_at(place, rows: int):
+    """The item whose row lies at a place: the inverse of ``place``. Past the last item, a number above it."""
+    bucket, turn = place // (rows // BUCKETS), place % (rows // BUCKETS)
+    return turn * BUCKETS + bucket * pow(STRIDE, -1, BUCKETS) % BUCKETS
+
+
 def spread(value_V: np.ndarray) -> np.ndarray:
     """Values by item in the order of the places of their rows, zeros between."""
     size = rows(len(value_V) - 1)
