@@ -196,7 +196,8 @@ def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, it
     # Negatives of a position's own are for targets that are ranked; shared ones serve every target.
     N = batch.negative_BLN.shape[-1]
     if main.hardest == 0:
-        parts = [own(h_BLD, *rows(at.negative_BLN), batch.negative_BLN)] if N else []
+        row_BLND, bias_BLN = rows(at.negative_BLN)
+        parts = [own(h_BLD, row_BLND, bias_BLN, batch.negative_BLN)] if N else []
         parts += [shared(h_BLD, row_CD, bias_C)] if len(shared_C) else []
         return jnp.concatenate(parts, axis=-1)
     # Chosen by score without gradients, which then flow through the chosen alone.
