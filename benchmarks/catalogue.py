@@ -2,8 +2,8 @@
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv/bin/python benchmarks/catalogue.py
 
-Length 50, width 64, batch 128, two layers, one negative per target. Inputs and targets fall off with their rank by count
-(log-uniform), negatives are uniform; "uniform" draws all ids uniformly, which touches most rows. Small and large
+Length 50, width 64, batch 128, two layers, one negative per target. Inputs and targets fall off with their rank by
+count (log-uniform), negatives are uniform; "uniform" draws all ids uniformly, which touches most rows. Small and large
 catalogues take turns, a window of steps each, so that what else the machine does falls on both. PyTorch is measured
 where it is installed (pip install torch): the same sizes with its own transformer layers, dense Adam on everything, or
 SparseAdam on the item table.

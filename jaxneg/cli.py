@@ -318,7 +318,10 @@ def _evaluate(args: list[str]) -> None:
     from jaxneg import report, run
 
     with console.Steps("evaluate") as steps:
-        trained, others = run.load(asked.run, config), [pathlib.Path(other) for other in asked.compare]
+        trained, others = (
+            run.load(asked.run, config, shared=True),
+            [pathlib.Path(other) for other in asked.compare],
+        )
         found = report.evaluate_run(
             trained, asked.run, asked.split, steps, compare=others, which=asked.baselines
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import optim, program, routes, sharding, step as steps, tables
+from jaxneg import metrics, optim, program, routes, sharding, step as steps, tables
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from tests.test_step import ATTRIBUTE_VA, B, L, V, make_batch
 
@@ -197,7 +197,8 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
         dataclasses.replace(config, optim=dataclasses.replace(config.optim, rows="dense")),
         CATALOGUE, mesh_of((1, 1)), 100,
     )  # fmt: skip
-    params, batch = jax.tree.map(np.asarray, state.params), make_batch(0, shared=5)
+    params = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in state.params.items()}
+    batch = make_batch(0, shared=5)
 
     rate = config.optim.row_learning_rate * 0.5  # of the second step of the warm-up
     attribute_VA = jax.device_put(tables.spread(np.asarray(ATTRIBUTE_VA)), built.attribute_VA.sharding)
@@ -222,3 +223,42 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
 def test_shards_that_do_not_divide_the_buckets_are_refused():
     with pytest.raises(UserError, match="--train.shards must divide 3072"):
         tables.check_shards(5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("exclude", [False, True])
+def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
+    config = dataclasses.replace(CONFIG, train=TrainConfig(shards=shape[1]))
+    built = program.build(config, CATALOGUE, mesh_of(shape))
+    state, rng = built.init(), np.random.default_rng(1)
+    noisy = {
+        name: 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in state.tables.items()
+    }
+    whole = tables.gathered(noisy, V - 1)
+    # Items 4 and 5 share rows and attributes, so that they tie for every listener.
+    attribute = np.array(ATTRIBUTE_VA)
+    attribute[5] = attribute[4]
+    for name, table in noisy.items():
+        at = tables.place(np.array([4, 5]), built.layout.rows)
+        table[at[1]] = whole[name][5] = whole[name][4]
+    shared = {name: sharding.put(leaf, built.mesh, "V") for name, leaf in noisy.items()}
+    attribute_VA = sharding.put(tables.spread(attribute), built.mesh, "VA")
+    h_BD = rng.normal(size=(11, 8)).astype(np.float32)
+    target_BC = rng.integers(0, V, (11, 6)).astype(np.int32)
+    seen_BL = rng.integers(0, V, (11, 7)).astype(np.int32) * exclude
+    by_item = {name: jnp.asarray(table) for name, table in whole.items()}
+    row_VD, bias_V = steps.catalogue_rows(built.model, state.params, by_item, jnp.asarray(attribute))
+    score_BV = np.asarray(h_BD @ row_VD.T + bias_V[None])
+    target_score_BC = np.take_along_axis(score_BV, target_BC, axis=1)
+    (rank_BC,), found = jax.jit(
+        lambda params, shared, *args: steps.rank_catalogue(
+            built.model, built.layout, params, shared, attribute_VA, args[0], [args[1:3]], args[3], k=25
+        )
+    )(state.params, shared, h_BD, target_BC, target_score_BC, seen_BL)
+    expected = metrics.rank(score_BV, (target_BC,), k=25, seen_BL=seen_BL if exclude else None)
+    np.testing.assert_array_equal(found.top_Bk, expected.top_Bk)
+    # The product of another shape may round otherwise: items 4 and 5 may miss their tie by half a rank.
+    ranks = np.where(target_BC > 0, rank_BC, np.nan)
+    assert np.nanmax(np.abs(ranks - expected.targets[0])) <= 0.5
+    assert np.nanmean(np.abs(ranks - expected.targets[0])) < 0.05
+    assert not found.nan
