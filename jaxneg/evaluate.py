@@ -7,7 +7,7 @@ the liked and disliked items that follow it. Averages go over an example's targe
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
 
 
+@runtime_checkable
 class Scored(Protocol):
     """Scores of the whole catalogue for the examples of a batch, wherever they are."""
 
@@ -190,7 +191,7 @@ def evaluate(
 
 
 def _scored(found: Any) -> Scored:
-    return found if hasattr(found, "rank") else Matrix(np.asarray(found))
+    return found if isinstance(found, Scored) else Matrix(np.asarray(found))
 
 
 def separation(score: Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
