@@ -25,7 +25,7 @@ LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes
 STOPPED = 143  # by SIGTERM, as the shell counts
 
 CONNECT = 300.0  # seconds that processes wait for each other at the start
-HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+HEARTBEAT = 30  # seconds of silence after which a process counts as dead
 AGREE = 600.0  # seconds that processes wait for the slowest to open its store
 LEAVE = 10.0  # seconds to say goodbye to peers that may be gone
 FIRST = 4.0  # the first step is compiled: it may take so many times longer than the others
