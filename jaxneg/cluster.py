@@ -48,7 +48,7 @@ def start(
 
     They are named by the arguments, by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or found by JAX
     in a cluster that it knows. A single process neither waits nor asks the network. Ends with LOST where the others
-    cannot be reached, and raises UserError where they are not named well.
+    cannot be reached, and raises UserError where they are not named well. Does nothing where they have been joined.
 
     Args:
       coordinator: HOST:PORT of process 0.
@@ -63,6 +63,8 @@ def start(
         process = process if process >= 0 else _number("JAX_PROCESS_ID", -1)
     named = {"--coordinator": coordinator, "--processes": processes, "--process": process >= 0}
     missing = [name for name, value in named.items() if not value]
+    if jax.distributed.is_initialized():  # by Ray, say
+        return
     if processes == 1 or (len(missing) == len(named) and not (detect and detected())):
         return
     if missing and not (detect and detected()):
