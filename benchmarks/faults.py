@@ -15,6 +15,8 @@ Prints one JSON line:
     restarts          starts beyond the first
     saved_on_sigterm  SIGTERMs in training that lost no step: exit code 143, and a checkpoint of the last step
     codes             exit codes of the launcher, by fault
+    survivors         exit codes of the processes that a kill of one had left: 75 or 134 as they noticed, 137 where they
+                      had not joined yet, and the launcher ended them after 45 s
     seconds_to_end    median seconds from a fault to the end of the last process, by fault
 """
 
@@ -24,6 +26,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -140,16 +143,20 @@ def processes_of(launcher: subprocess.Popen[str], count: int) -> list[int]:
     return found
 
 
-def strike(fault: str, launcher: subprocess.Popen[str], pids: list[int], rng: random.Random) -> float:
-    """Lets a fault happen, and returns the seconds until the launcher saw the end of all processes."""
+def strike(
+    fault: str, launcher: subprocess.Popen[str], pids: list[int], rng: random.Random
+) -> tuple[float, list[int]]:
+    """Lets a fault happen; the seconds until the launcher saw the end of all processes, and their exit codes."""
     began = time.monotonic()
     if fault == "sigterm":
         launcher.send_signal(signal.SIGTERM)
     else:
         for pid in pids if fault == "kill_all" else [rng.choice(pids)]:
             os.kill(pid, signal.SIGKILL)
-    launcher.communicate(timeout=LONGEST)
-    return time.monotonic() - began
+    _, said = launcher.communicate(timeout=LONGEST)
+    told = re.search(r"exit codes (.*)", said)
+    codes = [int(code) for code in re.findall(r": (\d+)", told[1])] if told else []
+    return time.monotonic() - began, codes
 
 
 def store(directory: pathlib.Path) -> None:
@@ -181,6 +188,7 @@ def measure(directory: pathlib.Path, processes: int, faults: list[str], seed: in
     rng = random.Random(seed)
     codes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     seconds: dict[str, list[float]] = collections.defaultdict(list)
+    survivors: collections.Counter[int] = collections.Counter()
     saved = in_training = starts = 0
     for number, fault in enumerate(faults):
         began = time.time()
@@ -194,8 +202,12 @@ def measure(directory: pathlib.Path, processes: int, faults: list[str], seed: in
             time.sleep(rng.uniform(0.0, 1.5))
         if launcher.poll() is not None:
             raise RuntimeError(f"it ended before fault {number}: train for more epochs")
-        seconds[fault].append(strike(fault, launcher, pids, rng))
+        taken, ended = strike(fault, launcher, pids, rng)
+        seconds[fault].append(taken)
         codes[fault][launcher.returncode] += 1
+        if fault == "kill_one":
+            ended.remove(137)  # the killed one
+            survivors.update(ended)
         step = rehearsal.step("faults")
         if fault == "sigterm" and not early:
             in_training += 1
@@ -218,6 +230,7 @@ def measure(directory: pathlib.Path, processes: int, faults: list[str], seed: in
         "restarts": starts,
         "saved_on_sigterm": f"{saved} of {in_training}",
         "codes": {fault: dict(sorted(count.items())) for fault, count in codes.items()},
+        "survivors": dict(sorted(survivors.items())),
         "seconds_to_end": {fault: round(statistics.median(taken), 1) for fault, taken in seconds.items()},
         "seconds_undisturbed": round(undisturbed, 1),
         "cores": os.cpu_count(),

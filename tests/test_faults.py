@@ -57,7 +57,8 @@ def test_two_and_four_processes_give_the_result_of_one(rehearsal):
 def test_after_kills_and_a_sigterm_training_ends_where_it_would_have(tmp_path):
     found = faults.measure(tmp_path, processes=2, faults=["kill_one", "sigterm"])
     assert found["equal"] and found["saved_on_sigterm"] == "1 of 1"
-    assert found["codes"]["sigterm"] == {143: 1} and list(found["codes"]["kill_one"]) != [0]
+    assert found["codes"] == {"kill_one": {137: 1}, "sigterm": {143: 1}}
+    assert set(found["survivors"]) <= {75, 134}  # it noticed by itself
 
 
 def test_a_process_that_stands_still_ends_the_others(rehearsal):
