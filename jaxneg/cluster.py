@@ -25,7 +25,7 @@ LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes
 STOPPED = 143  # by SIGTERM, as the shell counts
 
 CONNECT = 300.0  # seconds that processes wait for each other at the start
-HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+HEARTBEAT = 30  # seconds of silence after which a process counts as dead
 AGREE = 600.0  # seconds that processes wait for the slowest to open its store
 LEAVE = 10.0  # seconds to say goodbye to peers that may be gone
 FIRST = 4.0  # the first step is compiled: it may take so many times longer than the others
@@ -48,7 +48,7 @@ def start(
 
     They are named by the arguments, by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or found by JAX
     in a cluster that it knows. A single process neither waits nor asks the network. Ends with LOST where the others
-    cannot be reached, and raises UserError where they are not named well.
+    cannot be reached, and raises UserError where they are not named well. Does nothing where they have been joined.
 
     Args:
       coordinator: HOST:PORT of process 0.
@@ -63,6 +63,8 @@ def start(
         process = process if process >= 0 else _number("JAX_PROCESS_ID", -1)
     named = {"--coordinator": coordinator, "--processes": processes, "--process": process >= 0}
     missing = [name for name, value in named.items() if not value]
+    if jax.distributed.is_initialized():  # by Ray, say
+        return
     if processes == 1 or (len(missing) == len(named) and not (detect and detected())):
         return
     if missing and not (detect and detected()):

@@ -103,7 +103,7 @@ def train(
             facts,
             stop,
         )
-        with cluster.Watchdog(config.train.stuck_after) as watchdog:
+        with cluster.Watchdog(float(config.train.stuck_after)) as watchdog:
             return loop.run(
                 state,
                 progress,

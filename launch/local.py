@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--restarts", type=int, default=0, help="times to start all again when one is lost")
     parser.add_argument(
-        "--patience", type=float, default=20.0, help="seconds for the others to end, then kill"
+        "--patience", type=float, default=45.0, help="seconds for the others to end, then kill"
     )
     parser.add_argument("--grace", type=float, default=60.0, help="seconds from SIGTERM to SIGKILL")
     parser.add_argument("command", nargs="+", help="after --, as jaxneg train CONFIG --workdir RUN")

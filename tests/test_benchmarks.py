@@ -10,6 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
+    "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "simulate": {"sessions_per_s"},
