@@ -274,21 +274,24 @@ def _render(found: dict[str, Any], console: rich.console.Console) -> None:
     table.add_column()
     table.add_column(justify="right")
     for part, size in found["memory"].items():
-        table.add_row(f"{part}, a device", _size(size))
-    for kind, row in found.get("collectives", {}).items():
-        table.add_row(f"{kind} x {row['count']}, sent by a device and step", _size(row["bytes"]))
+        table.add_row(f"{part}, on a device", _size(size))
+    table.add_section()
     if "collectives" in found:
-        table.add_row("all of them, sent by a chip and step", _size(found["collective_bytes_per_chip"]))
+        for kind, row in found["collectives"].items():
+            table.add_row(f"{kind} x {row['count']}, a device sends", _size(row["bytes"]))
+        table.add_row("a chip sends in a step", _size(found["collective_bytes_per_chip"]))
+        table.add_section()
     if "step_seconds" in found:
-        table.add_row(
-            "arithmetic and memory, the compiler's estimate", f"{1e3 * found['compiler_seconds']:.2f} ms"
-        )
-        table.add_row("links, at least", f"{1e3 * found['link_seconds']:.2f} ms")
-        table.add_row("step, both added", f"{1e3 * found['step_seconds']:.2f} ms")
+        for name, seconds in (
+            ("arithmetic and memory, by the compiler", found["compiler_seconds"]),
+            ("links, at least", found["link_seconds"]),
+            ("a step, both added", found["step_seconds"]),
+        ):
+            table.add_row(name, f"{1e3 * seconds:,.2f} ms")
         table.add_row("sequences a second", f"{found['sequences_per_s']:,.0f}")
     if epoch := found.get("epoch"):
-        table.add_row(f"epoch of {epoch['sequences']:,} sequences, hours", f"{epoch['hours']:.3g}")
-        table.add_row("chip-hours", f"{epoch['chip_hours']:.3g}")
+        table.add_row(f"hours of an epoch of {epoch['sequences']:,} sequences", f"{epoch['hours']:,.3g}")
+        table.add_row("chip-hours", f"{epoch['chip_hours']:,.3g}")
     console.print(table)
     for line in warnings(found):
         console.print(rich.text.Text(line))
