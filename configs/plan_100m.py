@@ -1,4 +1,4 @@
-"""SASRec on a catalogue of 100 million songs: 128 numbers a row, 200 events, 256 negatives shared by the batch.
+"""SASRec on 100 million songs: rows of 128 numbers, row-wise Adagrad, 200 events, 256 negatives shared by the batch.
 
     jaxneg plan configs/plan_100m.py --items 99999999 --topology v5e:16x16 --per-chip 64
     jaxneg plan configs/plan_100m.py --items 99999999 --topology v5e:4x4 --per-chip 64 --train.shards 16
@@ -17,6 +17,6 @@ def get_config() -> Config:
         ),
         model=ModelConfig(width=128, layers=2, heads=2, attributes=False, item_bias="none"),
         loss=LossConfig(name="sampled_softmax", log_q=True),
-        optim=OptimConfig(),
+        optim=OptimConfig(rows="adagrad"),
         train=TrainConfig(shards=256),
     )

@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -43,7 +44,8 @@ Without a log of your own:
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
-130 interrupted.
+130 interrupted, 143 stopped by SIGTERM (training has saved: start it again to continue), 75 a step is stuck or one of
+many processes is lost (start all again to continue; JAX itself may end them with 134 instead).
 """
 
 # Errors of the disk, which are the user's to mend wherever they strike.
@@ -66,23 +68,44 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _run(args)
     except UserError as error:
-        _mend(str(error))
+        _mend(str(error), everywhere=True)
     except KeyboardInterrupt:
         console.say("jaxneg: interrupted; jaxneg train continues a run from its last checkpoint")
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(141)
+        _leave(141)
     except Exception as error:
-        if (trouble := _disk_trouble(error)) is None:
+        if (trouble := _disk_trouble(error)) is not None:
+            _mend(trouble)
+        cluster = _cluster()
+        if cluster is None:
             raise
-        _mend(trouble)
+        if (gone := cluster.lost(error)) is not None:
+            console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
+            _leave(cluster.LOST)
+        traceback.print_exception(error)
+        _leave(1)
 
 
-def _mend(text: str) -> NoReturn:
-    """Says in one line what the user has to mend."""
-    console.say(f"jaxneg: {' '.join(text.splitlines())}")
-    sys.exit(2)
+def _mend(text: str, everywhere: bool = False) -> NoReturn:
+    """Says in one line what the user has to mend; once, where all of many processes met it."""
+    cluster = _cluster()
+    if not everywhere or cluster is None or cluster.first():
+        console.say(f"jaxneg: {' '.join(text.splitlines())}")
+    _leave(2)
+
+
+def _cluster() -> Any:
+    """The module of many processes, where this is one of them: the others may wait for what this one will not do."""
+    cluster = sys.modules.get("jaxneg.cluster")
+    return cluster if cluster is not None and cluster.many() else None
+
+
+def _leave(code: int) -> NoReturn:
+    if (cluster := _cluster()) is not None:
+        cluster.leave(code)
+    sys.exit(code)
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
@@ -295,16 +318,35 @@ def _train(args: list[str]) -> None:
         "Every field of CONFIG is an option; its values are the defaults.",
         config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
         workdir=(_path("RUN"), "Run directory: made if new, continued exactly if not.", ...),
+        cluster=(
+            Literal["auto", "off"],
+            "Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), "
+            "or that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name.",
+            "auto",
+        ),
+        coordinator=(
+            Annotated[str, configs.option("HOST:PORT", "none")], "Process 0 of many, where none is found.", ""
+        ),
+        processes=(int, "How many processes there are.", 0),
+        process=(int, "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import run, train
+    from jaxneg import cluster, run, train
 
+    cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # orbax logs, traceback and all, what it raises as well
-    if warning := run.warn_slow_gpu():
+    if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
-    with console.Steps("train") as steps:
-        result = train.train(config, asked.workdir, steps)
+    try:
+        with console.Steps("train") as steps, cluster.Terminate() as stop:
+            result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)
+    except cluster.Stopped as stopped:
+        if cluster.first():
+            console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
+        sys.exit(cluster.STOPPED)
+    if not cluster.first():
+        return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "

@@ -116,6 +116,9 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled, on matrices and tables
     clip: float = 5.0  # gradient norm; 0 clips nothing
     b2: float = 0.98  # Adam's second moment decay
+    rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
+    """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
+    row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
@@ -130,6 +133,9 @@ class TrainConfig:
     devices: int = 0  # devices to train on; 0 takes all
     shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
     seed: int = 0  # of initialisation and dropout
+    stuck_after: int = (
+        1800  # seconds without a step after which the process ends, exit code 75; 0 waits for ever
+    )
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,7 @@ def check(config: Config) -> Config:
         (optim.weight_decay >= 0.0, "--optim.weight-decay", "0 or more", optim.weight_decay),
         (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
         (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
+        (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
         (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
@@ -200,6 +207,7 @@ def check(config: Config) -> Config:
         (train.log_every >= 1, "--train.log-every", "at least 1", train.log_every),
         (train.devices >= 0, "--train.devices", "0 or more", train.devices),
         (train.shards >= 1, "--train.shards", "at least 1", train.shards),
+        (train.stuck_after >= 0, "--train.stuck-after", "0 or more", train.stuck_after),
         (config.eval.batch_size >= 1, "--eval.batch-size", "at least 1", config.eval.batch_size),
         (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),
@@ -217,7 +225,8 @@ def check(config: Config) -> Config:
 
 def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     """Settings that do not go together, and what to do instead."""
-    data, model, loss = config.data, config.model, config.loss
+    data, model, loss, optim = config.data, config.model, config.loss, config.optim
+    touched = optim.rows != "dense"
     shared = data.shared_negatives > 0 or loss.in_batch
     return [
         (
@@ -270,6 +279,21 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             data.hard_skip == 0 and data.hard_thumb_down == 0 and data.p_hard > 0,
             "--data.hard-skip and --data.hard-thumb-down are both 0, so nothing is left for --data.p-hard",
             "give one of them a weight, or --data.p-hard 0",
+        ),
+        (
+            config.train.shards > 1 and not touched,
+            "--train.shards parts the item tables, and --optim.rows dense changes all of their rows",
+            "use --optim.rows adagrad, lazy_adam or sgd, or --train.shards 1",
+        ),
+        (
+            touched and loss.name == "softmax",
+            f"--loss.name softmax touches every row, and --optim.rows {optim.rows} is for batches that touch few",
+            "use --loss.name sampled_softmax, or --optim.rows dense",
+        ),
+        (
+            touched and optim.average > 0,
+            f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
+            "leave one of them out",
         ),
     ]
 

@@ -13,7 +13,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import config as configs, hlo, program, sharding, slices
+from jaxneg import config as configs, hlo, program, sharding, slices, tables
 from jaxneg.config import Config, UserError
 from jaxneg.data import pipeline, store as stores
 from jaxneg.slices import GIB
@@ -188,23 +188,18 @@ def _suggest(
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The plan of the first other setting that fits, and those compiled on the way that do not.
 
-    More devices share the tables first, as that costs no quality and no work; then batches are halved, as long as what
-    they save could be enough.
+    First optimiser state of whole tables goes, then more devices share the tables, which costs no quality; then batches
+    are halved, as long as what they save could be enough.
     """
     tried: list[dict[str, Any]] = []
-    for shards, size in _options(config, len(where.devices)):
-        other = dataclasses.replace(
-            config,
-            train=dataclasses.replace(config.train, shards=shards),
-            data=dataclasses.replace(config.data, batch_size=size),
-        )
+    for other in _others(config, len(where.devices)):
         found = _estimate(other, catalogue, where, sequences, say) | {"options": _changed(config, other)}
         if found["fits"]:
             return found, tried
         if "temporaries" not in found["memory"]:
             continue  # was not compiled: the state alone is too much
         tried.append(found)
-        if len(tried) > 1 and tried[-2]["batch_size"] == 2 * size:
+        if len(tried) > 1 and tried[-2]["batch_size"] == 2 * found["batch_size"]:
             saved = (
                 tried[-2]["used_bytes"] - found["used_bytes"]
             )  # by half of the batch; all of it saves twice that
@@ -215,16 +210,31 @@ def _suggest(
     return None, tried
 
 
-def _options(config: Config, devices: int) -> Iterator[tuple[int, int]]:
-    """Settings to try: (shards, batch size)."""
-    shards, size = config.train.shards, config.data.batch_size
-    for more in sorted({1 << power for power in range(devices.bit_length())} | {devices}):
-        if more > shards and devices % more == 0:
-            shards = more
-            yield shards, size
-    while size % (2 * devices) == 0:
-        size //= 2
-        yield shards, size
+def _others(config: Config, devices: int) -> Iterator[Config]:
+    """Settings to try, each beside those before it."""
+    if config.optim.rows == "dense":
+        rows = dataclasses.replace(config, optim=dataclasses.replace(config.optim, rows="adagrad"))
+        if _allowed(rows):  # else nothing can be shared
+            config = rows
+            yield config
+    for shards in sorted({1 << power for power in range(devices.bit_length())} | {devices}):
+        more = dataclasses.replace(config, train=dataclasses.replace(config.train, shards=shards))
+        if shards > config.train.shards and devices % shards == 0 and _allowed(more):
+            config = more
+            yield config
+    while config.data.batch_size % (2 * devices) == 0:
+        data = dataclasses.replace(config.data, batch_size=config.data.batch_size // 2)
+        config = dataclasses.replace(config, data=data)
+        yield config
+
+
+def _allowed(config: Config) -> bool:
+    try:
+        configs.check(config)
+        tables.check_shards(config.train.shards)
+    except UserError:
+        return False
+    return True
 
 
 def _changed(old: Config, new: Config) -> str:

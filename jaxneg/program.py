@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxneg import models, optim, sharding, step as steps
+from jaxneg import models, optim, sharding, step as steps, tables
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import store as stores
@@ -35,11 +36,17 @@ class Program(NamedTuple):
 
     mesh: Mesh
     model: models.Model
+    layout: tables.Layout | None  # of rows that devices share; None where each device has the tables whole
     init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
     update: Any  # (state, batch, attribute_VA) -> (state, metrics); the state is donated
     state: steps.State  # of ShapeDtypeStruct, with shardings
     batch: Batch  # likewise: the global batch
     attribute_VA: jax.ShapeDtypeStruct
+
+
+def by_row(built: Program, value_V: np.ndarray) -> np.ndarray:
+    """Values of items, padding row first, in the order of the rows of the program's tables."""
+    return value_V if built.layout is None else tables.spread(value_V)
 
 
 def build_model(config: Config, catalogue: Catalogue) -> models.Model:
@@ -63,20 +70,25 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
       total: steps of the whole run, over which a learning rate may decay.
     """
     model = build_model(config, catalogue)
-    optimizer = optim.dense_optimizer(config.optim, total)
-    init = functools.partial(steps.init_state, config, model, optimizer, catalogue.items + 1)
+    optimizer, shared, rows = optim.dense_optimizer(config.optim, total), None, catalogue.items + 1
+    if config.optim.rows != "dense":
+        tables.check_shards(mesh.shape["model"])
+        layout = tables.Layout(mesh, catalogue.items)
+        shared, rows = steps.Shared(layout, optim.row_optimizer(config.optim, total)), layout.rows
+    init = functools.partial(steps.init_state, config, model, optimizer, shared, rows)
     state = sharding.placed(jax.eval_shape(init), mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
     update = jax.jit(
-        functools.partial(steps.train_step, config, model, optimizer),
+        functools.partial(steps.train_step, config, model, optimizer, shared),
         donate_argnums=0,
         out_shardings=(places, replicated),
     )
-    attribute_VA = jax.ShapeDtypeStruct((catalogue.items + 1, len(catalogue.attributes)), jnp.int32)
+    attribute_VA = jax.ShapeDtypeStruct((rows, len(catalogue.attributes)), jnp.int32)
     return Program(
         mesh=mesh,
         model=model,
+        layout=shared and shared.layout,
         init=jax.jit(init, out_shardings=places),
         update=update,
         state=state,

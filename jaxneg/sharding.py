@@ -19,11 +19,19 @@ def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
     found = jax.devices()
     if devices > len(found):
         raise UserError(f"--train.devices {devices}, but JAX finds {len(found)} ({found[0].platform})")
+    if 0 < devices < len(found) and jax.process_count() > 1:
+        raise UserError(
+            f"--train.devices {devices} of {len(found)}: many processes use all that they have, leave it out"
+        )
     return mesh_of(found[: devices or len(found)], shards)
 
 
 def mesh_of(devices, shards: int = 1) -> Mesh:
-    """The mesh of these devices. Raises UserError where their number is no multiple of the shards."""
+    """The mesh of these devices, those of a process side by side: its rows of a batch are one block.
+
+    Raises UserError where their number is no multiple of the shards.
+    """
+    devices = sorted(devices, key=lambda device: device.process_index)
     if len(devices) % shards:
         raise UserError(f"--train.shards {shards} must divide the {len(devices)} devices")
     grid = np.array(devices).reshape(-1, shards)
@@ -65,10 +73,29 @@ def placed(abstract, mesh: Mesh):
 
 
 def put(tree, mesh: Mesh, letters: str = ""):
-    """The tree on the mesh, its leading dimensions sharded by letter, replicated without."""
-    return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
+    """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
+
+    Of many processes each gives the whole tree, the same.
+    """
+    where = NamedSharding(mesh, spec(letters))
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__), tree)
 
 
 def put_fields(fields, mesh: Mesh):
-    """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B."""
-    return jax.device_put(fields, shardings(fields, mesh))
+    """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B.
+
+    Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
+    """
+    places = shardings(fields, mesh)
+    if all(where.is_fully_addressable for where in places):
+        return jax.device_put(fields, places)
+
+    def whole(leaf, where: NamedSharding):
+        rows = jax.process_count() if where.spec and where.spec[0] == MESH else 1
+        # Without a shape of the whole, JAX would take different rows for copies of one array where the mesh allows it.
+        shape = (leaf.shape[0] * rows, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(where, leaf, shape)
+
+    return jax.tree.map(whole, fields, places)

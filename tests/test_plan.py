@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxneg import cli, config as configs, hlo, plan, program, sharding, slices, train
-from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, UserError
+from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import pipeline, store as stores
 
 CATALOGUE = program.Catalogue(items=2047, stations=3, attributes=(7,))
@@ -29,7 +29,7 @@ def here(memory=None):
 
 
 def shared_by(shards):
-    return dataclasses.replace(SMALL, train=TrainConfig(shards=shards))
+    return dataclasses.replace(SMALL, train=TrainConfig(shards=shards), optim=OptimConfig(rows="adagrad"))
 
 
 def test_memory_by_part_is_that_of_the_arrays_themselves():

@@ -115,13 +115,10 @@ class _Order:
 
 
 class _Gather(grain.transforms.RandomMap):
-    """Reads a batch's sequences, hides what cloze training hides, draws negatives; keeps the rows of one host."""
+    """Reads a batch's sequences, hides what cloze training hides, draws negatives."""
 
-    def __init__(
-        self, store: stores.Store, spans: Spans, config: DataConfig, log_q: bool, process: int, processes: int
-    ):
+    def __init__(self, store: stores.Store, spans: Spans, config: DataConfig, log_q: bool):
         self.spans, self.config = spans, config
-        self.process, self.processes = process, processes
         self.index = negatives.negative_index(
             store, config.hard_scope, skip=config.hard_skip, thumb_down=config.hard_thumb_down
         )
@@ -197,7 +194,7 @@ class _Gather(grain.transforms.RandomMap):
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
         if len(self.share_V):
             target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], len(at))
-        batch = Batch(
+        return Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
             station_BL=station_BL,
@@ -213,11 +210,6 @@ class _Gather(grain.transforms.RandomMap):
             ),
             target_log_q_BL=target_log_q_BL,
         )
-        if self.processes == 1:
-            return batch
-        own = {name: leaf[self.process :: self.processes] for name, leaf in batch._asdict().items()
-               if not name.endswith("_S")}  # fmt: skip
-        return batch._replace(**own)
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -245,6 +237,23 @@ class _Gather(grain.transforms.RandomMap):
         rows = np.flatnonzero(last_B > 0)  # what would hide the only event teaches nothing
         hidden_BM[rows, last_B[rows]] = may_BM[rows, last_B[rows]]
         return hidden_BM
+
+
+class _Rows(grain.transforms.Map):
+    """The rows of one process: a block of the global batch, so that it is the same for any number of them.
+
+    Every process draws the whole batch, as draws go from row to row, and keeps its part.
+    """
+
+    def __init__(self, process: int, processes: int):
+        self.process, self.processes = process, processes
+
+    def map(self, element: Batch) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        size = len(element.item_BL) // self.processes
+        own = slice(self.process * size, (self.process + 1) * size)
+        return element._replace(
+            **{name: leaf[own] for name, leaf in element._asdict().items() if not name.endswith("_S")}
+        )
 
 
 def shown_kinds(config: DataConfig) -> np.ndarray:
@@ -295,12 +304,13 @@ class TrainBatches:
             )
         self._order = _Order(len(spans.start_W), config.batch_size, config.seed)
         self.spans, self.steps_per_epoch = len(spans.start_W), self._order.steps_per_epoch
-        self._prefetch, self._user_W, self._rows = config.prefetch, spans.user_W, (process, processes)
-        self._dataset = (
+        self._prefetch, self._user_W = config.prefetch, spans.user_W
+        self._whole = (
             grain.MapDataset.source(self._order)
             .seed(config.seed)
-            .random_map(_Gather(store, spans, config, log_q, process, processes))
+            .random_map(_Gather(store, spans, config, log_q))
         )
+        self._dataset = self._whole.map(_Rows(process, processes)) if processes > 1 else self._whole
 
     def __getitem__(self, step: int) -> Batch:
         batch = self._dataset[step]
@@ -310,8 +320,8 @@ class TrainBatches:
     def false_negatives(self, store: stores.Store, *, in_batch: bool, batches: int = 8) -> float:
         """Share of the random negatives that their listener likes somewhere in the log, held-out events included.
 
-        Counted on the first ``batches``, a negative shared by a batch once for each of its sequences. NaN where nothing
-        is drawn at random.
+        Counted on the first ``batches``, the rows of all processes, a negative shared by a batch once for each of its
+        sequences. NaN where nothing is drawn at random.
 
         Args:
           store: that the batches are of.
@@ -319,9 +329,9 @@ class TrainBatches:
           batches: to look at.
         """
         false = drawn = 0
-        process, processes = self._rows
         for step in range(min(batches, self.steps_per_epoch)):
-            span_B, batch = self._order[step][process::processes], self[step]
+            span_B, batch = self._order[step], self._whole[step]
+            assert batch is not None  # nothing is filtered out
             user_B = np.where(span_B >= 0, self._user_W[span_B], -1)
             b, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
             users, items = [user_B[b]], [batch.negative_BLN[at]]

@@ -229,7 +229,7 @@ def test_hosts_share_the_same_global_batch(random_store):
         for step in range(5):
             for number, leaf in enumerate(whole[step]):
                 for p in range(processes):
-                    own = leaf if leaf.ndim == 1 else leaf[p::processes]
+                    own = leaf if leaf.ndim == 1 else np.split(leaf, processes)[p]
                     np.testing.assert_array_equal(parts[p][step][number], own)
     with pytest.raises(UserError, match="multiple of the 3 processes"):
         pipeline.TrainBatches(store, CONFIG, processes=3)
