@@ -35,6 +35,7 @@ CALLED = re.compile(
 
 
 class Instruction(NamedTuple):
+    name: str  # as "%add.1", or "ROOT %add.1" of the last
     result: str  # its type, as "(f32[8,128]{1,0}, u32[])"
     opcode: str
     text: str  # the whole line
@@ -81,9 +82,11 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
         elif line.startswith("}"):
             into = None
         elif into is not None and " = " in line:
-            right = re.sub(r"/\*.*?\*/", "", line.partition(" = ")[2])
+            left, _, right = line.partition(" = ")
+            right = re.sub(r"/\*.*?\*/", "", right)
             end = _end(right)
-            into.append(Instruction(right[:end], right[end:].strip().partition("(")[0], right))
+            opcode = right[end:].strip().partition("(")[0]
+            into.append(Instruction(left.strip(), right[:end], opcode, right))
     return computations, entry
 
 
@@ -124,14 +127,33 @@ def _walk(
             continue
         turns = 1
         if instruction.opcode == "while":
-            known = re.search(r'known_trip_count"?[:=]\s*\{"?n"?[:=]"?(\d+)', instruction.text)
-            found.loops.append(int(known[1]) if known else None)
-            turns = int(known[1]) if known else 1
+            known = _turns(instruction.text, computations)
+            found.loops.append(known)
+            turns = known or 1
         if kind in SENT:
             continue  # what it applies adds two numbers
         inside = fused or instruction.opcode == "fusion"
         for called in _called(instruction.text):
             _walk(computations, called, times * turns, inside, devices, found, seen)
+
+
+def _turns(text: str, computations: dict[str, list[Instruction]]) -> int | None:
+    """How often a loop turns: as the compiler notes it, or by a condition that a counter is below a constant.
+
+    So JAX writes scans and counted loops, which begin at 0 and go up by 1.
+    """
+    if noted := re.search(r'known_trip_count"?[:=]\s*\{"?n"?[:=]"?(\d+)', text):
+        return int(noted[1])
+    condition = re.search(r"condition=%([\w.-]+)", text)
+    lines = {line.name.split()[-1]: line for line in computations.get(condition[1], ())} if condition else {}
+    for line in lines.values():
+        below = re.search(r"compare\((%[\w.-]+), (%[\w.-]+)\), direction=LT", line.text)
+        if line.name.startswith("ROOT") and below and set(below.groups()) <= lines.keys():
+            counter, limit = (lines[name] for name in below.groups())
+            constant = re.search(r"constant\((\d+)\)", limit.text)
+            if counter.opcode == "get-tuple-element" and constant:
+                return int(constant[1])
+    return None
 
 
 def _called(text: str) -> Iterator[str]:

@@ -37,6 +37,9 @@ CHIPS = {
     "v6e": Chip(1, 31.25, 1638, 100),
     "tpu7x": Chip(2, 94.75, 3686, 100),
 }
+# Custom calls that the compiler's estimate of seconds counts as -1.
+BOOKED = ("ConcatBitcast", "PrepareAsyncCallStart", "PrepareAsyncCallDone")
+LOST = 0.01  # seconds at most that rounding loses beside them
 
 
 class Slice(NamedTuple):
@@ -120,12 +123,12 @@ def link_seconds(where: Slice, collectives: Sequence[hlo.Collective]) -> float |
 def compiler_seconds(where: Slice, costs: dict[str, float], custom_calls: Sequence[str]) -> float | None:
     """The compiler's estimate of a step's arithmetic and memory traffic; None where it makes none.
 
-    It books each custom call, most of which only mark a place, as -1 second; that is taken back here. As it adds up in
-    float32, small parts get lost beside many of those, and what its own count of bytes takes is the least.
+    It books a custom call that marks a place as -1 second, which is taken back here. It also adds up in float32, where
+    small parts get lost beside many of those, so that the time of all the bytes that it counts is the least.
     """
     if where.chip is None or "optimal_seconds" not in costs:
         return None
-    total = costs["optimal_seconds"]
-    booked = len(custom_calls) if total + len(custom_calls) >= 0 else math.ceil(-total)
+    total = costs["optimal_seconds"] + sum(target in BOOKED for target in custom_calls)
     least = costs.get("bytes accessed", 0.0) / (where.chip.reads * 1e9)
-    return max(total + booked, least)
+    others = math.ceil(0.9 * least - total - LOST)  # booked so too
+    return max(total + max(others, 0), least)

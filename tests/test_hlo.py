@@ -76,6 +76,24 @@ def test_loops_multiply_by_their_known_turns():
     assert told.loops == [5, 3, None]
 
 
+CONDITION = """
+%c (p: (s32[], f32[8])) -> pred[] {{
+  %n = s32[]{{:T(128)}} constant(7)
+  %p = (s32[]{{:T(128)}}, f32[8]{{0}}) parameter(0)
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{{:T(512)}} compare({}), direction={}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "compared, direction, turns", [("%i, %n", "LT", 7), ("%i, %n", "GT", None), ("%n, %i", "LT", None)]
+)
+def test_a_loop_that_counts_to_a_constant_turns_so_often(compared, direction, turns):
+    line = "%w = (s32[], f32[8]{0}) while(%t), condition=%c, body=%b"
+    assert hlo.program(module(line, further=CONDITION.format(compared, direction))).loops == [turns]
+
+
 def test_a_gather_spread_over_fusions_counts_once_and_fused_custom_calls_not():
     further = """
 %f1 (p: f32[8]) -> f32[64] {

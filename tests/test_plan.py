@@ -114,7 +114,7 @@ def estimated(monkeypatch):
 def test_more_shards_are_tried_then_smaller_batches(
     estimated, memory, batch_size, tries, options, compiled, capsys
 ):
-    config = configs.override(SMALL, ["--data.batch-size", str(batch_size)])
+    config = configs.override(shared_by(1), ["--data.batch-size", str(batch_size)])
     found = plan.plan(config, CATALOGUE, here(memory), tries=tries)
     assert not found["fits"]
     assert (found["suggestion"] or {}).get("options") == options
@@ -123,6 +123,13 @@ def test_more_shards_are_tried_then_smaller_batches(
     plan.render([found])
     printed = capsys.readouterr().out
     assert ("This fits: " + options if options else "Nothing that fits was found") in printed
+
+
+def test_tables_that_devices_share_change_touched_rows_alone(estimated):
+    found = plan.plan(SMALL, CATALOGUE, here(500), tries=4)
+    assert found["suggestion"]["options"] == "--optim.rows adagrad --train.shards 2"
+    whole = dataclasses.replace(SMALL, loss=LossConfig(name="softmax"), data=DataConfig(batch_size=64))
+    assert plan.plan(whole, CATALOGUE, here(500), tries=4)["suggestion"] is None  # touches every row
 
 
 def test_a_hopeless_plan_compiles_nothing_and_says_what_is_missing(capsys):
@@ -193,7 +200,11 @@ def test_the_compilers_second_less_for_a_custom_call_is_taken_back():
     v5e = slice_of("v5e", 4, 4)
     assert slices.compiler_seconds(v5e, {"optimal_seconds": 0.25}, []) == 0.25
     assert slices.compiler_seconds(v5e, {"optimal_seconds": -2.75}, ["ConcatBitcast"] * 3) == 0.25
-    assert slices.compiler_seconds(v5e, {"optimal_seconds": -1.75}, []) == 0.25
+    assert slices.compiler_seconds(v5e, {"optimal_seconds": 0.25}, ["AllocateBuffer"] * 3) == 0.25
+    assert (
+        slices.compiler_seconds(v5e, {"optimal_seconds": -1.75, "bytes accessed": 737e6}, ["Unknown"] * 2)
+        == 0.25
+    )
     costs = {"optimal_seconds": -32.0, "bytes accessed": 737e6}  # a millisecond, lost in float32
     assert slices.compiler_seconds(v5e, costs, ["PrepareAsyncCallStart"] * 32) == pytest.approx(1e-3)
 
