@@ -1,4 +1,4 @@
-"""The command line: prepare, inspect, simulate, train, evaluate, sweep, export, recommend, demo."""
+"""The command line: prepare, inspect, simulate, plan, train, evaluate, sweep, export, recommend, demo."""
 
 import dataclasses
 import errno
@@ -29,6 +29,7 @@ From a log to recommendations:
 
   prepare READER SOURCE --out STORE   read a log of listening into a store
   inspect STORE                       what is in a store
+  plan CONFIG --topology v5e:16x16    what training takes on TPUs that are not here: memory, time, does it fit
   train CONFIG --workdir RUN          train a model on a store, or continue a run
   evaluate RUN                        measure it on held-out events, beside baselines
   sweep CONFIG --workdir SWEEP        train and measure a grid of options over seeds, side by side
@@ -256,6 +257,58 @@ def _ab(args: list[str]) -> None:
         ab.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
     console.show_markdown((asked.out / "ab.md").read_text())
     console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
+
+
+def _plan(args: list[str]) -> None:
+    asked, config = _with_config(
+        args, configs.load, "jaxneg plan",
+        "Compiles the training step for a TPU slice that is not here and says whether it fits, what it sends and how "
+        "long it should take: estimates, nothing runs. Every field of CONFIG is an option.",
+        config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
+        topology=(
+            tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME", "one is needed")]],
+            "Slice, as v5e:16x16; give it again for more.",
+            (),
+        ),
+        per_chip=(int, "Sequences a step on each chip; 0 takes --data.batch-size for the whole slice.", 0),
+        items=(int, "Songs of the catalogue; 0 takes songs, stations, attributes and sequences of --data.store.", 0),
+        stations=(int, "Stations, with --items.", 1),
+        attributes=(
+            Annotated[tuple[int, ...], configs.option("SIZE [SIZE ...]", "none")],
+            "Values of each attribute of a track, with --items.",
+            (),
+        ),
+        sequences=(int, "Training sequences of an epoch; 0 takes those of the store.", 0),
+        tries=(int, "Other settings to compile, at most, where it does not fit.", 4),
+        json=(Flag, "Print one JSON object.", False),
+    )  # fmt: skip
+    if not asked.topology:
+        raise UserError("give a slice to plan for, as --topology v5e:16x16")
+    for name in ("per_chip", "items", "stations", "sequences", "tries"):
+        if getattr(asked, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(asked, name)}")
+    from jaxneg import plan, program, slices
+
+    where = [slices.tpu(name) for name in asked.topology]
+    if asked.items:
+        catalogue, sequences = (
+            program.Catalogue(asked.items, asked.stations, asked.attributes),
+            asked.sequences,
+        )
+    else:
+        catalogue, sequences = plan.of_store(config)
+        sequences = asked.sequences or sequences
+    plans = [
+        plan.plan(
+            plan.per_chip(config, each, asked.per_chip), catalogue, each,
+            sequences=sequences, tries=asked.tries, say=console.say,
+        )
+        for each in where
+    ]  # fmt: skip
+    if asked.json:
+        print(json.dumps({"plans": plans}))
+    else:
+        plan.render(plans)
 
 
 def _train(args: list[str]) -> None:
@@ -516,6 +569,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "prepare": _prepare,
     "inspect": _inspect,
     "simulate": _simulate,
+    "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,
     "sweep": _sweep,
