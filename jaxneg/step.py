@@ -47,16 +47,24 @@ def evaluated(state: State) -> Weights:
 
 
 def encode(
-    model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA, key=None
+    model: models.Model,
+    params,
+    item_tables,
+    item_BL,
+    feedback_BL,
+    station_BL,
+    attribute_VA,
+    key=None,
+    segment_BL=None,
 ):
-    """Hidden states h_BLD of the events seen."""
+    """Hidden states h_BLD of the events seen; of packed rows where ``segment_BL`` parts them."""
     real_BL = item_BL != PAD
     row_BLD = tables.lookup(item_tables["item_VD"], item_BL)
     row_BLD = model.item_rows(params, row_BLD, attribute_VA[item_BL])
     if model.cloze:  # a hidden event has no row of its own, and the padding row stays zero
         row_BLD = jnp.where(real_BL[..., None], row_BLD, 0.0)
         real_BL = real_BL | (feedback_BL == MASK)
-    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key)
+    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key, segment_BL)
 
 
 def output_rows(model: models.Model, params, item_tables, id_, attribute_VA):
@@ -66,9 +74,9 @@ def output_rows(model: models.Model, params, item_tables, id_, attribute_VA):
 
 def loss(config: Config, model: models.Model, params, item_tables, batch: Batch, attribute_VA, key):
     """The configured loss of a batch, a float32 scalar: the main term, and further ones by their weights."""
-    h_BLD = encode(
-        model, params, item_tables, batch.item_BL, batch.feedback_BL, batch.station_BL, attribute_VA, key
-    ).astype(jnp.float32)
+    seen = (batch.item_BL, batch.feedback_BL, batch.station_BL)
+    segment_BL = batch.segment_BL if config.data.packed else None
+    h_BLD = encode(model, params, item_tables, *seen, attribute_VA, key, segment_BL).astype(jnp.float32)
 
     def rows(id_):
         return output_rows(model, params, item_tables, id_, attribute_VA)
@@ -200,9 +208,13 @@ def train_step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """The state after one update, and sums over the batch: loss, targets, negatives, hard negatives, gradient norm."""
     key = jax.random.fold_in(state.key, state.step)
-    value, gradients = jax.value_and_grad(
-        lambda trained: loss(config, model, trained[0], trained[1], batch, attribute_VA, key),
-    )((state.params, state.tables))
+
+    def value_and_gradients(part: Batch, key):
+        return jax.value_and_grad(
+            lambda trained: loss(config, model, trained[0], trained[1], part, attribute_VA, key),
+        )((state.params, state.tables))
+
+    value, gradients = accumulated(config, value_and_gradients, batch, key)
     updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
     updated = optax.apply_updates((state.params, state.tables), updates)
     params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
@@ -254,3 +266,42 @@ def catalogue_rows(model: models.Model, params, item_tables, attribute_VA):
     item_V = jnp.arange(attribute_VA.shape[0])
     row_VD = output_rows(model, params, item_tables, item_V, attribute_VA)
     return row_VD, tables.bias(item_tables, item_V)
+
+
+def accumulated(config: Config, value_and_gradients, batch: Batch, key):
+    """Value and gradients of a batch taken in ``optim.accumulate`` parts, one after the other, as if it were whole.
+
+    A part counts by the positions that its loss is a mean over.
+    """
+    parts = config.optim.accumulate
+    if parts == 1:
+        return value_and_gradients(batch, key)
+
+    def of(part) -> Batch:
+        """Rows part, part + parts, ...: as many from each device."""
+        size = config.data.batch_size // parts
+        own = {name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part] for name, leaf in batch._asdict().items()
+               if not name.endswith("_S")}  # fmt: skip
+        return batch._replace(**own)
+
+    def weighed(part):
+        found = value_and_gradients(of(part), jax.random.fold_in(key, part))
+        weight = counted(config, of(part))
+        return jax.tree.map(lambda leaf: weight * leaf, found), weight
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, weighed(part)), None
+
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(weighed, 0))
+    (found, weight), _ = jax.lax.scan(add, none, jnp.arange(parts))
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1.0), found)
+
+
+def counted(config: Config, batch: Batch):
+    """Number of positions that the main term is a mean over, float32."""
+    there_BL = batch.target_BL != PAD
+    if config.loss.name == "not_to_recommend":
+        there_BL &= batch.label_BL != 0
+    elif config.loss.name != "feedback" and config.data.target != "any":
+        there_BL &= batch.label_BL > 0
+    return there_BL.sum().astype(jnp.float32)

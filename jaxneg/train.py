@@ -28,7 +28,7 @@ from jaxneg.data import negatives, pipeline, store as stores
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (
     "train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store",
-    "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
+    "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen", "train.compilation_cache",
 )  # fmt: skip
 NDCG = "ndcg@10"  # the figure to monitor where nothing was rejected
 CONVERGED = 0.999  # of the best validation figure
@@ -42,13 +42,16 @@ def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambd
     Returns the contents of ``result.json``: best validation figure and step, epochs to convergence, seconds, and
     why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite.
     """
+    if config.train.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     store = stores.Store.open(config.data.store)
     batches = pipeline.TrainBatches(store, config.data, log_q=config.loss.log_q)
     validation = _Validation(config, store)
     mesh = sharding.make_mesh(config.train.devices, config.train.shards)
-    if config.data.batch_size % mesh.size:
+    if config.data.batch_size % (mesh.size * config.optim.accumulate):
+        parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
         raise UserError(
-            f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices"
+            f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
         )
     _claim(config, store, workdir)
 
@@ -206,6 +209,7 @@ class _Loop:
         self.logged = time.perf_counter()
         step = progress["step"]
         source = batches.since(step)
+        self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
         score = None
         while True:
             due = step > 0 and step != progress["step"]
@@ -260,7 +264,7 @@ class _Loop:
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self.config.data.batch_size / (now - self.logged),
+            "sequences_per_s": len(fetched) * self.sequences_per_step / (now - self.logged),
         }
         self.logged = now
         self.writer.write(step, line)
