@@ -28,7 +28,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     bits = (bits ^ (bits >> 15) ^ seed[1]) * jnp.uint32(0xC2B2AE35)
     bits ^= bits >> 16
     keep = bits >= jnp.uint32(int(rate * (1 << 32)))
-    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+    # In float32: as a bfloat16, 1 - rate would be off by up to 1 in 500 and shift the mean.
+    scaled = (x.astype(jnp.float32) / jnp.float32(1.0 - rate)).astype(x.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
 
 
 class Linear(nnx.Linear):
@@ -88,7 +90,7 @@ class Attention(nnx.Module):
         return self.out(y_BLHK.reshape(B, L, D))
 
 
-def fused_implementation(q_BLHK: jax.Array, *, masked: bool) -> Literal["cudnn", "xla"]:
+def fused_implementation(q_BLHK, *, masked: bool) -> Literal["cudnn", "xla"]:
     """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
 
     cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
