@@ -40,9 +40,12 @@ def zeros(abstract):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
 
 
-@pytest.mark.parametrize("encoder", models.ENCODERS)
-def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sums_32(encoder):
-    config = changed(encoder=encoder, dtype="bfloat16", mask=0.3 if encoder in configs.BIDIRECTIONAL else 0.0)
+@pytest.mark.parametrize(
+    ("encoder", "attention"), [*((name, "plain") for name in models.ENCODERS), ("sasrec", "fused")]
+)
+def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sums_32(encoder, attention):
+    mask = 0.3 if encoder in configs.BIDIRECTIONAL else 0.0
+    config = changed(encoder=encoder, attention=attention, dtype="bfloat16", mask=mask)
     built = program.build(config, CATALOGUE, sharding.make_mesh(1))
     traced = jax.make_jaxpr(built.update)(*zeros((built.state, built.batch, built.attribute_VA)))
     found = list(equations(traced.jaxpr))
