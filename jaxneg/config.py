@@ -20,6 +20,8 @@ import tyro
 P = TypeVar("P")
 KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
 BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
+BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
+UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
 
 
 class UserError(Exception):
@@ -40,7 +42,8 @@ class DataConfig:
     length: int = 50  # events the model sees, L
     reach: Literal["session", "user"] = "session"
     """how far back inputs go: this session, or all of the user's"""
-    batch_size: int = 128  # sequences in the global batch, B
+    batch_size: int = 128  # sequences in the global batch, B; with --data.packed rows of them
+    packed: bool = False  # several short sequences share a row, so that less of it is padding
     inputs: tuple[str, ...] = ()  # feedback kinds kept in sequences; none names all
     target: Literal["positive", "next_positive", "any"] = "positive"
     """rank high the next event if liked, the first liked one after, or the next in any case"""
@@ -85,6 +88,9 @@ class ModelConfig:
     output_attributes: bool = False
     """add attribute rows to the rows that are scored, so rare items share strength"""
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
+    attention: Literal["plain", "fused"] = "plain"
+    """fused: cuDNN's kernel on a GPU in bfloat16, XLA's elsewhere; no dropout on attention weights"""
+    remat: bool = False  # compute each block again for its gradient: less memory, about a third more work
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,9 @@ class OptimConfig:
     rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
     """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
     row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
+    accumulate: int = (
+        1  # parts that a batch is taken in, one after the other; the update is that of the whole
+    )
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
@@ -132,6 +141,7 @@ class TrainConfig:
     log_every: int = 50  # steps between lines of metrics
     devices: int = 0  # devices to train on; 0 takes all
     shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
+    compilation_cache: str = ""  # directory of compiled programs; none leaves JAX's own setting
     seed: int = 0  # of initialisation and dropout
     stuck_after: int = (
         1800  # seconds without a step after which the process ends, exit code 75; 0 waits for ever
@@ -166,6 +176,7 @@ def check(config: Config) -> Config:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
     data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
     whole_heads = model.heads >= 1 and model.width % model.heads == 0
+    whole_parts = optim.accumulate >= 1 and data.batch_size % optim.accumulate == 0
     rules = [
         (0.0 <= data.p_hard <= 1.0, "--data.p-hard", "in [0, 1]", data.p_hard),
         (data.length >= 1, "--data.length", "at least 1", data.length),
@@ -199,6 +210,7 @@ def check(config: Config) -> Config:
         (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
         (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
         (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
+        (whole_parts, "--optim.accumulate", f"a divisor of the batch size {data.batch_size}", optim.accumulate),
         (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
@@ -293,6 +305,37 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
         (
             touched and optim.average > 0,
             f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
+            "leave one of them out",
+        ),
+        (
+            data.packed and model.encoder in UNPACKED,
+            f"--model.encoder {model.encoder} would look across the sequences of a row of --data.packed",
+            "use another encoder, or leave out --data.packed",
+        ),
+        (
+            data.packed and loss.contrastive > 0,
+            "--loss.contrastive needs whole sequences, and a row of --data.packed has no room for their last events",
+            "leave one of them out",
+        ),
+        (
+            model.attention != "plain" and model.encoder not in BLOCKS,
+            f"--model.attention {model.attention} is for attention, which --model.encoder {model.encoder} has not",
+            "leave it out",
+        ),
+        (
+            model.remat and model.encoder not in BLOCKS,
+            f"--model.remat computes blocks again, and --model.encoder {model.encoder} has none",
+            "leave it out",
+        ),
+        (
+            optim.accumulate > 1 and loss.in_batch,
+            "--loss.in-batch takes negatives from the whole batch, and --optim.accumulate shows a part at a time",
+            "give --data.shared-negatives instead, or leave one of them out",
+        ),
+        (
+            optim.accumulate > 1 and (loss.feedback > 0 or loss.contrastive > 0),
+            "--optim.accumulate weighs parts by their targets, and --loss.feedback and --loss.contrastive are means "
+            "over other events",
             "leave one of them out",
         ),
     ]

@@ -100,8 +100,9 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
 def batch_shapes(config: Config) -> Batch:
     """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them."""
     data = config.data
-    B, M, N, S = data.batch_size, data.length + 1, data.negatives, data.shared_negatives
-    L = M if data.mask > 0 else data.length  # cloze training shows all events
+    B, N, S = data.batch_size, data.negatives, data.shared_negatives
+    L = data.length + (data.mask > 0)  # cloze training shows all events
+    M = 0 if data.packed else data.length + 1
 
     def of(dtype, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -119,4 +120,5 @@ def batch_shapes(config: Config) -> Batch:
         shared_S=of(jnp.int32, S),
         shared_log_q_S=of(jnp.float32, S),
         target_log_q_BL=of(jnp.float32, B, L),
+        segment_BL=of(jnp.int32, B, L if data.packed else 0),
     )

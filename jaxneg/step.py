@@ -61,9 +61,17 @@ def evaluated(state: State) -> Weights:
 
 
 def encode(
-    model: models.Model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA, key=None
+    model: models.Model,
+    params,
+    item_tables,
+    item_BL,
+    feedback_BL,
+    station_BL,
+    attribute_VA,
+    key=None,
+    segment_BL=None,
 ):
-    """Hidden states h_BLD of the events seen.
+    """Hidden states h_BLD of the events seen; of packed rows where ``segment_BL`` parts them.
 
     Here and below, items may be given by slot where tables and attributes are ``tables.Looked``.
     """
@@ -73,7 +81,7 @@ def encode(
     if model.cloze:  # a hidden event has no row of its own, and the padding row stays zero
         row_BLD = jnp.where(real_BL[..., None], row_BLD, 0.0)
         real_BL = real_BL | (feedback_BL == MASK)
-    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key)
+    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key, segment_BL)
 
 
 def output_rows(model: models.Model, params, item_tables, id_, attribute_VA):
@@ -121,9 +129,9 @@ def loss(
       items: of the catalogue, V - 1.
       key: of dropout, or None.
     """
-    h_BLD = encode(
-        model, params, item_tables, at.item_BL, batch.feedback_BL, batch.station_BL, attribute_VA, key
-    ).astype(jnp.float32)
+    seen = (at.item_BL, batch.feedback_BL, batch.station_BL)
+    segment_BL = batch.segment_BL if config.data.packed else None
+    h_BLD = encode(model, params, item_tables, *seen, attribute_VA, key, segment_BL).astype(jnp.float32)
 
     def rows(id_):
         return output_rows(model, params, item_tables, id_, attribute_VA), tables.bias(item_tables, id_)
@@ -276,40 +284,30 @@ def train_step(
     """
     key = jax.random.fold_in(state.key, state.step)
     if shared is None:
-        value, gradients = jax.value_and_grad(
-            lambda trained: loss(
-                config,
-                model,
-                trained[0],
-                trained[1],
-                batch,
-                index(batch),
-                attribute_VA,
-                len(attribute_VA) - 1,
-                key,
-            ),
-        )((state.params, state.tables))
+
+        def value_and_gradients(part: Batch, at: Index, key):
+            return jax.value_and_grad(
+                lambda trained: loss(
+                    config, model, trained[0], trained[1], part, at, attribute_VA, len(attribute_VA) - 1, key
+                ),
+            )((state.params, state.tables))
+
+        value, gradients = accumulated(config, value_and_gradients, batch, index(batch), key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
         updated = optax.apply_updates((state.params, state.tables), updates)
         params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
     else:
         ids = index(batch)._replace(shared_S=shared.layout.padded(batch.shared_S))
         route, looked, slots = shared.layout.look(state.tables | {"attribute_VA": attribute_VA}, ids)
-        attributes = looked.pop("attribute_VA")
-        value, gradients = jax.value_and_grad(
-            lambda trained: loss(
-                config,
-                model,
-                trained[0],
-                trained[1],
-                batch,
-                Index(*slots),
-                attributes,
-                shared.layout.items,
-                key,
-            ),
-        )((state.params, looked))
-        gradients, row_gradients = gradients
+        attributes, items = looked.pop("attribute_VA"), shared.layout.items
+
+        def value_and_gradients(part: Batch, at: Index, key):
+            return jax.value_and_grad(
+                lambda trained: loss(config, model, trained[0], trained[1], part, at, attributes, items, key),
+            )((state.params, looked))
+
+        found = accumulated(config, value_and_gradients, batch, Index(*slots), key)
+        value, (gradients, row_gradients) = found
         opt_state, moments = state.opt_state
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = cast(models.Params, optax.apply_updates(state.params, updates))
@@ -426,3 +424,42 @@ def catalogue_rows(model: models.Model, params, item_tables, attribute_VA):
     item_V = jnp.arange(attribute_VA.shape[0])
     row_VD = output_rows(model, params, item_tables, item_V, attribute_VA)
     return row_VD, tables.bias(item_tables, item_V)
+
+
+def accumulated(config: Config, value_and_gradients, batch: Batch, at: Index, key):
+    """Value and gradients of a batch taken in ``optim.accumulate`` parts, one after the other, as if it were whole.
+
+    A part counts by the positions that its loss is a mean over.
+    """
+    parts = config.optim.accumulate
+    if parts == 1:
+        return value_and_gradients(batch, at, key)
+
+    def of(part, fields):
+        """Rows part, part + parts, ...: as many from each device."""
+        size = config.data.batch_size // parts
+        own = {name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part] for name, leaf in fields._asdict().items()
+               if not name.endswith("_S")}  # fmt: skip
+        return fields._replace(**own)
+
+    def weighed(part):
+        found = value_and_gradients(of(part, batch), of(part, at), jax.random.fold_in(key, part))
+        weight = counted(config, of(part, batch))
+        return jax.tree.map(lambda leaf: weight * leaf, found), weight
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, weighed(part)), None
+
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(weighed, 0))
+    (found, weight), _ = jax.lax.scan(add, none, jnp.arange(parts))
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1.0), found)
+
+
+def counted(config: Config, batch: Batch):
+    """Number of positions that the main term is a mean over, float32."""
+    there_BL = batch.target_BL != PAD
+    if config.loss.name == "not_to_recommend":
+        there_BL &= batch.label_BL != 0
+    elif config.loss.name != "feedback" and config.data.target != "any":
+        there_BL &= batch.label_BL > 0
+    return there_BL.sum().astype(jnp.float32)

@@ -29,6 +29,7 @@ from jaxneg.data import negatives, pipeline, store as stores
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (
     "train.epochs", "train.patience", "train.log_every", "train.devices", "train.shards", "train.stuck_after",
+    "train.compilation_cache",
     "data.prefetch", "data.store",
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
@@ -52,6 +53,8 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    if config.train.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     with cluster.together("start"):
         store = stores.Store.open(config.data.store)
         batches = pipeline.TrainBatches(
@@ -66,9 +69,10 @@ def train(
         total = config.train.epochs * per_epoch
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
-        if config.data.batch_size % mesh.size:
+        if config.data.batch_size % (mesh.size * config.optim.accumulate):
+            parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
             raise UserError(
-                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices"
+                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
             )
         if cluster.first():
             _claim(config, store, workdir)
@@ -209,6 +213,7 @@ class _Loop:
         self.logged = time.perf_counter()
         step = progress["step"]
         source = batches.since(step)
+        self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
         score = None
         while True:
             feed(step)
@@ -273,7 +278,7 @@ class _Loop:
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self.config.data.batch_size / (now - self.logged),
+            "sequences_per_s": len(fetched) * self.sequences_per_step / (now - self.logged),
         }
         self.logged = now
         self.writer.write(step, line)

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
+    "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "simulate": {"sessions_per_s"},
     "study": {"sweeps", "claims"},
@@ -46,6 +47,14 @@ def test_benchmark_prints_one_json_object(name):
             assert part["step_ms_min"] <= part["step_ms"] <= part["step_ms_max"]
             assert part["positions_per_s_min"] <= part["positions_per_s"] <= part["positions_per_s_max"]
             assert 0 < part["floor_share"] < 1
+    if name == "packing":
+        packed, alone = found["packed"], found["alone"]
+        assert alone["fill"] < 0.1 and 0.98 < packed["fill"] <= 1.0
+        # Rows of the epoch: those of the fill, and one batch in part empty at most.
+        assert packed["steps_per_epoch"] <= 1 + alone["steps_per_epoch"] * alone["fill"] / 0.98
+        for way in (packed, alone):
+            assert way["sequences_per_s_min"] <= way["sequences_per_s"] <= way["sequences_per_s_max"]
+        assert found["ratio_min"] <= found["ratio"] <= found["ratio_max"] and found["ratio"] > 3
     if name == "pipeline":
         assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
         assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]

@@ -24,6 +24,7 @@ LEVELS = {
     "jaxneg.data.assemble": 1.1,
     "jaxneg.data.inspect": 1.1,
     "jaxneg.data.negatives": 1.1,
+    "jaxneg.data.packing": 1.1,
     "jaxneg.data.prepare": 1.2,
     "jaxneg.data.pipeline": 1.2,
     "jaxneg.models.layers": 1,

@@ -50,6 +50,7 @@ def make_batch(seed=0, negatives=2, shared=0):
         shared_S=shared_S.astype(np.int32),
         shared_log_q_S=np.log(rng.random(shared)).astype(np.float32),
         target_log_q_BL=(np.log(0.1 + 0.04 * target_BL) * (target_BL > 0)).astype(np.float32),
+        segment_BL=np.zeros((B, 0), np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)
 

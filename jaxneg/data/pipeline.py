@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, PAD, Batch, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig, UserError
-from jaxneg.data import negatives, store as stores
+from jaxneg.data import negatives, packing, store as stores
 
 ROUNDS = 4  # of the Feistel network behind a permutation
 
@@ -96,7 +96,7 @@ def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 class _Order:
-    """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
+    """Source whose element k is (spans of step k's global batch, -1 where it only fills up); packed, rows of spans."""
 
     def __init__(self, spans: int, batch_size: int, seed: int):
         self.spans, self.batch_size, self.seed = spans, batch_size, seed
@@ -117,8 +117,15 @@ class _Order:
 class _Gather(grain.transforms.RandomMap):
     """Reads a batch's sequences, hides what cloze training hides, draws negatives."""
 
-    def __init__(self, store: stores.Store, spans: Spans, config: DataConfig, log_q: bool):
-        self.spans, self.config = spans, config
+    def __init__(
+        self,
+        store: stores.Store,
+        spans: Spans,
+        rows: packing.Rows | None,
+        config: DataConfig,
+        log_q: bool,
+    ):
+        self.spans, self.rows, self.config = spans, rows, config
         self.index = negatives.negative_index(
             store, config.hard_scope, skip=config.hard_skip, thumb_down=config.hard_thumb_down
         )
@@ -140,9 +147,12 @@ class _Gather(grain.transforms.RandomMap):
         self, element: np.ndarray, rng: np.random.Generator
     ) -> Batch:
         config = self.config
-        real_B = element >= 0
-        start_B = np.where(real_B, self.spans.start_W[element], 0)
-        size_B = np.where(real_B, self.spans.stop_W[element] - start_B, 0)
+        span_B, in_rows = element, None
+        if self.rows is not None:  # then B counts sequences until they are packed
+            span_B, *in_rows = self.rows.sequences(element)
+        real_B = span_B >= 0
+        start_B = np.where(real_B, self.spans.start_W[span_B], 0)
+        size_B = np.where(real_B, self.spans.stop_W[span_B] - start_B, 0)
         # One event more than the inputs: inputs are all but the last, targets all but the first.
         seen_BM, columns = self._events(rng, start_B, size_B, config.length + 1)
         item_BM, feedback_BM = columns[0] * seen_BM, columns[1].astype(np.int32) * seen_BM
@@ -179,7 +189,7 @@ class _Gather(grain.transforms.RandomMap):
             rng,
             self.index,
             target_BL.ravel()[at],
-            np.repeat(self.spans.user_W[element], wanted_BL.sum(1)),
+            np.repeat(self.spans.user_W[span_B], wanted_BL.sum(1)),
             group_BL.ravel()[at],
             negatives=config.negatives,
             p_hard=config.p_hard,
@@ -209,7 +219,9 @@ class _Gather(grain.transforms.RandomMap):
                 shared_S, self.index.items, config.shared_negatives, config.random
             ),
             target_log_q_BL=target_log_q_BL,
+            segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
+        return batch if in_rows is None else packing.packed(batch, *in_rows, rows=len(element))
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -302,13 +314,23 @@ class TrainBatches:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
             )
-        self._order = _Order(len(spans.start_W), config.batch_size, config.seed)
-        self.spans, self.steps_per_epoch = len(spans.start_W), self._order.steps_per_epoch
+        self._packing = None
+        self.spans = rows = len(spans.start_W)
+        if config.packed:
+            last = (
+                0 if config.mask > 0 else 1
+            )  # the last event of a sequence is no input, except in cloze training
+            size_W = spans.stop_W - spans.start_W - last
+            self._packing = packing.plan(size_W, config.length + 1 - last, config.seed)
+            rows = len(self._packing.indptr_R) - 1
+        self.sequences_per_row = self.spans / rows
+        self._order = _Order(rows, config.batch_size, config.seed)
+        self.steps_per_epoch = self._order.steps_per_epoch
         self._prefetch, self._user_W = config.prefetch, spans.user_W
         self._whole = (
             grain.MapDataset.source(self._order)
             .seed(config.seed)
-            .random_map(_Gather(store, spans, config, log_q))
+            .random_map(_Gather(store, spans, self._packing, config, log_q))
         )
         self._dataset = self._whole.map(_Rows(process, processes)) if processes > 1 else self._whole
 
@@ -330,26 +352,33 @@ class TrainBatches:
         """
         false = drawn = 0
         for step in range(min(batches, self.steps_per_epoch)):
-            span_B, batch = self._order[step], self._whole[step]
+            batch = self._whole[step]
             assert batch is not None  # nothing is filtered out
-            user_B = np.where(span_B >= 0, self._user_W[span_B], -1)
-            b, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
-            users, items = [user_B[b]], [batch.negative_BLN[at]]
+            span_BL = self._spans(self._order[step], batch)
+            user_BL = np.where(span_BL >= 0, self._user_W[span_BL], -1)
+            b, t, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
+            users, items = [user_BL[b, t]], [batch.negative_BLN[at]]
             shared_C = batch.shared_S
             if in_batch:
                 shared_C = np.concatenate([shared_C, np.unique(batch.target_BL[batch.target_BL > 0])])
-            ranked = np.flatnonzero((batch.target_BL > 0).any(1))
-            users.append(np.repeat(user_B[ranked], len(shared_C)))
+            ranked = np.unique(span_BL[batch.target_BL > 0])
+            users.append(np.repeat(self._user_W[ranked], len(shared_C)))
             items.append(np.tile(shared_C, len(ranked)))
             key = np.concatenate(users).astype(np.int64) * (store.items + 1) + np.concatenate(items)
             # What a sequence itself predicts is no negative there.
-            own = (user_B[:, None].astype(np.int64) * (store.items + 1) + batch.target_BL)[
-                batch.target_BL > 0
-            ]
+            own = (user_BL.astype(np.int64) * (store.items + 1) + batch.target_BL)[batch.target_BL > 0]
             key = key[~np.isin(key, own)]
-            false += int(np.isin(key, _liked(store, np.unique(user_B[user_B >= 0]))).sum())
+            false += int(np.isin(key, _liked(store, np.unique(user_BL[user_BL >= 0]))).sum())
             drawn += len(key)
         return false / drawn if drawn else float("nan")
+
+    def _spans(self, row_B: np.ndarray, batch: Batch) -> np.ndarray:
+        """The sequence that each position is of, -1 where there is none."""
+        if self._packing is None:
+            return np.broadcast_to(row_B[:, None], batch.target_BL.shape)
+        begin_B1 = self._packing.indptr_R[np.maximum(row_B, 0)][:, None]
+        place_BL = np.where(batch.segment_BL > 0, begin_B1 + batch.segment_BL - 1, 0)
+        return np.where(batch.segment_BL > 0, self._packing.sequence_W[place_BL], -1)
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""

@@ -87,10 +87,10 @@ def test_epochs_are_new_permutations_with_new_negatives(random_store):
 def test_batches_have_one_shape_and_targets_their_negatives(random_store):
     batches = pipeline.TrainBatches(random_store(4), dataclasses.replace(CONFIG, negatives=2))
     for batch in epoch(batches):
-        shapes = [(4, 3)] * 5 + [(4, 3, 2)] * 2 + [(4, 4)] * 2 + [(0,)] * 2 + [(4, 3)]
+        shapes = [(4, 3)] * 5 + [(4, 3, 2)] * 2 + [(4, 4)] * 2 + [(0,)] * 2 + [(4, 3), (4, 0)]
         assert [leaf.shape for leaf in batch] == shapes
-        dtypes = [np.int32] * 4 + [np.int8, np.int32, bool, np.int32, np.int8, np.int32] + [np.float32] * 2
-        assert [leaf.dtype for leaf in batch] == dtypes
+        dtypes = [np.int32] * 4 + [np.int8, np.int32, bool, np.int32, np.int8, np.int32]
+        assert [leaf.dtype for leaf in batch] == [*dtypes, np.float32, np.float32, np.int32]
         np.testing.assert_array_equal(
             batch.negative_BLN > 0, np.repeat((batch.label_BL > 0)[..., None], 2, axis=2)
         )
