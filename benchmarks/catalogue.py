@@ -59,6 +59,7 @@ def batches(items: int, count: int, *, uniform: bool) -> list[Batch]:
             shared_S=np.zeros(0, np.int32),
             shared_log_q_S=np.zeros(0, np.float32),
             target_log_q_BL=np.zeros((B, L), np.float32),
+            segment_BL=np.zeros((B, 0), np.int32),
         )
 
     return [one() for _ in range(count)]

@@ -125,9 +125,7 @@ class OptimConfig:
     rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
     """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
     row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
-    accumulate: int = (
-        1  # parts that a batch is taken in, one after the other; the update is that of the whole
-    )
+    accumulate: int = 1  # parts of a batch, one after the other; the update is that of the whole
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
@@ -143,9 +141,7 @@ class TrainConfig:
     shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
     compilation_cache: str = ""  # directory of compiled programs; none leaves JAX's own setting
     seed: int = 0  # of initialisation and dropout
-    stuck_after: int = (
-        1800  # seconds without a step after which the process ends, exit code 75; 0 waits for ever
-    )
+    stuck_after: int = 1800  # seconds without a step until the process ends with code 75; 0 waits for ever
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_the_same_sequences_alone(nam
     batches = jax.tree.map(jnp.asarray, make_batches(cloze=model.cloze))
 
     def value(config, trained, batch):
-        return steps.loss(config, model, *trained, batch, ATTRIBUTE_VA, None)
+        return steps.loss(config, model, *trained, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None)
 
     (alone, expected), (packed, found) = (
         jax.jit(jax.value_and_grad(lambda trained, c=c, b=b: value(c, trained, b)))(trained)
@@ -135,7 +135,7 @@ def test_every_kind_of_negatives_is_that_of_the_same_sequences(loss):
     config = dataclasses.replace(CONFIG, loss=loss)
     model, *trained = make(config)
     alone, packed = (
-        steps.loss(c, model, *trained, b, ATTRIBUTE_VA, None)
+        steps.loss(c, model, *trained, b, steps.index(b), ATTRIBUTE_VA, V - 1, None)
         for c, b in zip((config, packing(config)), jax.tree.map(jnp.asarray, make_batches()), strict=True)
     )
     np.testing.assert_allclose(packed, alone, rtol=1e-5)

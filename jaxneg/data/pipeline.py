@@ -204,7 +204,7 @@ class _Gather(grain.transforms.RandomMap):
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
         if len(self.share_V):
             target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], len(at))
-        return Batch(
+        batch = Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
             station_BL=station_BL,
