@@ -122,9 +122,7 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled, on matrices and tables
     clip: float = 5.0  # gradient norm; 0 clips nothing
     b2: float = 0.98  # Adam's second moment decay
-    accumulate: int = (
-        1  # parts that a batch is taken in, one after the other; the update is that of the whole
-    )
+    accumulate: int = 1  # parts that a batch is taken in, one by one; the update is that of the whole
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
