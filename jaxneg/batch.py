@@ -44,16 +44,12 @@ class Batch(NamedTuple):
     )
     negative_BLN: Array  # int32, negatives for the target; PAD where the losses need none
     hard_BLN: Array  # bool, True where the negative is a real one rather than a random draw
-    event_BM: (
-        Array  # int32, rows of the whole sequence, the last event and hidden ones included; M = 0 if packed
-    )
+    event_BM: Array  # int32, rows of the whole sequence, last and hidden events included; M = 0 if packed
     sign_BM: Array  # int8, feedback that they got: +1, 0, -1
     shared_S: Array  # int32, random negatives shared by the batch
     shared_log_q_S: Array  # float32, log of the chance that the item is among them
     target_log_q_BL: Array  # float32, log of the chance that the target is among the batch's targets
-    segment_BL: (
-        Array  # int32, number of the sequence in its row, ascending from 1, 0 pads; L = 0 unless packed
-    )
+    segment_BL: Array  # int32, number of the sequence in its row from 1, 0 pads; L = 0 unless packed
 
 
 class EvalBatch(NamedTuple):

@@ -125,7 +125,7 @@ class OptimConfig:
     rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
     """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
     row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
-    accumulate: int = 1  # parts of a batch, one after the other; the update is that of the whole
+    accumulate: int = 1  # parts that a batch is taken in, one by one; the update is that of the whole
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
