@@ -1,6 +1,6 @@
 """Step time against the size of the catalogue, with optimisers of touched rows and of all rows, and beside PyTorch.
 
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv/bin/python benchmarks/catalogue.py
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv/bin/python benchmarks/catalogue.py [--quick]
 
 Length 50, width 64, batch 128, two layers, one negative per target. Inputs and targets fall off with their rank by
 count (log-uniform), negatives are uniform; "uniform" draws all ids uniformly, which touches most rows. Small and large
@@ -149,7 +149,10 @@ def main() -> None:
     )
     parser.add_argument("--windows", type=int, default=9)
     parser.add_argument("--steps", type=int, default=10, help="per window")
+    parser.add_argument("--quick", action="store_true", help="small catalogues, few steps, no PyTorch")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.small, asked.large, asked.dense, asked.windows, asked.steps = 1000, 20_000, 20_000, 2, 2
     sizes = (asked.small, asked.large)
     median: dict[str, float] = {}
     ratio: dict[str, float] = {}
@@ -165,7 +168,7 @@ def main() -> None:
     compare("adagrad, uniform ids", lambda items: stepper(items, "adagrad", uniform=True), sizes)
     compare("lazy_adam", lambda items: stepper(items, "lazy_adam"), sizes)
     compare("dense", lambda items: stepper(items, "dense"), (asked.small, asked.dense))
-    if importlib.util.find_spec("torch"):
+    if not asked.quick and importlib.util.find_spec("torch"):
         compare("torch SparseAdam", lambda items: torch_stepper(items, True), sizes)
         compare("torch Adam", lambda items: torch_stepper(items, False), (asked.small, asked.dense))
     print(

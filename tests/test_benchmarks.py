@@ -10,6 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
+    "catalogue": {"ratio", "ratios", "ms_per_step"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
@@ -36,6 +37,8 @@ def test_benchmark_prints_one_json_object(name):
     found = json.loads(done.stdout.splitlines()[-1])
     assert KEYS[name] <= found.keys()
     assert found["benchmark"] == name
+    if name == "catalogue":
+        assert found["ratio"] == found["ratios"]["adagrad"] > 0 and min(found["ms_per_step"].values()) > 0
     if name == "ml1m":
         # Its made-up log allows 0.71 at best; by chance the mean discount of ten places out of 175 gives 0.026.
         assert found["popularity"]["ndcg@10"] < 0.1
