@@ -58,7 +58,7 @@ def planned(name: str, options: list[str]) -> dict[str, Any]:
     config = configs.load(ROOT / "configs" / "plan_100m.py")
     config = configs.override(config, [*options, "--train.shards", str(len(where.devices))])
     config = plan.per_chip(config, where, PER_CHIP)
-    found = plan.plan(config, CATALOGUE, where, sequences=SEQUENCES, say=console.say)
+    found = plan.plan(config, CATALOGUE, where, epoch=plan.Epoch(SEQUENCES), say=console.say)
     del found["note"]
     return found | {"versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}}
 

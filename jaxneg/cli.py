@@ -291,17 +291,15 @@ def _plan(args: list[str]) -> None:
 
     where = [slices.tpu(name) for name in asked.topology]
     if asked.items:
-        catalogue, sequences = (
-            program.Catalogue(asked.items, asked.stations, asked.attributes),
-            asked.sequences,
-        )
+        catalogue = program.Catalogue(asked.items, asked.stations, asked.attributes)
+        epoch = plan.Epoch(asked.sequences)
     else:
-        catalogue, sequences = plan.of_store(config)
-        sequences = asked.sequences or sequences
+        catalogue, epoch = plan.of_store(config)
+        epoch = epoch._replace(sequences=asked.sequences or epoch.sequences)
     plans = [
         plan.plan(
             plan.per_chip(config, each, asked.per_chip), catalogue, each,
-            sequences=sequences, tries=asked.tries, say=console.say,
+            epoch=epoch, tries=asked.tries, say=console.say,
         )
         for each in where
     ]  # fmt: skip

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import rich.box
@@ -32,12 +32,22 @@ PARTS = {
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": GIB << 10}
 
 
+class Epoch(NamedTuple):
+    """One pass over the training sequences."""
+
+    sequences: int
+    per_row: float = 1.0  # sequences in a row of a batch, more than 1 where they are packed
+
+
+UNKNOWN = Epoch(0)
+
+
 def plan(
     config: Config,
     catalogue: program.Catalogue,
     where: slices.Slice,
     *,
-    sequences: int = 0,
+    epoch: Epoch = UNKNOWN,
     tries: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -47,24 +57,24 @@ def plan(
       config: the experiment.
       catalogue: what its store decides.
       where: devices to compile for.
-      sequences: training sequences of an epoch, 0 leaving out what an epoch takes.
+      epoch: how much there is to train on; where unknown, what an epoch takes is left out.
       tries: at most so many other settings are compiled where this one does not fit.
       say: told what is being compiled.
     """
-    found = _estimate(config, catalogue, where, sequences, say)
+    found = _estimate(config, catalogue, where, epoch, say)
     if found["fits"] is False and tries > 0:
-        found["suggestion"], found["tried"] = _suggest(config, catalogue, where, sequences, tries, say)
+        found["suggestion"], found["tried"] = _suggest(config, catalogue, where, epoch, tries, say)
     return found
 
 
-def of_store(config: Config) -> tuple[program.Catalogue, int]:
-    """The catalogue of a config's store and its number of training sequences."""
+def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
+    """The catalogue of a config's store, and its epoch."""
     try:
         store = stores.Store.open(config.data.store)
     except UserError as error:
         raise UserError(f"{error}; or give --items for a catalogue that is not there") from error
-    spans = pipeline.train_spans(store, config.data.reach, config.data.length)
-    return program.catalogue_of(store), len(spans.start_W)
+    batches = pipeline.TrainBatches(store, config.data)
+    return program.catalogue_of(store), Epoch(batches.spans, batches.sequences_per_row)
 
 
 def per_chip(config: Config, where: slices.Slice, sequences: int) -> Config:
@@ -76,7 +86,7 @@ def per_chip(config: Config, where: slices.Slice, sequences: int) -> Config:
     )
 
 
-def _estimate(config, catalogue, where, sequences, say) -> dict[str, Any]:
+def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
     shards, B = config.train.shards, config.data.batch_size
     mesh = sharding.mesh_of(where.devices, shards)
     if B % mesh.size:
@@ -102,7 +112,7 @@ def _estimate(config, catalogue, where, sequences, say) -> dict[str, Any]:
         memory["temporaries"] = max(needed - sum(memory.values()), 0)
         return found | _memory(memory, where)
     found |= {"compiled": True, "compile_seconds": time.perf_counter() - began}
-    return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, B, sequences)
+    return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, B, epoch)
 
 
 def _bytes(tree) -> int:
@@ -153,7 +163,7 @@ def _refused(message: str, memory: dict[str, int]) -> int | None:
     return None
 
 
-def _speed(compiled, where: slices.Slice, B: int, sequences: int) -> dict[str, Any]:
+def _speed(compiled, where: slices.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
     """What a compiled step sends and how long it takes, and what an epoch takes."""
     told = hlo.program(compiled.as_text())
     by_kind: dict[str, dict[str, float]] = {}
@@ -173,18 +183,19 @@ def _speed(compiled, where: slices.Slice, B: int, sequences: int) -> dict[str, A
     }
     if on_chip is None or on_links is None:
         return found
-    found |= {"step_seconds": on_chip + on_links, "sequences_per_s": B / (on_chip + on_links)}
-    if sequences:
-        steps = -(-sequences // B)
-        hours = steps * found["step_seconds"] / 3600
+    seconds, at_once = on_chip + on_links, B * epoch.per_row
+    found |= {"step_seconds": seconds, "sequences_per_s": at_once / seconds}
+    if epoch.sequences:
+        steps = math.ceil(epoch.sequences / at_once)
+        hours = steps * seconds / 3600
         found["epoch"] = {
-            "sequences": sequences, "steps": steps, "hours": hours, "chip_hours": hours * where.chips
+            "sequences": epoch.sequences, "steps": steps, "hours": hours, "chip_hours": hours * where.chips
         }  # fmt: skip
     return found
 
 
 def _suggest(
-    config, catalogue, where, sequences, tries, say
+    config, catalogue, where, epoch, tries, say
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The plan of the first other setting that fits, and those compiled on the way that do not.
 
@@ -193,7 +204,7 @@ def _suggest(
     """
     tried: list[dict[str, Any]] = []
     for other in _others(config, len(where.devices)):
-        found = _estimate(other, catalogue, where, sequences, say) | {"options": _changed(config, other)}
+        found = _estimate(other, catalogue, where, epoch, say) | {"options": _changed(config, other)}
         if found["fits"]:
             return found, tried
         if "temporaries" not in found["memory"]:

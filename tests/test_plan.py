@@ -80,7 +80,7 @@ def estimated(monkeypatch):
     """Configs that were estimated, in place of compiling: tables take 800 bytes a device, a sequence 1, the rest 50."""
     configs_ = []
 
-    def estimate(config, catalogue, where, sequences, say):
+    def estimate(config, catalogue, where, epoch, say):
         state, per_device = 800 // config.train.shards, config.data.batch_size // len(where.devices)
         configs_.append(config)
         found = {
@@ -165,11 +165,13 @@ def test_an_epoch_takes_its_steps():
         def cost_analysis(self):
             return {"optimal_seconds": 0.5, "bytes accessed": 737e6}
 
-    found = plan._speed(Compiled(), v5e, B=64, sequences=641)
+    found = plan._speed(Compiled(), v5e, B=64, epoch=plan.Epoch(641))
     assert found["step_seconds"] == 0.5 and found["sequences_per_s"] == 128
     assert found["epoch"] == {
         "sequences": 641, "steps": 11, "hours": 11 * 0.5 / 3600, "chip_hours": 16 * 11 * 0.5 / 3600
     }  # fmt: skip
+    packed = plan._speed(Compiled(), v5e, B=64, epoch=plan.Epoch(641, 2.5))
+    assert packed["sequences_per_s"] == 320 and packed["epoch"]["steps"] == 5
 
 
 def slice_of(generation, *sides):
@@ -230,8 +232,8 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, cap
     monkeypatch.setattr(slices, "tpu", lambda name: here(1 << 30)._replace(name=name))
     told = []
 
-    def seen(sequences):
-        told.append(sequences)
+    def seen(epoch):
+        told.append(epoch)
         return {}
 
     cli.main(
@@ -239,14 +241,12 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, cap
     )
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert found["fits"] and found["topology"] == "v5e:2x4" and found["batch_size"] == 32
-    monkeypatch.setattr(
-        plan, "plan", lambda config, catalogue, where, *, sequences, **rest: found | seen(sequences)
-    )
+    monkeypatch.setattr(plan, "plan", lambda config, catalogue, where, *, epoch, **rest: found | seen(epoch))
     cli.main(["plan", "config.py", "--topology", "v5e:2x4", "--data.store", str(small_store)])
     printed = capsys.readouterr().out
     assert "fits: " in printed and "item tables" in printed and "all-reduce" in printed
     spans = pipeline.train_spans(stores.Store.open(small_store), "session", 8)
-    assert told == [len(spans.start_W)]
+    assert told == [(len(spans.start_W), 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_batch_that_the_slice_cannot_share_is_refused():
 @pytest.mark.slow
 def test_a_step_compiles_for_a_slice_that_is_not_there():
     where = slices.tpu("v5e:2x2")
-    found = plan.plan(shared_by(4), CATALOGUE, where, sequences=1000)
+    found = plan.plan(shared_by(4), CATALOGUE, where, epoch=plan.Epoch(1000))
     assert found["fits"] and found["device"] == "TPU v5 lite" and found["chips"] == 4
     assert 0 < found["compiler_seconds"] < 0.1 and 0 < found["link_seconds"] < 0.1
     assert found["collective_bytes_per_chip"] > 0 and found["epoch"]["steps"] == 32
