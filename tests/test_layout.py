@@ -19,6 +19,7 @@ LEVELS = {
     "jaxneg.data.listeners": 1,
     "jaxneg.data.simulate": 1.1,
     "jaxneg.data.visits": 1.2,
+    "jaxneg.data.order": 1,
     "jaxneg.data.store": 1,
     "jaxneg.data.readers": 1.1,  # and each file in it
     "jaxneg.data.assemble": 1.1,

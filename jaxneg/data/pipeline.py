@@ -5,7 +5,7 @@ them and one vectorised draw makes the negatives. A batch is thus a function of 
 each epoch redraws, and any number of hosts sees the same global batch.
 """
 
-import math
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,9 +14,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, PAD, Batch, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig, UserError
-from jaxneg.data import negatives, store as stores
-
-ROUNDS = 4  # of the Feistel network behind a permutation
+from jaxneg.data import negatives, order as orders, store as stores
 
 
 class Spans(NamedTuple):
@@ -68,50 +66,6 @@ def _check_reach(store: stores.Store) -> None:
             "--data.reach user needs training events that precede all held-out events of a user: "
             "use --data.reach session, or prepare with --split time or tail"
         )
-
-
-def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Places of ``index`` under the seed's permutation of range(size), without storing it.
-
-    A Feistel network over the pairs below ``side``, the root of the size rounded up, walked until it lands inside the
-    range; side * side is hardly more than size, so few walk twice.
-    """
-    side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
-    keys = np.random.default_rng((seed, size)).integers(1, 1 << 62, size=ROUNDS, dtype=np.uint64)
-    result = np.asarray(index, np.uint64).copy()
-    walking = np.arange(len(result))
-    while len(walking):
-        left, right = np.divmod(result[walking], side)
-        for key in keys:
-            mixed = (right + key) * np.uint64(0xD6E8FEB86659FD93)
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0xD6E8FEB86659FD93)
-            mixed >>= np.uint64(40)
-            mixed += left
-            mixed %= side
-            left, right = right, mixed
-        result[walking] = left * side + right
-        walking = walking[result[walking] >= size]
-    return result.astype(np.int64)
-
-
-class _Order:
-    """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
-
-    def __init__(self, spans: int, batch_size: int, seed: int):
-        self.spans, self.batch_size, self.seed = spans, batch_size, seed
-        self.steps_per_epoch = -(-spans // batch_size)
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        epoch, step = divmod(int(index), self.steps_per_epoch)
-        place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        span_B = np.full(self.batch_size, -1)
-        inside = place < self.spans
-        span_B[inside] = permuted(place[inside], self.spans, self.seed + epoch)
-        return span_B
 
 
 class _Gather(grain.transforms.RandomMap):
@@ -273,6 +227,28 @@ def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
     return rows
 
 
+def _order(config: DataConfig, spans: int) -> orders.Order:
+    if config.shuffle_block == 0:
+        return orders.Order(spans, config.batch_size, config.seed)
+    block, pool = config.shuffle_block, config.shuffle_pool
+    return orders.BlockOrder(spans, config.batch_size, config.seed, block, pool)
+
+
+def _read(store: stores.Store, spans: Spans, first: int, end: int) -> None:
+    """Reads what training on the spans [first, end) needs, so that it is in the system's cache of files."""
+
+    def between(bounds: np.ndarray, low: int, high: int) -> tuple[int, int]:
+        inside = np.array(bounds[low : high + 1])
+        return int(inside[0]), int(inside[-1])
+
+    for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T):
+        np.array(column_T[spans.start_W[first] : spans.stop_W[end - 1]])
+    users = int(spans.user_W[first]), int(spans.user_W[end - 1]) + 1
+    negative = between(store.negative_indptr, *between(store.user_group_indptr, *users))
+    np.array(store.negative_item[slice(*negative)])
+    np.array(store.positive_item[slice(*between(store.positive_indptr, *users))])
+
+
 class TrainBatches:
     """Training batches of a store, addressed by step. ``spans`` sequences make ``steps_per_epoch`` batches."""
 
@@ -293,11 +269,15 @@ class TrainBatches:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
             )
-        self._order = _Order(len(spans.start_W), config.batch_size, config.seed)
+        source = self._order = _order(config, len(spans.start_W))
+        if isinstance(source, orders.BlockOrder):
+            size = config.batch_size // processes
+            rows = slice(process * size, (process + 1) * size)
+            source = orders.ReadAhead(source, rows, functools.partial(_read, store, spans))
         self.spans, self.steps_per_epoch = len(spans.start_W), self._order.steps_per_epoch
         self._prefetch, self._user_W, self._rows = config.prefetch, spans.user_W, (process, processes)
         self._dataset = (
-            grain.MapDataset.source(self._order)
+            grain.MapDataset.source(source)
             .seed(config.seed)
             .random_map(_Gather(store, spans, config, log_q, process, processes))
         )
