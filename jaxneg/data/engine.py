@@ -37,7 +37,7 @@ def connect(
         raise UserError(
             f"the query engine does not start with memory limit {memory_limit!r}: {_line(error)}"
         ) from error
-    con.raw_sql("SET TimeZone = 'UTC'").fetchall()
+    con.raw_sql("SET GLOBAL TimeZone = 'UTC'").fetchall()
     return con
 
 
@@ -66,19 +66,23 @@ def reading(source: object) -> Iterator[None]:
         ) from error
 
 
-def stream(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
+def stream(table: ir.Table, rows: int = 1 << 17, *, apart: bool = False) -> Iterator[pa.RecordBatch]:
     """Record batches of an executed table, never held as a whole.
 
-    The connection is busy until the stream ends or is closed.
+    The connection is busy until the stream ends or is closed, unless ``apart`` gives the stream one of its own,
+    which sees tables but no views.
 
     Stands in for ibis' to_pyarrow_batches, which calls a method that DuckDB 2.0 no longer has.
     """
     con: Any = table.get_backend()
-    reader = con.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
+    own = con.con.cursor() if apart else con.con
+    reader = own.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
     try:
         yield from reader
     finally:
         reader.close()
+        if apart:
+            own.close()
 
 
 def _line(error: BaseException) -> str:

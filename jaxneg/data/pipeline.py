@@ -83,7 +83,8 @@ class _Gather(grain.transforms.RandomMap):
         self.shown = shown_kinds(config)
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
-        self.columns = [np.asarray(column_T) for column_T in columns]
+        self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
+                        for column_T in columns]  # fmt: skip
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
         # Share of each row among targets, of which a batch's targets are a sample.
         self.share_V = np.zeros(0)
@@ -214,8 +215,13 @@ def _next(positive_BM: np.ndarray) -> np.ndarray:
     return np.concatenate([first_BM[:, 1:], np.full((len(at_BM), 1), M)], axis=1)
 
 
-def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
-    """column_T[start : start + width] for each start; places past the end repeat the last event."""
+def _rows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
+    """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
+    if isinstance(column_T, stores.Sharded):
+        rows = np.empty((len(start_B), width), column_T.dtype)
+        for part_T, at, inside in column_T.split(start_B):
+            rows[at] = _rows(part_T, inside, width)
+        return rows
     if len(column_T) < width:
         return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]
     # Copying runs is several times faster than gathering events one by one.

@@ -63,6 +63,7 @@ class PrepareConfig:
     """with split time: start of validation"""
     test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
     valid_share: float = 0.1  # with split tail: share before these for validation
+    shard_events: int = 1 << 25  # events of a shard, a file of each column; shards are written in parallel
     memory_limit: str = "2GB"  # of the query engine, which uses the disk beyond it
 
 
@@ -101,6 +102,7 @@ def check(settings: PrepareConfig) -> None:
         (settings.gap_minutes is None or settings.gap_minutes > 0, "gap_minutes", "above 0"),
         (settings.min_item_count >= 1, "min_item_count", "at least 1"),
         (settings.min_user_events >= 1, "min_user_events", "at least 1"),
+        (settings.shard_events >= 1, "shard_events", "at least 1"),
         (settings.min_session_events >= 1, "min_session_events", "at least 1"),
         (0 < settings.test_share < 1, "test_share", "above 0 and below 1"),
         (settings.valid_share >= 0, "valid_share", "0 or more"),
@@ -156,7 +158,15 @@ def prepare(
         work.drop("kept")
         _check_final(final, polarity, settings)
         written = assemble.assemble(
-            writer, final, words, stations, ids["user"], polarity, keep=work.keep, progress=work.progress
+            writer,
+            final,
+            words,
+            stations,
+            ids["user"],
+            polarity,
+            shard_events=settings.shard_events,
+            keep=work.keep,
+            progress=work.progress,
         )
         counts = {name: value for name, value in written.counts.items() if name != "stations_unseen"}
         return writer.finish(
@@ -173,6 +183,7 @@ def prepare(
                 | {"stations_unseen_in_training": written.counts["stations_unseen"]},
                 attributes=written.attributes,
                 sessions_overlap=written.sessions_overlap,
+                shards=written.shards,
             )
         )
 
@@ -188,7 +199,7 @@ class _Work:
         """The table, computed once."""
         self.progress(stage, 0, 1)
         unique = ibis.util.gen_name(f"jaxneg_{name}")
-        kept = self._con.create_table(unique, table, temp=True)
+        kept = self._con.create_table(unique, table)  # not temp: other connections read it
         self._tables[name] = unique
         self.progress(stage, 1, 1)
         return kept

@@ -140,7 +140,7 @@ def test_no_store_is_told_from_a_store(out, tmp_path):
 def test_another_version_is_told(out):
     values = json.loads((out / "metadata.json").read_text()) | {"version": 99}
     (out / "metadata.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="format version 99.*reads version 1: run jaxneg prepare again"):
+    with pytest.raises(UserError, match="format version 99.*reads versions 1 to 2: run jaxneg prepare again"):
         stores.Store.open(out)
 
 
