@@ -34,7 +34,7 @@ from jaxneg.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxneg.data import pipeline, store as stores
 
 MEMORY = "2GB"  # of the engine
-BLOCK = 4096  # sequences
+BLOCK, POOL = 4096, 64  # sequences of a block, blocks of a pool
 SMALL = Config(
     data=DataConfig(length=20, batch_size=1024, negatives=1, p_hard=0.5),
     model=ModelConfig(width=8, layers=1, attributes=False),
@@ -106,7 +106,7 @@ def run(directory: pathlib.Path, sessions: int, seconds: float, cgroup: pathlib.
         evict(store)
         workdir = directory / f"run-{os.getpid()}-{name}"
         train = [*jaxneg, "train", __file__, "--data.store", store, "--workdir", workdir,
-                 "--data.shuffle-block", block]  # fmt: skip
+                 "--data.shuffle-block", block, "--data.shuffle-pool", POOL]  # fmt: skip
         result[f"train_{name}"] = trained(train, workdir, seconds, cgroup)
     return result | {"load_average": round(os.getloadavg()[0], 2)}
 
@@ -115,7 +115,7 @@ def measure(path: pathlib.Path, block: int, seconds: float) -> dict:
     """Batches of a store for some seconds."""
     began = time.perf_counter()
     store = stores.Store.open(path)
-    data = dataclasses.replace(SMALL.data, shuffle_block=block)
+    data = dataclasses.replace(SMALL.data, shuffle_block=block, shuffle_pool=POOL)
     source = pipeline.TrainBatches(store, data).since(0)
     first, sequences = time.perf_counter(), 0
     while (spent := time.perf_counter() - first) < seconds:

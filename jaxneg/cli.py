@@ -142,7 +142,9 @@ def _prepare(args: list[str]) -> None:
     with console.Steps("prepare") as steps, engine.reading(asked.source):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
-            asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill"
+            asked.prepare.memory_limit,
+            temp_dir=stores.StoreWriter(asked.out).scratch / "spill",
+            engine=asked.prepare.engine,
         )
         metadata = prepare.prepare(
             reader.read(con, asked.source, asked.reader),

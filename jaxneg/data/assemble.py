@@ -256,7 +256,9 @@ class Written:
         for part in _stream(negative):
             column.append(part["item"])
         self.counts["negatives"] = column.length
-        positive = self._final.filter(self._liked).select("user", "item").distinct()
+        # Not ibis' distinct, which in Spark takes all columns to count.
+        positive = self._final.filter(self._liked).group_by("user", "item").agg(events=ibis._.count())
+        positive = positive.select("user", "item")
         column, per_user = self._writer.column("positive_item"), _PerUser(self.counts["users"])
         for part in _stream(positive.order_by("user", "item")):
             column.append(part["item"])
@@ -299,7 +301,8 @@ def _overlap(spans: ir.Table) -> bool:
     own = {"group_by": "user", "order_by": "session"}
     spans = spans.mutate(until=spans.end.max().over(**own, rows=(None, 0)))
     spans = spans.mutate(overlaps=spans.start < spans.until.lag().over(**own))
-    return bool(spans.overlaps.fill_null(False).any().to_pyarrow().as_py())
+    overlaps = spans.agg(any=spans.overlaps.fill_null(False).any())
+    return bool(engine.fetch(overlaps)["any"][0].as_py())
 
 
 def _codes(polarity: dict[str, int], sign: int) -> list[int]:

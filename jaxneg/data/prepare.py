@@ -64,6 +64,7 @@ class PrepareConfig:
     test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
     valid_share: float = 0.1  # with split tail: share before these for validation
     shard_events: int = 1 << 25  # events of a shard, a file of each column; shards are written in parallel
+    engine: Literal["duckdb", "spark"] = "duckdb"  # that groups and sorts; the store is the same
     memory_limit: str = "2GB"  # of the query engine, which uses the disk beyond it
 
 
@@ -173,7 +174,11 @@ def prepare(
             stores.Metadata(
                 reader=reader,
                 source=source,
-                settings={k: v for k, v in dataclasses.asdict(settings).items() if k != "memory_limit"},
+                settings={
+                    k: v
+                    for k, v in dataclasses.asdict(settings).items()
+                    if k not in ("engine", "memory_limit")
+                },
                 polarity=polarity,
                 split=rule,
                 counts=counts,
@@ -199,7 +204,7 @@ class _Work:
         """The table, computed once."""
         self.progress(stage, 0, 1)
         unique = ibis.util.gen_name(f"jaxneg_{name}")
-        kept = self._con.create_table(unique, table)  # not temp: other connections read it
+        kept = engine.keep(self._con, unique, table)
         self._tables[name] = unique
         self.progress(stage, 1, 1)
         return kept
@@ -208,8 +213,7 @@ class _Work:
         """Frees tables that nothing will read again."""
         for name in names:
             if unique := self._tables.pop(name, None):
-                # Not ibis' drop_table: it writes a statement that DuckDB 2.0 rejects.
-                self._con.raw_sql(f'DROP TABLE IF EXISTS "{unique}"')
+                engine.drop(self._con, unique)
 
     def __enter__(self) -> "_Work":
         return self
@@ -220,7 +224,7 @@ class _Work:
 
 def _one(table: ir.Table) -> dict[str, Any]:
     """The only row of an aggregate; sums over nothing are 0."""
-    return {name: value or 0 for name, value in table.to_pyarrow().to_pylist()[0].items()}
+    return {name: value or 0 for name, value in engine.fetch(table).to_pylist()[0].items()}
 
 
 def _resolved(settings: PrepareConfig, raw: ir.Table, total: int) -> PrepareConfig:
@@ -240,7 +244,7 @@ def _resolved(settings: PrepareConfig, raw: ir.Table, total: int) -> PrepareConf
 
 def _ids(work: _Work, raw: ir.Table, name: str) -> ir.Table:
     """Distinct ids of a column, and ``code``, their number in the order of ids. Station 0 is none."""
-    distinct = raw.filter(raw[name].notnull()).select(id=raw[name]).distinct()
+    distinct = raw.filter(raw[name].notnull()).group_by(id=raw[name]).agg(events=ibis._.count()).select("id")
     code = ibis.row_number().over(order_by="id") + (1 if name == "station" else 0)
     return work.keep(f"number each {name}", name, distinct.mutate(code=code.cast("int32")))
 
