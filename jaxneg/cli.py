@@ -246,11 +246,14 @@ def _train(args: list[str]) -> None:
         workdir=(_path("RUN"), "Run directory: made if new, continued exactly if not.", ...),
     )  # fmt: skip
     from jaxneg import run, train
+    from jaxneg.data import pipeline, store as stores
 
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # orbax logs, traceback and all, what it raises as well
     if warning := run.warn_slow_gpu():
+        console.say(f"jaxneg: {warning}")
+    if warning := pipeline.warn_beyond_memory(stores.Store.open(config.data.store), config.data):
         console.say(f"jaxneg: {warning}")
     with console.Steps("train") as steps:
         result = train.train(config, asked.workdir, steps)

@@ -5,7 +5,10 @@ them and one vectorised draw makes the negatives. A batch is thus a function of 
 each epoch redraws, and any number of hosts sees the same global batch.
 """
 
+import contextlib
 import functools
+import os
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -231,6 +234,30 @@ def _rows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarra
     for b in np.flatnonzero(start_B > last):
         rows[b] = column_T[np.minimum(start_B[b] + np.arange(width), len(column_T) - 1)]
     return rows
+
+
+def warn_beyond_memory(store: stores.Store, config: DataConfig) -> str | None:
+    """Advice where rows are read from all over a store that takes more than half of the memory; None elsewhere."""
+    columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
+    read = sum(
+        len(column) * column.dtype.itemsize for column in (*columns, store.negative_item, store.positive_item)
+    )
+    memory = _memory()
+    if config.shuffle_block > 0 or read <= memory / 2:
+        return None
+    return (
+        f"training reads {read / 1e9:.1f} GB of the store in no order, and there are {memory / 1e9:.1f} GB of memory: "
+        "with --data.shuffle-block 4096 it reads in runs"
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine or container."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            sizes.append(int(pathlib.Path(limit).read_text()))
+    return min(sizes)
 
 
 def _order(config: DataConfig, spans: int) -> orders.Order:

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from jaxneg.config import DataConfig
-from jaxneg.data import order as orders, pipeline
+from jaxneg.config import DataConfig, EvalConfig
+from jaxneg.data import order as orders, pipeline, store as stores
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -161,3 +161,36 @@ def test_seeking_is_exact_with_blocks(random_store):
     for step in (0, 7, 31):
         for a, b in zip(next(pipeline.TrainBatches(store, config).since(step)), run[step], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("config", [{}, {"shuffle_block": 3}, {"reach": "user"}, {"hard_scope": "session"}])
+def test_shards_make_no_difference_to_batches(random_store, config):
+    store = random_store(4, users=60, ordered=True)
+    begin = store.session_indptr[store.user_indptr]
+    cuts = [int(begin[k]) for k in (1, 20, 33)]
+    parts = {
+        field: stores.Sharded(np.split(np.asarray(getattr(store, field)), cuts)) for field in stores.EVENTS
+    }
+    sharded = dataclasses.replace(store, **parts)
+    config = DataConfig(length=3, batch_size=4, seed=5, **config)
+    one, many = (
+        pipeline.TrainBatches(store, config, log_q=True),
+        pipeline.TrainBatches(sharded, config, log_q=True),
+    )
+    for step in range(one.steps_per_epoch):
+        for a, b in zip(one[step], many[step], strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert one.false_negatives(store, in_batch=True) == many.false_negatives(sharded, in_batch=True)
+    for a, b in zip(*(pipeline.EvalBatches(s, config, EvalConfig(batch_size=7), "test") for s in (store, sharded)),
+                    strict=True):  # fmt: skip
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_a_store_larger_than_half_the_memory_is_told(random_store, monkeypatch):
+    store = random_store(4)
+    rows, blocks = DataConfig(), DataConfig(shuffle_block=4096)
+    assert pipeline.warn_beyond_memory(store, rows) is None
+    monkeypatch.setattr(pipeline, "_memory", lambda: 1000)
+    assert "--data.shuffle-block 4096" in str(pipeline.warn_beyond_memory(store, rows))
+    assert pipeline.warn_beyond_memory(store, blocks) is None
