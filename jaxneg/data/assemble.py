@@ -213,7 +213,7 @@ class Written:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        counts = sum(part.counts for part in found)
+        counts = np.sum([part.counts for part in found], axis=0)
         self.counts |= {
             "out_of_order": sum(part.unordered for part in found),
             "stations_unseen": sum(part.unseen for part in found),

@@ -47,7 +47,6 @@ def connect(memory_limit: str, threads: int, temp_dir: pathlib.Path | None) -> i
         builder = builder.master(f"local[{threads or '*'}]").config("spark.driver.memory", memory)
         builder = builder.config("spark.ui.enabled", "false").config("spark.driver.host", "localhost")
         builder = builder.config("spark.sql.shuffle.partitions", 4 * (threads or os.cpu_count() or 1))
-        builder = builder.config("spark.local.dir", str(scratch.absolute() / "spark"))
     try:
         session = builder.getOrCreate()
     except Exception as error:
