@@ -166,7 +166,9 @@ def _prepare(args: list[str]) -> None:
     with console.Steps("prepare") as steps, engine.reading(asked.source):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
-            asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill"
+            asked.prepare.memory_limit,
+            temp_dir=stores.StoreWriter(asked.out).scratch / "spill",
+            engine=asked.prepare.engine,
         )
         metadata = prepare.prepare(
             reader.read(con, asked.source, asked.reader),
@@ -329,6 +331,7 @@ def _train(args: list[str]) -> None:
         process=(int, "Which of them this is, from 0.", -1),
     )  # fmt: skip
     from jaxneg import cluster, run, train
+    from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
     logging.getLogger("absl").setLevel(
@@ -336,6 +339,10 @@ def _train(args: list[str]) -> None:
     )  # orbax logs, traceback and all, what it raises as well
     if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
+    if cluster.first():
+        store = stores.Store.open(config.data.store)
+        if warning := pipeline.warn_beyond_memory(store, config.data):
+            console.say(f"jaxneg: {warning}")
     try:
         with console.Steps("train") as steps, cluster.Terminate() as stop:
             result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)

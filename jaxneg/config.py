@@ -59,6 +59,9 @@ class DataConfig:
     shared_negatives: int = 0  # random negatives shared by the whole batch, S
     shuffle_events: bool = False
     """order each training sequence anew each epoch: for logs whose order means nothing"""
+    shuffle_block: int = 0
+    """for a store larger than memory: shuffle runs of so many sequences, then rows; 0 shuffles rows over all of it"""
+    shuffle_pool: int = 256  # runs that are mixed at a time, in all
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
@@ -183,6 +186,8 @@ def check(config: Config) -> Config:
         (data.hard_skip >= 0.0, "--data.hard-skip", "0 or more", data.hard_skip),
         (data.hard_thumb_down >= 0.0, "--data.hard-thumb-down", "0 or more", data.hard_thumb_down),
         (data.shared_negatives >= 0, "--data.shared-negatives", "0 or more", data.shared_negatives),
+        (data.shuffle_block >= 0, "--data.shuffle-block", "0 or more", data.shuffle_block),
+        (data.shuffle_pool >= 1, "--data.shuffle-pool", "at least 1", data.shuffle_pool),
         (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
         (model.width >= 1, "--model.width", "at least 1", model.width),
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),
@@ -307,6 +312,11 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             data.packed and model.encoder in UNPACKED,
             f"--model.encoder {model.encoder} would look across the sequences of a row of --data.packed",
             "use another encoder, or leave out --data.packed",
+        ),
+        (
+            data.packed and data.shuffle_block > 0,
+            "--data.shuffle-block mixes runs of sequences, and --data.packed has laid them into rows of several",
+            "leave one of them out",
         ),
         (
             data.packed and loss.contrastive > 0,

@@ -180,8 +180,8 @@ def training_log(store: stores.Store) -> baselines.Log:
     session_T = session_T[event]
     return baselines.Log(
         user_T=np.asarray(store.session_user)[session_T],
-        item_T=np.asarray(store.item_T)[event],
-        sign_T=np.asarray(store.sign)[np.asarray(store.feedback_T)[event]],
+        item_T=store.item_T[event],
+        sign_T=np.asarray(store.sign)[store.feedback_T[event]],
         session_T=session_T,
         items=store.items,
         users=len(store.user_indptr) - 1,

@@ -5,7 +5,10 @@ them and one vectorised draw makes the negatives. A batch is thus a function of 
 each epoch redraws, and any number of hosts sees the same global batch.
 """
 
-import math
+import contextlib
+import functools
+import os
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,9 +17,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, PAD, Batch, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig, UserError
-from jaxneg.data import negatives, packing, store as stores
-
-ROUNDS = 4  # of the Feistel network behind a permutation
+from jaxneg.data import negatives, order as orders, packing, store as stores
 
 
 class Spans(NamedTuple):
@@ -70,50 +71,6 @@ def _check_reach(store: stores.Store) -> None:
         )
 
 
-def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Places of ``index`` under the seed's permutation of range(size), without storing it.
-
-    A Feistel network over the pairs below ``side``, the root of the size rounded up, walked until it lands inside the
-    range; side * side is hardly more than size, so few walk twice.
-    """
-    side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
-    keys = np.random.default_rng((seed, size)).integers(1, 1 << 62, size=ROUNDS, dtype=np.uint64)
-    result = np.asarray(index, np.uint64).copy()
-    walking = np.arange(len(result))
-    while len(walking):
-        left, right = np.divmod(result[walking], side)
-        for key in keys:
-            mixed = (right + key) * np.uint64(0xD6E8FEB86659FD93)
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0xD6E8FEB86659FD93)
-            mixed >>= np.uint64(40)
-            mixed += left
-            mixed %= side
-            left, right = right, mixed
-        result[walking] = left * side + right
-        walking = walking[result[walking] >= size]
-    return result.astype(np.int64)
-
-
-class _Order:
-    """Source whose element k is (spans of step k's global batch, -1 where it only fills up); packed, rows of spans."""
-
-    def __init__(self, spans: int, batch_size: int, seed: int):
-        self.spans, self.batch_size, self.seed = spans, batch_size, seed
-        self.steps_per_epoch = -(-spans // batch_size)
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        epoch, step = divmod(int(index), self.steps_per_epoch)
-        place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        span_B = np.full(self.batch_size, -1)
-        inside = place < self.spans
-        span_B[inside] = permuted(place[inside], self.spans, self.seed + epoch)
-        return span_B
-
-
 class _Gather(grain.transforms.RandomMap):
     """Reads a batch's sequences, hides what cloze training hides, draws negatives."""
 
@@ -133,7 +90,8 @@ class _Gather(grain.transforms.RandomMap):
         self.shown = shown_kinds(config)
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
-        self.columns = [np.asarray(column_T) for column_T in columns]
+        self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
+                        for column_T in columns]  # fmt: skip
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
         # Share of each row among targets, of which a batch's targets are a sample.
         self.share_V = np.zeros(0)
@@ -281,8 +239,13 @@ def _next(positive_BM: np.ndarray) -> np.ndarray:
     return np.concatenate([first_BM[:, 1:], np.full((len(at_BM), 1), M)], axis=1)
 
 
-def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
-    """column_T[start : start + width] for each start; places past the end repeat the last event."""
+def _rows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
+    """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
+    if isinstance(column_T, stores.Sharded):
+        rows = np.empty((len(start_B), width), column_T.dtype)
+        for part_T, at, inside in column_T.split(start_B):
+            rows[at] = _rows(part_T, inside, width)
+        return rows
     if len(column_T) < width:
         return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]
     # Copying runs is several times faster than gathering events one by one.
@@ -292,6 +255,52 @@ def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
     for b in np.flatnonzero(start_B > last):
         rows[b] = column_T[np.minimum(start_B[b] + np.arange(width), len(column_T) - 1)]
     return rows
+
+
+def warn_beyond_memory(store: stores.Store, config: DataConfig) -> str | None:
+    """Advice where rows are read from all over a store that takes more than half of the memory; None elsewhere."""
+    columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
+    read = sum(
+        len(column) * column.dtype.itemsize for column in (*columns, store.negative_item, store.positive_item)
+    )
+    memory = _memory()
+    if config.shuffle_block > 0 or read <= memory / 2:
+        return None
+    return (
+        f"training reads {read / 1e9:.1f} GB of the store in no order, and there are {memory / 1e9:.1f} GB of memory: "
+        "with --data.shuffle-block 4096 it reads in runs"
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine or container."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            sizes.append(int(pathlib.Path(limit).read_text()))
+    return min(sizes)
+
+
+def _order(config: DataConfig, spans: int) -> orders.Order:
+    if config.shuffle_block == 0:
+        return orders.Order(spans, config.batch_size, config.seed)
+    block, pool = config.shuffle_block, config.shuffle_pool
+    return orders.BlockOrder(spans, config.batch_size, config.seed, block, pool)
+
+
+def _read(store: stores.Store, spans: Spans, first: int, end: int) -> None:
+    """Reads what training on the spans [first, end) needs, so that it is in the system's cache of files."""
+
+    def between(bounds: np.ndarray, low: int, high: int) -> tuple[int, int]:
+        inside = np.array(bounds[low : high + 1])
+        return int(inside[0]), int(inside[-1])
+
+    for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T):
+        np.array(column_T[spans.start_W[first] : spans.stop_W[end - 1]])
+    users = int(spans.user_W[first]), int(spans.user_W[end - 1]) + 1
+    negative = between(store.negative_indptr, *between(store.user_group_indptr, *users))
+    np.array(store.negative_item[slice(*negative)])
+    np.array(store.positive_item[slice(*between(store.positive_indptr, *users))])
 
 
 class TrainBatches:
@@ -317,18 +326,21 @@ class TrainBatches:
         self._packing = None
         self.spans = rows = len(spans.start_W)
         if config.packed:
-            last = (
-                0 if config.mask > 0 else 1
-            )  # the last event of a sequence is no input, except in cloze training
+            # The last event of a sequence is no input, except in cloze training.
+            last = 0 if config.mask > 0 else 1
             size_W = spans.stop_W - spans.start_W - last
             self._packing = packing.plan(size_W, config.length + 1 - last, config.seed)
             rows = len(self._packing.indptr_R) - 1
         self.sequences_per_row = self.spans / rows
-        self._order = _Order(rows, config.batch_size, config.seed)
+        source = self._order = _order(config, rows)
+        if isinstance(source, orders.BlockOrder):
+            # Each process draws the whole batch, and so reads the rows of all.
+            every = slice(0, config.batch_size)
+            source = orders.ReadAhead(source, every, functools.partial(_read, store, spans))
         self.steps_per_epoch = self._order.steps_per_epoch
         self._prefetch, self._user_W = config.prefetch, spans.user_W
         self._whole = (
-            grain.MapDataset.source(self._order)
+            grain.MapDataset.source(source)
             .seed(config.seed)
             .random_map(_Gather(store, spans, self._packing, config, log_q))
         )

@@ -235,18 +235,6 @@ def test_hosts_share_the_same_global_batch(random_store):
         pipeline.TrainBatches(store, CONFIG, processes=3)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
-def test_permuted_is_a_permutation_that_depends_on_the_seed(size):
-    first, second = (pipeline.permuted(np.arange(size), size, seed) for seed in (0, 1))
-    assert sorted(first) == list(range(size)) == sorted(second)
-    if size > 60:
-        assert not np.array_equal(first, second)
-        # Of a random permutation about 1 place is fixed and neighbours land a third of the size apart.
-        assert (first == np.arange(size)).sum() < 10
-        assert abs(np.abs(np.diff(first)).mean() / size - 1 / 3) < 0.06
-    np.testing.assert_array_equal(pipeline.permuted(np.array([size - 1, 0]), size, 0), first[[size - 1, 0]])
-
-
 def examples_by_hand(store, split, reach):
     """(user, context places, liked places, disliked places) of each example, by plain loops."""
     for s in range(store.sessions):
