@@ -292,7 +292,9 @@ def train_step(
                 ),
             )((state.params, state.tables))
 
-        value, gradients = accumulated(config, value_and_gradients, batch, index(batch), key)
+        value, gradients = accumulated(
+            config, value_and_gradients, (state.params, state.tables), batch, index(batch), key
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
         updated = optax.apply_updates((state.params, state.tables), updates)
         params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
@@ -306,7 +308,7 @@ def train_step(
                 lambda trained: loss(config, model, trained[0], trained[1], part, at, attributes, items, key),
             )((state.params, looked))
 
-        found = accumulated(config, value_and_gradients, batch, Index(*slots), key)
+        found = accumulated(config, value_and_gradients, (state.params, looked), batch, Index(*slots), key)
         value, (gradients, row_gradients) = found
         opt_state, moments = state.opt_state
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
@@ -426,10 +428,10 @@ def catalogue_rows(model: models.Model, params, item_tables, attribute_VA):
     return row_VD, tables.bias(item_tables, item_V)
 
 
-def accumulated(config: Config, value_and_gradients, batch: Batch, at: Index, key):
+def accumulated(config: Config, value_and_gradients, trained, batch: Batch, at: Index, key):
     """Value and gradients of a batch taken in ``optim.accumulate`` parts, one after the other, as if it were whole.
 
-    A part counts by the positions that its loss is a mean over.
+    A part counts by the positions that its loss is a mean over. ``trained`` is what gradients are with respect to.
     """
     parts = config.optim.accumulate
     if parts == 1:
@@ -442,15 +444,12 @@ def accumulated(config: Config, value_and_gradients, batch: Batch, at: Index, ke
                if not name.endswith("_S")}  # fmt: skip
         return fields._replace(**own)
 
-    def weighed(part):
+    def add(total, part):
         found = value_and_gradients(of(part, batch), of(part, at), jax.random.fold_in(key, part))
         weight = counted(config, of(part, batch))
-        return jax.tree.map(lambda leaf: weight * leaf, found), weight
+        return jax.tree.map(lambda so_far, leaf: so_far + weight * leaf, total, (found, jnp.ones(()))), None
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, weighed(part)), None
-
-    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(weighed, 0))
+    none = ((jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)), jnp.zeros(()))
     (found, weight), _ = jax.lax.scan(add, none, jnp.arange(parts))
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1.0), found)
 

@@ -83,6 +83,35 @@ def test_parts_are_spread_over_the_devices():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
+def test_rows_that_devices_share_are_changed_once_for_all_parts():
+    """Looked up once for the whole batch; their gradients are summed over the parts."""
+    config = dataclasses.replace(
+        CASES["shared negatives and rejected targets"],
+        optim=dataclasses.replace(CONFIG.optim, rows="sgd", weight_decay=0.0, clip=0.0),
+        train=dataclasses.replace(CONFIG.train, shards=2),
+    )
+
+    def updated(parts):
+        own = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
+        built = program.build(own, CATALOGUE, sharding.make_mesh(4, 2))
+        attribute_VA = program.by_row(built, np.arange(31, dtype=np.int32)[:, None] % 4)
+        attribute_VA = sharding.put(attribute_VA, built.mesh, "VA")
+        batch = sharding.put_fields(make_batch(config), built.mesh)
+        first = built.init()
+        before = {name: np.asarray(leaf) for name, leaf in first.tables.items()}
+        state, metrics = built.update(first, batch, attribute_VA)
+        return float(metrics["loss"]), {
+            name: np.asarray(state.tables[name]) - before[name] for name in before
+        }
+
+    (whole, expected), (parts, found) = updated(1), updated(4)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    for name, moved in expected.items():
+        assert np.abs(moved).max() > 1e-4
+        # Differences of float32 values near 0.1.
+        np.testing.assert_allclose(found[name], moved, rtol=1e-3, atol=1e-7)
+
+
 def test_a_batch_without_targets_moves_nothing_but_by_decay():
     batch = make_batch(CONFIG)
     none = batch._replace(
