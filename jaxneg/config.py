@@ -62,6 +62,8 @@ class DataConfig:
     shuffle_block: int = 0
     """for a store larger than memory: shuffle runs of so many sequences, then rows; 0 shuffles rows over all of it"""
     shuffle_pool: int = 256  # runs that are mixed at a time, in all
+    blocks: int = 1
+    """blocks of rows that are drawn each by itself: of many processes each draws its own, if their number divides it"""
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
@@ -174,6 +176,7 @@ class Config:
 def check(config: Config) -> Config:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
     data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
+    whole_blocks = data.blocks >= 1 and data.batch_size % data.blocks == 0
     whole_heads = model.heads >= 1 and model.width % model.heads == 0
     whole_parts = optim.accumulate >= 1 and data.batch_size % optim.accumulate == 0
     rules = [
@@ -188,6 +191,7 @@ def check(config: Config) -> Config:
         (data.shared_negatives >= 0, "--data.shared-negatives", "0 or more", data.shared_negatives),
         (data.shuffle_block >= 0, "--data.shuffle-block", "0 or more", data.shuffle_block),
         (data.shuffle_pool >= 1, "--data.shuffle-pool", "at least 1", data.shuffle_pool),
+        (whole_blocks, "--data.blocks", f"a divisor of the batch size {data.batch_size}", data.blocks),
         (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
         (model.width >= 1, "--model.width", "at least 1", model.width),
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),

@@ -158,10 +158,11 @@ class _Gather(grain.transforms.RandomMap):
         negative_BLN = np.zeros((*target_BL.shape, config.negatives), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
-        shared_S = negatives.random_items(rng, self.index.items, config.shared_negatives, config.random)
+        shared = self.shared(rng)
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
         if len(self.share_V):
-            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], len(at))
+            draws = len(at) * config.blocks  # of which all are about as large
+            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], draws)
         batch = Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
@@ -172,14 +173,20 @@ class _Gather(grain.transforms.RandomMap):
             hard_BLN=hard_BLN,
             event_BM=item_BM,
             sign_BM=sign_BM,
-            shared_S=shared_S,
-            shared_log_q_S=negatives.log_inclusion(
-                shared_S, self.index.items, config.shared_negatives, config.random
-            ),
+            **shared,
             target_log_q_BL=target_log_q_BL,
             segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
         return batch if in_rows is None else packing.packed(batch, *in_rows, rows=len(element))
+
+    def shared(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields of a batch that are no rows of it: random negatives for all."""
+        items, count, draw = self.index.items, self.config.shared_negatives, self.config.random
+        shared_S = negatives.random_items(rng, items, count, draw)
+        return {
+            "shared_S": shared_S,
+            "shared_log_q_S": negatives.log_inclusion(shared_S, items, count, draw),
+        }
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -209,11 +216,34 @@ class _Gather(grain.transforms.RandomMap):
         return hidden_BM
 
 
-class _Rows(grain.transforms.Map):
-    """The rows of one process: a block of the global batch, so that it is the same for any number of them.
+class _Blocks(grain.transforms.RandomMap):
+    """Blocks of a batch's rows, one after the other, each drawn by itself: the same whoever draws them."""
 
-    Every process draws the whole batch, as draws go from row to row, and keeps its part.
-    """
+    def __init__(self, gather: _Gather, own: range):
+        self.gather, self.own = gather, own
+
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, element: np.ndarray, rng: np.random.Generator
+    ) -> Batch:
+        config, seed = self.gather.config, int(rng.integers(1 << 62))
+        rows = len(element) // config.blocks
+        parts = [
+            self.gather.random_map(
+                element[block * rows : (block + 1) * rows], np.random.default_rng((seed, block))
+            )
+            for block in self.own
+        ]
+        # Those of the whole batch have draws of their own, the same for all.
+        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)))
+        joined = {
+            name: shared[name] if name in shared else np.concatenate([getattr(part, name) for part in parts])
+            for name in Batch._fields
+        }
+        return Batch(**joined)
+
+
+class _Rows(grain.transforms.Map):
+    """The rows of one process: a block of the global batch, so that it is the same for any number of them."""
 
     def __init__(self, process: int, processes: int):
         self.process, self.processes = process, processes
@@ -333,18 +363,27 @@ class TrainBatches:
             rows = len(self._packing.indptr_R) - 1
         self.sequences_per_row = self.spans / rows
         source = self._order = _order(config, rows)
+        # Where each process has whole blocks it draws no others; else it draws all rows and keeps its own.
+        apart = config.blocks > 1 and config.blocks % processes == 0
         if isinstance(source, orders.BlockOrder):
-            # Each process draws the whole batch, and so reads the rows of all.
-            every = slice(0, config.batch_size)
-            source = orders.ReadAhead(source, every, functools.partial(_read, store, spans))
+            own = config.batch_size // processes if apart else config.batch_size
+            first = process * own if apart else 0
+            read = functools.partial(_read, store, spans)
+            source = orders.ReadAhead(source, slice(first, first + own), read)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._prefetch, self._user_W = config.prefetch, spans.user_W
-        self._whole = (
-            grain.MapDataset.source(source)
-            .seed(config.seed)
-            .random_map(_Gather(store, spans, self._packing, config, log_q))
-        )
-        self._dataset = self._whole.map(_Rows(process, processes)) if processes > 1 else self._whole
+        gather = _Gather(store, spans, self._packing, config, log_q)
+
+        def drawn(blocks: range) -> grain.MapDataset:
+            draw = gather if config.blocks == 1 else _Blocks(gather, blocks)
+            return grain.MapDataset.source(source).seed(config.seed).random_map(draw)
+
+        self._whole = drawn(range(config.blocks))
+        if apart:
+            share = config.blocks // processes
+            self._dataset = drawn(range(process * share, (process + 1) * share))
+        else:
+            self._dataset = self._whole.map(_Rows(process, processes)) if processes > 1 else self._whole
 
     def __getitem__(self, step: int) -> Batch:
         batch = self._dataset[step]

@@ -4,8 +4,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK, MASK
-from jaxneg.config import DataConfig, EvalConfig, UserError
+from jaxneg.config import Config, DataConfig, EvalConfig, UserError
 from jaxneg.data import negatives, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
@@ -404,3 +405,41 @@ def test_no_negatives_of_its_own_leaves_a_target_to_the_shared_ones(random_store
     for batch in epoch(pipeline.TrainBatches(store, config)):
         assert batch.negative_BLN.shape == (4, 3, 0) and batch.shared_S.shape == (6,)
         assert ((1 <= batch.shared_S) & (batch.shared_S <= store.items)).all()
+
+
+@pytest.mark.parametrize("shuffle", [{}, {"shuffle_block": 8, "shuffle_pool": 4}])
+def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, monkeypatch):
+    store = random_store(3, users=60)
+    config = DataConfig(length=5, batch_size=8, negatives=2, shared_negatives=6, blocks=4, **shuffle)
+    whole = pipeline.TrainBatches(store, config, log_q=True)
+    shares = {
+        n: [pipeline.TrainBatches(store, config, log_q=True, process=p, processes=n) for p in range(n)]
+        for n in (2, 4, 8)
+    }
+    for step in range(2 * whole.steps_per_epoch):
+        expected = whole[step]
+        for n, parts in shares.items():
+            for p, part in enumerate(parts):
+                for name, leaf in expected._asdict().items():
+                    own = leaf if name.endswith("_S") else leaf[p * 8 // n : (p + 1) * 8 // n]
+                    np.testing.assert_array_equal(getattr(part[step], name), own)
+    # Fewer rows are gathered: a process of two draws half of each batch.
+    rows, gather = [], pipeline._Gather.random_map
+
+    def counted(self, element, rng):
+        rows.append(len(element))
+        return gather(self, element, rng)
+
+    monkeypatch.setattr(pipeline._Gather, "random_map", counted)
+    shares[2][1][0]
+    assert sum(rows) == 4
+    drawn = [row for k in range(whole.steps_per_epoch) for row in whole[k].negative_BLN.reshape(8, -1)]
+    drawn = [tuple(row) for row in drawn if row.any()]
+    assert len(set(drawn)) > 0.8 * len(
+        drawn
+    )  # short rows may meet by chance, blocks of equal draws would always
+
+
+def test_a_batch_that_blocks_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="--data.blocks must be a divisor of the batch size 128, got 3"):
+        configs.check(Config(data=DataConfig(blocks=3)))
