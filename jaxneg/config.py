@@ -130,9 +130,7 @@ class TrainConfig:
     devices: int = 0  # devices to train on; 0 takes all
     shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
     seed: int = 0  # of initialisation and dropout
-    stuck_after: int = (
-        1800  # seconds without a step after which the process ends, exit code 75; 0 waits for ever
-    )
+    stuck_after: int = 1800  # seconds without a step until the process ends with code 75; 0 waits for ever
 
 
 @dataclass(frozen=True)

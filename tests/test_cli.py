@@ -83,7 +83,7 @@ def test_training_takes_the_config_and_its_options(work):
 def test_the_config_may_stand_after_the_options(work, monkeypatch):
     result = json.loads((RUN / "result.json").read_text())
     asked = []
-    monkeypatch.setattr(train, "train", lambda config, workdir, _: asked.append((config, workdir)) or result)
+    monkeypatch.setattr(train, "train", lambda config, workdir, *_: asked.append((config, workdir)) or result)
     cli.main(["train", "--workdir", "new", "--train.epochs", "1", "config.py"])
     cli.main(["train", "config.py", "--train.epochs", "1", "--workdir", "new"])
     [(config, workdir), same] = asked
