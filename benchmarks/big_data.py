@@ -16,8 +16,8 @@ the cache either:
 Prints one JSON line:
 
     events, simulate_seconds, prepare_seconds, prepare_peak_gb, prepare_events_per_s
-    pipeline_rows, pipeline_blocks, train_rows, train_blocks     of each: sequences_per_s, from the first step on,
-                                                                 start_seconds before it, peak_gb
+    pipeline_rows, pipeline_blocks, train_rows, train_blocks     of each: sequences_per_s once started (training: from
+                                                                 its first line on), start_seconds, peak_gb
 """
 
 import argparse
@@ -124,30 +124,27 @@ def measure(path: pathlib.Path, block: int, seconds: float) -> dict:
 
 
 def trained(command: list, workdir: pathlib.Path, seconds: float, cgroup: pathlib.Path | None) -> dict:
-    """Sequences per second from the first step of ``jaxneg train`` on; it is stopped after some seconds of steps."""
+    """Sequences per second of ``jaxneg train``, from its first line of metrics until it is stopped."""
     began = time.perf_counter()
     process = start(command, cgroup)
-    lines: list[dict] = []
-    first = None
     metrics = workdir / "metrics.jsonl"
-    while process.poll() is None:
+    seen: list[tuple[float, int]] = []  # when a line was there, and its step
+    while process.poll() is None and not (seen and seen[-1][0] - seen[0][0] > seconds):
         time.sleep(0.2)
-        if first is None and (workdir / "store.json").exists():
-            first = time.perf_counter()
-        if metrics.exists():
-            whole = [text for text in metrics.read_text().splitlines(True) if text.endswith("\n")]
-            lines = [line for line in map(json.loads, whole) if "sequences_per_s" in line]
-        if len(lines) > 1 and time.perf_counter() - began > seconds:
-            process.terminate()
-            break
+        text = metrics.read_text() if metrics.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+        steps = [line["step"] for line in lines if "sequences_per_s" in line]
+        if steps and (not seen or steps[-1] > seen[-1][1]):
+            seen.append((time.perf_counter(), steps[-1]))
+    if process.poll() is None:
+        process.terminate()
     _, error = process.communicate()
-    if len(lines) < 2:
+    if len(seen) < 2:
         raise SystemExit(f"jaxneg train ended early: {error[-2000:]}")
-    # The first line has the compilation in it.
-    spent = sum(1.0 / line["sequences_per_s"] for line in lines[1:])
+    (first, before), (last, step) = seen[0], seen[-1]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {"sequences_per_s": round((len(lines) - 1) / spent), "steps": lines[-1]["step"],
-            "start_seconds": round((first or began) - began, 1), "peak_gb_so_far": gigabytes(peak * 1024)}  # fmt: skip
+    return {"sequences_per_s": round((step - before) * SMALL.data.batch_size / (last - first)), "steps": step,
+            "start_seconds": round(first - began, 1), "peak_gb_so_far": gigabytes(peak * 1024)}  # fmt: skip
 
 
 def once(record: pathlib.Path, command: list) -> dict:

@@ -12,6 +12,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
+    "big_data": {
+        "events",
+        "simulate_seconds",
+        "prepare_seconds",
+        "prepare_peak_gb",
+        "pipeline_rows",
+        "train_blocks",
+    },
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
@@ -61,3 +69,8 @@ def test_benchmark_prints_one_json_object(name):
     if name == "pipeline":
         assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
         assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]
+    if name == "big_data":
+        assert 190_000 < found["events"] < 210_000 and 0 < found["prepare_peak_gb"] < 1
+        for part in ("pipeline", "train"):
+            for order in ("rows", "blocks"):
+                assert found[f"{part}_{order}"]["sequences_per_s"] > 0

@@ -147,32 +147,37 @@ class BlockOrder(Order):
 
 
 class ReadAhead:
-    """A block order that has the pool of a step, and the one after it, read from disk by a thread.
+    """A block order that has the pool of a step read from disk, and then, by a thread, the one after it.
 
-    What is read stays with the operating system's cache of files, from which batches are then gathered.
+    What is read stays with the operating system's cache of files, from which batches are then gathered. A step waits
+    for its pool: to gather from what is not there yet would read many times as much.
     """
 
     def __init__(self, order: BlockOrder, rows: slice, read: Callable[[int, int], None]):
         """``rows`` of a batch are this host's; ``read`` reads all that the spans [first, end) need."""
         self._order, self._rows, self._read = order, rows, read
-        self._asked: tuple[tuple[int, int], ...] = ()
+        self._threads: dict[tuple[int, int], threading.Thread] = {}  # of this pool and the next
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, index: int) -> np.ndarray:
         now = self._order.pool_of(index)
-        asked = (now, self._order.after(*now))
-        new = [pool for pool in asked if pool not in self._asked]
-        self._asked = asked
-        if new:
-            threading.Thread(target=self._fetch, args=(new,), daemon=True).start()
+        after = self._order.after(*now)
+        self._threads = {pool: thread for pool, thread in self._threads.items() if pool in (now, after)}
+        self._started(now).join()
+        self._started(after)
         return self._order[index]
 
-    def _fetch(self, pools: list[tuple[int, int]]) -> None:
-        for pool in pools:
-            runs = self._order.runs(*pool, self._rows)
-            for first, end in runs[np.argsort(runs[:, 0])]:  # as they lie on disk
-                if pool not in self._asked:  # a seek has left it behind
-                    break
-                self._read(int(first), int(end))
+    def _started(self, pool: tuple[int, int]) -> threading.Thread:
+        if pool not in self._threads:
+            self._threads[pool] = threading.Thread(target=self._fetch, args=(pool,), daemon=True)
+            self._threads[pool].start()
+        return self._threads[pool]
+
+    def _fetch(self, pool: tuple[int, int]) -> None:
+        runs = self._order.runs(*pool, self._rows)
+        for first, end in runs[np.argsort(runs[:, 0])]:  # as they lie on disk
+            if pool not in self._threads:  # a seek has left it behind
+                break
+            self._read(int(first), int(end))
