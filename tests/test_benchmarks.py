@@ -31,7 +31,8 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
 def test_every_benchmark_is_known():
-    assert set(SCRIPTS) - {"real_data", "claims"} == set(KEYS)  # claims.py only reads; see test_claims.py
+    # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py.
+    assert set(SCRIPTS) - {"real_data", "claims", "plan"} == set(KEYS)
 
 
 @pytest.mark.slow
