@@ -38,7 +38,7 @@ BLOCK, POOL = 4096, 64  # sequences of a block, blocks of a pool
 SMALL = Config(
     data=DataConfig(length=20, batch_size=1024, negatives=1, p_hard=0.5),
     model=ModelConfig(width=8, layers=1, attributes=False),
-    train=TrainConfig(epochs=1, log_every=5),
+    train=TrainConfig(epochs=100, patience=0, log_every=5),
 )
 
 
