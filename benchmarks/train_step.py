@@ -30,7 +30,6 @@ positions_per_s is that of L = 200; matmul_gflops is the best rate of 2048^3 flo
 """
 
 import argparse
-import functools
 import json
 import os
 import pathlib
@@ -46,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 from pipeline import write_sessions  # beside this script
 
-from jaxneg import optim, run, sharding, step as steps
+from jaxneg import program, sharding
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.data import pipeline, store as stores
 
@@ -150,21 +149,14 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
         store, config = stores.Store.open(path), setting(length, str(path))
         batches = pipeline.TrainBatches(store, config.data)
         # As in training.
-        mesh = sharding.make_mesh(1)
-        model = run.build_model(config, store)
-        optimizer = optim.dense_optimizer(config.optim, batches.steps_per_epoch)
-        replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
-        init = functools.partial(steps.init_state, config, model, optimizer, len(store.attribute_VA))
-        state = jax.jit(init, out_shardings=replicated)()
-        update = jax.jit(
-            functools.partial(steps.train_step, config, model, optimizer),
-            donate_argnums=0,
-            out_shardings=(replicated, replicated),
+        built = program.build(
+            config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch
         )
+        state, mesh, update = built.init(), built.mesh, built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
         source, metrics = batches.since(0), {}
         for _ in range(warmup):
-            state, metrics = update(state, sharding.put(next(source), mesh, "B"), attribute_VA)
+            state, metrics = update(state, sharding.put_fields(next(source), mesh), attribute_VA)
         jax.block_until_ready(metrics)
         step_ms, rates = [], []
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -173,7 +165,7 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
             for _ in range(steps_per_window):
                 batch = next(source)
                 positions += int((batch.item_BL > 0).sum())
-                state, metrics = update(state, sharding.put(batch, mesh, "B"), attribute_VA)
+                state, metrics = update(state, sharding.put_fields(batch, mesh), attribute_VA)
             jax.block_until_ready((state, metrics))
             seconds = time.perf_counter() - began
             step_ms.append(1000 * seconds / steps_per_window)

@@ -31,6 +31,8 @@ class Batch(NamedTuple):
 
     That is an event after t, or, in cloze training, the hidden event at t. Cloze training shows all M = L + 1 events of
     a sequence, so that its L is one larger.
+
+    With ``data.packed`` a row holds several sequences one after the other; a field that is not in use has no elements.
     """
 
     item_BL: Array  # int32, rows of the events seen; PAD after the last and where hidden
@@ -42,11 +44,12 @@ class Batch(NamedTuple):
     )
     negative_BLN: Array  # int32, negatives for the target; PAD where the losses need none
     hard_BLN: Array  # bool, True where the negative is a real one rather than a random draw
-    event_BM: Array  # int32, rows of the whole sequence, the last event and hidden ones included
+    event_BM: Array  # int32, rows of the whole sequence, last and hidden events included; M = 0 if packed
     sign_BM: Array  # int8, feedback that they got: +1, 0, -1
     shared_S: Array  # int32, random negatives shared by the batch
     shared_log_q_S: Array  # float32, log of the chance that the item is among them
     target_log_q_BL: Array  # float32, log of the chance that the target is among the batch's targets
+    segment_BL: Array  # int32, number of the sequence in its row from 1, 0 pads; L = 0 unless packed
 
 
 class EvalBatch(NamedTuple):

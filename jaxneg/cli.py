@@ -1,4 +1,4 @@
-"""The command line: prepare, inspect, simulate, train, evaluate, sweep, export, recommend, demo."""
+"""The command line: prepare, inspect, simulate, plan, train, evaluate, sweep, export, recommend, demo."""
 
 import dataclasses
 import errno
@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -28,6 +29,7 @@ From a log to recommendations:
 
   prepare READER SOURCE --out STORE   read a log of listening into a store
   inspect STORE                       what is in a store
+  plan CONFIG --topology v5e:16x16    what training takes on TPUs that are not here: memory, time, does it fit
   train CONFIG --workdir RUN          train a model on a store, or continue a run
   evaluate RUN                        measure it on held-out events, beside baselines
   sweep CONFIG --workdir SWEEP        train and measure a grid of options over seeds, side by side
@@ -42,7 +44,8 @@ Without a log of your own:
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
-130 interrupted.
+130 interrupted, 143 stopped by SIGTERM (training has saved: start it again to continue), 75 a step is stuck or one of
+many processes is lost (start all again to continue; JAX itself may end them with 134 instead).
 """
 
 # Errors of the disk, which are the user's to mend wherever they strike.
@@ -65,23 +68,44 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _run(args)
     except UserError as error:
-        _mend(str(error))
+        _mend(str(error), everywhere=True)
     except KeyboardInterrupt:
         console.say("jaxneg: interrupted; jaxneg train continues a run from its last checkpoint")
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(141)
+        _leave(141)
     except Exception as error:
-        if (trouble := _disk_trouble(error)) is None:
+        if (trouble := _disk_trouble(error)) is not None:
+            _mend(trouble)
+        cluster = _cluster()
+        if cluster is None:
             raise
-        _mend(trouble)
+        if (gone := cluster.lost(error)) is not None:
+            console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
+            _leave(cluster.LOST)
+        traceback.print_exception(error)
+        _leave(1)
 
 
-def _mend(text: str) -> NoReturn:
-    """Says in one line what the user has to mend."""
-    console.say(f"jaxneg: {' '.join(text.splitlines())}")
-    sys.exit(2)
+def _mend(text: str, everywhere: bool = False) -> NoReturn:
+    """Says in one line what the user has to mend; once, where all of many processes met it."""
+    cluster = _cluster()
+    if not everywhere or cluster is None or cluster.first():
+        console.say(f"jaxneg: {' '.join(text.splitlines())}")
+    _leave(2)
+
+
+def _cluster() -> Any:
+    """The module of many processes, where this is one of them: the others may wait for what this one will not do."""
+    cluster = sys.modules.get("jaxneg.cluster")
+    return cluster if cluster is not None and cluster.many() else None
+
+
+def _leave(code: int) -> NoReturn:
+    if (cluster := _cluster()) is not None:
+        cluster.leave(code)
+    sys.exit(code)
 
 
 def _disk_trouble(error: BaseException | None) -> str | None:
@@ -142,7 +166,9 @@ def _prepare(args: list[str]) -> None:
     with console.Steps("prepare") as steps, engine.reading(asked.source):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
-            asked.prepare.memory_limit, temp_dir=stores.StoreWriter(asked.out).scratch / "spill"
+            asked.prepare.memory_limit,
+            temp_dir=stores.StoreWriter(asked.out).scratch / "spill",
+            engine=asked.prepare.engine,
         )
         metadata = prepare.prepare(
             reader.read(con, asked.source, asked.reader),
@@ -235,6 +261,56 @@ def _ab(args: list[str]) -> None:
     console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
 
 
+def _plan(args: list[str]) -> None:
+    asked, config = _with_config(
+        args, configs.load, "jaxneg plan",
+        "Compiles the training step for a TPU slice that is not here and says whether it fits, what it sends and how "
+        "long it should take: estimates, nothing runs. Every field of CONFIG is an option.",
+        config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
+        topology=(
+            tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME", "one is needed")]],
+            "Slice, as v5e:16x16; give it again for more.",
+            (),
+        ),
+        per_chip=(int, "Sequences a step on each chip; 0 takes --data.batch-size for the whole slice.", 0),
+        items=(int, "Songs of the catalogue; 0 takes songs, stations, attributes and sequences of --data.store.", 0),
+        stations=(int, "Stations, with --items.", 1),
+        attributes=(
+            Annotated[tuple[int, ...], configs.option("SIZE [SIZE ...]", "none")],
+            "Values of each attribute of a track, with --items.",
+            (),
+        ),
+        sequences=(int, "Training sequences of an epoch; 0 takes those of the store.", 0),
+        tries=(int, "Other settings to compile, at most, where it does not fit.", 4),
+        json=(Flag, "Print one JSON object.", False),
+    )  # fmt: skip
+    if not asked.topology:
+        raise UserError("give a slice to plan for, as --topology v5e:16x16")
+    for name in ("per_chip", "items", "stations", "sequences", "tries"):
+        if getattr(asked, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(asked, name)}")
+    from jaxneg import plan, program, slices
+
+    where = [slices.tpu(name) for name in asked.topology]
+    if asked.items:
+        catalogue = program.Catalogue(asked.items, asked.stations, asked.attributes)
+        epoch = plan.Epoch(asked.sequences)
+    else:
+        catalogue, epoch = plan.of_store(config)
+        epoch = epoch._replace(sequences=asked.sequences or epoch.sequences)
+    plans = [
+        plan.plan(
+            plan.per_chip(config, each, asked.per_chip), catalogue, each,
+            epoch=epoch, tries=asked.tries, say=console.say,
+        )
+        for each in where
+    ]  # fmt: skip
+    if asked.json:
+        print(json.dumps({"plans": plans}))
+    else:
+        plan.render(plans)
+
+
 def _train(args: list[str]) -> None:
     asked, config = _with_config(
         args, configs.load, "jaxneg train",
@@ -242,16 +318,40 @@ def _train(args: list[str]) -> None:
         "Every field of CONFIG is an option; its values are the defaults.",
         config=(_positional("CONFIG"), "Python file with get_config() -> Config.", ...),
         workdir=(_path("RUN"), "Run directory: made if new, continued exactly if not.", ...),
+        cluster=(
+            Literal["auto", "off"],
+            "Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), "
+            "or that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name.",
+            "auto",
+        ),
+        coordinator=(
+            Annotated[str, configs.option("HOST:PORT", "none")], "Process 0 of many, where none is found.", ""
+        ),
+        processes=(int, "How many processes there are.", 0),
+        process=(int, "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import run, train
+    from jaxneg import cluster, run, train
+    from jaxneg.data import pipeline, store as stores
 
+    cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # orbax logs, traceback and all, what it raises as well
-    if warning := run.warn_slow_gpu():
+    if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
-    with console.Steps("train") as steps:
-        result = train.train(config, asked.workdir, steps)
+    if cluster.first():
+        store = stores.Store.open(config.data.store)
+        if warning := pipeline.warn_beyond_memory(store, config.data):
+            console.say(f"jaxneg: {warning}")
+    try:
+        with console.Steps("train") as steps, cluster.Terminate() as stop:
+            result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)
+    except cluster.Stopped as stopped:
+        if cluster.first():
+            console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
+        sys.exit(cluster.STOPPED)
+    if not cluster.first():
+        return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
@@ -276,7 +376,10 @@ def _evaluate(args: list[str]) -> None:
     from jaxneg import report, run
 
     with console.Steps("evaluate") as steps:
-        trained, others = run.load(asked.run, config), [pathlib.Path(other) for other in asked.compare]
+        trained, others = (
+            run.load(asked.run, config, shared=True),
+            [pathlib.Path(other) for other in asked.compare],
+        )
         found = report.evaluate_run(
             trained, asked.run, asked.split, steps, compare=others, which=asked.baselines
         )
@@ -471,6 +574,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "prepare": _prepare,
     "inspect": _inspect,
     "simulate": _simulate,
+    "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,
     "sweep": _sweep,

@@ -20,6 +20,8 @@ import tyro
 P = TypeVar("P")
 KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
 BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
+BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
+UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
 
 
 class UserError(Exception):
@@ -40,7 +42,8 @@ class DataConfig:
     length: int = 50  # events the model sees, L
     reach: Literal["session", "user"] = "session"
     """how far back inputs go: this session, or all of the user's"""
-    batch_size: int = 128  # sequences in the global batch, B
+    batch_size: int = 128  # sequences in the global batch, B; with --data.packed rows of them
+    packed: bool = False  # several short sequences share a row, so that less of it is padding
     inputs: tuple[str, ...] = ()  # feedback kinds kept in sequences; none names all
     target: Literal["positive", "next_positive", "any"] = "positive"
     """rank high the next event if liked, the first liked one after, or the next in any case"""
@@ -56,6 +59,11 @@ class DataConfig:
     shared_negatives: int = 0  # random negatives shared by the whole batch, S
     shuffle_events: bool = False
     """order each training sequence anew each epoch: for logs whose order means nothing"""
+    shuffle_block: int = 0
+    """for a store larger than memory: shuffle runs of so many sequences, then rows; 0 shuffles rows over all of it"""
+    shuffle_pool: int = 256  # runs that are mixed at a time, in all
+    blocks: int = 1
+    """blocks of rows that are drawn each by itself: of many processes each draws its own, if their number divides it"""
     prefetch: int = 4  # batches made ahead
     seed: int = 0  # of the order of sequences and of the negatives
 
@@ -85,6 +93,9 @@ class ModelConfig:
     output_attributes: bool = False
     """add attribute rows to the rows that are scored, so rare items share strength"""
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
+    attention: Literal["plain", "fused"] = "plain"
+    """fused: cuDNN's kernel on a GPU in bfloat16, XLA's elsewhere; no dropout on attention weights"""
+    remat: bool = False  # compute each block again for its gradient: less memory, about a third more work
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,10 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled, on matrices and tables
     clip: float = 5.0  # gradient norm; 0 clips nothing
     b2: float = 0.98  # Adam's second moment decay
+    rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
+    """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
+    row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
+    accumulate: int = 1  # parts that a batch is taken in, one by one; the update is that of the whole
     average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
@@ -127,8 +142,11 @@ class TrainConfig:
     evaluate_every: int = 0  # steps between validations; 0 validates once an epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0 saves at each validation
     log_every: int = 50  # steps between lines of metrics
-    devices: int = 0  # devices of the data axis; 0 takes all
+    devices: int = 0  # devices to train on; 0 takes all
+    shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
+    compilation_cache: str = ""  # directory of compiled programs; none leaves JAX's own setting
     seed: int = 0  # of initialisation and dropout
+    stuck_after: int = 1800  # seconds without a step until the process ends with code 75; 0 waits for ever
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,9 @@ class Config:
 def check(config: Config) -> Config:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
     data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
+    whole_blocks = data.blocks >= 1 and data.batch_size % data.blocks == 0
     whole_heads = model.heads >= 1 and model.width % model.heads == 0
+    whole_parts = optim.accumulate >= 1 and data.batch_size % optim.accumulate == 0
     rules = [
         (0.0 <= data.p_hard <= 1.0, "--data.p-hard", "in [0, 1]", data.p_hard),
         (data.length >= 1, "--data.length", "at least 1", data.length),
@@ -169,6 +189,9 @@ def check(config: Config) -> Config:
         (data.hard_skip >= 0.0, "--data.hard-skip", "0 or more", data.hard_skip),
         (data.hard_thumb_down >= 0.0, "--data.hard-thumb-down", "0 or more", data.hard_thumb_down),
         (data.shared_negatives >= 0, "--data.shared-negatives", "0 or more", data.shared_negatives),
+        (data.shuffle_block >= 0, "--data.shuffle-block", "0 or more", data.shuffle_block),
+        (data.shuffle_pool >= 1, "--data.shuffle-pool", "at least 1", data.shuffle_pool),
+        (whole_blocks, "--data.blocks", f"a divisor of the batch size {data.batch_size}", data.blocks),
         (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
         (model.width >= 1, "--model.width", "at least 1", model.width),
         (model.layers >= 1, "--model.layers", "at least 1", model.layers),
@@ -191,6 +214,8 @@ def check(config: Config) -> Config:
         (optim.weight_decay >= 0.0, "--optim.weight-decay", "0 or more", optim.weight_decay),
         (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
         (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
+        (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
+        (whole_parts, "--optim.accumulate", f"a divisor of the batch size {data.batch_size}", optim.accumulate),
         (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
@@ -198,6 +223,8 @@ def check(config: Config) -> Config:
         (train.checkpoint_every >= 0, "--train.checkpoint-every", "0 or more", train.checkpoint_every),
         (train.log_every >= 1, "--train.log-every", "at least 1", train.log_every),
         (train.devices >= 0, "--train.devices", "0 or more", train.devices),
+        (train.shards >= 1, "--train.shards", "at least 1", train.shards),
+        (train.stuck_after >= 0, "--train.stuck-after", "0 or more", train.stuck_after),
         (config.eval.batch_size >= 1, "--eval.batch-size", "at least 1", config.eval.batch_size),
         (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),
@@ -215,7 +242,8 @@ def check(config: Config) -> Config:
 
 def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     """Settings that do not go together, and what to do instead."""
-    data, model, loss = config.data, config.model, config.loss
+    data, model, loss, optim = config.data, config.model, config.loss, config.optim
+    touched = optim.rows != "dense"
     shared = data.shared_negatives > 0 or loss.in_batch
     return [
         (
@@ -268,6 +296,57 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             data.hard_skip == 0 and data.hard_thumb_down == 0 and data.p_hard > 0,
             "--data.hard-skip and --data.hard-thumb-down are both 0, so nothing is left for --data.p-hard",
             "give one of them a weight, or --data.p-hard 0",
+        ),
+        (
+            config.train.shards > 1 and not touched,
+            "--train.shards parts the item tables, and --optim.rows dense changes all of their rows",
+            "use --optim.rows adagrad, lazy_adam or sgd, or --train.shards 1",
+        ),
+        (
+            touched and loss.name == "softmax",
+            f"--loss.name softmax touches every row, and --optim.rows {optim.rows} is for batches that touch few",
+            "use --loss.name sampled_softmax, or --optim.rows dense",
+        ),
+        (
+            touched and optim.average > 0,
+            f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
+            "leave one of them out",
+        ),
+        (
+            data.packed and model.encoder in UNPACKED,
+            f"--model.encoder {model.encoder} would look across the sequences of a row of --data.packed",
+            "use another encoder, or leave out --data.packed",
+        ),
+        (
+            data.packed and data.shuffle_block > 0,
+            "--data.shuffle-block mixes runs of sequences, and --data.packed has laid them into rows of several",
+            "leave one of them out",
+        ),
+        (
+            data.packed and loss.contrastive > 0,
+            "--loss.contrastive needs whole sequences, and a row of --data.packed has no room for their last events",
+            "leave one of them out",
+        ),
+        (
+            model.attention != "plain" and model.encoder not in BLOCKS,
+            f"--model.attention {model.attention} is for attention, which --model.encoder {model.encoder} has not",
+            "leave it out",
+        ),
+        (
+            model.remat and model.encoder not in BLOCKS,
+            f"--model.remat computes blocks again, and --model.encoder {model.encoder} has none",
+            "leave it out",
+        ),
+        (
+            optim.accumulate > 1 and loss.in_batch,
+            "--loss.in-batch takes negatives from the whole batch, and --optim.accumulate shows a part at a time",
+            "give --data.shared-negatives instead, or leave one of them out",
+        ),
+        (
+            optim.accumulate > 1 and (loss.feedback > 0 or loss.contrastive > 0),
+            "--optim.accumulate weighs parts by their targets, and --loss.feedback and --loss.contrastive are means "
+            "over other events",
+            "leave one of them out",
         ),
     ]
 

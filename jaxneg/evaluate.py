@@ -7,7 +7,7 @@ the liked and disliked items that follow it. Averages go over an example's targe
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,7 +15,57 @@ from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
 
-Score = Callable[[EvalBatch], Any]  # scores_BV of the whole catalogue, numpy or jax; column 0 is ignored
+
+@runtime_checkable
+class Scored(Protocol):
+    """Scores of the whole catalogue for the examples of a batch, wherever they are."""
+
+    def of(self, item_BC: np.ndarray) -> np.ndarray:
+        """Scores of these items, score_BC; of item 0 anything."""
+        ...
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        """As ``metrics.rank``."""
+        ...
+
+
+class Matrix:
+    """Scores that are at hand, score_BV; column 0 is ignored."""
+
+    def __init__(self, score_BV: np.ndarray):
+        self.score_BV = score_BV
+
+    def of(self, item_BC: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(self.score_BV, np.asarray(item_BC), axis=1)
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        return metrics.rank(self.score_BV, targets, k=k, seen_BL=seen_BL)
+
+
+class _Rows:
+    """Some rows of a batch's scores."""
+
+    def __init__(self, scored: Scored, real: np.ndarray, size: int):
+        self.scored, self.real, self.size = scored, real, size
+
+    def of(self, item_BC: np.ndarray) -> np.ndarray:
+        return self.scored.of(self._filled(item_BC))[self.real]
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        seen_BL = seen_BL if seen_BL is None else self._filled(seen_BL)
+        found = self.scored.rank(tuple(map(self._filled, targets)), k=k, seen_BL=seen_BL)
+        return metrics.Ranking(
+            tuple(rank_BC[self.real] for rank_BC in found.targets), found.top_Bk[self.real]
+        )
+
+    def _filled(self, item_BC: np.ndarray) -> np.ndarray:
+        whole_BC = np.zeros((self.size, item_BC.shape[1]), np.int32)
+        whole_BC[self.real] = item_BC
+        return whole_BC
+
+
+# To scores_BV of the whole catalogue, numpy or jax, or to Scored where no one place holds them.
+Score = Callable[[EvalBatch], Any]
 
 ENOUGH = 5  # events of context that count as a usable history
 CUT = 10  # cut-off of MAP and of the disliked items' MRR
@@ -72,7 +122,7 @@ def evaluate(
     - user_coverage: share of examples with an event of context; user_coverage_5: with at least five.
 
     Args:
-      score: from a batch to scores_BV.
+      score: from a batch to scores_BV, or to Scored.
       batches: of held-out examples.
       items: rows of the catalogue without the padding row, V - 1.
       config: cut-offs, bands, seeds, whether seen items are ranked, and how many random items stand for the
@@ -94,14 +144,13 @@ def evaluate(
         # Draws come before the rows that fill up are dropped, so they do not depend on the score.
         random_B = _random_items(rng, batch, items)
         real = np.flatnonzero(batch.real_B)
-        score_BV = np.asarray(score(batch))[real]
-        if score_BV.shape != (len(real), items + 1):
-            raise ValueError(
-                f"scores have shape {score_BV.shape}: expected ({len(real)}, {items + 1}), padding row first"
-            )
+        scored = _scored(score(batch))
+        if isinstance(scored, Matrix) and scored.score_BV.shape != (len(batch.real_B), items + 1):
+            shape, expected = scored.score_BV.shape, (len(batch.real_B), items + 1)
+            raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
+        scored = _Rows(scored, real, len(batch.real_B))
         batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
-        ranking = metrics.rank(
-            score_BV,
+        ranking = scored.rank(
             (batch.liked_BC, batch.disliked_BC),
             k=k_max,
             seen_BL=batch.item_BL if config.exclude_seen else None,
@@ -110,9 +159,9 @@ def evaluate(
         for k, count_WV in shown_WV.items():
             top_Bk = ranking.top_Bk[:, :k]
             np.add.at(count_WV, (np.broadcast_to(band_B[:, None], top_Bk.shape), top_Bk), 1)
-        values = _values(batch, score_BV, random_B[real], ranking, config)
+        values = _values(batch, scored, random_B[real], ranking, config)
         if config.released:
-            values |= _released(released_rng, batch.liked_BC[:, 0], score_BV, config)
+            values |= _released(released_rng, batch.liked_BC[:, 0], scored, items, config)
         for name, value_B in values.items():
             columns.setdefault(name, []).append(value_B)
         pairs.append(batch.pair_B2)
@@ -141,15 +190,16 @@ def evaluate(
     )
 
 
+def _scored(found: Any) -> Scored:
+    return found if isinstance(found, Scored) else Matrix(np.asarray(found))
+
+
 def separation(score: Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
     """Pair accuracy and AUC alone, without ranking the catalogue: what baselines are tuned by."""
     correct, auc = metrics.Mean(), metrics.Mean()
     for batch in batches:
-        score_BV = np.asarray(score(batch))
-        pair_B2, liked_BC, disliked_BC = (
-            np.take_along_axis(score_BV, np.asarray(item), axis=1)
-            for item in (batch.pair_B2, batch.liked_BC, batch.disliked_BC)
-        )
+        scored = _scored(score(batch))
+        pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
         correct += metrics.pair_accuracy(pair_B2, batch.real_B & (batch.pair_B2[:, 0] > 0))
         auc += metrics.pairwise_auc(
             liked_BC, batch.real_B[:, None] & (batch.liked_BC > 0), disliked_BC, batch.disliked_BC > 0
@@ -172,11 +222,10 @@ def paired_difference(
 
 
 def _values(
-    batch: EvalBatch, score_BV, random_B, ranking: metrics.Ranking, config: EvalConfig
+    batch: EvalBatch, scored: Scored, random_B, ranking: metrics.Ranking, config: EvalConfig
 ) -> dict[str, np.ndarray]:
     """Values of each example by name, NaN where it has none."""
     liked, disliked = batch.liked_BC > 0, batch.disliked_BC > 0
-    at = np.arange(len(score_BV))[:, None]
     liked_B = np.where(batch.pair_B2[:, 0] > 0, batch.pair_B2[:, 0], batch.liked_BC[:, 0])
     against_random_B2 = np.stack([liked_B, random_B], axis=1)
     liked_rank_BC, disliked_rank_BC = ranking.targets
@@ -187,10 +236,10 @@ def _values(
     values = {
         "share": np.asarray(batch.share_B, np.float64),
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
-        "pair_accuracy": metrics.pair_correct(score_BV[at, batch.pair_B2], batch.pair_B2[:, 0] > 0),
-        "auc": metrics.auc(score_BV[at, batch.liked_BC], liked, score_BV[at, batch.disliked_BC], disliked),
+        "pair_accuracy": metrics.pair_correct(scored.of(batch.pair_B2), batch.pair_B2[:, 0] > 0),
+        "auc": metrics.auc(scored.of(batch.liked_BC), liked, scored.of(batch.disliked_BC), disliked),
         "random_accuracy": metrics.pair_correct(
-            score_BV[at, against_random_B2], np.logical_and(liked_B > 0, random_B > 0)
+            scored.of(against_random_B2), np.logical_and(liked_B > 0, random_B > 0)
         ),
         "mrr_positive": metrics.over_targets(metrics.mrr(liked_rank_BC)),
         "mrr_negative": metrics.over_targets(metrics.mrr(disliked_rank_BC)),
@@ -214,16 +263,17 @@ def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
 
 
 def _released(
-    rng: np.random.Generator, target_B: np.ndarray, score_BV: np.ndarray, config: EvalConfig
+    rng: np.random.Generator, target_B: np.ndarray, scored: Scored, items: int, config: EvalConfig
 ) -> dict[str, np.ndarray]:
     """Hit rates of the targets among the batch's different targets and random other items, and how many they are."""
     target = np.unique(target_B[target_B > 0])
-    others = np.setdiff1d(np.arange(1, score_BV.shape[1]), target)
+    others = np.setdiff1d(np.arange(1, items + 1), target)
     drawn = rng.choice(others, size=min(config.released, len(others)), replace=False)
     # Column 0 pads, as in a catalogue; the target's column is its place among the candidates.
     candidates = np.concatenate([[0], target, drawn])
     place_B = np.where(target_B > 0, np.searchsorted(target, target_B) + 1, 0)
-    rank_B = metrics.rank(score_BV[:, candidates], (place_B[:, None],)).targets[0][:, 0]
+    score_BC = scored.of(np.broadcast_to(candidates, (len(target_B), len(candidates))))
+    rank_B = metrics.rank(score_BC, (place_B[:, None],)).targets[0][:, 0]
     return {
         "released_candidates": np.where(target_B > 0, len(candidates) - 1.0, np.nan),
         **{f"released_hit_rate@{k}": metrics.hit_rate(rank_B, k) for k in config.ks},

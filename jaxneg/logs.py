@@ -7,12 +7,19 @@ from typing import Any
 
 
 class Writer:
-    """Appends one JSON object per call to ``metrics.jsonl`` of a run directory."""
+    """Appends one JSON object per call to ``metrics.jsonl`` of a run directory.
 
-    def __init__(self, directory: pathlib.Path):
-        directory.mkdir(parents=True, exist_ok=True)
+    Args:
+      directory: of the run.
+      silent: write nothing, as another process does.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, silent: bool = False):
         self._path = directory / "metrics.jsonl"
-        self._board = None
+        self._silent, self._board = silent, None
+        if silent:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
         try:
             import tensorboardX
         except ImportError:
@@ -21,6 +28,8 @@ class Writer:
 
     def rewind(self, step: int) -> None:
         """Drops lines past a step, which a continued run will write again, and a last line that was cut short."""
+        if self._silent:
+            return
         kept = [line for line in read(self._path.parent) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         partial = self._path.with_suffix(".tmp")
@@ -29,6 +38,8 @@ class Writer:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes figures of a step. A figure that is not finite is written as null, which JSON can hold."""
+        if self._silent:
+            return
         line = {"step": step} | {name: _finite(value) for name, value in values.items()}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")

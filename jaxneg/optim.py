@@ -1,14 +1,25 @@
-"""Optimisers of parameters and dense tables."""
+"""Optimisers: of parameters and dense tables, and of the rows that a batch touches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxneg.config import OptimConfig
 
+EPSILON = 1e-8
 
-def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up to the peak, then constant, or a cosine to zero at ``steps``."""
-    peak, warmup = config.learning_rate, config.warmup_steps
+Moments = dict[str, dict[str, jax.Array]]  # by table, by name; a row of each beside the row of the table
+
+
+def schedule(config: OptimConfig, steps: int, peak: float = 0.0) -> optax.Schedule:
+    """Learning rate by step: linear warm-up to the peak, then constant, or a cosine to zero at ``steps``.
+
+    The peak is the config's unless given.
+    """
+    peak, warmup = peak or config.learning_rate, config.warmup_steps
     after = {
         "constant": optax.constant_schedule(peak),
         "cosine": optax.cosine_decay_schedule(peak, max(steps - warmup, 1)),
@@ -29,3 +40,65 @@ def dense_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransforma
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
     )
+
+
+class RowOptimizer(NamedTuple):
+    """Changes the rows that a batch touches; the others stay as they are, moments included.
+
+    So lazy Adam is not Adam, which at each step moves every row by its momentum; SGD and Adagrad have none.
+    """
+
+    init: Callable[[dict[str, jax.Array]], Moments]  # of tables by name, such as item_VD
+    # (step, part, moments of it ..., row_Q, gradient_QX) -> part, moments. Rows are distinct; those past the end of
+    # the part are ignored.
+    change: Callable[..., tuple[jax.Array, ...]]
+
+
+def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
+    """The optimiser of ``config.rows``:
+
+    sgd        row -= rate * g
+    adagrad    row-wise: s += mean(g^2), row -= rate * g / sqrt(s), one number s per row
+    lazy_adam  Adam whose moments decay in the steps only that touch a row, its bias corrected by all steps
+
+    The rate is ``config.row_learning_rate`` on the schedule of the others.
+
+    Reference: Duchi et al., 2011; row-wise as in Gupta et al., Training Recommender Systems at Scale, 2020.
+    """
+    rate, b1, b2 = schedule(config, steps, config.row_learning_rate), 0.9, config.b2
+    names = {"sgd": (), "adagrad": ("sum",), "lazy_adam": ("first", "second")}[config.rows]
+
+    def init(tables: dict[str, jax.Array]) -> Moments:
+        def moment(table_name: str, name: str) -> tuple[str, jax.Array]:
+            letters, table = table_name.rpartition("_")[2], tables[table_name]
+            size, letters = (len(table), "V") if name == "sum" else (table.shape, letters)
+            return f"{name}_{letters}", jnp.zeros(size, jnp.float32)
+
+        return {table: dict(moment(table, name) for name in names) for table in tables}
+
+    def delta(step, gradient_QX, *moments):
+        scale = jnp.asarray(rate(step))
+        if config.rows == "sgd":
+            return -scale * gradient_QX, ()
+        if config.rows == "adagrad":
+            axes = tuple(range(1, gradient_QX.ndim))
+            sum_Q = moments[0] + jnp.square(gradient_QX).mean(axes)
+            by_row_QX = (jnp.sqrt(sum_Q) + EPSILON).reshape(-1, *[1] * len(axes))
+            return -scale * gradient_QX / by_row_QX, (sum_Q,)
+        first_QX = b1 * moments[0] + (1 - b1) * gradient_QX
+        second_QX = b2 * moments[1] + (1 - b2) * jnp.square(gradient_QX)
+        count = step.astype(jnp.float32) + 1.0
+        unbiased_QX = jnp.sqrt(second_QX / (1 - b2**count)) + EPSILON
+        return -scale * first_QX / (1 - b1**count) / unbiased_QX, (first_QX, second_QX)
+
+    def change(step, part, *rest):
+        *moments, row_Q, gradient_QX = rest
+        at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
+        added_QX, updated = delta(step, gradient_QX, *at_rows)
+        put = {"mode": "drop", "unique_indices": True}
+        return (
+            part.at[row_Q].add(added_QX, **put),
+            *(moment.at[row_Q].set(new, **put) for moment, new in zip(moments, updated, strict=True)),
+        )
+
+    return RowOptimizer(init, change)

@@ -74,7 +74,7 @@ def _coverage(count: np.ndarray, total: int) -> dict[int, float]:
     return {n: metrics.Mean(float((count >= n).sum()), total).value for n in (1, evaluate.ENOUGH)}
 
 
-def _count(feedback_T: np.ndarray, codes: list[int], begin_X: np.ndarray, end_X: np.ndarray) -> np.ndarray:
+def _count(feedback_T: stores.Events, codes: list[int], begin_X: np.ndarray, end_X: np.ndarray) -> np.ndarray:
     """Events of the codes in each range of the log, int64 [X]; ranges are in the order of the log."""
     count = np.zeros(len(begin_X), np.int64)
     step = max(1, len(begin_X) // RUNS)

@@ -110,7 +110,7 @@ def probe(trained: run.Trained, score: evaluate.Score, examples: pipeline.EvalBa
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
         }
     flip = probes.flips(trained.store, kinds)
-    if flip and cosines:
+    if flip and cosines and trained.layout is None:  # it compares rows of any two items
         config, attribute_VA = trained.config.eval, trained.store.attribute_VA
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
         row_VD, _ = steps.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
@@ -180,8 +180,8 @@ def training_log(store: stores.Store) -> baselines.Log:
     session_T = session_T[event]
     return baselines.Log(
         user_T=np.asarray(store.session_user)[session_T],
-        item_T=np.asarray(store.item_T)[event],
-        sign_T=np.asarray(store.sign)[np.asarray(store.feedback_T)[event]],
+        item_T=store.item_T[event],
+        sign_T=np.asarray(store.sign)[store.feedback_T[event]],
         session_T=session_T,
         items=store.items,
         users=len(store.user_indptr) - 1,

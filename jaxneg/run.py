@@ -9,6 +9,7 @@ result.json         validation, best step, epochs to convergence: written when t
 report.md, report.json, plots/   written by evaluate
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -23,7 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxneg
-from jaxneg import checkpoint, config as configs, models, optim, sharding, step as steps
+from jaxneg import (
+    checkpoint,
+    config as configs,
+    evaluate,
+    metrics,
+    models,
+    program,
+    sharding,
+    step as steps,
+    tables,
+)
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import store as stores
@@ -37,19 +48,9 @@ class Trained(NamedTuple):
     config: Config
     store: stores.Store
     model: models.Model
-    state: steps.State
+    state: steps.State  # its tables by item, unless devices share them
     result: dict[str, Any]  # contents of result.json
-
-
-def build_model(config: Config, store: stores.Store) -> models.Model:
-    """The model of a config over a store's stations and attributes."""
-    return models.build(
-        config.model,
-        length=config.data.length,
-        stations=store.metadata.counts["stations"],
-        attributes=tuple(attribute["size"] for attribute in store.metadata.attributes),
-        cloze=config.data.mask > 0,
-    )
+    layout: tables.Layout | None = None  # of rows that devices share
 
 
 def catalogue_id(store: stores.Store) -> str:
@@ -70,6 +71,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
+        "processes": jax.process_count(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "command": sys.argv,
     }
@@ -106,12 +108,14 @@ def read_config(directory: pathlib.Path) -> Config:
     return configs.from_json(path.read_text())
 
 
-def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
+def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool = False) -> Trained:
     """The best checkpoint of a run with its store. Raises UserError where something is missing or does not fit.
 
     Args:
       directory: of the run.
       config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
+      shared: leave tables whose rows devices shared in training on as many devices, where there are; else they come
+        whole.
     """
     config = config or read_config(directory)
     if changed := [
@@ -128,16 +132,17 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
         raise UserError(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"
         )
-    model = build_model(config, store)
-    optimizer = optim.dense_optimizer(config.optim, 1)
-    abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
+    shards, devices = config.train.shards, config.train.devices or len(jax.devices())
+    shared = shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
+    mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
+    built = program.build(config, program.catalogue_of(store), mesh)
     if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
         raise UserError(
             f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
         )
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(sharding.placed(abstract, sharding.make_mesh(1)), result["best_step"])
+        found = checkpoints.restore(built.state, result["best_step"])
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -146,11 +151,17 @@ def load(directory: pathlib.Path, config: Config | None = None) -> Trained:
     finally:
         checkpoints.close()
     assert found is not None  # a step was named
-    return Trained(config, store, model, found[0], result)
+    state = found[0]
+    if built.layout is not None and not shared:
+        by_item = jax.tree.map(jnp.asarray, tables.gathered(state.tables, store.items))
+        return Trained(config, store, built.model, state._replace(tables=by_item), result)
+    return Trained(config, store, built.model, state, result, built.layout if shared else None)
 
 
-def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:
-    """A score function for evaluate: each example's context against the whole catalogue, scores_BV."""
+def catalogue_score(trained: Trained) -> evaluate.Score:
+    """A score function for evaluate: each example's context against the whole catalogue."""
+    if trained.layout is not None:
+        return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))
     model = trained.model
     params, item_tables = steps.evaluated(trained.state)
     attribute_VA = jnp.asarray(trained.store.attribute_VA)
@@ -168,3 +179,55 @@ def catalogue_score(trained: Trained) -> Callable[[EvalBatch], np.ndarray]:
         return np.asarray(scores(params, item_tables, row_VD, bias_V, attribute_VA, *contexts))
 
     return score
+
+
+def _by_row(trained: Trained) -> jax.Array:
+    """Attributes of the items beside the rows of tables that devices share."""
+    assert trained.layout is not None
+    by_row_VA = tables.spread(np.asarray(trained.store.attribute_VA))
+    return sharding.put(by_row_VA, trained.layout.mesh, "VA")
+
+
+def _jitted(trained: Trained) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(batch -> HeldOut, with scores of items in place of the pairs) and the ranking of the catalogue."""
+    model, layout = trained.model, trained.layout
+    assert layout is not None
+    everywhere = jax.sharding.NamedSharding(layout.mesh, sharding.spec(""))
+    held_out = functools.partial(steps.held_out, model, layout)
+    ranked = functools.partial(steps.rank_catalogue, model, layout)
+    return (
+        jax.jit(held_out, out_shardings=everywhere),
+        jax.jit(ranked, static_argnames="k", out_shardings=everywhere),
+    )
+
+
+class _Shared:
+    """Scores of a batch's examples against a catalogue whose rows devices share."""
+
+    def __init__(self, trained: Trained, attribute_VA, jitted, batch: EvalBatch):
+        params, item_tables = steps.evaluated(trained.state)
+        self._tables = params, item_tables, attribute_VA
+        self._held_out, self._ranked = jitted
+        self._batch = batch
+
+    def of(self, item_BC: np.ndarray) -> np.ndarray:
+        return np.asarray(self._scored(item_BC).pair_B2)
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        found = self._scored(np.concatenate(targets, axis=1))
+        ends = np.cumsum([item_BC.shape[1] for item_BC in targets])[:-1]
+        scores = jnp.split(found.pair_B2, ends, axis=1)
+        blocks = list(zip(targets, scores, strict=True))
+        seen_BL = np.zeros((len(targets[0]), 1), np.int32) if seen_BL is None else seen_BL
+        rank_BCs, ranked = self._ranked(*self._tables, found.h_BD, blocks, seen_BL, k=k)
+        if bool(ranked.nan):
+            raise ValueError(metrics.NAN)
+        ranks = [
+            np.where(item_BC > 0, rank_BC, np.nan) for item_BC, rank_BC in zip(targets, rank_BCs, strict=True)
+        ]
+        return metrics.Ranking(tuple(ranks), np.asarray(ranked.top_Bk, np.int64))
+
+    def _scored(self, item_BC: np.ndarray) -> steps.HeldOut:
+        none_BC = np.zeros((len(item_BC), 1), np.int32)
+        batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
+        return self._held_out(*self._tables, batch)

@@ -6,16 +6,36 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxneg.config import UserError
 
-# Letters not named here are replicated. V joins with the sharded tables.
-AXES = {"B": "data"}
+MESH = ("data", "model")  # replicas of the item tables, and the parts that each replica's rows are in
+# Letters not named here are replicated.
+AXES = {"B": MESH, "V": "model"}
 
 
-def make_mesh(devices: int = 0) -> Mesh:
-    """A mesh of ``devices`` devices along the data axis; 0 takes all. Raises UserError if there are not as many."""
+def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
+    """A mesh of ``devices`` devices, 0 taking all, that has ``shards`` of them along the model axis.
+
+    Raises UserError if there are not as many, or not a multiple of the shards.
+    """
     found = jax.devices()
     if devices > len(found):
         raise UserError(f"--train.devices {devices}, but JAX finds {len(found)} ({found[0].platform})")
-    return Mesh(np.array(found[: devices or len(found)]), ("data",), axis_types=(AxisType.Auto,))
+    if 0 < devices < len(found) and jax.process_count() > 1:
+        raise UserError(
+            f"--train.devices {devices} of {len(found)}: many processes use all that they have, leave it out"
+        )
+    return mesh_of(found[: devices or len(found)], shards)
+
+
+def mesh_of(devices, shards: int = 1) -> Mesh:
+    """The mesh of these devices, those of a process side by side: its rows of a batch are one block.
+
+    Raises UserError where their number is no multiple of the shards.
+    """
+    devices = sorted(devices, key=lambda device: device.process_index)
+    if len(devices) % shards:
+        raise UserError(f"--train.shards {shards} must divide the {len(devices)} devices")
+    grid = np.array(devices).reshape(-1, shards)
+    return Mesh(grid, MESH, axis_types=(AxisType.Auto,) * len(MESH))
 
 
 def spec(letters: str) -> PartitionSpec:
@@ -23,22 +43,59 @@ def spec(letters: str) -> PartitionSpec:
     return PartitionSpec(*(AXES.get(letter) for letter in letters))
 
 
-def put(tree, mesh: Mesh, letters: str = ""):
-    """The tree on the mesh, its leading dimensions sharded by letter, replicated without."""
-    return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
+def letters(name: str) -> str:
+    """The dimensions that end an array's name: "BL" of item_BL; none where it ends in no capital letters or digits."""
+    suffix = name.rpartition("_")[2]
+    return suffix if "_" in name and suffix == suffix.upper() else ""
 
 
-def put_fields(fields, mesh: Mesh):
-    """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B."""
-    letters = {name: name.rpartition("_")[2] for name in fields._fields}
-    return jax.device_put(
-        fields, type(fields)(**{name: NamedSharding(mesh, spec(of)) for name, of in letters.items()})
-    )
+def shardings(abstract, mesh: Mesh):
+    """The sharding of each leaf of a tree, by the letters that end its name, the last one on the way to it.
+
+    A table's moments live under its name, hence where it lives.
+    """
+
+    def of(path, leaf) -> NamedSharding:
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+        found = next((letters(name) for name in reversed(names) if name), "")
+        return NamedSharding(mesh, spec(found[: leaf.ndim]))
+
+    return jax.tree_util.tree_map_with_path(of, abstract)
 
 
 def placed(abstract, mesh: Mesh):
-    """Shapes and dtypes of a tree with their place on the mesh, replicated: what a checkpoint is restored to."""
-    sharding = NamedSharding(mesh, spec(""))
+    """Shapes and dtypes of a tree with their place on the mesh: what a program takes, a checkpoint is restored to."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        shardings(abstract, mesh),
     )
+
+
+def put(tree, mesh: Mesh, letters: str = ""):
+    """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
+
+    Of many processes each gives the whole tree, the same.
+    """
+    where = NamedSharding(mesh, spec(letters))
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__), tree)
+
+
+def put_fields(fields, mesh: Mesh):
+    """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B.
+
+    Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
+    """
+    places = shardings(fields, mesh)
+    if all(where.is_fully_addressable for where in places):
+        return jax.device_put(fields, places)
+
+    def whole(leaf, where: NamedSharding):
+        rows = jax.process_count() if where.spec and where.spec[0] == MESH else 1
+        # Without a shape of the whole, JAX would take different rows for copies of one array where the mesh allows it.
+        shape = (leaf.shape[0] * rows, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(where, leaf, shape)
+
+    return jax.tree.map(whole, fields, places)

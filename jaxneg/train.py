@@ -1,7 +1,6 @@
 """The loop: validate, save, take a batch, dispatch the step, log the steps before it. The step is jitted here."""
 
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -12,71 +11,112 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import checkpoint, config as configs, logs, metrics, optim, run, sharding, step as steps
+from jaxneg import (
+    checkpoint,
+    cluster,
+    config as configs,
+    logs,
+    program,
+    run,
+    sharding,
+    step as steps,
+    validation,
+)
 from jaxneg.batch import Batch
 from jaxneg.config import Config, UserError
 from jaxneg.data import negatives, pipeline, store as stores
 
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (
-    "train.epochs", "train.patience", "train.log_every", "train.devices", "data.prefetch", "data.store",
+    "train.epochs", "train.patience", "train.log_every", "train.devices", "train.shards", "train.stuck_after",
+    "train.compilation_cache",
+    "data.prefetch", "data.store",
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
-NDCG = "ndcg@10"  # the figure to monitor where nothing was rejected
 CONVERGED = 0.999  # of the best validation figure
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
+Stop = Callable[[int], bool]  # step -> whether to save there and end
 
 
-def train(config: Config, workdir: pathlib.Path, on_progress: OnProgress = lambda *_: None) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    on_progress: OnProgress = lambda *_: None,
+    stop: Stop = lambda _: False,
+) -> dict[str, Any]:
     """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
 
     Returns the contents of ``result.json``: best validation figure and step, epochs to convergence, seconds, and
-    why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite.
-    """
-    store = stores.Store.open(config.data.store)
-    batches = pipeline.TrainBatches(store, config.data, log_q=config.loss.log_q)
-    validation = _Validation(config, store)
-    mesh = sharding.make_mesh(config.train.devices)
-    if config.data.batch_size % mesh.size:
-        raise UserError(
-            f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices"
-        )
-    _claim(config, store, workdir)
+    why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite, and
+    cluster.Stopped where ``stop`` said so.
 
-    model = run.build_model(config, store)
-    per_epoch = batches.steps_per_epoch
-    total = config.train.epochs * per_epoch
-    optimizer = optim.dense_optimizer(config.optim, total)
-    init = functools.partial(steps.init_state, config, model, optimizer, len(store.attribute_VA))
-    replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
-    update = jax.jit(
-        functools.partial(steps.train_step, config, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(replicated, replicated),
-    )
-    attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+    Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
+    """
+    if config.train.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
+    with cluster.together("start"):
+        store = stores.Store.open(config.data.store)
+        batches = pipeline.TrainBatches(
+            store,
+            config.data,
+            log_q=config.loss.log_q,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        mesh = sharding.make_mesh(config.train.devices, config.train.shards)
+        per_epoch = batches.steps_per_epoch
+        total = config.train.epochs * per_epoch
+        built = program.build(config, program.catalogue_of(store), mesh, total)
+        evaluated = validation.Validation(config, store, built)
+        if config.data.batch_size % (mesh.size * config.optim.accumulate):
+            parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
+            raise UserError(
+                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
+            )
+        if cluster.first():
+            _claim(config, store, workdir)
+    if cluster.many():
+        with cluster.together("claim"):
+            _check_shared(store, workdir)
+
+    attribute_VA = sharding.put(program.by_row(built, np.asarray(store.attribute_VA)), mesh, "VA")
 
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
-    writer = logs.Writer(workdir)
+    writer = logs.Writer(workdir, silent=not cluster.first())
     try:
-        restored = checkpoints.restore(sharding.placed(jax.eval_shape(init), mesh))
+        restored = checkpoints.restore(built.state)
         if restored is None:
-            state, progress = (
-                jax.jit(init, out_shardings=replicated)(bias_V=_first_biases(config, store)),
-                _start(),
-            )
+            bias_V = _first_biases(config, store)
+            state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
+            progress = _start()
         else:
             state, progress = restored
         writer.rewind(progress["step"])
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         facts = {"false_negatives": false if math.isfinite(false) else None}
         loop = _Loop(
-            config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA, facts
+            config,
+            workdir,
+            per_epoch,
+            total,
+            checkpoints,
+            writer,
+            evaluated,
+            attribute_VA,
+            facts,
+            stop,
         )
-        return loop.run(
-            state, progress, update, batches, lambda batch: sharding.put_fields(batch, mesh), on_progress
-        )
+        with cluster.Watchdog(float(config.train.stuck_after)) as watchdog:
+            return loop.run(
+                state,
+                progress,
+                built.update,
+                batches,
+                lambda batch: sharding.put_fields(batch, mesh),
+                on_progress,
+                watchdog.feed,
+            )
     finally:
         checkpoints.close()
         writer.close()
@@ -131,78 +171,59 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
     run.write_json(workdir / "environment.json", run.environment())
 
 
-class _Validation:
-    """Pair accuracy and AUC on the validation examples, from scores of the held-out items alone.
-
-    The whole catalogue is scored only where NDCG@10 of the liked items is what decides.
-    """
-
-    def __init__(self, config: Config, store: stores.Store):
-        self.batches = pipeline.EvalBatches(store, config.data, config.eval, "validation")
-        self.config = config
-        self._jitted = None
-
-    def __call__(self, model, state: steps.State, attribute_VA) -> dict[str, float]:
-        ranked = self.config.train.monitor == NDCG
-        if self._jitted is None:
-
-            @jax.jit
-            def scores(params, item_tables, attribute_VA, batch):
-                contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-                h_BD = steps.last_hidden(model, params, item_tables, *contexts, attribute_VA)
-                found = [
-                    steps.score_items(model, params, item_tables, h_BD, item, attribute_VA)
-                    for item in (batch.pair_B2, batch.liked_BC, batch.disliked_BC)
-                ]
-                if ranked:
-                    row_VD, bias_V = steps.catalogue_rows(model, params, item_tables, attribute_VA)
-                    found.append(h_BD @ row_VD.T + bias_V[None])
-                return found
-
-            self._jitted = scores
-        correct, auc, ndcg = metrics.Mean(), metrics.Mean(), metrics.Mean()
-        for batch in self.batches:
-            found = map(np.asarray, self._jitted(*steps.evaluated(state), attribute_VA, batch))
-            pair_B2, liked_BC, disliked_BC, *catalogue = found
-            correct += metrics.pair_accuracy(pair_B2, batch.pair_B2[:, 0] > 0)
-            auc += metrics.pairwise_auc(liked_BC, batch.liked_BC > 0, disliked_BC, batch.disliked_BC > 0)
-            for score_BV in catalogue:
-                seen_BL = batch.item_BL if self.config.eval.exclude_seen else None
-                rank_BC = metrics.rank(score_BV, (batch.liked_BC,), seen_BL=seen_BL).targets[0]
-                ndcg += metrics.mean(metrics.over_targets(metrics.ndcg(rank_BC, 10)))
-        figures = {"pair_accuracy": correct.value, "auc": auc.value, NDCG: ndcg.value}
-        return {name: value for name, value in figures.items() if math.isfinite(value)}
+def _check_shared(store: stores.Store, workdir: pathlib.Path) -> None:
+    """Raises UserError where this process does not see the run that the first one has claimed, or another store."""
+    if not (workdir / "store.json").is_file():
+        raise UserError(f"--workdir {workdir} is not there: give one on a file system that all hosts share")
+    if run.catalogue_of(workdir) != run.catalogue_id(store):
+        raise UserError(f"{store.path} is another store here than on the first host: give all the same one")
 
 
 class _Loop:
     """What the loop knows between steps; ``progress`` is the part of it that checkpoints hold."""
 
     def __init__(
-        self, config, workdir, per_epoch, total, checkpoints, writer, validation, model, attribute_VA, facts
+        self,
+        config,
+        workdir,
+        per_epoch,
+        total,
+        checkpoints,
+        writer,
+        validation,
+        attribute_VA,
+        facts,
+        stop,
     ):
         self.config, self.workdir = config, workdir
         self.per_epoch, self.total = per_epoch, total
         self.checkpoints, self.writer, self.validation = checkpoints, writer, validation
-        self.model, self.attribute_VA = model, attribute_VA
+        self.attribute_VA = attribute_VA
         self.facts = facts  # of the data, for the result
+        self.stop = stop
+        # On CPU, JAX 0.10.2 and 0.11.2 deadlock when processes of several devices queue steps.
+        self.one_by_one = jax.process_count() > 1 and jax.default_backend() == "cpu"
         self.validate_every = config.train.evaluate_every or per_epoch
         self.save_every = config.train.checkpoint_every or self.validate_every
         self.pending: list[dict[str, jax.Array]] = []  # metrics of steps not logged yet
 
-    def run(self, state, progress, update, batches, put, on_progress) -> dict[str, Any]:
-        self.progress = progress
+    def run(self, state, progress, update, batches, put, on_progress, feed) -> dict[str, Any]:
+        self.progress, self.feed = progress, feed
         self.before, self.began = progress["seconds"], time.perf_counter()
         self.logged = time.perf_counter()
         step = progress["step"]
         source = batches.since(step)
+        self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
         score = None
         while True:
+            feed(step)
+            stopping = self.stop(step)
             due = step > 0 and step != progress["step"]
             if due and (step % self.validate_every == 0 or step == self.total):
                 self._flush(step)
                 score = self._validate(step, state)
                 on_progress(step, self.total, progress["history"][-1])
-            if due and (score is not None or step % self.save_every == 0):
+            if due and (score is not None or step % self.save_every == 0 or stopping):
                 self._flush(step)
                 progress.update(step=step, seconds=self.before + time.perf_counter() - self.began)
                 # The first of equal scores is the best step; with a score of their own, later ones would displace it.
@@ -211,8 +232,13 @@ class _Loop:
                 score = None
             if step >= self.total or self._patience_is_out():
                 return self._finish(step, "epochs done" if step >= self.total else "patience ran out")
+            if stopping:
+                self.checkpoints.wait()
+                raise cluster.Stopped(f"stopped after step {step} of {self.total}")
             batch: Batch = put(next(source))
             state, metrics_ = update(state, batch, self.attribute_VA)
+            if self.one_by_one:
+                jax.block_until_ready(metrics_)
             if len(self.pending) >= self.config.train.log_every:
                 on_progress(step, self.total, self._flush(step))
             self.pending.append(metrics_)
@@ -225,6 +251,9 @@ class _Loop:
         """Logs the mean over steps since the last line. Raises UserError where a loss is not finite."""
         if not self.pending:
             return {}
+        for line in self.pending:
+            jax.block_until_ready(line)
+            self.feed(step)
         fetched = jax.device_get(self.pending)
         self.pending = []
         loss = float(np.mean([line["loss"] for line in fetched], dtype=np.float64))
@@ -249,20 +278,20 @@ class _Loop:
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self.config.data.batch_size / (now - self.logged),
+            "sequences_per_s": len(fetched) * self.sequences_per_step / (now - self.logged),
         }
         self.logged = now
         self.writer.write(step, line)
         return line
 
     def _validate(self, step: int, state: steps.State) -> float:
-        figures = self.validation(self.model, state, self.attribute_VA)
+        figures = self.validation(state, self.attribute_VA, lambda: self.feed(step))
         self.logged = time.perf_counter()
         if self.config.train.monitor not in figures:
             raise UserError(
                 f"validation {self.config.train.monitor} cannot be computed: "
                 "no example has a liked and a disliked item; prepare with a longer validation window "
-                f"or with feedback kinds that count as negative, or use --train.monitor {NDCG}"
+                f"or with feedback kinds that count as negative, or use --train.monitor {validation.NDCG}"
             )
         score = figures[self.config.train.monitor]
         progress = self.progress
@@ -296,7 +325,8 @@ class _Loop:
             **convergence(progress["history"], self.config.train.monitor),
             "history": progress["history"],
         }
-        run.write_json(self.workdir / "result.json", result)
+        if cluster.first():
+            run.write_json(self.workdir / "result.json", result)
         return result
 
 

@@ -66,7 +66,9 @@ def test_the_verbs_leave_what_they_were_asked_for(work):
 
 def test_prepare_spills_where_the_store_is_written(work, tmp_path, monkeypatch):
     connect, asked = engine.connect, []
-    monkeypatch.setattr(engine, "connect", lambda *args, temp_dir: asked.append(temp_dir) or connect(*args))
+    monkeypatch.setattr(
+        engine, "connect", lambda *args, temp_dir, engine: asked.append(temp_dir) or connect(*args)
+    )
     cli.main(["prepare", "table", "log.csv", "--out", str(tmp_path / "store"), "--memory-limit", "500MB"])
     [spill] = asked
     assert spill.is_relative_to(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -83,7 +85,7 @@ def test_training_takes_the_config_and_its_options(work):
 def test_the_config_may_stand_after_the_options(work, monkeypatch):
     result = json.loads((RUN / "result.json").read_text())
     asked = []
-    monkeypatch.setattr(train, "train", lambda config, workdir, _: asked.append((config, workdir)) or result)
+    monkeypatch.setattr(train, "train", lambda config, workdir, *_: asked.append((config, workdir)) or result)
     cli.main(["train", "--workdir", "new", "--train.epochs", "1", "config.py"])
     cli.main(["train", "config.py", "--train.epochs", "1", "--workdir", "new"])
     [(config, workdir), same] = asked

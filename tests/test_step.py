@@ -50,6 +50,7 @@ def make_batch(seed=0, negatives=2, shared=0):
         shared_S=shared_S.astype(np.int32),
         shared_log_q_S=np.log(rng.random(shared)).astype(np.float32),
         target_log_q_BL=(np.log(0.1 + 0.04 * target_BL) * (target_BL > 0)).astype(np.float32),
+        segment_BL=np.zeros((B, 0), np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)
 
@@ -57,8 +58,8 @@ def make_batch(seed=0, negatives=2, shared=0):
 def make(config=CONFIG):
     model = models.build(config.model, length=L, stations=3, attributes=(3, 3))
     optimizer = optim.dense_optimizer(config.optim, 100)
-    state = steps.init_state(config, model, optimizer, V)
-    update = jax.jit(functools.partial(steps.train_step, config, model, optimizer))
+    state = steps.init_state(config, model, optimizer, None, V)
+    update = jax.jit(functools.partial(steps.train_step, config, model, optimizer, None))
     return model, state, update
 
 
@@ -130,7 +131,9 @@ def test_loss_equals_a_slow_loop():
         + sum(softplus(logit[b, t, i]) for i, _ in candidates(batch, b, t))
         for b, t in positions(batch)
     ]
-    value = steps.loss(config, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+    value = steps.loss(
+        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -147,7 +150,9 @@ def test_sampled_softmax_sees_own_shared_and_batch_negatives_but_never_the_targe
         target = logit[b, t, batch.target_BL[b, t]]
         others = [logit[b, t, i] - q for i, q in candidates(batch, b, t, in_batch=in_batch, log_q=log_q)]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = steps.loss(config, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+    value = steps.loss(
+        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -159,7 +164,9 @@ def test_softmax_runs_over_the_whole_catalogue():
         math.log(np.exp(logit[b, t, 1:]).sum()) - logit[b, t, batch.target_BL[b, t]]
         for b, t in positions(batch)
     ]
-    value = steps.loss(config, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+    value = steps.loss(
+        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -173,7 +180,9 @@ def test_hardest_keeps_the_highest_scoring_negatives(keep, shared):
     for b, t in positions(batch):
         others = sorted((logit[b, t, i] for i, _ in candidates(batch, b, t)), reverse=True)[:keep]
         parts.append(softplus(-logit[b, t, batch.target_BL[b, t]]) + sum(map(softplus, others)))
-    value = steps.loss(config, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+    value = steps.loss(
+        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -188,7 +197,9 @@ def test_the_gradient_of_hardest_is_that_of_the_kept_ones():
 
     def gradient(config, batch):
         def value(tables):
-            return steps.loss(config, model, state.params, tables, batch, ATTRIBUTE_VA, None)
+            return steps.loss(
+                config, model, state.params, tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+            )
 
         return jax.grad(value)(state.tables)["item_VD"]
 
@@ -207,7 +218,9 @@ def test_any_target_trains_on_rejected_events_as_the_released_code_does():
         target = logit[b, t, batch.target_BL[b, t]]
         others = [logit[b, t, i] for i, _ in candidates(batch, b, t)]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = steps.loss(config, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+    value = steps.loss(
+        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -222,7 +235,9 @@ def test_the_feedback_term_adds_by_its_weight():
     alone = dataclasses.replace(config, loss=LossConfig(name="feedback"))
     both = dataclasses.replace(config, loss=LossConfig(feedback=0.7))
     values = [
-        steps.loss(one, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+        steps.loss(
+            one, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+        )
         for one in (config, alone, both)
     ]
     np.testing.assert_allclose(values[1], np.mean(parts), rtol=1e-5)
@@ -254,7 +269,9 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
                 parts.append(-math.log(p / (p + sum(math.exp(similarity(s, c)) for s in skips))))
     plain = dataclasses.replace(config, loss=LossConfig())
     without, whole = (
-        steps.loss(one, model, state.params, state.tables, batch, ATTRIBUTE_VA, None)
+        steps.loss(
+            one, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+        )
         for one in (plain, config)
     )
     assert len(parts) > 10
@@ -282,7 +299,7 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
         own = dataclasses.replace(CONFIG.model, dropout=0.0, encoder=encoder)
         model = models.build(own, length=L, stations=3, attributes=(3, 3), cloze=True)
         config = dataclasses.replace(CONFIG, data=data, model=own)
-        state = steps.init_state(config, model, optim.dense_optimizer(config.optim, 100), V)
+        state = steps.init_state(config, model, optim.dense_optimizer(config.optim, 100), None, V)
         batch = make_batch()
         contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
         h_BD = steps.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import checkpoint, logs, optim, run, step as steps, train
+from jaxneg import checkpoint, logs, program, report, run, sharding, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.data import store as stores
+from jaxneg.data import pipeline, store as stores
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
@@ -36,15 +36,9 @@ def of(config, store, **parts):
 def final_state(config, directory):
     """The latest checkpoint of a run, as numpy."""
     store = stores.Store.open(config.data.store)
-    model = run.build_model(config, store)
-    optimizer = optim.dense_optimizer(config.optim, 1)
-    abstract = jax.eval_shape(lambda: steps.init_state(config, model, optimizer, len(store.attribute_VA)))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
-    )
+    built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
-    state, progress = checkpoints.restore(abstract)
+    state, progress = checkpoints.restore(built.state)
     checkpoints.close()
     return jax.tree.map(np.asarray, state), progress
 
@@ -214,3 +208,38 @@ def _written_since(path, moment):
         and path.stat().st_mtime > moment
         and any("loss" in line for line in logs.read(path.parent)[-1:])
     )
+
+
+SHAPES = [(1, 1), (8, 1), (8, 2), (8, 4), (8, 8)]  # devices, of which that many share the rows
+
+
+@pytest.mark.slow
+def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_path):
+    """50 steps with row-wise Adagrad, then the test report with tables left where they were trained."""
+    losses, figures = [], []
+    for devices, shards in SHAPES:
+        config = of(
+            CONFIG,
+            small_store,
+            data={"batch_size": 16, "shared_negatives": 8},
+            optim={"rows": "adagrad", "row_learning_rate": 0.1},
+            train={"epochs": 3, "devices": devices, "shards": shards, "log_every": 1, "monitor": "ndcg@10"},
+            eval={"ks": (5, 10), "released": 20},
+        )
+        directory = tmp_path / f"{devices}-{shards}"
+        train.train(config, directory)
+        losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
+        trained = run.load(directory, shared=True)
+        assert (trained.layout is not None) == (shards > 1)
+        examples = pipeline.EvalBatches(trained.store, config.data, config.eval, "test")
+        found = report.measure(
+            run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+        )
+        figures.append(found.to_dict())
+    assert len(losses[0]) == 50
+    for other_losses, other in zip(losses[1:], figures[1:], strict=True):
+        np.testing.assert_allclose(other_losses, losses[0], rtol=1e-4)  # float32 sums in another order
+        assert other["examples"] == figures[0]["examples"] and other["pairs"] == figures[0]["pairs"]
+        for name, value in figures[0].items():
+            if isinstance(value, float):  # one pair or rank in a few hundred may fall the other way
+                assert other[name] == pytest.approx(value, rel=0.02, abs=0.005), name

@@ -8,8 +8,11 @@ the flag unseen (a station that is not in the vocabulary).
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
+import os
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
@@ -31,6 +34,7 @@ def assemble(
     users: ir.Table,
     polarity: dict[str, int],
     *,
+    shard_events: int,
     keep: Callable[[str, str, ir.Table], ir.Table],
     progress: Callable[[str, int, int], None],
 ) -> "Written":
@@ -40,6 +44,7 @@ def assemble(
       words: code, id, count, row and attributes of each item.
       stations: id and row of each station.
       users: code and id of users, in the order of ids.
+      shard_events: most events of a shard, but for the rest of its last user.
       keep: (stage, name, table) -> the table, computed once.
       progress: called with (stage, done, total).
     """
@@ -47,7 +52,7 @@ def assemble(
     written.catalogue(words, stations)
     written.users(users)
     written.sessions()
-    written.events(progress)
+    written.events(shard_events, progress)
     written.index()
     return written
 
@@ -71,6 +76,7 @@ class Written:
         self.feedback: dict[str, dict[str, int]] = {}  # split -> kind -> events
         self.attributes: list[dict[str, Any]] = []
         self.sessions_overlap = False
+        self.shards: list[int] = []  # first event of each, and the end; empty if there is one
 
     def catalogue(self, words: ir.Table, stations: ir.Table) -> None:
         """items.parquet, stations.parquet, attribute_NAME.parquet and attributes.npy."""
@@ -176,32 +182,71 @@ class Written:
             valid_end.append(train + part["valid"])
             position = int(end[-1])
         self.counts |= {"sessions": owner.length, "events": position}
-        self._writer.column("user_indptr").append(per_user.indptr())
+        self._user_indptr = per_user.indptr()
+        self._writer.column("user_indptr").append(self._user_indptr)
+        indptr.close()
+        self._session_indptr = np.load(indptr.path, mmap_mode="r")
 
-    def events(self, progress: Callable[[str, int, int], None]) -> None:
-        """The columns of events, in the store's order, counted on the way."""
-        names = ("item", "feedback", "station", "time")
-        columns = {name: self._writer.column(f"{name}_T") for name in names}
-        group = self._writer.column("group_T")
+    def events(self, shard_events: int, progress: Callable[[str, int, int], None]) -> None:
+        """The columns of events, in the store's order, a shard per thread; counted on the way."""
+        total = self.counts["events"]
+        number = -(-total // shard_events)
+        end_U = self._session_indptr[self._user_indptr[1:]]
+        cut = np.searchsorted(end_U, np.arange(1, number) * total // number) + 1  # behind whole users
+        cut = self._user_indptr[np.unique([0, *cut, self.counts["users"]])]  # sessions at which shards begin
+        shards = len(cut) - 1
+        if shards > 1:
+            self.shards = [int(event) for event in self._session_indptr[cut]]
+        done, lock = [0], threading.Lock()
+
+        def advance(events: int) -> None:
+            with lock:
+                done[0] += events
+                progress("write events", done[0], total)
+
+        advance(0)
+        with futures.ThreadPoolExecutor(min(shards, os.cpu_count() or 1)) as pool:
+            jobs = [pool.submit(self._shard, k, shards, int(cut[k]), int(cut[k + 1]), advance)
+                    for k in range(shards)]  # fmt: skip
+            try:
+                found = [job.result() for job in futures.as_completed(jobs)]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        counts = np.sum([part.counts for part in found], axis=0)
+        self.counts |= {
+            "out_of_order": sum(part.unordered for part in found),
+            "stations_unseen": sum(part.unseen for part in found),
+        }
+        for k, split in enumerate(stores.SPLITS):
+            self.feedback[split] = {kind: int(counts[k, CODE[kind]]) for kind in self._polarity}
+
+    def _shard(self, k: int, shards: int, first: int, end: int, advance: Callable[[int], None]) -> "_Counted":
+        """Writes the events of the sessions [first, end)."""
+        names = ("item", "feedback", "station", "time", "group")
+        columns = {name: self._writer.column(f"{name}_T", shard=k, shards=shards) for name in names}
+        final, apart = self._final, {}
+        if shards > 1:
+            apart = {"apart": True}  # shards are read at the same time
+            final = final.filter((final.session >= first) & (final.session < end))
         counts = np.zeros((len(stores.SPLITS), len(FEEDBACK)), np.int64)
         unordered = unseen = 0
         session = order = np.zeros(0, np.int64)
-        progress("write events", 0, self.counts["events"])
-        for part in _stream(self._final.order_by(*ORDER)):
+        for part in _stream(final.order_by(*ORDER), **apart):
+            key = self._group_keys(self._user_rows(part["user"]), part["station"])
+            part["group"] = np.searchsorted(self._group_key, key)
             for name, column in columns.items():
                 column.append(part[name])
-            key = self._group_keys(self._user_rows(part["user"]), part["station"])
-            group.append(np.searchsorted(self._group_key, key))
             np.add.at(counts, (part["part"], part["feedback"]), 1)
             # Behind the last event of the batch before.
             session = np.concatenate([session[-1:], part["session"]])
             order = np.concatenate([order[-1:], part["order"]])
             unordered += int(((session[1:] == session[:-1]) & (order[1:] < order[:-1])).sum())
             unseen += int(part["unseen"].sum())
-            progress("write events", group.length, self.counts["events"])
-        self.counts |= {"out_of_order": unordered, "stations_unseen": unseen}
-        for k, split in enumerate(stores.SPLITS):
-            self.feedback[split] = {kind: int(counts[k, CODE[kind]]) for kind in self._polarity}
+            advance(len(key))
+        for column in columns.values():
+            column.close()
+        return _Counted(counts, unordered, unseen)
 
     def index(self) -> None:
         """Negatives by group and positives by user, from the training window."""
@@ -211,13 +256,23 @@ class Written:
         for part in _stream(negative):
             column.append(part["item"])
         self.counts["negatives"] = column.length
-        positive = self._final.filter(self._liked).select("user", "item").distinct()
+        # Not ibis' distinct, which in Spark takes all columns to count.
+        positive = self._final.filter(self._liked).group_by("user", "item").agg(events=ibis._.count())
+        positive = positive.select("user", "item")
         column, per_user = self._writer.column("positive_item"), _PerUser(self.counts["users"])
         for part in _stream(positive.order_by("user", "item")):
             column.append(part["item"])
             per_user.add(self._user_rows(part["user"]))
         self.counts["positives"] = column.length
         self._writer.column("positive_indptr").append(per_user.indptr())
+
+
+class _Counted(NamedTuple):
+    """What was met while the events of a shard were written."""
+
+    counts: np.ndarray  # int64 [splits, feedback codes]
+    unordered: int
+    unseen: int
 
 
 class _PerUser:
@@ -234,9 +289,9 @@ class _PerUser:
         return np.concatenate([[0], np.cumsum(self._count)])
 
 
-def _stream(table: ir.Table) -> Iterator[dict[str, np.ndarray]]:
+def _stream(table: ir.Table, **options: Any) -> Iterator[dict[str, np.ndarray]]:
     """The columns of a table of numbers, some rows, but never none, at a time."""
-    for batch in engine.stream(table):
+    for batch in engine.stream(table, **options):
         if len(batch):
             yield {name: batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names}
 
@@ -246,7 +301,8 @@ def _overlap(spans: ir.Table) -> bool:
     own = {"group_by": "user", "order_by": "session"}
     spans = spans.mutate(until=spans.end.max().over(**own, rows=(None, 0)))
     spans = spans.mutate(overlaps=spans.start < spans.until.lag().over(**own))
-    return bool(spans.overlaps.fill_null(False).any().to_pyarrow().as_py())
+    overlaps = spans.agg(any=spans.overlaps.fill_null(False).any())
+    return bool(engine.fetch(overlaps)["any"][0].as_py())
 
 
 def _codes(polarity: dict[str, int], sign: int) -> list[int]:

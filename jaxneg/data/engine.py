@@ -1,4 +1,7 @@
-"""The query engine behind ibis, DuckDB embedded: connecting, streaming, errors that a user can read."""
+"""The query engine behind ibis: connecting, keeping, streaming, errors that a user can read.
+
+DuckDB is embedded; where one machine ends, Spark (``data/spark.py``) gives the same store, bit for bit.
+"""
 
 import contextlib
 import gzip
@@ -14,18 +17,22 @@ import pyarrow as pa
 from ibis.common.exceptions import IbisError
 
 from jaxneg.config import UserError
+from jaxneg.data import spark
 
 
 def connect(
-    memory_limit: str = "2GB", threads: int = 0, temp_dir: pathlib.Path | None = None
+    memory_limit: str = "2GB", threads: int = 0, temp_dir: pathlib.Path | None = None, engine: str = "duckdb"
 ) -> ibis.BaseBackend:
-    """An embedded DuckDB that spills to `temp_dir` beyond its memory limit and never goes to the network.
+    """An embedded DuckDB that spills to `temp_dir` beyond its memory limit and never goes to the network; or Spark.
 
     Args:
       memory_limit: as in "2GB" or "800MB".
       threads: 0 takes one per core.
       temp_dir: where to spill; None takes DuckDB's default, `.tmp` in the working directory.
+      engine: "duckdb" or "spark".
     """
+    if engine == "spark":
+        return spark.connect(memory_limit, threads, temp_dir)
     settings: dict[str, Any] = {"memory_limit": memory_limit, "autoinstall_known_extensions": False}
     if threads:
         settings["threads"] = threads
@@ -37,7 +44,7 @@ def connect(
         raise UserError(
             f"the query engine does not start with memory limit {memory_limit!r}: {_line(error)}"
         ) from error
-    con.raw_sql("SET TimeZone = 'UTC'").fetchall()
+    con.raw_sql("SET GLOBAL TimeZone = 'UTC'").fetchall()
     return con
 
 
@@ -64,21 +71,57 @@ def reading(source: object) -> Iterator[None]:
         raise UserError(
             f"{error.filename or source}: {reason}" if reason else _explain(str(source), error)
         ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        raise UserError(f"{source}: {spark.cause(error)}") from error
 
 
-def stream(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
+def stream(table: ir.Table, rows: int = 1 << 17, *, apart: bool = False) -> Iterator[pa.RecordBatch]:
     """Record batches of an executed table, never held as a whole.
 
-    The connection is busy until the stream ends or is closed.
+    The connection is busy until the stream ends or is closed, unless ``apart`` gives the stream one of its own,
+    which sees tables but no views.
 
     Stands in for ibis' to_pyarrow_batches, which calls a method that DuckDB 2.0 no longer has.
     """
     con: Any = table.get_backend()
-    reader = con.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
+    if is_spark(con):
+        yield from spark.stream(con, table, rows)
+        return
+    own = con.con.cursor() if apart else con.con
+    reader = own.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
     try:
         yield from reader
     finally:
         reader.close()
+        if apart:
+            own.close()
+
+
+def is_spark(con: ibis.BaseBackend) -> bool:
+    return con.name == "pyspark"
+
+
+def keep(con: Any, name: str, table: ir.Table) -> ir.Table:
+    """The table, computed once and kept under a name."""
+    # Not a temporary one in DuckDB, which other connections would not see.
+    return spark.keep(con, name, table) if is_spark(con) else con.create_table(name, table)
+
+
+def drop(con: Any, name: str) -> None:
+    """Frees a table that was kept."""
+    if is_spark(con):
+        spark.drop(con, name)
+    else:
+        # Not ibis' drop_table: it writes a statement that DuckDB 2.0 rejects.
+        con.raw_sql(f'DROP TABLE IF EXISTS "{name}"')
+
+
+def fetch(table: ir.Table) -> pa.Table:
+    """A small table, whole."""
+    con = table.get_backend()
+    return spark.fetch(con, table) if is_spark(con) else table.to_pyarrow()
 
 
 def _line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import UserError
+from jaxneg.data import engine
 
 KINDS = (
     "thumb_up",
@@ -146,7 +147,7 @@ def check_events(log: ir.Table) -> int:
     needed = [name for name, kind in EVENT_SCHEMA.items() if not kind.nullable]
     wrong = log.feedback.notin(KINDS)
     outside = (log.played < 0.0) | (log.played > 1.0) | log.played.isnan()
-    [found] = (
+    [found] = engine.fetch(
         log.aggregate(
             rows=log.count(),
             **{f"null_{name}": log[name].isnull().sum() for name in needed},
@@ -157,9 +158,7 @@ def check_events(log: ir.Table) -> int:
             outside=outside.sum(),
             outside_example=log.played.max(where=outside),
         )
-        .to_pyarrow()
-        .to_pylist()
-    )
+    ).to_pylist()
     rows = found["rows"]
     if rows == 0:
         raise UserError("events: the log is empty: no row was left to prepare")

@@ -124,7 +124,7 @@ def _histogram(sizes: Iterator[np.ndarray] | list[np.ndarray]) -> dict[str, Any]
     return {"mean": total / max(number, 1), "max": most, "bins": rows}
 
 
-def _chunks(array: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:
+def _chunks(array: stores.Events, overlap: int = 0) -> Iterator[np.ndarray]:
     for start in range(0, len(array) - overlap, CHUNK):
         yield np.asarray(array[start : start + CHUNK + overlap])
 
@@ -158,7 +158,7 @@ def _top_share(count: np.ndarray, share: float) -> float:
     return float(count[:top].sum() / max(count.sum(), 1))
 
 
-def _span(time: np.ndarray) -> tuple[int, int]:
+def _span(time: stores.Events) -> tuple[int, int]:
     parts = [(int(part.min()), int(part.max())) for part in _chunks(time)]
     return min(first for first, _ in parts), max(last for _, last in parts)
 

@@ -65,13 +65,13 @@ def negative_index(
         event = np.concatenate(runs) if runs else np.zeros(0, np.int64)
         of_kind = np.ones(len(FEEDBACK))
         of_kind[CODE["skip"]], of_kind[CODE["thumb_down"]] = skip, thumb_down
-        weight_T = of_kind[np.asarray(store.feedback_T)[event]]
+        weight_T = of_kind[store.feedback_T[event]]
         if scope == "session":
             session_indptr = np.searchsorted(event, np.asarray(store.session_indptr))
-            session_item = np.asarray(store.item_T)[event]
+            session_item = store.item_T[event]
         if skip != thumb_down:
-            by_group = np.argsort(np.asarray(store.group_T)[event], kind="stable")
-            negative_item = np.asarray(store.item_T)[event][by_group]  # in the order of the weights
+            by_group = np.argsort(store.group_T[event], kind="stable")
+            negative_item = store.item_T[event][by_group]  # in the order of the weights
             weight = np.concatenate([[0.0], np.cumsum(weight_T[by_group])])
             session_weight = np.concatenate([[0.0], np.cumsum(weight_T)]) if scope == "session" else none
     return NegativeIndex(

@@ -5,7 +5,10 @@ them and one vectorised draw makes the negatives. A batch is thus a function of 
 each epoch redraws, and any number of hosts sees the same global batch.
 """
 
-import math
+import contextlib
+import functools
+import os
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,9 +17,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, PAD, Batch, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig, UserError
-from jaxneg.data import negatives, store as stores
-
-ROUNDS = 4  # of the Feistel network behind a permutation
+from jaxneg.data import negatives, order as orders, packing, store as stores
 
 
 class Spans(NamedTuple):
@@ -70,58 +71,18 @@ def _check_reach(store: stores.Store) -> None:
         )
 
 
-def permuted(index: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Places of ``index`` under the seed's permutation of range(size), without storing it.
-
-    A Feistel network over the pairs below ``side``, the root of the size rounded up, walked until it lands inside the
-    range; side * side is hardly more than size, so few walk twice.
-    """
-    side = np.uint64(math.isqrt(max(size - 1, 0)) + 1)
-    keys = np.random.default_rng((seed, size)).integers(1, 1 << 62, size=ROUNDS, dtype=np.uint64)
-    result = np.asarray(index, np.uint64).copy()
-    walking = np.arange(len(result))
-    while len(walking):
-        left, right = np.divmod(result[walking], side)
-        for key in keys:
-            mixed = (right + key) * np.uint64(0xD6E8FEB86659FD93)
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0xD6E8FEB86659FD93)
-            mixed >>= np.uint64(40)
-            mixed += left
-            mixed %= side
-            left, right = right, mixed
-        result[walking] = left * side + right
-        walking = walking[result[walking] >= size]
-    return result.astype(np.int64)
-
-
-class _Order:
-    """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
-
-    def __init__(self, spans: int, batch_size: int, seed: int):
-        self.spans, self.batch_size, self.seed = spans, batch_size, seed
-        self.steps_per_epoch = -(-spans // batch_size)
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        epoch, step = divmod(int(index), self.steps_per_epoch)
-        place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        span_B = np.full(self.batch_size, -1)
-        inside = place < self.spans
-        span_B[inside] = permuted(place[inside], self.spans, self.seed + epoch)
-        return span_B
-
-
 class _Gather(grain.transforms.RandomMap):
-    """Reads a batch's sequences, hides what cloze training hides, draws negatives; keeps the rows of one host."""
+    """Reads a batch's sequences, hides what cloze training hides, draws negatives."""
 
     def __init__(
-        self, store: stores.Store, spans: Spans, config: DataConfig, log_q: bool, process: int, processes: int
+        self,
+        store: stores.Store,
+        spans: Spans,
+        rows: packing.Rows | None,
+        config: DataConfig,
+        log_q: bool,
     ):
-        self.spans, self.config = spans, config
-        self.process, self.processes = process, processes
+        self.spans, self.rows, self.config = spans, rows, config
         self.index = negatives.negative_index(
             store, config.hard_scope, skip=config.hard_skip, thumb_down=config.hard_thumb_down
         )
@@ -129,7 +90,8 @@ class _Gather(grain.transforms.RandomMap):
         self.shown = shown_kinds(config)
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
-        self.columns = [np.asarray(column_T) for column_T in columns]
+        self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
+                        for column_T in columns]  # fmt: skip
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
         # Share of each row among targets, of which a batch's targets are a sample.
         self.share_V = np.zeros(0)
@@ -143,9 +105,12 @@ class _Gather(grain.transforms.RandomMap):
         self, element: np.ndarray, rng: np.random.Generator
     ) -> Batch:
         config = self.config
-        real_B = element >= 0
-        start_B = np.where(real_B, self.spans.start_W[element], 0)
-        size_B = np.where(real_B, self.spans.stop_W[element] - start_B, 0)
+        span_B, in_rows = element, None
+        if self.rows is not None:  # then B counts sequences until they are packed
+            span_B, *in_rows = self.rows.sequences(element)
+        real_B = span_B >= 0
+        start_B = np.where(real_B, self.spans.start_W[span_B], 0)
+        size_B = np.where(real_B, self.spans.stop_W[span_B] - start_B, 0)
         # One event more than the inputs: inputs are all but the last, targets all but the first.
         seen_BM, columns = self._events(rng, start_B, size_B, config.length + 1)
         item_BM, feedback_BM = columns[0] * seen_BM, columns[1].astype(np.int32) * seen_BM
@@ -182,7 +147,7 @@ class _Gather(grain.transforms.RandomMap):
             rng,
             self.index,
             target_BL.ravel()[at],
-            np.repeat(self.spans.user_W[element], wanted_BL.sum(1)),
+            np.repeat(self.spans.user_W[span_B], wanted_BL.sum(1)),
             group_BL.ravel()[at],
             negatives=config.negatives,
             p_hard=config.p_hard,
@@ -193,10 +158,11 @@ class _Gather(grain.transforms.RandomMap):
         negative_BLN = np.zeros((*target_BL.shape, config.negatives), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
-        shared_S = negatives.random_items(rng, self.index.items, config.shared_negatives, config.random)
+        shared = self.shared(rng)
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
         if len(self.share_V):
-            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], len(at))
+            draws = len(at) * config.blocks  # of which all are about as large
+            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], draws)
         batch = Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
@@ -207,17 +173,20 @@ class _Gather(grain.transforms.RandomMap):
             hard_BLN=hard_BLN,
             event_BM=item_BM,
             sign_BM=sign_BM,
-            shared_S=shared_S,
-            shared_log_q_S=negatives.log_inclusion(
-                shared_S, self.index.items, config.shared_negatives, config.random
-            ),
+            **shared,
             target_log_q_BL=target_log_q_BL,
+            segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
-        if self.processes == 1:
-            return batch
-        own = {name: leaf[self.process :: self.processes] for name, leaf in batch._asdict().items()
-               if not name.endswith("_S")}  # fmt: skip
-        return batch._replace(**own)
+        return batch if in_rows is None else packing.packed(batch, *in_rows, rows=len(element))
+
+    def shared(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields of a batch that are no rows of it: random negatives for all."""
+        items, count, draw = self.index.items, self.config.shared_negatives, self.config.random
+        shared_S = negatives.random_items(rng, items, count, draw)
+        return {
+            "shared_S": shared_S,
+            "shared_log_q_S": negatives.log_inclusion(shared_S, items, count, draw),
+        }
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -247,6 +216,46 @@ class _Gather(grain.transforms.RandomMap):
         return hidden_BM
 
 
+class _Blocks(grain.transforms.RandomMap):
+    """Blocks of a batch's rows, one after the other, each drawn by itself: the same whoever draws them."""
+
+    def __init__(self, gather: _Gather, own: range):
+        self.gather, self.own = gather, own
+
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, element: np.ndarray, rng: np.random.Generator
+    ) -> Batch:
+        config, seed = self.gather.config, int(rng.integers(1 << 62))
+        rows = len(element) // config.blocks
+        parts = [
+            self.gather.random_map(
+                element[block * rows : (block + 1) * rows], np.random.default_rng((seed, block))
+            )
+            for block in self.own
+        ]
+        # Those of the whole batch have draws of their own, the same for all.
+        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)))
+        joined = {
+            name: shared[name] if name in shared else np.concatenate([getattr(part, name) for part in parts])
+            for name in Batch._fields
+        }
+        return Batch(**joined)
+
+
+class _Rows(grain.transforms.Map):
+    """The rows of one process: a block of the global batch, so that it is the same for any number of them."""
+
+    def __init__(self, process: int, processes: int):
+        self.process, self.processes = process, processes
+
+    def map(self, element: Batch) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        size = len(element.item_BL) // self.processes
+        own = slice(self.process * size, (self.process + 1) * size)
+        return element._replace(
+            **{name: leaf[own] for name, leaf in element._asdict().items() if not name.endswith("_S")}
+        )
+
+
 def shown_kinds(config: DataConfig) -> np.ndarray:
     """Which feedback codes sequences keep, bool [6]."""
     return np.array([not config.inputs or kind in config.inputs for kind in FEEDBACK])
@@ -260,8 +269,13 @@ def _next(positive_BM: np.ndarray) -> np.ndarray:
     return np.concatenate([first_BM[:, 1:], np.full((len(at_BM), 1), M)], axis=1)
 
 
-def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
-    """column_T[start : start + width] for each start; places past the end repeat the last event."""
+def _rows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
+    """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
+    if isinstance(column_T, stores.Sharded):
+        rows = np.empty((len(start_B), width), column_T.dtype)
+        for part_T, at, inside in column_T.split(start_B):
+            rows[at] = _rows(part_T, inside, width)
+        return rows
     if len(column_T) < width:
         return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]
     # Copying runs is several times faster than gathering events one by one.
@@ -271,6 +285,52 @@ def _rows(column_T: np.ndarray, start_B: np.ndarray, width: int) -> np.ndarray:
     for b in np.flatnonzero(start_B > last):
         rows[b] = column_T[np.minimum(start_B[b] + np.arange(width), len(column_T) - 1)]
     return rows
+
+
+def warn_beyond_memory(store: stores.Store, config: DataConfig) -> str | None:
+    """Advice where rows are read from all over a store that takes more than half of the memory; None elsewhere."""
+    columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
+    read = sum(
+        len(column) * column.dtype.itemsize for column in (*columns, store.negative_item, store.positive_item)
+    )
+    memory = _memory()
+    if config.shuffle_block > 0 or read <= memory / 2:
+        return None
+    return (
+        f"training reads {read / 1e9:.1f} GB of the store in no order, and there are {memory / 1e9:.1f} GB of memory: "
+        "with --data.shuffle-block 4096 it reads in runs"
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine or container."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            sizes.append(int(pathlib.Path(limit).read_text()))
+    return min(sizes)
+
+
+def _order(config: DataConfig, spans: int) -> orders.Order:
+    if config.shuffle_block == 0:
+        return orders.Order(spans, config.batch_size, config.seed)
+    block, pool = config.shuffle_block, config.shuffle_pool
+    return orders.BlockOrder(spans, config.batch_size, config.seed, block, pool)
+
+
+def _read(store: stores.Store, spans: Spans, first: int, end: int) -> None:
+    """Reads what training on the spans [first, end) needs, so that it is in the system's cache of files."""
+
+    def between(bounds: np.ndarray, low: int, high: int) -> tuple[int, int]:
+        inside = np.array(bounds[low : high + 1])
+        return int(inside[0]), int(inside[-1])
+
+    for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T):
+        np.array(column_T[spans.start_W[first] : spans.stop_W[end - 1]])
+    users = int(spans.user_W[first]), int(spans.user_W[end - 1]) + 1
+    negative = between(store.negative_indptr, *between(store.user_group_indptr, *users))
+    np.array(store.negative_item[slice(*negative)])
+    np.array(store.positive_item[slice(*between(store.positive_indptr, *users))])
 
 
 class TrainBatches:
@@ -293,14 +353,37 @@ class TrainBatches:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
             )
-        self._order = _Order(len(spans.start_W), config.batch_size, config.seed)
-        self.spans, self.steps_per_epoch = len(spans.start_W), self._order.steps_per_epoch
-        self._prefetch, self._user_W, self._rows = config.prefetch, spans.user_W, (process, processes)
-        self._dataset = (
-            grain.MapDataset.source(self._order)
-            .seed(config.seed)
-            .random_map(_Gather(store, spans, config, log_q, process, processes))
-        )
+        self._packing = None
+        self.spans = rows = len(spans.start_W)
+        if config.packed:
+            # The last event of a sequence is no input, except in cloze training.
+            last = 0 if config.mask > 0 else 1
+            size_W = spans.stop_W - spans.start_W - last
+            self._packing = packing.plan(size_W, config.length + 1 - last, config.seed)
+            rows = len(self._packing.indptr_R) - 1
+        self.sequences_per_row = self.spans / rows
+        source = self._order = _order(config, rows)
+        # Where each process has whole blocks it draws no others; else it draws all rows and keeps its own.
+        apart = config.blocks > 1 and config.blocks % processes == 0
+        if isinstance(source, orders.BlockOrder):
+            own = config.batch_size // processes if apart else config.batch_size
+            first = process * own if apart else 0
+            read = functools.partial(_read, store, spans)
+            source = orders.ReadAhead(source, slice(first, first + own), read)
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self._prefetch, self._user_W = config.prefetch, spans.user_W
+        gather = _Gather(store, spans, self._packing, config, log_q)
+
+        def drawn(blocks: range) -> grain.MapDataset:
+            draw = gather if config.blocks == 1 else _Blocks(gather, blocks)
+            return grain.MapDataset.source(source).seed(config.seed).random_map(draw)
+
+        self._whole = drawn(range(config.blocks))
+        if apart:
+            share = config.blocks // processes
+            self._dataset = drawn(range(process * share, (process + 1) * share))
+        else:
+            self._dataset = self._whole.map(_Rows(process, processes)) if processes > 1 else self._whole
 
     def __getitem__(self, step: int) -> Batch:
         batch = self._dataset[step]
@@ -310,8 +393,8 @@ class TrainBatches:
     def false_negatives(self, store: stores.Store, *, in_batch: bool, batches: int = 8) -> float:
         """Share of the random negatives that their listener likes somewhere in the log, held-out events included.
 
-        Counted on the first ``batches``, a negative shared by a batch once for each of its sequences. NaN where nothing
-        is drawn at random.
+        Counted on the first ``batches``, the rows of all processes, a negative shared by a batch once for each of its
+        sequences. NaN where nothing is drawn at random.
 
         Args:
           store: that the batches are of.
@@ -319,27 +402,34 @@ class TrainBatches:
           batches: to look at.
         """
         false = drawn = 0
-        process, processes = self._rows
         for step in range(min(batches, self.steps_per_epoch)):
-            span_B, batch = self._order[step][process::processes], self[step]
-            user_B = np.where(span_B >= 0, self._user_W[span_B], -1)
-            b, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
-            users, items = [user_B[b]], [batch.negative_BLN[at]]
+            batch = self._whole[step]
+            assert batch is not None  # nothing is filtered out
+            span_BL = self._spans(self._order[step], batch)
+            user_BL = np.where(span_BL >= 0, self._user_W[span_BL], -1)
+            b, t, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
+            users, items = [user_BL[b, t]], [batch.negative_BLN[at]]
             shared_C = batch.shared_S
             if in_batch:
                 shared_C = np.concatenate([shared_C, np.unique(batch.target_BL[batch.target_BL > 0])])
-            ranked = np.flatnonzero((batch.target_BL > 0).any(1))
-            users.append(np.repeat(user_B[ranked], len(shared_C)))
+            ranked = np.unique(span_BL[batch.target_BL > 0])
+            users.append(np.repeat(self._user_W[ranked], len(shared_C)))
             items.append(np.tile(shared_C, len(ranked)))
             key = np.concatenate(users).astype(np.int64) * (store.items + 1) + np.concatenate(items)
             # What a sequence itself predicts is no negative there.
-            own = (user_B[:, None].astype(np.int64) * (store.items + 1) + batch.target_BL)[
-                batch.target_BL > 0
-            ]
+            own = (user_BL.astype(np.int64) * (store.items + 1) + batch.target_BL)[batch.target_BL > 0]
             key = key[~np.isin(key, own)]
-            false += int(np.isin(key, _liked(store, np.unique(user_B[user_B >= 0]))).sum())
+            false += int(np.isin(key, _liked(store, np.unique(user_BL[user_BL >= 0]))).sum())
             drawn += len(key)
         return false / drawn if drawn else float("nan")
+
+    def _spans(self, row_B: np.ndarray, batch: Batch) -> np.ndarray:
+        """The sequence that each position is of, -1 where there is none."""
+        if self._packing is None:
+            return np.broadcast_to(row_B[:, None], batch.target_BL.shape)
+        begin_B1 = self._packing.indptr_R[np.maximum(row_B, 0)][:, None]
+        place_BL = np.where(batch.segment_BL > 0, begin_B1 + batch.segment_BL - 1, 0)
+        return np.where(batch.segment_BL > 0, self._packing.sequence_W[place_BL], -1)
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""

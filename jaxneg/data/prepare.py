@@ -63,6 +63,8 @@ class PrepareConfig:
     """with split time: start of validation"""
     test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
     valid_share: float = 0.1  # with split tail: share before these for validation
+    shard_events: int = 1 << 25  # events of a shard, a file of each column; shards are written in parallel
+    engine: Literal["duckdb", "spark"] = "duckdb"  # that groups and sorts; the store is the same
     memory_limit: str = "2GB"  # of the query engine, which uses the disk beyond it
 
 
@@ -101,6 +103,7 @@ def check(settings: PrepareConfig) -> None:
         (settings.gap_minutes is None or settings.gap_minutes > 0, "gap_minutes", "above 0"),
         (settings.min_item_count >= 1, "min_item_count", "at least 1"),
         (settings.min_user_events >= 1, "min_user_events", "at least 1"),
+        (settings.shard_events >= 1, "shard_events", "at least 1"),
         (settings.min_session_events >= 1, "min_session_events", "at least 1"),
         (0 < settings.test_share < 1, "test_share", "above 0 and below 1"),
         (settings.valid_share >= 0, "valid_share", "0 or more"),
@@ -156,14 +159,26 @@ def prepare(
         work.drop("kept")
         _check_final(final, polarity, settings)
         written = assemble.assemble(
-            writer, final, words, stations, ids["user"], polarity, keep=work.keep, progress=work.progress
+            writer,
+            final,
+            words,
+            stations,
+            ids["user"],
+            polarity,
+            shard_events=settings.shard_events,
+            keep=work.keep,
+            progress=work.progress,
         )
         counts = {name: value for name, value in written.counts.items() if name != "stations_unseen"}
         return writer.finish(
             stores.Metadata(
                 reader=reader,
                 source=source,
-                settings={k: v for k, v in dataclasses.asdict(settings).items() if k != "memory_limit"},
+                settings={
+                    k: v
+                    for k, v in dataclasses.asdict(settings).items()
+                    if k not in ("engine", "memory_limit")
+                },
                 polarity=polarity,
                 split=rule,
                 counts=counts,
@@ -173,6 +188,7 @@ def prepare(
                 | {"stations_unseen_in_training": written.counts["stations_unseen"]},
                 attributes=written.attributes,
                 sessions_overlap=written.sessions_overlap,
+                shards=written.shards,
             )
         )
 
@@ -188,7 +204,7 @@ class _Work:
         """The table, computed once."""
         self.progress(stage, 0, 1)
         unique = ibis.util.gen_name(f"jaxneg_{name}")
-        kept = self._con.create_table(unique, table, temp=True)
+        kept = engine.keep(self._con, unique, table)
         self._tables[name] = unique
         self.progress(stage, 1, 1)
         return kept
@@ -197,8 +213,7 @@ class _Work:
         """Frees tables that nothing will read again."""
         for name in names:
             if unique := self._tables.pop(name, None):
-                # Not ibis' drop_table: it writes a statement that DuckDB 2.0 rejects.
-                self._con.raw_sql(f'DROP TABLE IF EXISTS "{unique}"')
+                engine.drop(self._con, unique)
 
     def __enter__(self) -> "_Work":
         return self
@@ -209,7 +224,7 @@ class _Work:
 
 def _one(table: ir.Table) -> dict[str, Any]:
     """The only row of an aggregate; sums over nothing are 0."""
-    return {name: value or 0 for name, value in table.to_pyarrow().to_pylist()[0].items()}
+    return {name: value or 0 for name, value in engine.fetch(table).to_pylist()[0].items()}
 
 
 def _resolved(settings: PrepareConfig, raw: ir.Table, total: int) -> PrepareConfig:
@@ -229,7 +244,7 @@ def _resolved(settings: PrepareConfig, raw: ir.Table, total: int) -> PrepareConf
 
 def _ids(work: _Work, raw: ir.Table, name: str) -> ir.Table:
     """Distinct ids of a column, and ``code``, their number in the order of ids. Station 0 is none."""
-    distinct = raw.filter(raw[name].notnull()).select(id=raw[name]).distinct()
+    distinct = raw.filter(raw[name].notnull()).group_by(id=raw[name]).agg(events=ibis._.count()).select("id")
     code = ibis.row_number().over(order_by="id") + (1 if name == "station" else 0)
     return work.keep(f"number each {name}", name, distinct.mutate(code=code.cast("int32")))
 

@@ -24,6 +24,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import UserError
+from jaxneg.data import engine, spark
 
 
 def find(source: pathlib.Path, patterns: Sequence[str], mend: str) -> list[pathlib.Path]:
@@ -99,10 +100,14 @@ def read_csv(
             with _open(file, encoding) as other:
                 if _split(other.readline(), delimiter, quote) != names:
                     raise UserError(f"{file}: its header is not that of {files[0]}: give files of one kind")
+    columns = {name: types.get(name, "VARCHAR") for name in names}
+    if engine.is_spark(con):
+        assert delimiter is not None
+        how: Any = {"header": header, "delimiter": delimiter, "quote": quote, "encoding": encoding}
+        return spark.read_csv(con, files, columns, **how)
     options: dict[str, Any] = {"header": header, "delim": delimiter, "quote": quote, "escape": quote}
     if encoding != "utf-8":
         options["encoding"] = encoding
-    columns = {name: types.get(name, "VARCHAR") for name in names}
     table = con.read_csv([str(file) for file in files], columns=columns, **options)
     return table.mutate(order=ibis.row_number())
 
@@ -114,6 +119,8 @@ def read_json(
 
     Columns are those of `types`, null where an object has no such key, and `filename`.
     """
+    if engine.is_spark(con):
+        return spark.read_json(con, files, types, lines=lines)
     layout = "newline_delimited" if lines else "array"
     table = con.read_json([str(file) for file in files], columns=dict(types), format=layout, filename=True)
     return table.mutate(order=ibis.row_number())
@@ -123,9 +130,12 @@ def read_parquet(
     con: ibis.BaseBackend, files: Sequence[pathlib.Path], needed: Sequence[str], mend: str = ""
 ) -> ir.Table:
     """Parquet files of one schema, with at least the columns `needed`."""
-    table = con.read_parquet([str(file) for file in files])
+    if engine.is_spark(con):
+        table = spark.read_parquet(con, files)
+    else:
+        table = con.read_parquet([str(file) for file in files]).mutate(order=ibis.row_number())
     require(files[0], table.columns, needed, mend)
-    return table.mutate(order=ibis.row_number())
+    return table
 
 
 def first_object(file: pathlib.Path, *, lines: bool) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import numpy as np
 
 from jaxneg.config import UserError
+from jaxneg.data import engine
 
 TAIL_LEAST = 5  # events, or sessions, that a user needs to have a tail
 BUCKETS = 1 << 16  # of the histogram that finds a quantile of time
@@ -77,14 +78,15 @@ def cut_time(events: ir.Table, test_from: str | None, valid_from: str | None) ->
     Raises UserError if training or test would be empty.
     """
     table = events.agg(first=events.time.min(), last=events.time.max(), events=events.count())
-    span = table.to_pyarrow().to_pylist()[0]
+    [span] = engine.fetch(table).to_pylist()
     log = f"the log runs from {_spoken(span['first'], span)} to {_spoken(span['last'], span)}"
     test = moment("test_from", test_from)
     if test is None:
         test = order_statistic(events, span["first"], span["last"], span["events"] * 9 // 10)
     elif test > span["last"]:
         raise UserError(f"no event is left for the test: --test-from is {_spoken(test, span)}, and {log}")
-    before = events.filter(events.time < test).count().to_pyarrow().as_py()
+    early = events.filter(events.time < test)
+    before = engine.fetch(early.agg(events=early.count()))["events"][0].as_py()
     if before == 0:
         raise UserError(
             f"no event is left for training: the test starts at {_spoken(test, span)}, and {log}: "
@@ -117,7 +119,7 @@ def order_statistic(events: ir.Table, low: int, high: int, index: int) -> int:
         counts = inside.group_by(bucket=((inside.time - low) // width).cast("int64")).agg(
             events=inside.count()
         )
-        counts = counts.order_by("bucket").to_pyarrow()
+        counts = engine.fetch(counts.order_by("bucket"))
         upto = below + np.cumsum(counts["events"].to_numpy())
         at = int(np.searchsorted(upto, index, side="right"))
         below = int(upto[at - 1]) if at else below

@@ -7,6 +7,7 @@
     attribute_NAME.parquet  row (from 1), value             attributes.npy  int32 [V, A], 0 for none
     event_item, event_feedback, event_station, event_time, event_group      one number per event, T in all
         ordered by (user, start of session, session, time); the group numbers (user, station) pairs
+        in a large store cut into shards, runs of whole users, of one file each: event_item-00001-of-00004.npy
     session_indptr, session_user, session_train_end, session_valid_end
         session s: [indptr[s], train_end[s]) train, [train_end[s], valid_end[s]) validation, the rest test
     user_indptr, user_group_indptr          ranges of a user's sessions and groups
@@ -26,7 +27,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,8 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 
 FORMAT = "jaxneg store"
-VERSION = 1
+VERSION = 2
+READS = (1, 2)  # versions; 1 has no shards
 SPLITS = ("train", "validation", "test")
 ROW_GROUP = 1 << 17  # rows of a row group of the parquet files
 HEADER = 128  # bytes of a npy header, with room for any length
@@ -64,6 +66,7 @@ ARRAYS = {
     "positive_item": ("positive_item", np.int32),
     "attribute_VA": ("attributes", np.int32),
 }
+EVENTS = ("item_T", "feedback_T", "station_T", "time_T", "group_T")  # those that may be in shards
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,56 @@ class Metadata:
     attributes: list[dict[str, Any]]  # name and size (number of values) of each column of attribute_VA
     sessions_overlap: bool  # True if a user's sessions overlap in time, so that one may foretell another
     files: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes of each file
+    shards: list[int] = dataclasses.field(default_factory=list)  # first event of each, and the end; [] if one
     format: str = FORMAT
     version: int = VERSION
     jaxneg: str = jaxneg.__version__  # that wrote it
+
+
+class Sharded:
+    """Arrays end to end, read as one array is: by slices, by vectors of places, whole by ``np.asarray``."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts = [np.asarray(part) for part in parts]
+        self.begin = np.cumsum([0, *map(len, self.parts)])  # of each part, and the end
+        self.dtype, self.shape, self.ndim = self.parts[0].dtype, (int(self.begin[-1]),), 1
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            low, high, step = place.indices(len(self))
+            if step != 1:
+                raise IndexError("a sharded column has slices of step 1 only")
+            first = int(np.searchsorted(self.begin, low, "right")) - 1
+            last = max(int(np.searchsorted(self.begin, high, "left")), first + 1)
+            within = [part[max(low - begin, 0) : max(high - begin, 0)] for part, begin in
+                      zip(self.parts[first:last], self.begin[first:last], strict=False)]  # fmt: skip
+            return within[0] if len(within) == 1 else np.concatenate(within or [self.parts[0][:0]])
+        place = np.asarray(place)
+        if place.ndim == 0:
+            return self[place[None]][0]
+        found = np.empty(place.shape, self.dtype)
+        place = np.where(place < 0, place + len(self), place)
+        for part, at, inside in self.split(place):
+            found[at] = part[inside]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
+
+    def split(self, place: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
+        """Each part that holds some of these places, where among them these stand, and their places in the part."""
+        if place.size and (place.min() < 0 or place.max() >= len(self)):
+            raise IndexError(f"a place is outside a column of {len(self)} events")
+        shard = np.searchsorted(self.begin, place, side="right") - 1
+        for k in np.unique(shard):
+            at = np.nonzero(shard == k)
+            yield self.parts[k], at, place[at] - self.begin[k]
+
+
+Events = np.ndarray | Sharded  # a column of events
 
 
 @dataclass(frozen=True)
@@ -115,11 +165,11 @@ class Store:
 
     path: pathlib.Path
     metadata: Metadata
-    item_T: np.ndarray
-    feedback_T: np.ndarray
-    station_T: np.ndarray
-    time_T: np.ndarray
-    group_T: np.ndarray
+    item_T: Events
+    feedback_T: Events
+    station_T: Events
+    time_T: Events
+    group_T: Events
     session_indptr: np.ndarray
     session_user: np.ndarray
     session_train_end: np.ndarray
@@ -144,15 +194,11 @@ class Store:
                 raise UserError(f"store {path} is damaged: {name} {state}; run jaxneg prepare again")
         arrays = {}
         for field, (name, dtype) in ARRAYS.items():
-            try:
-                arrays[field] = np.load(path / f"{name}.npy", mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"store {path} is damaged: {name}.npy: {error}; run jaxneg prepare again"
-                ) from error
-            if arrays[field].dtype != dtype:
-                kind = arrays[field].dtype
-                raise UserError(f"store {path} is damaged: {name}.npy holds {kind}; run jaxneg prepare again")
+            shards = max(len(metadata.shards) - 1, 1) if field in EVENTS else 1
+            parts = [_loaded(path, file, dtype) for file in file_names(name, shards)]
+            arrays[field] = parts[0] if len(parts) == 1 else Sharded(parts)
+            if len(parts) > 1 and arrays[field].begin.tolist() != metadata.shards:
+                raise UserError(f"store {path} is damaged: shards of {name} differ; run jaxneg prepare again")
         return cls(path=path, metadata=metadata, **arrays)
 
     @property
@@ -186,16 +232,33 @@ class Store:
         return Vocabulary(column["item"], column["count"].to_numpy(), attributes)
 
 
+def file_names(name: str, shards: int) -> list[str]:
+    """Files of a column: NAME.npy, or, of several shards, NAME-00000-of-00004.npy and so on."""
+    if shards == 1:
+        return [f"{name}.npy"]
+    return [f"{name}-{k:05}-of-{shards:05}.npy" for k in range(shards)]
+
+
+def _loaded(path: pathlib.Path, file: str, dtype: Any) -> np.ndarray:
+    try:
+        array = np.load(path / file, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"store {path} is damaged: {file}: {error}; run jaxneg prepare again") from error
+    if array.dtype != dtype:
+        raise UserError(f"store {path} is damaged: {file} holds {array.dtype}; run jaxneg prepare again")
+    return array
+
+
 def _metadata(path: pathlib.Path) -> Metadata:
     if not path.is_dir():
         raise UserError(f"no store at {path}: jaxneg prepare writes one")
     values = _values(path)
     if values is None:
         raise UserError(f"{path} is no jaxneg store, or a half-written one: jaxneg prepare writes one")
-    if values.get("version") != VERSION:
+    if values.get("version") not in READS:
         raise UserError(
             f"store {path} is of format version {values.get('version')}, and jaxneg {jaxneg.__version__} "
-            f"reads version {VERSION}: run jaxneg prepare again"
+            f"reads versions {READS[0]} to {READS[-1]}: run jaxneg prepare again"
         )
     try:
         return Metadata(**values)
@@ -287,10 +350,10 @@ class StoreWriter:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"the disk is full while writing {self.out}: free some space") from error
 
-    def column(self, field: str, width: int | None = None) -> Column:
-        """The file of a field of Store, to be appended to."""
+    def column(self, field: str, width: int | None = None, *, shard: int = 0, shards: int = 1) -> Column:
+        """The file of a field of Store, or of one of its shards, to be appended to."""
         name, dtype = ARRAYS[field]
-        return self._column(self.path / f"{name}.npy", dtype, width)
+        return self._column(self.path / file_names(name, shards)[shard], dtype, width)
 
     def scratch_column(self, name: str, dtype: Any) -> Column:
         """A file that is gone once the store is finished."""

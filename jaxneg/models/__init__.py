@@ -12,8 +12,9 @@ from jaxneg.models import bert4rec, caser, gru4rec, inputs, layers, ligr, sasrec
 
 Params = dict[str, jax.Array]
 
-# Each is made as encoder(config, rngs=rngs) and called as encoder(x_BLD, mask_BL, key or None) -> h_BLD. All but the
-# bidirectional ones (config.BIDIRECTIONAL) are causal: h at t is of the events up to and including t.
+# Each is made as encoder(config, rngs=rngs) and called as encoder(x_BLD, mask_BL, key or None, segment_BL or None)
+# -> h_BLD. All but the bidirectional ones (config.BIDIRECTIONAL) are causal: h at t is of the events up to and
+# including t. Where segment_BL is given, h is of events of its segment alone; those of config.UNPACKED never get one.
 ENCODERS: dict[str, Callable[..., nnx.Module]] = {
     "sasrec": sasrec.SASRec,
     "bert4rec": bert4rec.BERT4Rec,
@@ -31,7 +32,8 @@ class Model(NamedTuple):
     output_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as scored
     encode: Callable[
         ..., jax.Array
-    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None) -> h_BLD; mask_BL: real or hidden events
+    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None, segment_BL or None) -> h_BLD; mask_BL: real or
+    # hidden events; segment_BL: which sequence of a packed row each position is of, none where a row is one
     cloze: bool  # it knows hidden events, those whose feedback code is batch.MASK, and has a position more for them
 
 
@@ -42,12 +44,12 @@ class _Network(nnx.Module):
         )
         self.encoder = ENCODERS[config.encoder](config, rngs=rngs)
         gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
-        self.head = nnx.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
+        self.head = layers.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
 
-    def __call__(self, row_BLD, feedback_BL, station_BL, mask_BL, key):
+    def __call__(self, row_BLD, feedback_BL, station_BL, mask_BL, key, segment_BL=None):
         at_input, at_encoder = layers.split(key, 2)
-        x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input)
-        h_BLD = self.encoder(x_BLD, mask_BL, at_encoder)
+        x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input, segment_BL)
+        h_BLD = self.encoder(x_BLD, mask_BL, at_encoder, *(() if segment_BL is None else (segment_BL,)))
         if self.head is None:
             return h_BLD
         return jax.nn.gelu(self.head(h_BLD).astype(jnp.float32), approximate=False)
@@ -90,8 +92,10 @@ def build(
     def output_rows(params: Params, row: jax.Array, attribute: jax.Array) -> jax.Array:
         return merged(params).inputs.output_rows(row, attribute)
 
-    def encode(params: Params, row_BLD, feedback_BL, station_BL, mask_BL, key: jax.Array | None) -> jax.Array:
-        return merged(params)(row_BLD, feedback_BL, station_BL, mask_BL, key)
+    def encode(
+        params: Params, row_BLD, feedback_BL, station_BL, mask_BL, key: jax.Array | None, segment_BL=None
+    ) -> jax.Array:
+        return merged(params)(row_BLD, feedback_BL, station_BL, mask_BL, key, segment_BL)
 
     return Model(init, item_rows, output_rows, encode, cloze)
 

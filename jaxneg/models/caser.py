@@ -32,7 +32,7 @@ class Caser(nnx.Module):
             config.width, config.window, heights, CHANNELS, dtype, rngs=rngs
         )
         self.vertical = layers.VerticalFilter(config.window, rngs=rngs)
-        self.out = nnx.Linear(config.width + CHANNELS * len(heights), config.width, dtype=dtype, rngs=rngs)
+        self.out = layers.Linear(config.width + CHANNELS * len(heights), config.width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], key: jax.Array | None

@@ -72,12 +72,13 @@ class Inputs(nnx.Module):
         feedback_BL: Int[Array, "B L"],
         station_BL: Int[Array, "B L"],
         key: jax.Array | None,
+        segment_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """x_BLD from the rows of the items seen, with the feedback that each of these past events got.
 
         Added feedback says that something was liked; a gate, row * gate[feedback], can turn the item's own row around.
         With ``cloze`` the learned vector ``mask`` takes the place of all this where the feedback code is MASK, so that
-        a hidden event shows its station and position only.
+        a hidden event shows its station and position only. Positions are counted anew from the start of each segment.
         """
         x_BLD, code_BL, hidden_BL = row_BLD, feedback_BL, feedback_BL == MASK
         if self.mask is not None:
@@ -91,5 +92,9 @@ class Inputs(nnx.Module):
         if hasattr(self, "station"):
             x_BLD = x_BLD + self.station.get_value()[station_BL]
         if self.config.position:
-            x_BLD = x_BLD + self.position.get_value()[None, : x_BLD.shape[1]]
+            position_LD = self.position.get_value()
+            if segment_BL is None:
+                x_BLD = x_BLD + position_LD[None, : x_BLD.shape[1]]
+            else:
+                x_BLD = x_BLD + position_LD[layers.positions(segment_BL)]
         return layers.dropout(x_BLD * self.config.width**0.5, self.config.dropout, key)

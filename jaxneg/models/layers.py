@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -27,28 +28,59 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     bits = (bits ^ (bits >> 15) ^ seed[1]) * jnp.uint32(0xC2B2AE35)
     bits ^= bits >> 16
     keep = bits >= jnp.uint32(int(rate * (1 << 32)))
-    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+    # In float32: as a bfloat16, 1 - rate would be off by up to 1 in 500 and shift the mean.
+    scaled = (x.astype(jnp.float32) / jnp.float32(1.0 - rate)).astype(x.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
+
+
+class Linear(nnx.Linear):
+    """x W + b: the product in ``dtype``, the bias added in float32, so that its gradient is summed in float32 too."""
+
+    def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S F"]:  # pyright: ignore
+        y = jnp.dot(x.astype(self.dtype), self.kernel.get_value().astype(self.dtype))
+        if self.bias is None:
+            return y
+        bias_F = self.bias.get_value()
+        return (y.astype(jnp.float32) + bias_F.reshape(*[1] * (y.ndim - 1), -1)).astype(self.dtype)
 
 
 class Attention(nnx.Module):
-    """Multi-head scaled dot-product attention; softmax in float32."""
+    """Multi-head scaled dot-product attention; softmax in float32.
 
-    def __init__(self, width: int, heads: int, dropout: float, dtype, *, rngs: nnx.Rngs):
-        self.heads, self.dropout = heads, dropout
-        self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.key = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+    ``fused`` leaves the part between the projections to ``jax.nn.dot_product_attention``, without dropout on weights.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, dtype, *, fused: bool = False, rngs: nnx.Rngs):
+        self.heads, self.dropout, self.fused = heads, dropout, fused
+        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"], key: jax.Array | None
+        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"] | None, key: jax.Array | None
     ) -> Float[Array, "B L D"]:
-        """What each position gathers from the positions its mask row allows; from all alike where it allows none."""
+        """What each position gathers from the positions its mask row allows; from all alike where it allows none.
+
+        Without a mask each position sees itself and what came before.
+        """
         B, L, D = x_BLD.shape
         q_BLHK, k_BMHK, v_BMHK = (
             layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
             for layer in (self.query, self.key, self.value)
         )
+        if self.fused:
+            y_BLHK = jax.nn.dot_product_attention(
+                q_BLHK,
+                k_BMHK,
+                v_BMHK,
+                mask=mask_B1LM,
+                is_causal=mask_B1LM is None,
+                implementation=fused_implementation(q_BLHK, masked=mask_B1LM is not None),
+            )
+            return self.out(y_BLHK.reshape(B, L, D))
+        if mask_B1LM is None:
+            mask_B1LM = causal(L)
         logits_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
         logits_BHLM = logits_BHLM * (D // self.heads) ** -0.5
         logits_BHLM = jnp.where(mask_B1LM, logits_BHLM, jnp.finfo(jnp.float32).min)
@@ -58,13 +90,28 @@ class Attention(nnx.Module):
         return self.out(y_BLHK.reshape(B, L, D))
 
 
+def fused_implementation(q_BLHK, *, masked: bool) -> Literal["cudnn", "xla"]:
+    """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
+
+    cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
+    more than causal, an even number of positions.
+    """
+    L, K = q_BLHK.shape[1], q_BLHK.shape[3]
+    fits = q_BLHK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128 and not (masked and L % 2)
+    if not fits or jax.default_backend() != "gpu":
+        return "xla"
+    device = jax.devices()[0]
+    ampere = device.device_kind.startswith("NVIDIA") and float(device.compute_capability) >= 8.0
+    return "cudnn" if ampere else "xla"
+
+
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU between, at each position by itself."""
 
     def __init__(self, width: int, hidden: int, dropout: float, dtype, *, rngs: nnx.Rngs):
         self.dropout = dropout
-        self.up = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BLD: Float[Array, "B L D"], key: jax.Array | None) -> Float[Array, "B L D"]:
         return self.down(dropout(jax.nn.relu(self.up(x_BLD)), self.dropout, key))
@@ -78,9 +125,9 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float, dtype, *, rngs: nnx.Rngs):
         self.dropout = dropout
-        self.gate = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.gate = Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BLD: Float[Array, "B L D"], key: jax.Array | None) -> Float[Array, "B L D"]:
         return self.down(dropout(jax.nn.silu(self.gate(x_BLD)) * self.up(x_BLD), self.dropout, key))
@@ -102,17 +149,22 @@ class GRU(nnx.Module):
 
     def __init__(self, width: int, dtype, *, rngs: nnx.Rngs):
         self.dtype = dtype
-        self.input = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)  # W and b: reset, update, candidate
+        self.input = Linear(width, 3 * width, dtype=dtype, rngs=rngs)  # W and b: reset, update, candidate
         orthogonal = jax.nn.initializers.orthogonal()
         self.recurrent = nnx.Param(jnp.hstack([orthogonal(rngs.params(), (width, width)) for _ in range(3)]))
         self.candidate_bias = nnx.Param(jnp.zeros(width))
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """The state after each position."""
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], first_BL: Bool[Array, "B L"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """The state after each position; where given, ``first_BL`` is true where it starts from zeros again."""
         recurrent_DF = self.recurrent.get_value().astype(self.dtype)
         candidate_bias_1D = self.candidate_bias.get_value()[None]
 
-        def step(h_BD, from_x_BF):
+        def step(h_BD, inputs):
+            from_x_BF, first_B = inputs
+            if first_B is not None:
+                h_BD = jnp.where(first_B[:, None], 0.0, h_BD)
             from_h_BF = jnp.dot(h_BD.astype(self.dtype), recurrent_DF, preferred_element_type=jnp.float32)
             (xr_BD, xz_BD, xn_BD), (hr_BD, hz_BD, hn_BD) = (
                 jnp.split(part_BF, 3, axis=-1) for part_BF in (from_x_BF, from_h_BF)
@@ -125,7 +177,8 @@ class GRU(nnx.Module):
         # What depends on the input alone is one product for all positions, outside the scan.
         from_x_LBF = self.input(x_BLD).astype(jnp.float32).swapaxes(0, 1)
         start_BD = jnp.zeros((x_BLD.shape[0], x_BLD.shape[2]), jnp.float32)
-        _, h_LBD = jax.lax.scan(step, start_BD, from_x_LBF)
+        first_LB = None if first_BL is None else first_BL.swapaxes(0, 1)
+        _, h_LBD = jax.lax.scan(step, start_BD, (from_x_LBF, first_LB))
         return h_LBD.swapaxes(0, 1)
 
 
@@ -179,26 +232,55 @@ class VerticalFilter(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Blocks one after the other under one attention mask, with a layer norm after the last if asked."""
+    """Blocks one after the other under one attention mask, with a layer norm after the last if asked.
 
-    def __init__(self, blocks: Sequence[nnx.Module], width: int, *, out_norm: bool, rngs: nnx.Rngs):
-        self.layers = len(blocks)
+    With ``remat`` only the input of each block is kept for its gradient, and the block is computed again.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nnx.Module],
+        width: int,
+        *,
+        out_norm: bool,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.layers, self.remat = len(blocks), remat
         for n, block in enumerate(blocks):
             setattr(self, f"block{n}", block)
         self.out_norm = nnx.LayerNorm(width, rngs=rngs) if out_norm else None
 
     def through(
-        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"], key: jax.Array | None
+        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"] | None, key: jax.Array | None
     ) -> Float[Array, "B L D"]:
-        """x_BLD after all blocks."""
+        """x_BLD after all blocks; without a mask they are causal."""
         for n, block_key in enumerate(split(key, self.layers)):
-            x_BLD = getattr(self, f"block{n}")(x_BLD, mask_B1LM, block_key)
+            block = getattr(self, f"block{n}")
+            x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, mask_B1LM, block_key)
         return x_BLD if self.out_norm is None else self.out_norm(x_BLD)
 
 
 def causal(length: int) -> Bool[Array, "1 1 L M"]:
     """The attention mask under which a position sees itself and what came before."""
     return jnp.tril(jnp.ones((1, 1, length, length), bool))
+
+
+def causal_within(segment_BL: Int[Array, "B L"] | None) -> Bool[Array, "B 1 L M"] | None:
+    """The same within segments; None, which says causal by itself, where rows are not packed."""
+    return None if segment_BL is None else causal(segment_BL.shape[1]) & within(segment_BL)
+
+
+def within(segment_BL: Int[Array, "B L"]) -> Bool[Array, "B 1 L M"]:
+    """The attention mask under which a position sees its own segment."""
+    return segment_BL[:, None, :, None] == segment_BL[:, None, None, :]
+
+
+def positions(segment_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """Place of each position in its segment, from 0. A segment's positions are neighbours."""
+    first_BL = jnp.pad(segment_BL[:, 1:] != segment_BL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    at_1L = jnp.arange(segment_BL.shape[1], dtype=jnp.int32)[None]
+    return at_1L - jax.lax.cummax(jnp.where(first_BL, at_1L, 0), axis=1)
 
 
 def before(x_BLD: Float[Array, "B L D"], count: int) -> Float[Array, "B P D"]:

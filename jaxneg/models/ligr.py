@@ -7,7 +7,7 @@ Tikhonovich et al., eSASRec, 2025, arXiv:2508.06450.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
@@ -23,14 +23,15 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
         dtype, width = jnp.dtype(config.dtype), config.width
-        self.attention = layers.Attention(width, config.heads, config.dropout, dtype, rngs=rngs)
+        fused = config.attention == "fused"
+        self.attention = layers.Attention(width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs)
         self.feed_forward = layers.SwiGLU(
             width, config.feed_forward or width, config.dropout, dtype, rngs=rngs
         )
         self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.attention_gate = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.feed_forward_gate = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.attention_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.feed_forward_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BLD, mask_B1LM, key):
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
@@ -47,11 +48,15 @@ class LiGR(layers.Stack):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
-        super().__init__(blocks, config.width, out_norm=True, rngs=rngs)
+        super().__init__(blocks, config.width, out_norm=True, remat=config.remat, rngs=rngs)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], key: jax.Array | None
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask_BL: Bool[Array, "B L"],
+        key: jax.Array | None,
+        segment_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, layers.causal(x_BLD.shape[1]), key)
+        return self.through(x_BLD, layers.causal_within(segment_BL), key)

@@ -6,7 +6,7 @@ Reference: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018, arX
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
@@ -18,7 +18,10 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
         dtype, hidden = jnp.dtype(config.dtype), config.feed_forward or config.width
-        self.attention = layers.Attention(config.width, config.heads, config.dropout, dtype, rngs=rngs)
+        fused = config.attention == "fused"
+        self.attention = layers.Attention(
+            config.width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs
+        )
         self.feed_forward = layers.FeedForward(config.width, hidden, config.dropout, dtype, rngs=rngs)
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
@@ -45,11 +48,16 @@ class SASRec(layers.Stack):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
-        super().__init__(blocks, config.width, out_norm=config.norm == "pre", rngs=rngs)
+        pre = config.norm == "pre"
+        super().__init__(blocks, config.width, out_norm=pre, remat=config.remat, rngs=rngs)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"], key: jax.Array | None
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask_BL: Bool[Array, "B L"],
+        key: jax.Array | None,
+        segment_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, layers.causal(x_BLD.shape[1]), key)
+        return self.through(x_BLD, layers.causal_within(segment_BL), key)

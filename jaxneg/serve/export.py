@@ -11,6 +11,7 @@ With item biases, E is the model's width + 1: the bias is the last column of a r
 that any maximum inner product index serves the model as it is.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import run, step as steps
+from jaxneg import program, run, step as steps
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 
@@ -52,7 +53,10 @@ def export(trained: run.Trained, out: pathlib.Path) -> dict:
 
 
 def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
-    config, store, model = trained.config, trained.store, trained.model
+    config, store = trained.config, trained.store
+    # Plain attention, with the same parameters, runs anywhere; fused may be a kernel of the machine at hand.
+    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
+    model = program.build_model(plain, program.catalogue_of(store))
     model_params, item_tables = steps.evaluated(trained.state)
     params = {f"params.{name}": leaf for name, leaf in model_params.items()}
     params |= {f"tables.{name}": leaf for name, leaf in item_tables.items()}

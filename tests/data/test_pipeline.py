@@ -4,8 +4,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK, MASK
-from jaxneg.config import DataConfig, EvalConfig, UserError
+from jaxneg.config import Config, DataConfig, EvalConfig, UserError
 from jaxneg.data import negatives, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
@@ -87,10 +88,10 @@ def test_epochs_are_new_permutations_with_new_negatives(random_store):
 def test_batches_have_one_shape_and_targets_their_negatives(random_store):
     batches = pipeline.TrainBatches(random_store(4), dataclasses.replace(CONFIG, negatives=2))
     for batch in epoch(batches):
-        shapes = [(4, 3)] * 5 + [(4, 3, 2)] * 2 + [(4, 4)] * 2 + [(0,)] * 2 + [(4, 3)]
+        shapes = [(4, 3)] * 5 + [(4, 3, 2)] * 2 + [(4, 4)] * 2 + [(0,)] * 2 + [(4, 3), (4, 0)]
         assert [leaf.shape for leaf in batch] == shapes
-        dtypes = [np.int32] * 4 + [np.int8, np.int32, bool, np.int32, np.int8, np.int32] + [np.float32] * 2
-        assert [leaf.dtype for leaf in batch] == dtypes
+        dtypes = [np.int32] * 4 + [np.int8, np.int32, bool, np.int32, np.int8, np.int32]
+        assert [leaf.dtype for leaf in batch] == [*dtypes, np.float32, np.float32, np.int32]
         np.testing.assert_array_equal(
             batch.negative_BLN > 0, np.repeat((batch.label_BL > 0)[..., None], 2, axis=2)
         )
@@ -229,22 +230,10 @@ def test_hosts_share_the_same_global_batch(random_store):
         for step in range(5):
             for number, leaf in enumerate(whole[step]):
                 for p in range(processes):
-                    own = leaf if leaf.ndim == 1 else leaf[p::processes]
+                    own = leaf if leaf.ndim == 1 else np.split(leaf, processes)[p]
                     np.testing.assert_array_equal(parts[p][step][number], own)
     with pytest.raises(UserError, match="multiple of the 3 processes"):
         pipeline.TrainBatches(store, CONFIG, processes=3)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
-def test_permuted_is_a_permutation_that_depends_on_the_seed(size):
-    first, second = (pipeline.permuted(np.arange(size), size, seed) for seed in (0, 1))
-    assert sorted(first) == list(range(size)) == sorted(second)
-    if size > 60:
-        assert not np.array_equal(first, second)
-        # Of a random permutation about 1 place is fixed and neighbours land a third of the size apart.
-        assert (first == np.arange(size)).sum() < 10
-        assert abs(np.abs(np.diff(first)).mean() / size - 1 / 3) < 0.06
-    np.testing.assert_array_equal(pipeline.permuted(np.array([size - 1, 0]), size, 0), first[[size - 1, 0]])
 
 
 def examples_by_hand(store, split, reach):
@@ -416,3 +405,41 @@ def test_no_negatives_of_its_own_leaves_a_target_to_the_shared_ones(random_store
     for batch in epoch(pipeline.TrainBatches(store, config)):
         assert batch.negative_BLN.shape == (4, 3, 0) and batch.shared_S.shape == (6,)
         assert ((1 <= batch.shared_S) & (batch.shared_S <= store.items)).all()
+
+
+@pytest.mark.parametrize("shuffle", [{}, {"shuffle_block": 8, "shuffle_pool": 4}])
+def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, monkeypatch):
+    store = random_store(3, users=60)
+    config = DataConfig(length=5, batch_size=8, negatives=2, shared_negatives=6, blocks=4, **shuffle)
+    whole = pipeline.TrainBatches(store, config, log_q=True)
+    shares = {
+        n: [pipeline.TrainBatches(store, config, log_q=True, process=p, processes=n) for p in range(n)]
+        for n in (2, 4, 8)
+    }
+    for step in range(2 * whole.steps_per_epoch):
+        expected = whole[step]
+        for n, parts in shares.items():
+            for p, part in enumerate(parts):
+                for name, leaf in expected._asdict().items():
+                    own = leaf if name.endswith("_S") else leaf[p * 8 // n : (p + 1) * 8 // n]
+                    np.testing.assert_array_equal(getattr(part[step], name), own)
+    # Fewer rows are gathered: a process of two draws half of each batch.
+    rows, gather = [], pipeline._Gather.random_map
+
+    def counted(self, element, rng):
+        rows.append(len(element))
+        return gather(self, element, rng)
+
+    monkeypatch.setattr(pipeline._Gather, "random_map", counted)
+    shares[2][1][0]
+    assert sum(rows) == 4
+    drawn = [row for k in range(whole.steps_per_epoch) for row in whole[k].negative_BLN.reshape(8, -1)]
+    drawn = [tuple(row) for row in drawn if row.any()]
+    assert len(set(drawn)) > 0.8 * len(
+        drawn
+    )  # short rows may meet by chance, blocks of equal draws would always
+
+
+def test_a_batch_that_blocks_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="--data.blocks must be a divisor of the batch size 128, got 3"):
+        configs.check(Config(data=DataConfig(blocks=3)))

@@ -521,3 +521,52 @@ def test_codes_follow_the_batch_contract(con, tmp_path):
     store = stores.Store.open(tmp_path / "store")
     assert store.feedback_T[:3].tolist() == [CODE["thumb_up"], CODE["play"], CODE["skip"]]
     assert store.sign.tolist() == [0, 0, -1, -1, 1, 1]
+
+
+@pytest.mark.parametrize("shard_events", [1, 300, 700])
+def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shard_events):
+    rows = random_log(11, users=9, events=4000)
+    settings = prepare.PrepareConfig(session="given", split="tail")
+    one = prepare.prepare(log(rows), tmp_path / "one", settings, con)
+    settings = dataclasses.replace(settings, shard_events=shard_events)
+    many = prepare.prepare(log(rows), tmp_path / "many", settings, con)
+    stores_ = [stores.Store.open(tmp_path / name) for name in ("one", "many")]
+    for field in stores.ARRAYS:
+        np.testing.assert_array_equal(*(np.asarray(getattr(store, field)) for store in stores_))
+    assert many.counts == one.counts and many.feedback == one.feedback and one.shards == []
+    own = stores_[1].session_indptr[stores_[1].user_indptr]
+    assert set(many.shards) <= set(own.tolist()) and many.shards[0] == 0 and many.shards[-1] == len(rows)
+    # No shard holds more than asked, but for the rest of its last user.
+    largest = np.diff(own).max()
+    assert np.diff(many.shards).max() <= shard_events + largest
+    assert len(many.shards) > 2
+
+
+def test_shards_are_the_same_bytes_whatever_the_threads(tmp_path):
+    rows, digests = random_log(12, users=9, events=3000), []
+    for threads in (1, 3):
+        own = engine.connect(threads=threads, temp_dir=tmp_path / "spill")
+        settings = prepare.PrepareConfig(session="given", split="tail", shard_events=200)
+        prepare.prepare(log(rows), tmp_path / "store", settings, own)
+        digests.append(digest(tmp_path / "store"))
+    assert digests[0] == digests[1]
+
+
+def test_a_shard_that_cannot_be_written_is_told(con, tmp_path, monkeypatch):
+    def full(self, values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rows = random_log(13, users=9, events=3000)
+    settings = prepare.PrepareConfig(session="given", split="tail", shard_events=200)
+    column = stores.StoreWriter.column
+
+    def second_fails(self, field, width=None, **shard):
+        found = column(self, field, width, **shard)
+        if shard.get("shard") == 1:
+            monkeypatch.setattr(found, "append", full.__get__(found))
+        return found
+
+    monkeypatch.setattr(stores.StoreWriter, "column", second_fails)
+    with pytest.raises(UserError, match="disk is full"):
+        prepare.prepare(log(rows), tmp_path / "store", settings, con)
+    assert not (tmp_path / "store").exists()

@@ -340,6 +340,20 @@ def test_table_tells_the_unit_of_whole_numbers(con, tmp_path, scale):
     assert rows_of(con, "table", parquet(tmp_path / "log.parquet", columns), "time") == [(1600000000000,)]
 
 
+def test_table_keeps_the_milliseconds_of_text(con, tmp_path):
+    times = {
+        "2023-11-14 22:13:20.600": 1_700_000_000_600,  # above half a second, which is not rounded up
+        "2023-11-14T22:13:20.499Z": 1_700_000_000_499,
+        "2023-11-14T22:13:20": 1_700_000_000_000,
+        "2023-11-14T23:13:20.000500+01:00": 1_700_000_000_000,
+        "1969-12-31 23:59:59.250": -750,
+    }
+    lines = ["user,item,time,feedback", *(f"u,i,{time},play" for time in times)]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    found = rows_of(con, "table", tmp_path / "log.csv", "time")
+    assert found == [(time,) for time in times.values()]
+
+
 def test_table_without_a_clock_takes_the_order_of_rows(con, tmp_path):
     (tmp_path / "log.csv").write_text("user,item,feedback\nu,i,play\nu,j,skip\n")
     assert rows_of(con, "table", tmp_path, "time", time="") == [(0,), (1,)]

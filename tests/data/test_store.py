@@ -140,7 +140,7 @@ def test_no_store_is_told_from_a_store(out, tmp_path):
 def test_another_version_is_told(out):
     values = json.loads((out / "metadata.json").read_text()) | {"version": 99}
     (out / "metadata.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="format version 99.*reads version 1: run jaxneg prepare again"):
+    with pytest.raises(UserError, match="format version 99.*reads versions 1 to 2: run jaxneg prepare again"):
         stores.Store.open(out)
 
 
@@ -290,3 +290,46 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="cannot write beside"):
         write(tmp_path / "file" / "store")
+
+
+def test_a_sharded_column_reads_as_one_array():
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 1000, 50)
+    column = stores.Sharded(np.split(whole, [7, 8, 30]))
+    assert len(column) == 50 and column.dtype == whole.dtype
+    np.testing.assert_array_equal(np.asarray(column), whole)
+    for low in (0, 3, 7, 8, 29, 50, -4):
+        for high in (0, 5, 7, 8, 31, 50, 80, -1):
+            np.testing.assert_array_equal(column[low:high], whole[low:high])
+        assert low == 50 or column[low] == whole[low]
+    np.testing.assert_array_equal(column[7:], whole[7:])
+    for shape in (0, 20, (4, 5)):
+        place = rng.integers(-50, 50, shape)
+        np.testing.assert_array_equal(column[place], whole[place])
+    with pytest.raises(IndexError):
+        column[np.array([50])]
+
+
+def test_a_store_of_shards_holds_their_columns_end_to_end(tmp_path):
+    def written(shards, begin):
+        with stores.StoreWriter(tmp_path / "store") as writer:
+            for field, value in VALUES.items():
+                parts = np.split(np.array(value), begin[1:-1]) if field in stores.EVENTS else [value]
+                for k, part in enumerate(parts):
+                    writer.column(field, shard=k, shards=len(parts)).append(part)
+            writer.column("attribute_VA", width=0).append(np.zeros((3, 0)))
+            writer.finish(dataclasses.replace(METADATA, attributes=[], shards=shards))
+        return stores.Store.open(tmp_path / "store")
+
+    store = written([0, 2, 3], [0, 2, 3])
+    assert "event_time-00001-of-00002.npy" in store.metadata.files
+    assert np.asarray(store.time_T).tolist() == [10, 20, 30] and store.events == 3
+    with pytest.raises(UserError, match="shards of event_item differ"):
+        written([0, 1, 3], [0, 2, 3])
+
+
+def test_a_store_of_version_1_is_read(out):
+    values = json.loads((out / "metadata.json").read_text()) | {"version": 1}
+    del values["shards"]
+    (out / "metadata.json").write_text(json.dumps(values))
+    assert stores.Store.open(out).item_T.tolist() == [1, 2, 1]

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import hashlib
 import json
@@ -8,8 +9,9 @@ import pytest
 from jax import export as jax_export
 from safetensors import numpy as safetensors
 
-from jaxneg import run
+from jaxneg import program, run
 from jaxneg.config import UserError
+from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 
 # float32 sums taken in another order.
@@ -53,6 +55,23 @@ def test_the_model_is_lowered_for_cpu_cuda_and_tpu(trained, exported):
     [query] = module.out_avals
     width = trained("tied").config.model.width + 1  # and the 1 that meets the bias
     assert str(query.shape[0]) == "b" and query.shape[1] == manifest["query_width"] == width
+
+
+def test_fused_attention_is_exported_as_plain_which_runs_anywhere(
+    trained, exported, examples, tmp_path, monkeypatch
+):
+    """Even where cuDNN would be asked, whose kernel only one platform could run."""
+    live = trained("tied")
+    fused = dataclasses.replace(live.config, model=dataclasses.replace(live.config.model, attention="fused"))
+    model = program.build_model(fused, program.catalogue_of(live.store))
+    monkeypatch.setattr(layers, "fused_implementation", lambda *_, **__: "cudnn")
+    export.export(live._replace(config=fused, model=model), tmp_path / "fused")
+    batch = examples[0]
+    context = (batch.item_BL, batch.feedback_BL, batch.station_BL)
+    found, expected = (
+        scorer.Scorer.open(out).scores(*context) for out in (tmp_path / "fused", exported("tied"))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_files_say_what_they_hold(trained, exported):

@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.config import UserError
-from jaxneg.data import events, sources
+from jaxneg.data import engine, events, sources
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-up, to here a thumb-down
@@ -50,7 +50,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
 
     up, down = options.up, options.down
     if up is None or down is None:
-        highest = table.rating.max().to_pyarrow().as_py()
+        highest = engine.fetch(table.agg(highest=table.rating.max()))["highest"][0].as_py()
         default = SCALES[5 if highest is None or highest <= 5 else 10]
         up, down = default[0] if up is None else up, default[1] if down is None else down
     if not down < up:

@@ -147,7 +147,8 @@ def _milliseconds(time: ir.Value, unit: str) -> ir.Value:
 
 def _since_epoch(stamp: ir.Value) -> ir.Value:
     stamp = stamp.cast("timestamp")  # in UTC, the engine's time zone
-    return stamp.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()
+    whole = stamp.truncate("s")  # DuckDB rounds the seconds of an epoch, so .6 would be a second late
+    return whole.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()
 
 
 def _scaled(number: ir.Value, unit: str) -> ir.Value:

@@ -1,0 +1,267 @@
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_train import CONFIG, assert_same_state, final_state, of, without_clock
+
+from jaxneg import cluster, train
+from jaxneg.config import UserError
+
+SLURM = {
+    "SLURM_JOB_ID": "17",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """An environment without any cluster."""
+    for name in list(os.environ):
+        if name.startswith(
+            ("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "JAX_NUM_", "JAX_PROCESS_", "TPU_")
+        ):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, False),
+        (SLURM, True),
+        (SLURM | {"SLURM_NTASKS": "1"}, False),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False),  # an interactive step of a larger allocation
+        (
+            {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")},
+            False,
+        ),  # a batch script outside srun
+        ({"OMPI_MCA_orte_hnp_uri": "1;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"OMPI_MCA_orte_hnp_uri": "1;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # any pod
+    ],
+)
+def test_a_cluster_is_detected_by_its_variables(alone, environment, found):
+    for name, value in environment.items():
+        alone.setenv(name, value)
+    assert cluster.detected() == found
+
+
+def test_a_single_process_joins_nothing(alone):
+    def initialize(**_):
+        raise AssertionError("joined")
+
+    alone.setattr(jax.distributed, "initialize", initialize)
+    cluster.start()
+    cluster.start(processes=1)
+    for name, value in SLURM.items():
+        alone.setenv(name, value)
+    cluster.start(detect=False)
+    with pytest.raises(AssertionError, match="joined"):
+        cluster.start()
+    assert not cluster.many() and cluster.first()
+
+
+def test_the_environment_names_the_processes_as_options_do(alone):
+    asked = []
+    alone.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
+    alone.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:99")
+    alone.setenv("JAX_NUM_PROCESSES", "4")
+    alone.setenv("JAX_PROCESS_ID", "3")
+    cluster.start()
+    cluster.start("10.0.0.2:98", 2, 0)
+    names = ("coordinator_address", "num_processes", "process_id")
+    assert [tuple(a[name] for name in names) for a in asked] == [("10.0.0.1:99", 4, 3), ("10.0.0.2:98", 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("10.0.0.1:99", 2, -1), "^--process must be given too"),
+        (("", 2, 0), "^--coordinator must be given too"),
+        (("10.0.0.1:99", 2, 2), "--process 2 must be below --processes 2"),
+        (("10.0.0.1", 2, 0), "--coordinator must be HOST:PORT"),
+    ],
+)
+def test_half_named_processes_are_refused(alone, options, message):
+    with pytest.raises(UserError, match=message):
+        cluster.start(*options)
+
+
+@pytest.mark.slow
+def test_peers_that_do_not_come_end_the_wait_with_one_line():
+    with socket.socket() as listener:  # a port that somebody has, who is no coordinator
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        code = f"from jaxneg import cluster; cluster.start('{address}', 2, 1, seconds=2.0)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == cluster.LOST
+    assert [line for line in ended.stderr.splitlines() if "jaxneg" in line] == [
+        f"jaxneg: process 1 of 2 waited 2 s for the others at {address}: start all processes again to continue"
+    ]
+
+
+class Ended(Exception):
+    pass
+
+
+@pytest.fixture
+def exits(monkeypatch):
+    """Codes with which the process would have ended at once."""
+    codes = []
+
+    def leave(code):
+        codes.append(code)
+        raise Ended
+
+    monkeypatch.setattr(cluster.os, "_exit", leave)
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+    return codes
+
+
+def test_the_watchdog_ends_a_process_that_is_stuck(exits, capfd):
+    with cluster.Watchdog(0.2) as watchdog:
+        for step in range(3, 8):
+            watchdog.feed(step)
+            time.sleep(0.05)
+        assert exits == []
+        time.sleep(0.6)
+    assert exits == [cluster.LOST]
+    assert "no progress for 0 s after step 7: a device or another process is stuck" in capfd.readouterr().err
+
+
+def test_the_watchdog_gives_the_first_step_more_time(exits):
+    with cluster.Watchdog(0.2) as watchdog:
+        watchdog.feed(0)
+        time.sleep(0.5)  # compiling
+        assert exits == []
+        time.sleep(0.6)
+    assert exits == [cluster.LOST]
+
+
+def test_the_watchdog_can_be_off(exits):
+    with cluster.Watchdog(0.0):
+        time.sleep(0.1)
+    assert exits == []
+
+
+def test_the_first_sigterm_asks_and_the_second_ends():
+    before = signal.getsignal(signal.SIGTERM)
+    with cluster.Terminate() as stop:
+        assert not stop(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop(2) and stop(3)
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.value.code == cluster.STOPPED
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
+    gone = ValueError("UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer\nmore")
+    assert cluster.lost(gone) is None  # nobody to lose
+    monkeypatch.setattr(cluster, "many", lambda: True)
+    assert cluster.lost(gone) == "UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer"
+    wrapped = KeyError("checkpoint")
+    wrapped.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+    assert cluster.lost(wrapped) == "DEADLINE_EXCEEDED: Barrier timed out"
+    assert cluster.lost(ValueError("shapes (2, 3) and (4,) do not match")) is None
+    assert cluster.lost(RuntimeError("RESOURCE_EXHAUSTED: out of memory")) is None
+
+
+class Coordinator:
+    """What JAX's coordinator does for processes, here threads."""
+
+    def __init__(self, processes):
+        self.values, self.barrier = {}, threading.Barrier(processes)
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def wait_at_barrier(self, key, milliseconds):
+        self.barrier.wait(milliseconds / 1000)
+
+    def key_value_dir_get(self, key):
+        return [(name, value) for name, value in self.values.items() if name.startswith(key)]
+
+
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [((), None), ((0, 1, 2), "no store"), ((2,), "process 2: no store"), ((1, 2), "process 1: no store")],
+)
+def test_an_error_of_one_process_is_that_of_all(monkeypatch, failing, message):
+    coordinator, own, found = Coordinator(3), threading.local(), {}
+    monkeypatch.setattr(cluster, "many", lambda: True)
+    monkeypatch.setattr(cluster, "_client", lambda: coordinator)
+    monkeypatch.setattr(cluster.jax, "process_index", lambda: own.index)
+    monkeypatch.setattr(cluster.jax, "process_count", lambda: 3)
+
+    def process(index):
+        own.index = index
+        try:
+            with cluster.together("start"):
+                if index in failing:
+                    raise UserError("no store")
+            found[index] = None
+        except UserError as error:
+            found[index] = str(error)
+
+    threads = [threading.Thread(target=process, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == dict.fromkeys(range(3), message)
+
+
+@pytest.mark.slow
+def test_stopping_saves_the_step_and_continuing_is_never_stopping(small_store, tmp_path):
+    config = of(CONFIG, small_store, train={"epochs": 2})
+    train.train(config, tmp_path / "whole")
+    for stop in (7, 20):  # 20 is an epoch's end, where validation comes first
+        with pytest.raises(cluster.Stopped, match=f"stopped after step {stop} of 40"):
+            train.train(config, tmp_path / "parts", stop=lambda step, stop=stop: step == stop)
+        assert final_state(config, tmp_path / "parts")[1]["step"] == stop
+    train.train(config, tmp_path / "parts")
+    (state, progress), (other, again) = (final_state(config, tmp_path / name) for name in ("whole", "parts"))
+    assert_same_state(state, other)
+    assert without_clock(progress["history"]) == without_clock(again["history"])
+    assert progress["hard"] == again["hard"]
+
+
+def assert_near(a, b):
+    """Equal up to float32 sums in another order, over the steps of a run.
+
+    Attention's key bias is left out: softmax cancels it, so its gradient is rounding alone, which Adam scales up.
+    """
+    for (path, x), (_, y) in zip(*map(jax.tree_util.tree_leaves_with_path, (a, b)), strict=True):
+        if "key.bias" not in jax.tree_util.keystr(path):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.slow
+def test_a_run_of_four_devices_continues_on_fewer_and_more(small_store, tmp_path):
+    config = of(CONFIG, small_store, train={"epochs": 2, "devices": 4})
+    train.train(config, tmp_path / "4")
+    with pytest.raises(cluster.Stopped):
+        train.train(config, tmp_path / "2", stop=lambda step: step == 13)
+    shutil.copytree(tmp_path / "2", tmp_path / "8")
+    state, progress = final_state(config, tmp_path / "4")
+    for devices in (2, 8):
+        train.train(of(config, small_store, train={"devices": devices}), tmp_path / str(devices))
+        other, again = final_state(config, tmp_path / str(devices))
+        assert_near(state, other)
+        # The same batches: as many of their negatives are hard. And the learned scores order the pairs alike.
+        assert (progress["hard"], progress["negatives"]) == (again["hard"], again["negatives"])
+        accuracy, same = ([line["pair_accuracy"] for line in p["history"]] for p in (progress, again))
+        assert accuracy == same
