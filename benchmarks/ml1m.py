@@ -16,7 +16,7 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, evaluate, report, run, train
-from jaxneg.data import engine, pipeline, prepare, readers, store as stores
+from jaxneg.data import engine, evaluation, prepare, readers, store as stores
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ("sasrec", "gsasrec")
@@ -100,7 +100,7 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
 
 
 def _figures(score: evaluate.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
-    examples = pipeline.EvalBatches(store, config.data, config.eval, "test")
+    examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
     found = evaluate.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
     return {name: round(found.figures[name], 4) for name in FIGURES}
 

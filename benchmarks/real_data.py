@@ -21,7 +21,7 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, console, evaluate, metrics, report, run, train
-from jaxneg.data import engine, pipeline, prepare, readers, store as stores
+from jaxneg.data import engine, evaluation, prepare, readers, store as stores
 from jaxneg.models import baselines
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     config = experiment(name, store, variant, seed, quick)
     result = train.train(config, directory)
     trained = run.load(directory)
-    examples = pipeline.EvalBatches(trained.store, config.data, config.eval, "test")
+    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
     found = evaluate.evaluate(
         run.catalogue_score(trained),
         examples,
@@ -105,8 +105,8 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
         return of
 
-    held_out = list(pipeline.EvalBatches(opened, config.data, config.eval, "validation"))
-    examples = pipeline.EvalBatches(opened, config.data, config.eval, "test")
+    held_out = list(evaluation.EvalBatches(opened, config.data, config.eval, "validation"))
+    examples = evaluation.EvalBatches(opened, config.data, config.eval, "test")
     fitted = baselines.matrix_factorisation(
         signed, sign, lambda score: evaluate.separation(stripped(score), held_out)["auc"]
     )

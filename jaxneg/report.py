@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, markdown, metrics, plots, probes, run, step as steps
+from jaxneg import evaluate, markdown, metrics, plots, probes, run, scoring, step as steps
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config, UserError
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import evaluation, pipeline, store as stores
 from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares
@@ -70,7 +70,7 @@ def evaluate_run(
         name if names.count(name) == 1 else str(path): _load_other(path, trained)
         for name, path in zip(names, compare, strict=True)
     }
-    examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
+    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     score = run.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
@@ -94,7 +94,7 @@ def evaluate_run(
     )
 
 
-def probe(trained: run.Trained, score: evaluate.Score, examples: pipeline.EvalBatches) -> dict[str, Any]:
+def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -113,7 +113,7 @@ def probe(trained: run.Trained, score: evaluate.Score, examples: pipeline.EvalBa
     if flip and cosines and trained.layout is None:  # it compares rows of any two items
         config, attribute_VA = trained.config.eval, trained.store.attribute_VA
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        row_VD, _ = steps.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
+        row_VD, _ = scoring.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
         found["responsiveness"] = probes.responsiveness(
             score,
             (examples[int(k)] for k in order),
@@ -127,7 +127,7 @@ def probe(trained: run.Trained, score: evaluate.Score, examples: pipeline.EvalBa
     return found
 
 
-def input_coverage(store: stores.Store, examples: pipeline.EvalBatches) -> dict[str, dict[str, float]]:
+def input_coverage(store: stores.Store, examples: evaluation.EvalBatches) -> dict[str, dict[str, float]]:
     """Shares of users and of held-out examples with 1 and with ENOUGH usable events, by set of inputs."""
     users = probes.user_coverage(store)
     held_out = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
@@ -159,8 +159,8 @@ def measure_baselines(
     which: str = "usual",
 ) -> dict[str, Measured]:
     """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured on a split."""
-    examples = pipeline.EvalBatches(store, config.data, config.eval, split)
-    held_out = pipeline.EvalBatches(store, config.data, config.eval, "validation")
+    examples = evaluation.EvalBatches(store, config.data, config.eval, split)
+    held_out = evaluation.EvalBatches(store, config.data, config.eval, "validation")
     every = -(-len(held_out) // TUNING)
     tuning = [held_out[k] for k in range(0, len(held_out), every)]
     log = training_log(store)
@@ -190,7 +190,7 @@ def training_log(store: stores.Store) -> baselines.Log:
 
 def measure(
     score: evaluate.Score,
-    examples: pipeline.EvalBatches,
+    examples: evaluation.EvalBatches,
     store: stores.Store,
     config: Config,
     stage: str,

@@ -31,6 +31,7 @@ from jaxneg import (
     metrics,
     models,
     program,
+    scoring,
     sharding,
     step as steps,
     tables,
@@ -165,13 +166,13 @@ def catalogue_score(trained: Trained) -> evaluate.Score:
     model = trained.model
     params, item_tables = steps.evaluated(trained.state)
     attribute_VA = jnp.asarray(trained.store.attribute_VA)
-    row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
+    row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
         params, item_tables, attribute_VA
     )
 
     @jax.jit
     def scores(params, item_tables, row_VD, bias_V, attribute_VA, item_BL, feedback_BL, station_BL):
-        h_BD = steps.last_hidden(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
+        h_BD = scoring.last_hidden(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
         return jnp.einsum("BD,VD->BV", h_BD, row_VD) + bias_V[None]
 
     def score(batch: EvalBatch) -> np.ndarray:
@@ -193,8 +194,8 @@ def _jitted(trained: Trained) -> tuple[Callable[..., Any], Callable[..., Any]]:
     model, layout = trained.model, trained.layout
     assert layout is not None
     everywhere = jax.sharding.NamedSharding(layout.mesh, sharding.spec(""))
-    held_out = functools.partial(steps.held_out, model, layout)
-    ranked = functools.partial(steps.rank_catalogue, model, layout)
+    held_out = functools.partial(scoring.held_out, model, layout)
+    ranked = functools.partial(scoring.rank_catalogue, model, layout)
     return (
         jax.jit(held_out, out_shardings=everywhere),
         jax.jit(ranked, static_argnames="k", out_shardings=everywhere),
@@ -227,7 +228,7 @@ class _Shared:
         ]
         return metrics.Ranking(tuple(ranks), np.asarray(ranked.top_Bk, np.int64))
 
-    def _scored(self, item_BC: np.ndarray) -> steps.HeldOut:
+    def _scored(self, item_BC: np.ndarray) -> scoring.HeldOut:
         none_BC = np.zeros((len(item_BC), 1), np.int32)
         batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
         return self._held_out(*self._tables, batch)

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
 from jaxneg.config import Config, UserError
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import evaluation, store as stores
 
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
@@ -112,7 +112,7 @@ def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
 def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
     """Raises UserError on a figure to show that measuring does not give."""
     store = stores.Store.open(config.data.store)
-    examples = pipeline.EvalBatches(store, config.data, config.eval, split)
+    examples = evaluation.EvalBatches(store, config.data, config.eval, split)
 
     def none(batch) -> np.ndarray:
         return np.zeros((len(batch.user_B), store.items + 1), np.float32)
@@ -257,7 +257,7 @@ def measure_cell(
     if not (directory / "result.json").is_file():
         train.train(config, directory, training)
     trained = run.load(directory, config)
-    examples = pipeline.EvalBatches(trained.store, config.data, config.eval, split)
+    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, split)
 
     def measuring(done: int, total: int, stage: str) -> None:
         on_progress(figures={"share": done / total}, stage=f"{stage} measured")

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import metrics, program, sharding, step as steps
+from jaxneg import metrics, program, scoring, sharding, step as steps
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import evaluation, store as stores
 
 NDCG = "ndcg@10"  # the figure to monitor where nothing was rejected
 
@@ -23,7 +23,7 @@ class Validation:
     """
 
     def __init__(self, config: Config, store: stores.Store, built: program.Program):
-        self.batches = pipeline.EvalBatches(store, config.data, config.eval, "validation")
+        self.batches = evaluation.EvalBatches(store, config.data, config.eval, "validation")
         self.config, self.built = config, built
         self.ranked = config.train.monitor == NDCG
         # All devices score their rows, and every process gets all scores: the figures are the same everywhere.
@@ -54,16 +54,16 @@ class Validation:
     def _scores(self, params, item_tables, attribute_VA, batch: EvalBatch):
         """Scores of the held-out items; where ranks are needed, these or the scores of the whole catalogue."""
         model, layout = self.built.model, self.built.layout
-        found = steps.held_out(model, layout, params, item_tables, attribute_VA, batch)
+        found = scoring.held_out(model, layout, params, item_tables, attribute_VA, batch)
         scores = [found.pair_B2, found.liked_BC, found.disliked_BC]
         if not self.ranked:
             return scores
         if layout is None:
-            row_VD, bias_V = steps.catalogue_rows(model, params, item_tables, attribute_VA)
+            row_VD, bias_V = scoring.catalogue_rows(model, params, item_tables, attribute_VA)
             return [*scores, found.h_BD @ row_VD.T + bias_V[None]]
         seen_BL = batch.item_BL if self.config.eval.exclude_seen else jnp.zeros_like(batch.item_BL)
         liked = [(batch.liked_BC, found.liked_BC)]
-        (rank_BC,), _ = steps.rank_catalogue(
+        (rank_BC,), _ = scoring.rank_catalogue(
             model, layout, params, item_tables, attribute_VA, found.h_BD, liked, seen_BL
         )
         return [*scores, rank_BC]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, models, run, step as steps, train
+from jaxneg import config as configs, models, objective, run, scoring, train
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, UserError
 from jaxneg.models import layers
@@ -110,7 +110,9 @@ def test_packed_rows_give_the_loss_and_gradients_of_the_same_sequences_alone(nam
     batches = jax.tree.map(jnp.asarray, make_batches(cloze=model.cloze))
 
     def value(config, trained, batch):
-        return steps.loss(config, model, *trained, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None)
+        return objective.loss(
+            config, model, *trained, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
+        )
 
     (alone, expected), (packed, found) = (
         jax.jit(jax.value_and_grad(lambda trained, c=c, b=b: value(c, trained, b)))(trained)
@@ -135,7 +137,7 @@ def test_every_kind_of_negatives_is_that_of_the_same_sequences(loss):
     config = dataclasses.replace(CONFIG, loss=loss)
     model, *trained = make(config)
     alone, packed = (
-        steps.loss(c, model, *trained, b, steps.index(b), ATTRIBUTE_VA, V - 1, None)
+        objective.loss(c, model, *trained, b, objective.index(b), ATTRIBUTE_VA, V - 1, None)
         for c, b in zip((config, packing(config)), jax.tree.map(jnp.asarray, make_batches()), strict=True)
     )
     np.testing.assert_allclose(packed, alone, rtol=1e-5)
@@ -150,7 +152,7 @@ def test_no_segment_sees_another(name):
     @jax.jit
     def hidden(item_BL, feedback_BL, station_BL, segment_BL):
         seen = (item_BL, feedback_BL, station_BL)
-        return steps.encode(model, *trained, *seen, ATTRIBUTE_VA, segment_BL=segment_BL)
+        return scoring.encode(model, *trained, *seen, ATTRIBUTE_VA, segment_BL=segment_BL)
 
     def of(batch):
         return np.asarray(hidden(batch.item_BL, batch.feedback_BL, batch.station_BL, batch.segment_BL))

@@ -10,7 +10,7 @@ import pytest
 
 from jaxneg import config as configs, evaluate, report, run
 from jaxneg.batch import CODE, EvalBatch
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import evaluation, store as stores
 
 ITEMS = 40
 RESULT = {
@@ -210,7 +210,7 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
 def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
     trained = run.load(pathlib.Path("run"))
-    examples = pipeline.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
+    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
     score = run.catalogue_score(trained)
     found = report.probe(trained, score, examples)
     kinds = found["feedback_cosines"]["kinds"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import models, optim, sharding, step as steps, tables
+from jaxneg import models, objective, optim, scoring, sharding, step as steps, tables
 from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
 
@@ -89,7 +89,7 @@ def rough(config):
 def logits(model, state, batch):
     """Logits of every item at every position, float64, built from rows, attributes and biases by hand."""
     contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(steps.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA), np.float64)
+    h_BLD = np.asarray(scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA), np.float64)
     row_VD = np.asarray(state.tables["item_VD"], np.float64)
     for k in range(2):
         table = np.asarray(state.params[f"inputs.attribute{k}"], np.float64)
@@ -131,8 +131,8 @@ def test_loss_equals_a_slow_loop():
         + sum(softplus(logit[b, t, i]) for i, _ in candidates(batch, b, t))
         for b, t in positions(batch)
     ]
-    value = steps.loss(
-        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    value = objective.loss(
+        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
     )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
@@ -150,8 +150,8 @@ def test_sampled_softmax_sees_own_shared_and_batch_negatives_but_never_the_targe
         target = logit[b, t, batch.target_BL[b, t]]
         others = [logit[b, t, i] - q for i, q in candidates(batch, b, t, in_batch=in_batch, log_q=log_q)]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = steps.loss(
-        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    value = objective.loss(
+        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
     )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
@@ -164,8 +164,8 @@ def test_softmax_runs_over_the_whole_catalogue():
         math.log(np.exp(logit[b, t, 1:]).sum()) - logit[b, t, batch.target_BL[b, t]]
         for b, t in positions(batch)
     ]
-    value = steps.loss(
-        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    value = objective.loss(
+        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
     )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
@@ -180,8 +180,8 @@ def test_hardest_keeps_the_highest_scoring_negatives(keep, shared):
     for b, t in positions(batch):
         others = sorted((logit[b, t, i] for i, _ in candidates(batch, b, t)), reverse=True)[:keep]
         parts.append(softplus(-logit[b, t, batch.target_BL[b, t]]) + sum(map(softplus, others)))
-    value = steps.loss(
-        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    value = objective.loss(
+        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
     )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
@@ -197,8 +197,8 @@ def test_the_gradient_of_hardest_is_that_of_the_kept_ones():
 
     def gradient(config, batch):
         def value(tables):
-            return steps.loss(
-                config, model, state.params, tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+            return objective.loss(
+                config, model, state.params, tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
             )
 
         return jax.grad(value)(state.tables)["item_VD"]
@@ -218,8 +218,8 @@ def test_any_target_trains_on_rejected_events_as_the_released_code_does():
         target = logit[b, t, batch.target_BL[b, t]]
         others = [logit[b, t, i] for i, _ in candidates(batch, b, t)]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = steps.loss(
-        config, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+    value = objective.loss(
+        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
     )
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
@@ -235,8 +235,8 @@ def test_the_feedback_term_adds_by_its_weight():
     alone = dataclasses.replace(config, loss=LossConfig(name="feedback"))
     both = dataclasses.replace(config, loss=LossConfig(feedback=0.7))
     values = [
-        steps.loss(
-            one, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+        objective.loss(
+            one, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
         )
         for one in (config, alone, both)
     ]
@@ -250,8 +250,8 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
     config, model, state = rough(dataclasses.replace(CONFIG, loss=options))
     batch = make_batch()
     contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(steps.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA))
-    row_VD, _ = steps.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
+    h_BLD = np.asarray(scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA))
+    row_VD, _ = scoring.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
     row_VD = np.asarray(row_VD, np.float64)
 
     def similarity(x, y):
@@ -269,8 +269,8 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
                 parts.append(-math.log(p / (p + sum(math.exp(similarity(s, c)) for s in skips))))
     plain = dataclasses.replace(config, loss=LossConfig())
     without, whole = (
-        steps.loss(
-            one, model, state.params, state.tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, None
+        objective.loss(
+            one, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
         )
         for one in (plain, config)
     )
@@ -302,7 +302,7 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
         state = steps.init_state(config, model, optim.dense_optimizer(config.optim, 100), None, V)
         batch = make_batch()
         contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-        h_BD = steps.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
+        h_BD = scoring.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
         for b in range(3):
             size = int((batch.item_BL[b] > 0).sum())
             item, feedback, station = (np.zeros((1, L + 1), np.int32) for _ in range(3))
@@ -310,7 +310,7 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
                 to[0, :size] = of[b, :size]
             feedback[0, size], station[0, size] = MASK, station[0, size - 1]
             hidden = map(jnp.asarray, (item, feedback, station))
-            h_1LD = steps.encode(model, state.params, state.tables, *hidden, ATTRIBUTE_VA)
+            h_1LD = scoring.encode(model, state.params, state.tables, *hidden, ATTRIBUTE_VA)
             np.testing.assert_allclose(h_BD[b], h_1LD[0, size], atol=1e-5)
 
 
@@ -319,10 +319,10 @@ def test_the_target_and_its_feedback_are_no_input():
     model, state, _ = make()
     batch = make_batch()
     at = (state.params, state.tables, batch.item_BL, batch.feedback_BL, batch.station_BL, ATTRIBUTE_VA)
-    before = steps.encode(model, *at)
+    before = scoring.encode(model, *at)
     # The pipeline puts the event at t + 1 into target_BL[t]; its feedback stands in feedback_BL[t + 1], after t.
     later = batch.feedback_BL.at[:, 3].set(CODE["thumb_down"])
-    after = steps.encode(
+    after = scoring.encode(
         model, state.params, state.tables, batch.item_BL, later, batch.station_BL, ATTRIBUTE_VA
     )
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
@@ -367,12 +367,12 @@ def test_padding_sequences_change_nothing():
 def test_scores_agree_with_each_other():
     model, state, _ = make()
     batch = make_batch()
-    h_BD = steps.last_hidden(
+    h_BD = scoring.last_hidden(
         model, state.params, state.tables, batch.item_BL, batch.feedback_BL, batch.station_BL, ATTRIBUTE_VA
     )
-    row_VD, bias_V = steps.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
+    row_VD, bias_V = scoring.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
     item_BC = jnp.tile(jnp.arange(V), (B, 1))
-    scores_BC = steps.score_items(model, state.params, state.tables, h_BD, item_BC, ATTRIBUTE_VA)
+    scores_BC = scoring.score_items(model, state.params, state.tables, h_BD, item_BC, ATTRIBUTE_VA)
     np.testing.assert_allclose(scores_BC, h_BD @ row_VD.T + bias_V[None], atol=1e-5)
 
 
@@ -380,8 +380,8 @@ def test_last_hidden_is_that_of_the_last_event():
     model, state, _ = make()
     batch = make_batch()
     contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = steps.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
-    h_BD = steps.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
+    h_BLD = scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
+    h_BD = scoring.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
     for b in range(B):
         np.testing.assert_array_equal(h_BD[b], h_BLD[b, (batch.item_BL[b] > 0).sum() - 1])
 

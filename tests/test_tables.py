@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import metrics, optim, program, routes, sharding, step as steps, tables
+from jaxneg import metrics, objective, optim, program, routes, scoring, sharding, tables
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from tests.test_step import ATTRIBUTE_VA, B, L, V, make_batch
 
@@ -206,8 +206,8 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
 
     def loss(item_tables):
         key = jax.random.fold_in(np.asarray(state.key), 1)
-        return steps.loss(
-            config, dense.model, params, item_tables, batch, steps.index(batch), ATTRIBUTE_VA, V - 1, key
+        return objective.loss(
+            config, dense.model, params, item_tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, key
         )
 
     gradients = jax.grad(loss)(jax.tree.map(jnp.asarray, whole))
@@ -247,11 +247,11 @@ def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     target_BC = rng.integers(0, V, (11, 6)).astype(np.int32)
     seen_BL = rng.integers(0, V, (11, 7)).astype(np.int32) * exclude
     by_item = {name: jnp.asarray(table) for name, table in whole.items()}
-    row_VD, bias_V = steps.catalogue_rows(built.model, state.params, by_item, jnp.asarray(attribute))
+    row_VD, bias_V = scoring.catalogue_rows(built.model, state.params, by_item, jnp.asarray(attribute))
     score_BV = np.asarray(h_BD @ row_VD.T + bias_V[None])
     target_score_BC = np.take_along_axis(score_BV, target_BC, axis=1)
     (rank_BC,), found = jax.jit(
-        lambda params, shared, *args: steps.rank_catalogue(
+        lambda params, shared, *args: scoring.rank_catalogue(
             built.model, built.layout, params, shared, attribute_VA, args[0], [args[1:3]], args[3], k=25
         )
     )(state.params, shared, h_BD, target_BC, target_score_BC, seen_BL)

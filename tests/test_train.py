@@ -15,7 +15,7 @@ import pytest
 
 from jaxneg import checkpoint, logs, program, report, run, sharding, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import evaluation, store as stores
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
@@ -231,7 +231,7 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
         trained = run.load(directory, shared=True)
         assert (trained.layout is not None) == (shards > 1)
-        examples = pipeline.EvalBatches(trained.store, config.data, config.eval, "test")
+        examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
         found = report.measure(
             run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
         )

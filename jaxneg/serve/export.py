@@ -25,7 +25,7 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import program, run, step as steps
+from jaxneg import program, run, scoring, step as steps
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 
@@ -64,7 +64,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     biased = "bias_V" in item_tables
 
     def query(flat, item_BL, feedback_BL, station_BL):
-        h_BD = steps.last_hidden(
+        h_BD = scoring.last_hidden(
             model,
             _under(flat, "params."),
             _under(flat, "tables."),
@@ -88,7 +88,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     # safetensors writes for the owner alone; the umask decides, as it did for the file before.
     shutil.copymode(directory / "model.stablehlo", directory / "params.safetensors")
 
-    row_VD, bias_V = jax.jit(lambda *args: steps.catalogue_rows(model, *args))(
+    row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
         model_params, item_tables, params[ATTRIBUTES]
     )
     item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1) if biased else np.asarray(row_VD)

@@ -7,7 +7,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK, MASK
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
-from jaxneg.data import negatives, pipeline
+from jaxneg.data import evaluation, negatives, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -181,8 +181,8 @@ def test_contexts_keep_the_kinds_that_are_inputs(random_store):
     store = random_store(12, longest=12)
     some = dataclasses.replace(CONFIG, length=12, inputs=("skip", "thumb_down"))
     kept = [code for code, kind in enumerate(FEEDBACK) if kind in some.inputs]
-    sides = [pipeline.EvalBatches(store, dataclasses.replace(some, inputs=()), EvalConfig(), "test"),
-             pipeline.EvalBatches(store, some, EvalConfig(), "test")]  # fmt: skip
+    sides = [evaluation.EvalBatches(store, dataclasses.replace(some, inputs=()), EvalConfig(), "test"),
+             evaluation.EvalBatches(store, some, EvalConfig(), "test")]  # fmt: skip
     for whole, part in zip(*sides, strict=True):
         np.testing.assert_array_equal(whole.liked_BC, part.liked_BC)
         for b in range(len(whole.item_BL)):
@@ -260,7 +260,7 @@ def test_examples_equal_plain_loops(random_store, split, reach):
         store = random_store(seed, ordered=True)
         expected = list(examples_by_hand(store, split, reach))
         data = dataclasses.replace(CONFIG, reach=reach)
-        batches = pipeline.EvalBatches(store, data, EvalConfig(batch_size=3), split)
+        batches = evaluation.EvalBatches(store, data, EvalConfig(batch_size=3), split)
         assert batches.examples == len(expected)
         rows = [tuple(leaf[b] for leaf in batch) for batch in batches for b in range(3)]
         assert [bool(row[8]) for row in rows] == [True] * len(expected) + [False] * (-len(expected) % 3)
@@ -293,11 +293,11 @@ def test_pairs_are_uniform_over_same_station_pairs(make_store):
         (5, "play", 2, "test"), (6, "skip", 2, "test"),
     ]  # fmt: skip
     store = make_store([(user, events) for user in range(3000)], items=6)
-    batches = pipeline.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
+    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
     counts = collections.Counter(map(tuple, batches[0].pair_B2.tolist()))
     assert set(counts) == {(2, 3), (2, 4), (5, 6)}
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
-    again = pipeline.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
+    again = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
     np.testing.assert_array_equal(np.concatenate([b.pair_B2[b.real_B] for b in again]), batches[0].pair_B2)
 
 
@@ -305,7 +305,7 @@ def test_examples_without_context_are_counted(make_store):
     store = make_store(
         [(0, [(1, "play", 1, "test")]), (1, [(2, "play", 1, "train"), (1, "skip", 1, "test")])], items=2
     )
-    batches = pipeline.EvalBatches(store, CONFIG, EvalConfig(), "test")
+    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
     assert (batches.examples, batches.cold) == (1, 1)
 
 
@@ -328,7 +328,7 @@ def test_stores_without_sequences_or_examples_are_refused(make_store):
     with pytest.raises(UserError, match="no training sequence"):
         pipeline.TrainBatches(store, CONFIG)
     with pytest.raises(UserError, match="no test example"):
-        pipeline.EvalBatches(store, CONFIG, EvalConfig(), "test")
+        evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
 
 
 def test_shuffled_events_keep_each_sequence_and_reorder_it_every_epoch(random_store):
