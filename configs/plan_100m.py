@@ -3,7 +3,7 @@
     jaxneg plan configs/plan_100m.py --items 99999999 --topology v5e:16x16 --per-chip 64
     jaxneg plan configs/plan_100m.py --items 99999999 --topology v5e:4x4 --per-chip 64 --train.shards 16
 
-Hardware, time and score: it has been compiled, never run. What it would take on TPUs of five generations is in
+Hardware, time and score: it has been compiled, never run. What it would take on TPUs is in
 benchmarks/results/plan.md.
 """
 
