@@ -145,10 +145,13 @@ def evaluate(
         random_B = _random_items(rng, batch, items)
         real = np.flatnonzero(batch.real_B)
         scored = _scored(score(batch))
-        if isinstance(scored, Matrix) and scored.score_BV.shape != (len(batch.real_B), items + 1):
+        if isinstance(scored, Matrix):  # whose rows that only fill up are anything, also NaN
             shape, expected = scored.score_BV.shape, (len(batch.real_B), items + 1)
-            raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
-        scored = _Rows(scored, real, len(batch.real_B))
+            if shape != expected:
+                raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
+            scored = Matrix(scored.score_BV[real])
+        else:
+            scored = _Rows(scored, real, len(batch.real_B))
         batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
         ranking = scored.rank(
             (batch.liked_BC, batch.disliked_BC),
