@@ -1,5 +1,6 @@
 """The command line: prepare, inspect, simulate, plan, train, evaluate, sweep, export, recommend, demo."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -340,9 +341,12 @@ def _train(args: list[str]) -> None:
     if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
     if cluster.first():
-        store = stores.Store.open(config.data.store)
-        if warning := pipeline.warn_beyond_memory(store, config.data):
-            console.say(f"jaxneg: {warning}")
+        with contextlib.suppress(
+            UserError
+        ):  # of a store that is not there; training says it once for all processes
+            store = stores.Store.open(config.data.store)
+            if warning := pipeline.warn_beyond_memory(store, config.data):
+                console.say(f"jaxneg: {warning}")
     try:
         with console.Steps("train") as steps, cluster.Terminate() as stop:
             result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)

@@ -58,7 +58,9 @@ def test_two_and_four_processes_give_the_result_of_one(rehearsal):
 def test_after_kills_and_a_sigterm_training_ends_where_it_would_have(tmp_path):
     found = faults.measure(tmp_path, processes=2, faults=["kill_one", "sigterm"])
     assert found["equal"] and found["saved_on_sigterm"] == "1 of 1"
-    assert found["codes"] == {"kill_one": {137: 1}, "sigterm": {143: 1}}
+    assert found["codes"]["sigterm"] == {143: 1}
+    # The launcher tells of the first that it sees ended: the killed one, or the other, which has noticed at once.
+    assert set(found["codes"]["kill_one"]) <= {137, 75}
     assert set(found["survivors"]) <= {75, 134}  # it noticed by itself
 
 
