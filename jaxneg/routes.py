@@ -83,7 +83,8 @@ def plan(
 
 def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Array]:
     """Rows of each table for the slots of each device, row_KUX; zeros where there is no id."""
-    owners, capacity = mesh.shape[MODEL], _capacity(mesh, route)
+    owners = mesh.shape[MODEL]
+    capacity = _capacity(route.id_KU.shape[1], owners)
 
     def local(leaves, *parts):
         route = _own(leaves)
@@ -135,7 +136,7 @@ def send(
       change: (part, ..., row_Q, value_QX) -> parts. row_Q holds distinct rows, and rows past the end to be ignored.
     """
     owners, replicas = mesh.shape[MODEL], mesh.shape[DATA]
-    capacity = _capacity(mesh, route)
+    capacity = _capacity(route.id_KU.shape[1], owners)
 
     def local(leaves, value_1UX, *parts):
         route, value_UX = _own(leaves), value_1UX[0]
@@ -196,9 +197,8 @@ def _own(leaves: tuple[jax.Array, ...]) -> Route:
     return Route(id_KU[0], row_KU[0], key_KU[0], slot_KU[0], rounds)
 
 
-def _capacity(mesh: Mesh, route: Route) -> int:
+def _capacity(slots: int, owners: int) -> int:
     """Ids that a device can send to one owner in a round."""
-    slots, owners = route.id_KU.shape[1], mesh.shape[MODEL]
     return min(slots, math.ceil(SLACK * slots / owners) + SPARE)
 
 
@@ -214,7 +214,7 @@ def _distinct(id_P: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _parted(owner_U, row_U, real_U, owners: int):
     """Ids in the order of their rounds and owners, in the fewest rounds, doubling, in which no message overflows."""
     slots = len(owner_U)
-    capacity = min(slots, math.ceil(SLACK * slots / owners) + SPARE)
+    capacity = _capacity(slots, owners)
 
     def ordered(rounds):
         key_U = jnp.where(real_U, row_U % rounds * owners + owner_U, NONE)
