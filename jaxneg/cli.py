@@ -341,9 +341,8 @@ def _train(args: list[str]) -> None:
     if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
     if cluster.first():
-        with contextlib.suppress(
-            UserError
-        ):  # of a store that is not there; training says it once for all processes
+        # Of a store that is not there training says it, once for all processes.
+        with contextlib.suppress(UserError):
             store = stores.Store.open(config.data.store)
             if warning := pipeline.warn_beyond_memory(store, config.data):
                 console.say(f"jaxneg: {warning}")

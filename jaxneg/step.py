@@ -73,37 +73,33 @@ def train_step(
     to the rows that the batch names, and clipping and the norm are of the other parameters alone.
     """
     key = jax.random.fold_in(state.key, state.step)
+    route = None
     if shared is None:
-
-        def value_and_gradients(part: Batch, at: objective.Index, key):
-            return jax.value_and_grad(
-                lambda trained: objective.loss(
-                    config, model, trained[0], trained[1], part, at, attribute_VA, len(attribute_VA) - 1, key
-                ),
-            )((state.params, state.tables))
-
-        value, gradients = accumulated(
-            config, value_and_gradients, (state.params, state.tables), batch, objective.index(batch), key
+        within, attributes, items, at = (
+            state.tables,
+            attribute_VA,
+            len(attribute_VA) - 1,
+            objective.index(batch),
         )
+    else:
+        ids = objective.index(batch)._replace(shared_S=shared.layout.padded(batch.shared_S))
+        route, within, slots = shared.layout.look(state.tables | {"attribute_VA": attribute_VA}, ids)
+        attributes, items, at = within.pop("attribute_VA"), shared.layout.items, objective.Index(*slots)
+
+    def value_and_gradients(part: Batch, at: objective.Index, key):
+        return jax.value_and_grad(
+            lambda trained: objective.loss(
+                config, model, trained[0], trained[1], part, at, attributes, items, key
+            ),
+        )((state.params, within))
+
+    value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
+    if shared is None or route is None:
         updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
         updated = optax.apply_updates((state.params, state.tables), updates)
         params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
     else:
-        ids = objective.index(batch)._replace(shared_S=shared.layout.padded(batch.shared_S))
-        route, looked, slots = shared.layout.look(state.tables | {"attribute_VA": attribute_VA}, ids)
-        attributes, items = looked.pop("attribute_VA"), shared.layout.items
-
-        def value_and_gradients(part: Batch, at: objective.Index, key):
-            return jax.value_and_grad(
-                lambda trained: objective.loss(
-                    config, model, trained[0], trained[1], part, at, attributes, items, key
-                ),
-            )((state.params, looked))
-
-        found = accumulated(
-            config, value_and_gradients, (state.params, looked), batch, objective.Index(*slots), key
-        )
-        value, (gradients, row_gradients) = found
+        gradients, row_gradients = gradients
         opt_state, moments = state.opt_state
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = cast(models.Params, optax.apply_updates(state.params, updates))

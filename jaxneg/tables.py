@@ -1,8 +1,8 @@
 """Item tables: their rows, biases, and how a step reaches and changes them.
 
-``Whole`` is the dense path of small catalogues: each device has all rows, and gradients are of all rows. ``Shared`` is
-for large ones: rows lie spread over the devices, a batch fetches the distinct rows that it names (``routes``),
-gradients are with respect to these, and only they are changed.
+On the dense path of small catalogues each device has all rows, and gradients are of all rows. In large ones rows lie
+spread over the devices by a ``Layout``: a batch fetches the distinct rows that it names (``routes``), gradients are
+with respect to these, and only they are changed.
 """
 
 import math
