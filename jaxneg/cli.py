@@ -18,7 +18,8 @@ import tyro
 
 import jaxneg
 from jaxneg import config as configs, console
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
+from jaxneg.errors import UserError
 
 # Heavy modules are imported by the verb that needs them, so that --help answers at once.
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import UserError
 from jaxneg.data import engine
+from jaxneg.errors import UserError
 
 KINDS = (
     "thumb_up",

@@ -24,8 +24,8 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.config import UserError
 from jaxneg.data import assemble, engine, events, sessions, split, store as stores
+from jaxneg.errors import UserError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 

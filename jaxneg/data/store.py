@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 
 import jaxneg
 from jaxneg.batch import FEEDBACK
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 FORMAT = "jaxneg store"
 VERSION = 2
