@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 BLOCK = 1 << 20  # bytes of a file that are hashed at a time
 PASS = 1 << 20  # numbers that are looked at at a time

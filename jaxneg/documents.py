@@ -19,7 +19,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 SEAL = "sha256"
 LEVELS = 40  # of lists and objects

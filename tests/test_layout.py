@@ -7,7 +7,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 
 LEVELS = {
     "jaxneg": 0,
-    "jaxneg.config": 0,
+    "jaxneg.errors": 0,
+    "jaxneg.files": 0.1,
+    "jaxneg.locks": 0.2,
+    "jaxneg.config": 0.3,
     "jaxneg.batch": 0,
     "jaxneg.console": 0,
     "jaxneg.documents": 0.1,

@@ -16,8 +16,9 @@ import grain
 import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, Batch
-from jaxneg.config import DataConfig, UserError
+from jaxneg.config import DataConfig
 from jaxneg.data import negatives, order as orders, packing, store as stores
+from jaxneg.errors import UserError
 
 
 class Spans(NamedTuple):

@@ -42,8 +42,8 @@ import jaxneg
 from jaxneg import arrays as guarded, documents
 from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
-from jaxneg.config import UserError
 from jaxneg.data import checks
+from jaxneg.errors import UserError
 
 FORMAT = "jaxneg store"
 VERSION = 3
