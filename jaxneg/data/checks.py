@@ -7,7 +7,6 @@ A process that has found a store sound looks again only once its files have chan
 """
 
 import pathlib
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,16 +17,14 @@ from jaxneg import arrays
 from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
 
-if typing.TYPE_CHECKING:
-    from jaxneg.data import store as stores
-
 SMALL = 64_000_000  # bytes of a store that is verified whenever it is opened
+Store = Metadata = Any  # of ``store``, which imports this file
 Seen = Callable[[int, int, str], None]  # bytes done, bytes in all, file
 
 _sound: set[tuple[Any, ...]] = set()  # what this process has found sound
 
 
-def names(metadata: "stores.Metadata") -> None:
+def names(metadata: Metadata) -> None:
     """Raises Damaged unless the metadata tells files of its own directory, each once, with all their checksums."""
     for name in metadata.files:
         if name in ("", ".", "..", "metadata.json") or set(name) & set("/\\\0"):
@@ -36,11 +33,11 @@ def names(metadata: "stores.Metadata") -> None:
         raise Damaged("metadata.json: sums: there is not one for each of the files")
 
 
-def is_small(metadata: "stores.Metadata") -> bool:
+def is_small(metadata: Metadata) -> bool:
     return sum(metadata.files.values()) <= SMALL
 
 
-def sizes(path: pathlib.Path, metadata: "stores.Metadata") -> tuple[Any, ...]:
+def sizes(path: pathlib.Path, metadata: Metadata) -> tuple[Any, ...]:
     """Raises Damaged where a file has another size than was written. Returns what changes when a file does."""
     for name, size in metadata.files.items():
         found = arrays.size_of(path / name)
@@ -71,7 +68,7 @@ def remember(state: tuple[Any, ...]) -> None:
     _sound.add(state)
 
 
-def numbers(store: "stores.Store", *, events: bool) -> None:
+def numbers(store: Store, *, events: bool) -> None:
     """Raises Damaged where arrays do not fit together, or hold an index of nothing.
 
     Args:
@@ -114,7 +111,7 @@ def numbers(store: "stores.Store", *, events: bool) -> None:
                 arrays.check_within(part, limit, name, of)
 
 
-def limits(store: "stores.Store") -> dict[str, tuple[str, int, str]]:
+def limits(store: Store) -> dict[str, tuple[str, int, str]]:
     """Field of the columns of events that index something -> file, one more than the largest, what it numbers."""
     stations = store.metadata.counts.get("stations", 0)
     return {
@@ -130,7 +127,7 @@ def _same(name: str, found: int, expected: int, of: str) -> None:
         raise Damaged(f"{name} has {found:,} of {expected:,} {of}")
 
 
-def _attributes(store: "stores.Store") -> None:
+def _attributes(store: Store) -> None:
     told = store.metadata.attributes
     _same("metadata.json: attributes", len(told), store.attribute_VA.shape[1], "columns of attributes.npy")
     for column, attribute in enumerate(told):
@@ -140,7 +137,7 @@ def _attributes(store: "stores.Store") -> None:
         arrays.check_within(store.attribute_VA[:, column], size + 1, "attributes.npy", f"values of {name}")
 
 
-def _counts(store: "stores.Store", groups: int) -> None:
+def _counts(store: Store, groups: int) -> None:
     held = {"events": store.events, "items": store.items, "users": store.users, "sessions": store.sessions,
             "groups": groups, "negatives": len(store.negative_item), "positives": len(store.positive_item)}  # fmt: skip
     for name, number in held.items():
@@ -149,7 +146,7 @@ def _counts(store: "stores.Store", groups: int) -> None:
             raise Damaged(f"metadata.json counts {told:,} {name}, and the arrays hold {number:,}")
 
 
-def tables(store: "stores.Store") -> None:
+def tables(store: Store) -> None:
     """Raises Damaged where a vocabulary has other columns or another number of rows than were written."""
     counts, files = store.metadata.counts, store.metadata.files
     for name, column, rows in (
