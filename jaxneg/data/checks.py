@@ -8,7 +8,7 @@ A process that has found a store sound looks again only once its files have chan
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,9 @@ from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
 
 SMALL = 64_000_000  # bytes of a store that is verified whenever it is opened
-Store = Metadata = Any  # of ``store``, which imports this file
+# Of ``store``, which imports this file.
+Store: TypeAlias = Any
+Metadata: TypeAlias = Any
 Seen = Callable[[int, int, str], None]  # bytes done, bytes in all, file
 
 _sound: set[tuple[Any, ...]] = set()  # what this process has found sound

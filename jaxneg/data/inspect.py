@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import rich.console
