@@ -89,6 +89,8 @@ def numbers(store: Store, *, events: bool) -> None:
     _same("positive_indptr.npy", len(store.positive_indptr), U + 1, "ends of users")
     if len(store.attribute_VA) < 2:
         raise Damaged("attributes.npy has no row for an item")
+    if min(T, S, U) == 0:
+        raise Damaged("event_item has no events")
     arrays.check_ranges(store.session_indptr, T, "session_indptr.npy")
     arrays.check_ranges(store.user_indptr, S, "user_indptr.npy")
     arrays.check_ranges(store.user_group_indptr, groups, "user_group_indptr.npy")
