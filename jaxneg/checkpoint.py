@@ -1,10 +1,30 @@
-"""Checkpoints of a run by orbax: the latest ones to continue from, and the best one to keep."""
+"""Checkpoints of a run by orbax: the latest ones to continue from, and the best one to keep.
 
+Each holds a checksum of its state, made on the device, and one of its progress; a checkpoint that comes back otherwise
+than it was saved is damaged.
+"""
+
+import contextlib
+import errno
+import logging
+import math
+import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxneg import documents
+from jaxneg.errors import UserError
+
+SUMS = "state_sums"  # among the progress
+# Of the machine and not of the file: another try may succeed.
+PASSING = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 class Checkpointer:
@@ -20,7 +40,7 @@ class Checkpointer:
     """
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-        self._read_only = read_only
+        self._directory, self._read_only = directory, read_only
         # Not orbax's own read_only, which warns of every setting that it implies.
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -36,37 +56,65 @@ class Checkpointer:
     def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
         assert not self._read_only
+        progress = documents.sealed({**progress, SUMS: sums(state)})
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
             metrics={"score": score},
         )
 
-    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+    def restore(
+        self, abstract: Any, step: int | None = None, say: Callable[[str], None] = lambda _: None
+    ) -> tuple[Any, dict[str, Any]] | None:
         """(state, progress) of a step, by default of the latest one that can be read whole; None if there is none.
 
-        Later ones that cannot be read are deleted unless read-only, so that the run can save those steps again.
-        Raises what orbax raises where checkpoints exist but none can be read.
+        Later ones that are damaged are told to ``say``, and deleted unless read-only, so that the run can save those
+        steps again. Raises UserError where the step, or all of them, are damaged.
 
         Args:
           abstract: shapes, dtypes and shardings of the state.
+          step: of the checkpoint; None for the latest.
+          say: told a line for each that is passed over.
         """
         steps = self.steps()[::-1] if step is None else [step]
+        damaged = []
         for number in steps:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-            )
             try:
-                found = self._manager.restore(number, args=args)
-            except Exception:  # a damaged checkpoint raises whatever its storage layer raises
+                found = self._read(number, abstract)
+            except UserError as error:
                 if number == steps[-1]:
                     raise
+                damaged.append((number, error))
                 continue
-            if step is None and not self._read_only:
-                for damaged in steps[: steps.index(number)]:
-                    self._manager.delete(damaged)
-            return found["state"], found["progress"]
+            for later, error in damaged:
+                say(f"{error}; going on from checkpoint {number}")
+                if step is None and not self._read_only:
+                    self._manager.delete(later)
+            return found
         return None
+
+    def _read(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        where = f"checkpoint {number} of {self._directory.parent}"
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        try:
+            with _quiet():
+                found = self._manager.restore(number, args=args)
+            state, progress = found["state"], found["progress"]
+            if not isinstance(progress, dict):
+                raise documents.Wrong("its progress is no object")
+            told = progress.pop(documents.SEAL, None)
+            expected = progress.get(SUMS)
+            if told is not None:
+                documents.check_seal(progress, told)
+                if expected != sums(state):
+                    raise documents.Wrong("its arrays are not those that were saved")
+            progress.pop(SUMS, None)
+        except Exception as error:  # a damaged checkpoint raises whatever its storage layer raises
+            reason = _reason(error)
+            if any(os.strerror(code) in str(error) for code in PASSING):
+                raise UserError(f"{where} cannot be read: {reason}") from error
+            raise UserError(f"{where} cannot be read, it is damaged: {reason}") from error
+        return state, progress
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -77,3 +125,50 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def sums(state: Any) -> list[int]:
+    """A checksum of each array of a state, the same on any number of devices: sum of bits_i * odd_i mod 2^32.
+
+    As all odd_i differ, it tells a changed bit for certain, and all else but with chance 2^-32.
+    """
+    found = _sums(jax.tree.leaves(state))
+    return np.asarray(found).tolist()
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_sum(leaf) for leaf in leaves])
+
+
+def _sum(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
+    place, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
+    for axis in reversed(range(leaf.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride % (1 << 32))
+        stride *= leaf.shape[axis]
+    # Spread out, so that places side by side do not weigh almost alike.
+    odd = (place * jnp.uint32(0x9E3779B1)) ^ jnp.uint32(math.prod(leaf.shape) % (1 << 32))
+    return (bits * (odd << 1 | 1)).sum(dtype=jnp.uint32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what orbax logs, traceback and all, of errors that it raises as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 160 else f"{text[:160]}..."

@@ -41,7 +41,7 @@ class Wrong(ValueError):
     """What is wrong with a document, and where in it: "counts.items: expected ..., found ..."."""
 
 
-def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True) -> Any:
+def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True, more: bool = False) -> Any:
     """A JSON file as a value of a shape. Raises UserError naming the file, the field and the remedy.
 
     Args:
@@ -49,12 +49,13 @@ def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True) -
       shape: see the module; of a dataclass an instance comes back, of a TypedDict a dict.
       mend: what to do about a damaged file, as "export again".
       seal: check the checksum within, where there is one.
+      more: let names be that a TypedDict lacks.
     """
     path = pathlib.Path(path)
     try:
         if path.stat().st_size > LARGEST:
             raise Wrong(f"it has more than {LARGEST:,} bytes")
-        return parsed(path.read_bytes(), shape, seal=seal)
+        return parsed(path.read_bytes(), shape, seal=seal, more=more)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {mend}") from error
     except OSError as error:
@@ -63,11 +64,11 @@ def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True) -
         raise UserError(f"{path} is damaged: {error}: {mend}") from error
 
 
-def parsed(text: str | bytes, shape: Any = Any, *, seal: bool = True) -> Any:
+def parsed(text: str | bytes, shape: Any = Any, *, seal: bool = True, more: bool = False) -> Any:
     """JSON text as a value of a shape. Raises Wrong."""
     values = loaded(text)
     told = values.pop(SEAL, None) if isinstance(values, dict) else None
-    found = shaped(values, shape)
+    found = _record(values, shape, "", more) if more else shaped(values, shape)
     if seal and told is not None:
         check_seal(values, told)
     return found
@@ -180,7 +181,7 @@ def _one_of(values: Any, shapes: tuple[Any, ...], where: str) -> Any:
     raise troubles[-1] if values is None else troubles[0]
 
 
-def _record(values: Any, shape: Any, where: str) -> Any:
+def _record(values: Any, shape: Any, where: str, more: bool = False) -> Any:
     if not isinstance(values, dict):
         raise _wrong(where, "an object", values)
     hints = typing.get_type_hints(shape, include_extras=True)
@@ -192,12 +193,14 @@ def _record(values: Any, shape: Any, where: str) -> Any:
     else:
         required, names = shape.__required_keys__, list(hints)
     for name in values:
-        if name not in names:
+        if name not in names and not more:
             raise Wrong(f"{_inside(where, name)}: no such name is known")
     for name in names:
         if name in required and name not in values:
             raise Wrong(f"{_inside(where, name)} is missing")
-    found = {name: shaped(value, hints[name], _inside(where, name)) for name, value in values.items()}
+    found = {
+        name: shaped(value, hints.get(name, Any), _inside(where, name)) for name, value in values.items()
+    }
     if dataclasses.is_dataclass(shape):
         assert isinstance(shape, type)
         return shape(**found)

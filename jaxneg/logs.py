@@ -2,8 +2,21 @@
 
 import json
 import math
+import os
 import pathlib
-from typing import Any
+from typing import Any, TypedDict
+
+from jaxneg import documents
+from jaxneg.errors import UserError
+
+
+MEND = "move the file away to go on without it"
+
+
+class Line(TypedDict):
+    """What a line holds at least."""
+
+    step: documents.Count
 
 
 class Writer:
@@ -54,14 +67,23 @@ class Writer:
 
 
 def read(directory: pathlib.Path) -> list[dict[str, Any]]:
-    """Lines of a run's ``metrics.jsonl``, oldest first; a last line cut short by a crash is left out."""
+    """Lines of a run's ``metrics.jsonl``, oldest first; a last line cut short by a crash is left out.
+
+    Raises UserError on a line before it that is none of ours.
+    """
     path = directory / "metrics.jsonl"
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    try:
+        texts = path.read_bytes().splitlines() if os.path.lexists(path) else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}: {MEND}") from error
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            lines.append(documents.parsed(text, Line, more=True))
+        except documents.Wrong as error:
+            if number == len(texts):
+                break
+            raise UserError(f"{path}, line {number} is damaged: {error}: {MEND}") from error
     return lines
 
 

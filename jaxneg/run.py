@@ -12,12 +12,13 @@ report.md, report.json, plots/   written by evaluate
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import platform
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ import jaxneg
 from jaxneg import (
     checkpoint,
     config as configs,
+    documents,
     evaluate,
     metrics,
     models,
@@ -42,6 +44,28 @@ from jaxneg.data import store as stores
 from jaxneg.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+AGAIN = "train again in a new --workdir"
+
+
+class TrainedOn(TypedDict):
+    """What store.json holds at least."""
+
+    catalogue: str
+    store: str
+
+
+class Result(TypedDict):
+    """What result.json holds at least."""
+
+    monitor: str
+    best_score: float
+    best_step: documents.Count
+    steps: documents.Count
+    steps_per_epoch: Annotated[int, documents.Range(1)]
+    seconds: float
+    history: list[dict[str, float | None]]
 
 
 class Trained(NamedTuple):
@@ -63,7 +87,9 @@ def catalogue_id(store: stores.Store) -> str:
 def catalogue_of(directory: pathlib.Path) -> str | None:
     """The checksum of the catalogue that a run was trained on; None if it crashed before saying so."""
     path = directory / "store.json"
-    return json.loads(path.read_text())["catalogue"] if path.is_file() else None
+    if not os.path.lexists(path):
+        return None
+    return documents.read(path, TrainedOn, AGAIN, more=True)["catalogue"]
 
 
 def environment() -> dict[str, Any]:
@@ -107,7 +133,20 @@ def read_config(directory: pathlib.Path) -> Config:
         raise UserError(
             f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
         )
-    return configs.from_json(path.read_text())
+    try:
+        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)))
+        documents.read(path, dict, AGAIN)
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    return config
+
+
+def read_result(directory: pathlib.Path) -> dict[str, Any]:
+    """What training ended with. Raises UserError where it has not, or the file is damaged."""
+    path = directory / "result.json"
+    if not os.path.lexists(path):
+        raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
+    return documents.read(path, Result, AGAIN, more=True)
 
 
 def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool = False) -> Trained:
@@ -126,9 +165,7 @@ def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool 
         if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
     ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
-    if not (directory / "result.json").is_file():
-        raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
-    result = json.loads((directory / "result.json").read_text())
+    result = read_result(directory)
     store = stores.Store.open(config.data.store)
     if catalogue_id(store) != catalogue_of(directory):
         raise UserError(
@@ -145,14 +182,13 @@ def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool 
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
         found = checkpoints.restore(built.state, result["best_step"])
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"checkpoint {result['best_step']} of {directory} cannot be read: {reason}"
-        ) from error
+    except UserError as error:
+        raise UserError(f"{error}: {AGAIN}") from error
     finally:
         checkpoints.close()
     assert found is not None  # a step was named
+    if found[1].get("step") != result["best_step"]:
+        raise UserError(f"checkpoint {result['best_step']} of {directory} is of another step: {AGAIN}")
     state = found[0]
     if built.layout is not None and not shared:
         by_item = jax.tree.map(jnp.asarray, tables.gathered(state.tables, store.items))

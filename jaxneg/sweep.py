@@ -21,11 +21,22 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
+from jaxneg import (
+    config as configs,
+    documents,
+    evaluate,
+    grid,
+    report,
+    run,
+    sweep_plots,
+    sweep_table,
+    train,
+    workers,
+)
 from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
 from jaxneg.errors import UserError
@@ -215,6 +226,29 @@ def _failure_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
     return workdir / "failed" / f"{name}.json"
 
 
+class Failure(TypedDict):
+    """What a file of ``failed`` holds."""
+
+    reason: str
+    trace: NotRequired[list[str]]
+
+
+class Baselines(TypedDict):
+    """What baselines_<split>.json holds."""
+
+    catalogue: str
+    config: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+
+
+def _figures(path: pathlib.Path) -> dict[str, Any]:
+    return documents.read(path, dict[str, Any], f"remove {path} to measure again")
+
+
+def _reason(path: pathlib.Path) -> str:
+    return documents.read(path, Failure, "start the sweep again")["reason"]
+
+
 def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "") -> None:
     path = _failure_path(workdir, name)
     path.parent.mkdir(exist_ok=True)
@@ -233,7 +267,7 @@ def _settle(
     if event.task == "baselines":
         say("baselines: done")
         return
-    figures = json.loads(_figures_path(workdir / "cells" / event.task, split).read_text())
+    figures = _figures(_figures_path(workdir / "cells" / event.task, split))
     shown = [(name, figures[name]) for name in spec.figures if figures.get(name) is not None]
     say(f"{event.task}: " + "  ".join(f"{sweep_table.title(name)} {value:.4g}" for name, value in shown))
 
@@ -269,15 +303,13 @@ def measure_cell(
     sweep_table.save_values(
         path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
     )
-    run.write_json(
-        path,
-        {
-            "split": split,
-            **found.to_dict(),
-            **_training(trained.result),
-            **_probed(report.probe(trained, score, examples)),
-        },
-    )
+    figures = {
+        "split": split,
+        **found.to_dict(),
+        **_training(trained.result),
+        **_probed(report.probe(trained, score, examples)),
+    }
+    run.write_json(path, documents.sealed(figures))
     for old in (directory / "checkpoints").iterdir():
         if old.name.isdigit() and int(old.name) != trained.result["best_step"]:
             shutil.rmtree(old)
@@ -330,21 +362,19 @@ def measure_baselines(
     }
     sweep_table.save_values(path.with_suffix(".npz"), values)
     figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}
-    run.write_json(
-        path,
-        {
-            "catalogue": run.catalogue_id(store),
-            "config": dataclasses.asdict(config),
-            "baselines": figures,
-        },
-    )
+    written = {
+        "catalogue": run.catalogue_id(store),
+        "config": dataclasses.asdict(config),
+        "baselines": figures,
+    }
+    run.write_json(path, documents.sealed(written))
 
 
 def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
     path = _baselines_path(workdir, split)
     if not path.is_file():
         return
-    old = json.loads(path.read_text())
+    old = documents.read(path, Baselines, f"remove {path} to measure again")
     changed = [
         line
         for line in configs.differences(configs.from_json(json.dumps(old["config"])), config)
@@ -370,10 +400,10 @@ def _write(
         one = found.setdefault(cell.labels, sweep_table.Found({}, {}, {}))
         path = _figures_path(workdir / "cells" / cell.name, split)
         if path.is_file() and cell.trouble is None:
-            one.figures[cell.seed] = sweep_table.scalars(json.loads(path.read_text()))
+            one.figures[cell.seed] = sweep_table.scalars(_figures(path))
             one.values[cell.seed] = sweep_table.load_values(path.with_suffix(".npz"))["model"]
         else:
-            one.failed[cell.seed] = json.loads(_failure_path(workdir, cell.name).read_text())["reason"]
+            one.failed[cell.seed] = _reason(_failure_path(workdir, cell.name))
     measured = {}
     path = _baselines_path(workdir, split)
     if baselines and path.is_file():
@@ -384,7 +414,9 @@ def _write(
                 | {"settings": one["settings"]},
                 values[name],
             )
-            for name, one in json.loads(path.read_text())["baselines"].items()
+            for name, one in documents.read(path, Baselines, f"remove {path} to measure again")[
+                "baselines"
+            ].items()
         }
     table = {"split": split} | sweep_table.summary(
         {name: list(axis) for name, axis in spec.axes.items()},
@@ -397,7 +429,7 @@ def _write(
         seed=config.eval.pair_seed,
     )
     if baselines and not measured:
-        table["baselines_failed"] = json.loads(_failure_path(workdir, "baselines").read_text())["reason"]
+        table["baselines_failed"] = _reason(_failure_path(workdir, "baselines"))
     images = _draw(workdir / "plots", table)
     run.write_json(workdir / "table.json", table)
     _write_text(workdir / "table.csv", sweep_table.csv_text(table))

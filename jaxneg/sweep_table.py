@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxneg import metrics
+from jaxneg import arrays, documents, metrics
+from jaxneg.errors import UserError
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
@@ -294,11 +295,20 @@ def scalars(figures: Mapping[str, Any]) -> dict[str, Figure]:
 
 def load_values(path: Any) -> dict[str, Values]:
     """Values by name of what ``save_values`` wrote."""
-    with np.load(path) as file:
-        names = json.loads(str(file["names"]))
-        return {
-            name: Values(file["pair_X2"], {of: file[f"{name}.{of}"] for of in COMPARED}) for name in names
-        }
+    try:
+        found = arrays.npz(path)
+        names = documents.parsed(str(found["names"]), list[str])
+        pair_X2 = found["pair_X2"]
+        values = {name: {of: found[f"{name}.{of}"] for of in COMPARED} for name in names}
+        X = len(pair_X2)
+        shapes = [(pair_X2, (X, 2)), *((one, (X,)) for value in values.values() for one in value.values())]
+        if any(array.shape != shape or array.dtype.kind not in "iuf" for array, shape in shapes):
+            raise arrays.Damaged(f"{path.name} holds arrays of other shapes")
+    except (arrays.Damaged, documents.Wrong, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: {arrays.line(error)}: remove {path.with_suffix('.json')} to measure again"
+        ) from error
+    return {name: Values(pair_X2, value) for name, value in values.items()}
 
 
 def save_values(path: Any, values: Mapping[str, Values]) -> None:

@@ -15,6 +15,8 @@ from jaxneg import (
     checkpoint,
     cluster,
     config as configs,
+    console,
+    documents,
     logs,
     program,
     run,
@@ -86,13 +88,17 @@ def train(
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
     writer = logs.Writer(workdir, silent=not cluster.first())
     try:
-        restored = checkpoints.restore(built.state)
+        restored = checkpoints.restore(
+            built.state, say=lambda line: console.say(f"jaxneg: {line}") if cluster.first() else None
+        )
         if restored is None:
             bias_V = _first_biases(config, store)
             state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
             progress = _start()
         else:
             state, progress = restored
+            if lacks := [name for name in _start() if name not in progress]:
+                raise UserError(f"checkpoint of {workdir} says nothing of {lacks[0]}: choose a new --workdir")
         writer.rewind(progress["step"])
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         facts = {"false_negatives": false if math.isfinite(false) else None}
@@ -163,12 +169,13 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     try:
         # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+        run.write_json(workdir / "config.json", documents.sealed(json.loads(configs.to_json(config))))
     except OSError:
         with contextlib.suppress(OSError):
             workdir.rmdir()
         raise
-    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    trained_on = {"catalogue": catalogue, "store": config.data.store}
+    run.write_json(workdir / "store.json", documents.sealed(trained_on))
     run.write_json(workdir / "environment.json", run.environment())
 
 
@@ -327,7 +334,7 @@ class _Loop:
             "history": progress["history"],
         }
         if cluster.first():
-            run.write_json(self.workdir / "result.json", result)
+            run.write_json(self.workdir / "result.json", documents.sealed(result))
         return result
 
 
