@@ -42,7 +42,7 @@ Stop = Callable[[int], bool]  # step -> whether to save there and end
 
 def train(
     config: Config,
-    workdir: pathlib.Path,
+    workdir: str | pathlib.Path,
     on_progress: OnProgress = lambda *_: None,
     stop: Stop = lambda _: False,
 ) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    config, workdir = configs.check(config), pathlib.Path(workdir)
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     with cluster.together("start"):
