@@ -104,7 +104,7 @@ def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, it
 
     With ``loss.log_q`` the sum of exp over shared and in-batch ones estimates, without bias, that over all items but
     the target: each is there once, from whichever list, and weighs 1 over the chance that it is in one of them
-    (``data.negatives.log_any``). Hard negatives of a position's own come on top.
+    (``data.draws``). Hard negatives of a position's own come on top.
     """
     main, target_BL1 = config.loss, batch.target_BL[..., None]
     if main.name == "softmax":

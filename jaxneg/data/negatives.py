@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import DataConfig
-from jaxneg.data import opinions, store as stores
+from jaxneg.data import draws, opinions, store as stores
 
 NEAREST = 4  # hard negatives from which scope "popularity" takes the one nearest in count to the target
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
@@ -158,14 +158,14 @@ def draw_negatives(
       p_hard: in [0, 1]; the realised share is lower where users lack negatives.
       scope: "station" as above; "session" for the target's session; "user" to ignore both; "popularity" for the
         nearest to the target in training count, in logs, of NEAREST draws from the user's.
-      random: as in ``random_items``; a draw that is a positive is drawn again uniformly.
+      random: as in ``draws.random_items``; a draw that is a positive is drawn again uniformly.
       session_P: sessions of the targets; scope "session" needs them.
 
     Returns: item_PN int32 and hard_PN bool. An item_PN is a positive of the user only if the user likes the whole
       catalogue (random) or has both liked and rejected it (hard).
     """
     shape = (len(target_P), negatives)
-    item_PN = random_items(rng, index.items, shape, random, index.until_V)
+    item_PN = draws.random_items(rng, index.items, shape, random, index.until_V)
     random_PN = ~(rng.random(shape, dtype=np.float32) < p_hard)
     hard_PN = np.zeros(shape, bool)
     if p_hard > 0:
@@ -177,67 +177,6 @@ def draw_negatives(
         hard_PN[p, n] = True
     _replace_positives(rng, index, item_PN, user_P, hard_PN)
     return item_PN, hard_PN
-
-
-def random_items(
-    rng: np.random.Generator,
-    items: int,
-    shape: int | tuple[int, ...],
-    draw: str = "uniform",
-    until_V: np.ndarray | None = None,
-) -> np.ndarray:
-    """Rows drawn with replacement, int32, each with the chance that ``chance`` names."""
-    if draw == "uniform":
-        return rng.integers(1, items + 1, size=shape, dtype=np.int32)
-    if draw == "by_count":
-        assert until_V is not None and len(until_V) == items + 1
-        event = rng.integers(0, until_V[-1], size=shape)
-        return np.searchsorted(until_V, event, side="right").astype(np.int32)
-    # Float64: at 100 million rows float32 would leave holes.
-    row = np.exp(rng.random(shape) * np.log(items + 1.0)).astype(np.int32)
-    return np.clip(row, 1, items)
-
-
-def chance(
-    row: np.ndarray, items: int, draw: str = "uniform", until_V: np.ndarray | None = None
-) -> np.ndarray:
-    """The chance that one of ``random_items`` is this row, float64:
-
-        uniform      1 / items
-        log_uniform  log((row + 1) / row) / log(items + 1), Zipf's law where rows are ordered by count
-        by_count     its share of the events of training; a row without any is never drawn
-
-    Args:
-      row: 1 to ``items``.
-      items: V - 1.
-      draw: its name.
-      until_V: training events of rows up to each, padding row first, for "by_count".
-    """
-    if draw == "log_uniform":
-        return np.log1p(1.0 / np.maximum(row, 1)) / np.log(items + 1.0)
-    if draw == "by_count":
-        assert until_V is not None
-        return (until_V[row] - until_V[np.maximum(row, 1) - 1]) / until_V[-1]
-    return np.full(np.shape(row), 1.0 / items)
-
-
-def log_any(p: np.ndarray, draws: float, other: np.ndarray | float = 0.0, others: float = 0.0) -> np.ndarray:
-    """Log of the chance to be drawn at least once, float32: log(1 - (1 - p)^draws (1 - other)^others).
-
-    What is drawn with replacement by chances p, listed once however often it came and weighed by 1 over this chance,
-    estimates a sum over all without bias. The formula is of Horvitz and Thompson, 1952, and, as a correction of the
-    softmax, that of Yi et al., Sampling-Bias-Corrected Neural Modeling, RecSys 2019, with the chance to be among the
-    draws instead of their expected number.
-
-    Args:
-      p: chance of each in one draw of the first kind.
-      draws: of that kind.
-      other: chance of each in one draw of a second kind, independent of the first.
-      others: draws of that kind.
-    """
-    with np.errstate(divide="ignore"):
-        missed = draws * np.log1p(-np.minimum(p, 1.0)) + others * np.log1p(-np.minimum(other, 1.0))
-        return np.log(-np.expm1(missed)).astype(np.float32)
 
 
 def _draw_hard(rng, index, target_P, user_P, group_P, session_P, scope):

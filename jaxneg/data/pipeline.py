@@ -17,7 +17,16 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, Batch
 from jaxneg.config import Config, DataConfig, UserError
-from jaxneg.data import fields as of_batch, negatives, opinions, order as orders, packing, store as stores
+from jaxneg.data import (
+    draws,
+    expected,
+    fields as of_batch,
+    negatives,
+    opinions,
+    order as orders,
+    packing,
+    store as stores,
+)
 
 
 class Spans(NamedTuple):
@@ -93,11 +102,10 @@ class _Gather(grain.transforms.RandomMap):
         self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
                         for column_T in columns]  # fmt: skip
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
-        # Share of each row among targets, of which a batch's targets are a sample, and their number where it is known.
-        self.share_V, self.draws, self.log_q = np.zeros(0), 0.0, log_q
+        # Events of each row of which a batch's targets are taken, and the number of these where it is known before.
+        self.count_V, self.targets, self.log_q = np.zeros(0, np.int64), 0.0, log_q
         if log_q and in_batch:
-            count_V = target_counts(store, config)
-            self.share_V = count_V / max(count_V.sum(), 1)
+            self.count_V = target_counts(store, config)
 
     # Without an annotation, pyright takes the result of grain's abstract method for None.
     def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,10 +167,10 @@ class _Gather(grain.transforms.RandomMap):
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
         # Positions may share a target: the first liked event after several others.
-        draws = self.draws or float(config.blocks * _events(at_BM, target_BL > 0))
+        targets = self.targets or float(config.blocks * _events(at_BM, target_BL > 0))
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
-        if len(self.share_V):
-            target_log_q_BL[target_BL > 0] = self.log_chance(target_BL[target_BL > 0], draws)
+        if len(self.count_V):
+            target_log_q_BL[target_BL > 0] = self.log_q_of(target_BL[target_BL > 0], targets)
         batch = Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
@@ -173,7 +181,7 @@ class _Gather(grain.transforms.RandomMap):
             hard_BLN=hard_BLN,
             event_BM=item_BM,
             sign_BM=sign_BM,
-            **self.shared(rng, draws),
+            **self.shared(rng, targets),
             target_log_q_BL=target_log_q_BL,
             segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
@@ -187,34 +195,31 @@ class _Gather(grain.transforms.RandomMap):
             }
         )
 
-    def shared(self, rng: np.random.Generator, draws: float) -> dict[str, np.ndarray]:
-        """The fields of a batch that are no rows of it: random negatives for all, each once if they are corrected.
-
-        ``draws`` is the number of events that are targets in the batch.
-        """
-        count = self.config.shared_negatives if "shared_S" in self.fields else 0
-        shared_S = negatives.random_items(
-            rng, self.index.items, count, self.config.random, self.index.until_V
-        )
+    def shared(self, rng: np.random.Generator, targets: float) -> dict[str, np.ndarray]:
+        """The fields of a batch that are no rows of it: random negatives for all, each once if they are corrected."""
+        count, index = self.config.shared_negatives if "shared_S" in self.fields else 0, self.index
+        shared_S = draws.random_items(rng, index.items, count, self.config.random, index.until_V)
         log_q_S = np.zeros(count, np.float32)
         if self.log_q:
             again_S = np.ones(count, bool)
             again_S[np.unique(shared_S, return_index=True)[1]] = False
-            log_q_S = np.where(again_S, 0.0, self.log_chance(shared_S, draws)).astype(np.float32)
+            log_q_S = np.where(again_S, 0.0, self.log_q_of(shared_S, targets)).astype(np.float32)
             shared_S = np.where(again_S, 0, shared_S).astype(np.int32)
         return {"shared_S": shared_S, "shared_log_q_S": log_q_S}
 
-    def log_chance(self, row: np.ndarray, draws: float) -> np.ndarray:
-        """Log of the chance that an item is among a position's shared and in-batch negatives, float32.
+    def log_q_of(self, row: np.ndarray, targets: float) -> np.ndarray:
+        """Log of the chance that an item is a shared or in-batch negative of a position with another target, float32.
 
-        That is 1 - (1 - p)^S (1 - q)^(P - 1) with p its chance in a random draw and q its share among targets: the
-        position's own target is one of the P that are drawn, and no negative of it.
+        The position's own target is one of the ``targets`` events of the batch, so the others are one less.
         """
         config, index = self.config, self.index
-        shared = config.shared_negatives if "shared_S" in self.fields else 0
-        p = negatives.chance(row, index.items, config.random, index.until_V)
-        share = self.share_V[row] if len(self.share_V) else 0.0
-        return negatives.log_any(p, shared, share, max(draws - 1, 0))
+        count = config.shared_negatives if "shared_S" in self.fields else 0
+        p = draws.chance(row, index.items, config.random, index.until_V)
+        missed = [draws.log_missed(p, count)]
+        if len(self.count_V):
+            total = float(self.count_V.sum())
+            missed.append(draws.log_left_out(self.count_V[row], min(targets, total) - 1, total - 1))
+        return draws.log_among(*missed)
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -245,9 +250,23 @@ class _Gather(grain.transforms.RandomMap):
 
 
 def target_counts(store: stores.Store, config: DataConfig) -> np.ndarray:
-    """Events of each row of which the targets of batches are taken, int64 [V]: of all kinds, or liked ones alone."""
+    """Events of each row of which the targets of batches are taken, int64 [V].
+
+    Of all kinds that are shown, or of liked ones where others are never targets; the first of a session, or with reach
+    "user" of a listener, is none but in cloze training.
+    """
     liked_alone = config.target == "next_positive" or (config.target == "positive" and config.mask > 0)
-    return negatives.train_counts(store)[0] if liked_alone else negatives.event_counts(store)
+    first = np.asarray(store.session_indptr)[:-1]
+    if config.reach == "user":
+        first = first[np.asarray(store.user_indptr)[:-1]]
+    counted = shown_kinds(config) & ((np.asarray(store.sign) > 0) | (not liked_alone))
+    count_V = np.zeros(store.items + 1, np.int64)
+    for event in opinions.training_runs(store):
+        if config.mask == 0:
+            event = event[~np.isin(event, first, assume_unique=True)]
+        event = event[counted[store.feedback_T[event]]]
+        count_V += np.bincount(store.item_T[event], minlength=store.items + 1)
+    return count_V
 
 
 def _events(at_BM: np.ndarray, there_BL: np.ndarray) -> int:
@@ -275,7 +294,7 @@ class _Blocks(grain.transforms.RandomMap):
             for block in self.own
         ]
         # Those of the whole batch have draws of their own, the same for all.
-        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)), self.gather.draws)
+        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)), self.gather.targets)
         joined = {
             name: shared[name] if name in shared else np.concatenate([getattr(part, name) for part in parts])
             for name in Batch._fields
@@ -424,9 +443,9 @@ class TrainBatches:
             read = functools.partial(_read, store, spans)
             source = orders.ReadAhead(source, slice(first, first + own), read)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._prefetch, self._user_W = config.prefetch, spans.user_W
-        self._waits = config.target == "next_positive"
+        self._config, self._user_W, self._hard = config, spans.user_W, "hard_BLN" in fields
         gather = _Gather(store, spans, self._packing, config, fields, log_q, in_batch)
+        self._index = gather.index
 
         def drawn(blocks: range) -> grain.MapDataset:
             draw = gather if config.blocks == 1 else _Blocks(gather, blocks)
@@ -434,7 +453,7 @@ class TrainBatches:
 
         self._whole = drawn(range(config.blocks))
         if log_q and in_batch and config.blocks > 1:
-            gather.draws = self.targets()  # no block knows the targets of the others
+            gather.targets = self.targets()  # no block knows the targets of the others
         if apart:
             share = config.blocks // processes
             self._dataset = drawn(range(process * share, (process + 1) * share))
@@ -454,26 +473,14 @@ class TrainBatches:
             assert batch is not None  # nothing is filtered out
             # Positions that wait for the same event follow each other.
             again_BL = np.zeros(batch.target_BL.shape, bool)
-            if self._waits:
+            if self._config.target == "next_positive":
                 again_BL[:, 1:] = batch.target_BL[:, 1:] == batch.target_BL[:, :-1]
             found.append(np.count_nonzero((batch.target_BL > 0) & ~again_BL))
         return float(np.mean(found))
 
-    def hard_also_liked(self, store: stores.Store, batches: int = 8) -> float:
-        """Share of the hard negatives that their listener likes elsewhere in the training window.
-
-        Counted over the draws of the first ``batches``, the rows of all processes. NaN where none is hard.
-        """
-        indptr, item_P = np.asarray(store.positive_indptr), np.asarray(store.positive_item)
-        liked = drawn = 0
-        for step in range(min(batches, self.steps_per_epoch)):
-            batch = self._whole[step]
-            assert batch is not None  # nothing is filtered out
-            b, t, *_ = at = np.nonzero(batch.hard_BLN)
-            user = self._user_W[self._spans(self._order[step], batch)[b, t]]
-            liked += int(opinions.is_positive(indptr, item_P, user, batch.negative_BLN[at]).sum())
-            drawn += len(b)
-        return liked / drawn if drawn else float("nan")
+    def hard_also_liked(self, store: stores.Store) -> float:
+        """Share of the hard negatives that their listener likes elsewhere in training; NaN where none is drawn."""
+        return expected.hard_also_liked(self._index, store, self._config) if self._hard else float("nan")
 
     def false_negatives(self, store: stores.Store, *, in_batch: bool, batches: int = 8) -> float:
         """Share of the random negatives that their listener likes somewhere in the log, held-out events included.
@@ -519,7 +526,7 @@ class TrainBatches:
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._config.prefetch)
         iterator = iter(self._dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, step)
         return iterator

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import math
 
@@ -44,7 +43,9 @@ CASES = {
 
 
 def of(options: str) -> Config:
-    return configs.override(Config(), f"--data.length 6 --data.batch-size 4 --model.width 8 {options}".split())
+    return configs.override(
+        Config(), f"--data.length 6 --data.batch-size 4 --model.width 8 {options}".split()
+    )
 
 
 @pytest.mark.parametrize("options", CASES)
