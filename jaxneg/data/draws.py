@@ -74,8 +74,8 @@ def log_missed(p: np.ndarray, draws: float | int) -> np.ndarray:
 def log_left_out(count: np.ndarray, draws: float | int, events: float | int) -> np.ndarray:
     """Log of the chance that ``draws`` of ``events`` without replacement leave out all ``count`` of an item, float64.
 
-    The product over k < count of 1 - draws / (events - k), as an integral over k, whose error is below 1e-3 of it from
-    some ten events on and vanishes as they grow.
+    The product over k < count of 1 - draws / (events - k), as an integral over k: what it leaves of 1 is right to three
+    digits from ten events on.
     """
     count, left = np.asarray(count, np.float64), events + 0.5 - draws
     whole = events + 0.5
