@@ -18,7 +18,8 @@ import tyro
 
 import jaxneg
 from jaxneg import config as configs, console
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
+from jaxneg.errors import UserError
 
 # Heavy modules are imported by the verb that needs them, so that --help answers at once.
 
@@ -181,6 +182,9 @@ def _prepare(args: list[str]) -> None:
             progress=lambda stage, done, total: steps(done, total, stage=stage),
         )
     counts = metadata.counts
+    for name, count in metadata.dropped.items():
+        if name.startswith("left out: ") and count:
+            console.say(f"jaxneg: {count:,} rows {name}")
     console.say(
         f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
         f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"

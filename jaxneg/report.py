@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxneg import evaluate, markdown, metrics, plots, probes, run, scoring, step as steps
 from jaxneg.batch import CODE, EvalBatch
-from jaxneg.config import KINDS, Config, UserError
+from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, pipeline, store as stores
+from jaxneg.errors import UserError
 from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares

@@ -37,8 +37,9 @@ from jaxneg import (
     tables,
 )
 from jaxneg.batch import EvalBatch
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
 from jaxneg.data import store as stores
+from jaxneg.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
+from jaxneg.errors import UserError
 
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",

@@ -23,8 +23,9 @@ from jaxneg import (
     validation,
 )
 from jaxneg.batch import Batch
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, store as stores
+from jaxneg.errors import UserError
 
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (

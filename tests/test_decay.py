@@ -12,7 +12,9 @@ from jaxneg.config import ModelConfig, OptimConfig
 
 KEPT = ("inputs.feedback", "inputs.feedback_gate")
 INPUTS = {"inputs.station", "inputs.position", "inputs.attribute0", "inputs.output_attribute0", "head.kernel"}
-ATTENTION = {f"encoder.block{n}.attention.{part}.kernel" for n in (0, 1) for part in ("query", "key", "value", "out")}
+ATTENTION = {
+    f"encoder.block{n}.attention.{part}.kernel" for n in (0, 1) for part in ("query", "key", "value", "out")
+}
 FEED = {f"encoder.block{n}.feed_forward.{part}.kernel" for n in (0, 1) for part in ("up", "down")}
 GATES = {f"encoder.block{n}.{part}_gate.kernel" for n in (0, 1) for part in ("attention", "feed_forward")}
 DECAYS = {

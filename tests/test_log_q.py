@@ -134,7 +134,7 @@ def exact_gradient(score_V, target):
 
 
 def test_the_gradient_is_nearer_to_that_of_the_softmax_than_that_of_other_corrections():
-    """Of 40 items by popularity q, 150 are drawn, with repetitions. Corrected in four ways; the bias of the mean gradient over draws.
+    """Of 40 items by popularity q, 150 are drawn: the bias of the mean gradient over draws, corrected in four ways.
 
     yi       target and negatives, with repetitions, less log q, as in Yi et al.
     old      negatives less log q, but not for the number of draws, as in the code released with Khrylchenko et al.

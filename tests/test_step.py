@@ -48,7 +48,7 @@ def make_batch(seed=0, negatives=2, shared=0):
         event_BM=event_BM.astype(np.int32),
         sign_BM=(np.where(event_BM % 3 == 0, -1, 1) * (event_BM > 0)).astype(np.int8),
         shared_S=shared_S.astype(np.int32),
-        shared_log_q_S=np.log(rng.random(shared)).astype(np.float32),
+        shared_log_q_S=np.log(0.1 + 0.04 * shared_S).astype(np.float32),
         target_log_q_BL=(np.log(0.1 + 0.04 * target_BL) * (target_BL > 0)).astype(np.float32),
         segment_BL=np.zeros((B, 0), np.int32),
     )
@@ -108,6 +108,9 @@ def candidates(batch, b, t, *, own=True, shared=True, in_batch=False, log_q=Fals
     if in_batch:
         flat = zip(batch.target_BL.ravel().tolist(), batch.target_log_q_BL.ravel().tolist(), strict=True)
         found += sorted({i: q for i, q in flat if i}.items())
+    if in_batch and log_q:  # an item of both lists is there once
+        hard = sum(bool(i) for i in batch.negative_BLN[b, t]) if own else 0
+        found = found[:hard] + sorted(dict(found[hard:]).items())
     return [(i, q if log_q else 0.0) for i, q in found if i != target]
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
-from jaxneg.config import DataConfig, EvalConfig, UserError
+from jaxneg.config import DataConfig, EvalConfig
 from jaxneg.data import pipeline, store as stores
+from jaxneg.errors import UserError
 
 
 class EvalBatches:
