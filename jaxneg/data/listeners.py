@@ -55,9 +55,7 @@ class SimulateConfig:
     days: Annotated[int, Bounds(1, 36_500)] = 60  # days the log covers
     dimension: Annotated[int, Bounds(1, 10_000)] = 4  # of tastes, moods and the characters of songs
     artist_share: Share = 0.8  # share of a song's character that is its artist's
-    zipf: Annotated[float, Bounds(0.0, 100.0)] = (
-        0.8  # popularity of a song is its rank to the power of minus this
-    )
+    zipf: Logits = 0.8  # popularity of a song is its rank to the power of minus this
     skip_rate: Proper = 0.5172  # share of events that are skips or thumbs-down
     thumb_rate: Rare = 0.03  # share of events with a thumb, up or down
     play_types: Share = 0.48  # share of listeners who mostly play; the others mostly skip
