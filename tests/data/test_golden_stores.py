@@ -6,8 +6,11 @@ A change there is a change of what people's logs become. Where it is meant, writ
 
 import json
 import pathlib
+import re
 import tempfile
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.batch import FEEDBACK
@@ -21,7 +24,7 @@ NAMES = ("spotify", "listenbrainz", "vk_lsvd", "dsg17", "recbole", "lastfm1k", "
 
 
 def described(name, folder):
-    """Sessions of a fixture's store as lists of (item, attributes, feedback, time), and its counts."""
+    """Sessions of a fixture's store as lists of [item, feedback, time], attributes of items, and what was counted."""
     reader, con = READERS[name], engine.connect(memory_limit="1GB", threads=2)
     source = TESTS / "fixtures" / name
     log = reader.read(con, source, reader.Options(**OPTIONS.get(name, {})))
@@ -33,15 +36,42 @@ def described(name, folder):
     }
     prepare.prepare(log, folder, prepare.PrepareConfig(**settings), con, reader=name)
     store = stores.Store.open(folder)
-    items, users, values = store.vocabulary("items"), store.vocabulary("users"), store.metadata.attributes
-    words = [store.vocabulary(f"attribute_{value}") for value in values]
+    vocabulary = store.vocabulary()
+    users = pq.read_table(folder / "users.parquet")[0].to_pylist()
+    item, feedback, time = (
+        np.asarray(column[:]) for column in (store.item_T, store.feedback_T, store.time_T)
+    )
     sessions = []
     for number, user in enumerate(store.session_user):
-        begin, end = store.session_indptr[number : number + 2]
-        sessions.append({"user": users[user], "events": []})
-        for event in range(begin, end):
-            row = store.item_T[event]
-            attributes = [word[code] for word, code in zip(words, store.attribute_VA[row], strict=True)]
-            line = [items[row], *attributes, FEEDBACK[store.feedback_T[event]], int(store.time_T[event])]
-            sessions[-1]["events"].append(line)
-    return {"sessions": sessions, "counts": store.metadata.counts, "dropped": store.metadata.dropped}
+        events = range(*store.session_indptr[number : number + 2])
+        lines = [[*vocabulary.names([item[k]]), FEEDBACK[feedback[k]], int(time[k])] for k in events]
+        sessions.append({"user": users[user], "events": lines})
+    attributes = {key: values.to_pylist() for key, values in vocabulary.attributes.items()}
+    return {
+        "sessions": sessions,
+        "items": {"item": vocabulary.ids.to_pylist(), **attributes},
+        "counts": store.metadata.counts,
+        "dropped": {key: value for key, value in store.metadata.dropped.items() if value},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fixture_gives_the_store_that_is_written_down(tmp_path, name):
+    assert described(name, tmp_path / "store") == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def _text(store):
+    """JSON with a short list a line."""
+
+    def line(found):
+        return "[" + " ".join(found.group(1).split()) + "]"
+
+    text = json.dumps(store, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", line, text) + "\n"
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for each in NAMES:
+        with tempfile.TemporaryDirectory() as scratch:
+            (GOLDEN / f"{each}.json").write_text(_text(described(each, pathlib.Path(scratch) / "store")))
