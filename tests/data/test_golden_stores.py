@@ -19,6 +19,12 @@ from jaxneg.data.readers import READERS
 
 TESTS = pathlib.Path(__file__).parent.parent
 GOLDEN = TESTS / "golden" / "stores"
+TEST_FROM = {  # the last event, in milliseconds
+    "dsg17": "1480598000000",
+    "recbole": "891717742500",
+    "lastfm1k": "1241478537000",
+    "lfm2b": "1584662399000",
+}
 OPTIONS = {"recbole": {"item_fields": ("genre",)}}
 NAMES = ("spotify", "listenbrainz", "vk_lsvd", "dsg17", "recbole", "lastfm1k", "lfm2b")
 
@@ -28,23 +34,21 @@ def described(name, folder):
     reader, con = READERS[name], engine.connect(memory_limit="1GB", threads=2)
     source = TESTS / "fixtures" / name
     log = reader.read(con, source, reader.Options(**OPTIONS.get(name, {})))
-    settings = reader.settings | {
-        "split": "tail",
-        "min_user_events": 1,
-        "test_share": 0.01,
-        "valid_share": 0.0,
-    }
+    split = {"split": "tail", "test_share": 0.01, "valid_share": 0.0}
+    if name in TEST_FROM:
+        split = {"split": "time", "valid_from": TEST_FROM[name], "test_from": TEST_FROM[name]}
+    settings = reader.settings | split | {"min_user_events": 1}
     prepare.prepare(log, folder, prepare.PrepareConfig(**settings), con, reader=name)
     store = stores.Store.open(folder)
     vocabulary = store.vocabulary()
-    users = pq.read_table(folder / "users.parquet")[0].to_pylist()
+    users = pq.read_table(folder / "users.parquet")["id"].to_pylist()
     item, feedback, time = (
         np.asarray(column[:]) for column in (store.item_T, store.feedback_T, store.time_T)
     )
     sessions = []
     for number, user in enumerate(store.session_user):
         events = range(*store.session_indptr[number : number + 2])
-        lines = [[*vocabulary.names([item[k]]), FEEDBACK[feedback[k]], int(time[k])] for k in events]
+        lines = [[*vocabulary.names([int(item[k])]), FEEDBACK[feedback[k]], int(time[k])] for k in events]
         sessions.append({"user": users[user], "events": lines})
     attributes = {key: values.to_pylist() for key, values in vocabulary.attributes.items()}
     return {

@@ -77,12 +77,13 @@ def test_dsg17_reads_labels(read):
     assert found == [
         ("16547", "250467", 1480544735000, "play", "55830", "25571"),
         ("16547", "305197", 1480544800000, "play", "2704", None),
+        ("16547", "250467", 1480598000000, "skip", "55830", "25571"),
         ("9241", "222606", 1480597215000, "skip", "55164", "25471"),
     ]
     assert left_out == {"time before Deezer opened": 1}
     assert [item for (item,) in read("dsg17", FIXTURES / "dsg17", "item", flow_only=True)[0]] == ["305197"]
     stations = read("dsg17", FIXTURES / "dsg17", "station", context_station=True)[0]
-    assert stations == [("0",), ("1",), ("12",)]
+    assert stations == [("0",), ("1",), ("0",), ("12",)]
 
 
 def test_dsg17_says_that_the_test_has_no_labels(read, tmp_path):
