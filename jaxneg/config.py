@@ -419,7 +419,7 @@ def from_json(text: str) -> Config:
     """The config that ``to_json`` wrote. Raises UserError on unknown names, missing parts and wrong values."""
     try:
         values = documents.loaded(text)
-        parts = {one.name: one.default_factory for one in dataclasses.fields(Config)}
+        parts: dict[str, Any] = {one.name: one.default_factory for one in dataclasses.fields(Config)}
         if not isinstance(values, dict) or set(values) != set(parts):
             raise UserError(f"it is no object of {', '.join(parts)}")
         for name, part in values.items():

@@ -120,7 +120,7 @@ def unbounded(kind: type) -> list[str]:
     found = []
     for name, hint in _hints(kind).items():
         bare, notes = _parts(hint)
-        if dataclasses.is_dataclass(bare):
+        if isinstance(bare, type) and dataclasses.is_dataclass(bare):
             found += [f"{name}.{inner}" for inner in unbounded(bare)]
         elif {int, float} & set(_leaves(hint)) and not any(isinstance(one, Bounds) for one in notes):
             found.append(name)
