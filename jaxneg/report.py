@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, markdown, metrics, plots, probes, run, scoring, step as steps
+from jaxneg import evaluate, files, markdown, metrics, plots, probes, run, scoring, step as steps
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, pipeline, store as stores
@@ -253,13 +253,14 @@ def write_report(
             for name, one in measured.items()
         },
     }
-    run.write_json(directory / "report.json", values)
-    titles = _draw(
-        directory / "plots", report, measured, compared, config=config, result=result, probed=probed
-    )
-    partial = directory / "report.md.tmp"
-    partial.write_text(markdown.page(values, titles, config))
-    partial.replace(directory / "report.md")
+    # Plots take long to draw, and are not to stand beside figures of another time.
+    drawn = files.scratch(files.real(directory) / "plots")
+    with files.unfinished(drawn):
+        titles = _draw(drawn, report, measured, compared, config=config, result=result, probed=probed)
+        with files.COMMIT:
+            files.move_into(directory / "plots", drawn)
+            files.write_json(directory / "report.json", values)
+            files.write_text(directory / "report.md", markdown.page(values, titles, config))
     return values
 
 

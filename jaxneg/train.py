@@ -15,6 +15,7 @@ from jaxneg import (
     checkpoint,
     cluster,
     config as configs,
+    files,
     logs,
     program,
     run,
@@ -163,13 +164,13 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     try:
         # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+        files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
     except OSError:
         with contextlib.suppress(OSError):
             workdir.rmdir()
         raise
-    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
-    run.write_json(workdir / "environment.json", run.environment())
+    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    files.write_json(workdir / "environment.json", run.environment())
 
 
 def _check_shared(store: stores.Store, workdir: pathlib.Path) -> None:
@@ -327,7 +328,7 @@ class _Loop:
             "history": progress["history"],
         }
         if cluster.first():
-            run.write_json(self.workdir / "result.json", result)
+            files.write_json(self.workdir / "result.json", result)
         return result
 
 
