@@ -13,6 +13,8 @@ LEVELS = {
     "jaxneg.config": 0.3,
     "jaxneg.batch": 0,
     "jaxneg.console": 0,
+    "jaxneg.documents": 0.1,
+    "jaxneg.arrays": 0.1,
     "jaxneg.data": 0,
     "jaxneg.data.spark": 0.8,
     "jaxneg.data.engine": 0.9,
@@ -24,6 +26,7 @@ LEVELS = {
     "jaxneg.data.simulate": 1.1,
     "jaxneg.data.visits": 1.2,
     "jaxneg.data.order": 1,
+    "jaxneg.data.checks": 0.9,
     "jaxneg.data.store": 1,
     "jaxneg.data.readers": 1.1,  # and each file in it
     "jaxneg.data.assemble": 1.1,
