@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console, signals
+from jaxneg import config as configs, console, files, signals
 from jaxneg.config import Config
 from jaxneg.errors import UserError
 
@@ -188,11 +188,12 @@ def _prepare(args: list[str]) -> None:
     )
     if not asked.source.exists():
         raise UserError(f"no such file or directory: {asked.source}")
-    with console.Steps("prepare") as steps, engine.reading(asked.source):
+    place = stores.StoreWriter(asked.out)
+    with console.Steps("prepare") as steps, engine.reading(asked.source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
             asked.prepare.memory_limit,
-            temp_dir=stores.StoreWriter(asked.out).scratch / "spill",
+            temp_dir=place.scratch / "spill",
             engine=asked.prepare.engine,
         )
         metadata = prepare.prepare(
@@ -379,7 +380,7 @@ def _train(args: list[str]) -> None:
     except cluster.Stopped as stopped:
         if cluster.first():
             console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
-        sys.exit(cluster.STOPPED)
+        _leave(stopped.code)
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))

@@ -1,5 +1,6 @@
 """Metrics of a run: JSON lines always, TensorBoard where tensorboardX is installed."""
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,8 @@ class Writer:
         if silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self._board = _Board.open(directory / "tensorboard")
+        with contextlib.suppress(ImportError):
+            self._board = _Board(directory / "tensorboard")
 
     def rewind(self, step: int) -> None:
         """Drops lines past a step, which a continued run will write again, and a last line that was cut short."""
@@ -55,19 +57,14 @@ class _Board:
     tensorboardX's own writer is a thread that dies of a full disk without a word, and then the queue to it is full.
     """
 
-    @classmethod
-    def open(cls, directory: pathlib.Path) -> "_Board | None":
-        """None where tensorboardX is not installed."""
-        try:
-            from tensorboardX import event_file_writer, summary
-            from tensorboardX.proto import event_pb2
-        except ImportError:
-            return None
+    def __init__(self, directory: pathlib.Path):
+        """Raises ImportError where tensorboardX is not installed."""
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
         directory.mkdir(parents=True, exist_ok=True)
-        board = cls()
-        board._event, board._scalar = event_pb2.Event, summary.scalar
-        board._file = event_file_writer.EventsWriter(str(directory / "events"), f".{os.getpid()}")
-        return board
+        self._event, self._scalar = getattr(event_pb2, "Event"), summary.scalar  # noqa: B009 (made at run time)
+        self._file = event_file_writer.EventsWriter(str(directory / "events"), f".{os.getpid()}")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():

@@ -9,6 +9,7 @@ Nothing heavy is imported here: signals are to be caught before anything else is
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -129,5 +130,5 @@ def open_streams() -> None:
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

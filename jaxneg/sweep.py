@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from jaxneg import (
-    locks,
-    signals,
     config as configs,
     evaluate,
     files,
     grid,
+    locks,
     report,
     run,
+    signals,
     sweep_plots,
     sweep_table,
     train,

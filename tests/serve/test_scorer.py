@@ -134,7 +134,7 @@ from jaxneg.serve import scorer
 model = scorer.Scorer.open(sys.argv[1])
 print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)])))
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
-assert ours == ["jaxneg.batch", "jaxneg.config", "jaxneg.serve", "jaxneg.serve.scorer"], ours
+assert ours == ["jaxneg.batch", "jaxneg.errors", "jaxneg.serve", "jaxneg.serve.scorer"], ours
 """
 
 
