@@ -17,6 +17,7 @@ LEVELS = {
     "jaxneg.documents": 0.1,
     "jaxneg.arrays": 0.1,
     "jaxneg.data": 0,
+    "jaxneg.data.staging": 0.7,
     "jaxneg.data.spark": 0.8,
     "jaxneg.data.engine": 0.9,
     "jaxneg.data.events": 1,
