@@ -17,6 +17,7 @@ LEVELS = {
     "jaxneg.documents": 0.1,
     "jaxneg.arrays": 0.1,
     "jaxneg.data": 0,
+    "jaxneg.data.staging": 0.7,
     "jaxneg.data.spark": 0.8,
     "jaxneg.data.engine": 0.9,
     "jaxneg.data.events": 1,
@@ -31,7 +32,7 @@ LEVELS = {
     "jaxneg.data.store": 1,
     "jaxneg.data.readers": 1.1,  # and each file in it
     "jaxneg.data.assemble": 1.1,
-    "jaxneg.data.inspect": 1.1,
+    "jaxneg.data.inspect": 1.15,
     "jaxneg.data.draws": 0,
     "jaxneg.data.fields": 1,
     "jaxneg.data.opinions": 1.05,
