@@ -65,6 +65,7 @@ LEVELS = {
     "jaxneg.sweep_plots": 1,
     "jaxneg.workers": 1,
     "jaxneg.cluster": 1,
+    "jaxneg.agreement": 1.5,
     "jaxneg.sharding": 1,
     "jaxneg.hlo": 1,
     "jaxneg.slices": 2,
