@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import events, sources
 from jaxneg.errors import UserError
 
@@ -35,7 +35,7 @@ class Options:
     attributes: Annotated[tuple[str, ...], configs.option("COLUMN [COLUMN ...]", "none")] = ()
     """columns that describe the item, such as artist"""
     values: str = ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip"; empty if the column holds kinds
-    threshold: float = 0.5  # without feedback: played at least so far is a play, else a skip
+    threshold: fields.Weight = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"  # of numbers; auto goes by their size
 
 
@@ -137,18 +137,12 @@ def _is_number(text: str) -> bool:
 def _milliseconds(time: ir.Value, unit: str) -> ir.Value:
     """Milliseconds since the epoch of numbers, timestamps, dates and ISO text (UTC if it names no zone)."""
     if time.type().is_temporal():
-        return _since_epoch(time)
+        return events.milliseconds(time)
     if time.type().is_numeric():
         return _scaled(time, unit)
     number = time.try_cast("float64")
-    iso = _since_epoch(time.cast("timestamp('UTC')"))
+    iso = events.milliseconds(time.cast("timestamp('UTC')"))
     return ibis.cases((number.notnull(), _scaled(number, unit)), else_=iso)
-
-
-def _since_epoch(stamp: ir.Value) -> ir.Value:
-    stamp = stamp.cast("timestamp")  # in UTC, the engine's time zone
-    whole = stamp.truncate("s")  # DuckDB rounds the seconds of an epoch, so .6 would be a second late
-    return whole.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()
 
 
 def _scaled(number: ir.Value, unit: str) -> ir.Value:
