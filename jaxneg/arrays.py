@@ -6,6 +6,7 @@ the caller expects to find in it, accounts for.
 
 import errno
 import hashlib
+import io
 import lzma
 import math
 import os
@@ -14,7 +15,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +100,7 @@ def mapped(path: pathlib.Path, dtype: Any, shape: Sequence[int | None]) -> np.nd
         raise _unread(error, path) from error
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, kind = readers[version](file)
@@ -109,8 +110,8 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def npz(path: pathlib.Path, largest: int = 1 << 31) -> dict[str, np.ndarray]:
-    """Arrays of an npz file by name, of ``largest`` bytes in all at most. Raises Damaged."""
-    size_of(path)
+    """Arrays of an npz file by name, of ``largest`` bytes, or some times those of the file, in all. Raises Damaged."""
+    largest = max(largest, 8 * size_of(path))
     try:
         total = 0
         with zipfile.ZipFile(path) as archive:
@@ -118,9 +119,15 @@ def npz(path: pathlib.Path, largest: int = 1 << 31) -> dict[str, np.ndarray]:
             if len(set(names)) < len(names):
                 raise Damaged(f"{path.name} holds an array twice")
             for name in names:
-                with archive.open(name) as member:
-                    shape, _, kind = _header(member)  # pyright: ignore[reportArgumentType]
-                total += math.prod(shape) * kind.itemsize
+                with io.BufferedReader(archive.open(name)) as member:
+                    shape, _, kind = _header(member)
+                    has = archive.getinfo(name).file_size - member.tell()
+                asked = math.prod(shape) * kind.itemsize
+                if min(shape, default=0) < 0 or has != asked:
+                    raise Damaged(
+                        f"{path.name}: {name} has {has:,} bytes, not those of {_short(shape)} {kind}"
+                    )
+                total += asked
             if total > largest:
                 raise Damaged(f"{path.name} asks for {total:,} bytes")
         with np.load(path, allow_pickle=False) as file:

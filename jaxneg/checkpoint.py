@@ -134,7 +134,7 @@ class Checkpointer:
 def sums(state: Any) -> list[int]:
     """A checksum of each array of a state, the same on any number of devices: sum of bits_i * odd_i mod 2^32.
 
-    As all odd_i differ, it tells a changed bit for certain, and all else but with chance 2^-32.
+    An odd factor loses no bit, so one changed value is told for certain, and all else but with chance 2^-32.
     """
     found = _sums(jax.tree.leaves(state))
     return np.asarray(found).tolist()

@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxneg import checkpoint
+from jaxneg.errors import UserError
 
 
 def state(value):
@@ -73,9 +75,100 @@ def test_only_damaged_checkpoints_raise(tmp_path):
     saved(tmp_path, {1: 0.1}).close()
     shutil.rmtree(tmp_path / "1" / "state")
     checkpoints = checkpoint.Checkpointer(tmp_path)
-    with pytest.raises(Exception, match="."):
+    with pytest.raises(UserError, match="checkpoint 1 of .* cannot be read, it is damaged"):
         checkpoints.restore(ABSTRACT)
     checkpoints.close()
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def largest(directory):
+    return max(
+        (path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def swapped(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE = {
+    "a bit of the arrays": lambda step: flip(largest(step / "state")),
+    "arrays emptied": lambda step: emptied(largest(step / "state")),
+    "a directory for a file": lambda step: swapped(largest(step / "state")),
+    "no progress": lambda step: shutil.rmtree(step / "progress"),
+    "progress emptied": lambda step: emptied((step / "progress" / "metadata")),
+    "progress of another type": lambda step: (step / "progress" / "metadata").write_text("[1, 2]"),
+    "progress edited": lambda step: edited((step / "progress" / "metadata"), step=7),
+    "progress nests deep": lambda step: (step / "progress" / "metadata").write_text("[" * 100_000),
+    "sums edited": lambda step: edited((step / "progress" / "metadata"), state_sums=[0, 0]),
+}
+
+
+def edited(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_line_that_names_the_checkpoint(damage, tmp_path, capfd, caplog):
+    saved(tmp_path, {1: 0.1, 2: 0.2}).close()
+    DAMAGE[damage](tmp_path / "2")
+    capfd.readouterr()
+    caplog.clear()
+    checkpoints = checkpoint.Checkpointer(tmp_path, read_only=True)
+    with pytest.raises(
+        UserError, match=f"^checkpoint 2 of {tmp_path.parent} cannot be read, it is damaged: ."
+    ) as told:
+        checkpoints.restore(ABSTRACT, 2)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 400
+    said = []
+    found = checkpoints.restore(ABSTRACT, say=said.append)
+    assert found is not None and found[1] == {"step": 1, "history": [0.1]}
+    assert len(said) == 1 and said[0].endswith("; going on from checkpoint 1")
+    checkpoints.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_another_shape_is_told(tmp_path):
+    saved(tmp_path, {1: 0.1}).close()
+    other = ABSTRACT | {"item_VD": jax.ShapeDtypeStruct((5, 2), jnp.float32, sharding=ON_ONE)}
+    checkpoints = checkpoint.Checkpointer(tmp_path, read_only=True)
+    with pytest.raises(UserError, match="^checkpoint 1 of "):
+        checkpoints.restore(other)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint32", "bool"])
+def test_each_changed_bit_changes_the_sum(dtype):
+    array = jnp.arange(12).reshape(3, 4).astype(dtype)
+    before = checkpoint.sums([array, array])
+    assert before[0] == before[1]
+    for k in range(12):
+        changed = array.at[k // 4, k % 4].set(jnp.asarray(k % 2 == 0, dtype) if dtype == "bool" else 77)
+        if not (changed == array).all():
+            assert checkpoint.sums([changed]) != before[:1]
+    if dtype != "bool":  # places swapped
+        assert checkpoint.sums([array[::-1]]) != before[:1]
+
+
+def test_a_sum_by_hand():
+    """Sum of bits_i * odd_i, in whole numbers of any size."""
+    bits = np.random.default_rng(0).integers(0, 1 << 32, (2, 3), np.uint64)
+    found = checkpoint.sums([jnp.asarray(bits.astype(np.uint32))])
+    expected = 0
+    for k, value in enumerate(bits.reshape(-1).tolist()):
+        odd = (k * 0x9E3779B1 % (1 << 32)) ^ 6
+        expected += value * (2 * odd + 1)
+    assert found == [expected % (1 << 32)]
 
 
 def test_what_was_saved_does_not_change_when_training_goes_on(tmp_path):

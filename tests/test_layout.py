@@ -99,7 +99,7 @@ LEVELS = {
 }
 READERS = "jaxneg.data.readers"
 ALONE = ("jaxneg.losses", "jaxneg.metrics", "jaxneg.checkpoint", "jaxneg.logs")
-SHARED = {"jaxneg.errors", "jaxneg.files"}  # what they may import of ours
+SHARED = {"jaxneg.errors", "jaxneg.files", "jaxneg.documents"}  # what they may import of ours
 
 
 def level(module):

@@ -17,13 +17,14 @@ import dataclasses
 import datetime
 import math
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import batch
+from jaxneg import arrays, batch
 from jaxneg.errors import UserError
 from jaxneg.fields import Bounds, Positive, Proper, Seed, Share, Size, settled
 
@@ -148,11 +149,17 @@ class Truth:
     @staticmethod
     def load(path: str | pathlib.Path) -> tuple["Truth", np.ndarray]:
         """The truth that ``write`` left, and each event's probability of a play, in the order of the log."""
-        with np.load(path) as arrays:
-            values = {field.name: arrays[field.name] for field in dataclasses.fields(Truth)}
-            probability = arrays["probability"]
+        held = arrays.npz(pathlib.Path(path))
+        return Truth.of(held), held["probability"]
+
+    @staticmethod
+    def of(held: Mapping[str, np.ndarray]) -> "Truth":
+        """The truth among arrays by name. Raises KeyError, TypeError or ValueError where it is none."""
+        values = {field.name: held[field.name] for field in dataclasses.fields(Truth)}
+        if other := [name for name, value in values.items() if value.dtype.kind not in "iufb"]:
+            raise ValueError(f"{other[0]} holds no numbers")
         scalars = {name: float(values[name]) for name in ("intercept", "thumb_scale")}
-        return Truth(**{**values, **scalars}), probability
+        return Truth(**{**values, **scalars})
 
 
 def people_and_songs(rng: np.random.Generator, config: SimulateConfig) -> Truth:

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jaxneg import batch, files, locks
+from jaxneg import arrays, batch, documents, files, locks
 from jaxneg.data import listeners
 from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
 from jaxneg.errors import UserError
@@ -348,18 +347,25 @@ def reopen(path: str | pathlib.Path) -> Simulation:
     Raises UserError where the file is missing, is no truth, or this version would make another log from it.
     """
     try:
-        with np.load(path) as arrays:
-            if "config" not in arrays.files:
-                raise UserError(f"{path} is no truth that this version wrote: run jaxneg simulate again")
-            values = json.loads(str(arrays["config"]))
-        config, (truth, _) = SimulateConfig(**values), Truth.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no truth at {path}: jaxneg simulate leaves FILE.truth.npz beside FILE") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        held = arrays.npz(pathlib.Path(path))
+        if "config" not in held:
+            raise UserError(f"{path} is no truth that this version wrote: run jaxneg simulate again")
+        config = documents.parsed(str(held["config"]), SimulateConfig)
+        truth = Truth.of(held)
+        if (len(truth.taste), len(truth.quality)) != (config.users, config.items):
+            raise ValueError("of other listeners or songs than its config")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if not pathlib.Path(path).exists():
+            raise UserError(
+                f"no truth at {path}: jaxneg simulate leaves FILE.truth.npz beside FILE"
+            ) from error
         raise UserError(f"{path} is no truth of jaxneg simulate, or a damaged one: simulate again") from error
     simulation = Simulation(config)
     found = _fields(simulation.truth)
-    if not all(np.allclose(value, found[name], atol=1e-4) for name, value in _fields(truth).items()):
+    if not all(
+        np.shape(value) == np.shape(found[name]) and np.allclose(value, found[name], atol=1e-4)
+        for name, value in _fields(truth).items()
+    ):
         raise UserError(f"{path} is of a version that drew other listeners: run jaxneg simulate again")
     return simulation
 
