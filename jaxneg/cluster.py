@@ -9,7 +9,6 @@ import glob
 import importlib.util
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -19,7 +18,9 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
+from jaxneg import locks, signals
 from jaxneg.errors import UserError
+from jaxneg.signals import Stopped as Stopped
 
 LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes again and they continue
 STOPPED = 143  # by SIGTERM, as the shell counts
@@ -171,36 +172,34 @@ def together(stage: str) -> Iterator[None]:
         raise failed
 
 
-class Stopped(Exception):
-    """SIGTERM came, and what was trained so far is saved."""
-
-
 class Terminate:
-    """Whether training is to save and end at a step, since SIGTERM came; use as a context.
+    """Whether training is to save and end at a step, since a signal came; use as a context.
 
-    Of many processes all say so at the same step, one after the furthest of them, whichever got the signal. In a single
-    process a second signal ends at once; of many, JAX swallows it, and SIGINT or SIGKILL does.
+    Of many processes all say so at the same step, one after the furthest of them, whichever got SIGTERM: JAX's own
+    handler is in place, which swallows a second one, and SIGINT or SIGKILL ends a process at once. In a single process
+    SIGINT does as SIGTERM, and a second signal ends it at once; so does the first one before a step is done, when there
+    is nothing to save.
     """
 
     def __init__(self) -> None:
-        self._many, self._came = many(), False
+        self._many, self._began = many(), None
+        self._deferring = contextlib.ExitStack()
 
     def __enter__(self) -> "Terminate":
-        if not self._many:  # else JAX's own handler is in place, and must stay
-            self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._many:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, *_: object) -> None:
-        if self._came:
-            sys.exit(STOPPED)
-        self._came = True
+        self._deferring.close()
 
     def __call__(self, step: int) -> bool:
-        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._came
+        if self._many:
+            return multihost_utils.reached_preemption_sync_point(step)
+        if self._began is None:
+            self._began = step
+        elif self._began >= 0 and step > self._began:
+            self._deferring.enter_context(signals.deferred())
+            self._began = -1
+        return signals.came()
 
 
 class Watchdog:
@@ -234,6 +233,7 @@ class Watchdog:
                 _say(
                     f"no progress for {waited:.0f} s after step {self._step}: a device or another process is stuck"
                 )
+                locks.release_all()
                 os._exit(LOST)
 
 

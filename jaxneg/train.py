@@ -15,6 +15,8 @@ from jaxneg import (
     checkpoint,
     cluster,
     config as configs,
+    files,
+    locks,
     logs,
     program,
     run,
@@ -54,6 +56,14 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    with contextlib.ExitStack() as hold:
+        return _train(config, files.local(workdir, "--workdir"), on_progress, stop, hold)
+
+
+def _train(
+    config: Config, workdir: pathlib.Path, on_progress: OnProgress, stop: Stop, hold: contextlib.ExitStack
+) -> dict[str, Any]:
+    """What ``train`` does; ``hold`` holds the run directory to the end."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     with cluster.together("start"):
@@ -70,6 +80,9 @@ def train(
                 f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
             )
         if cluster.first():
+            _check_vacant(workdir)
+            hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
+            files.clean_inside(workdir)
             _claim(config, store, workdir)
     if cluster.many():
         with cluster.together("claim"):
@@ -142,18 +155,16 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    _check_vacant(workdir)
+    # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
+    files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    files.write_json(workdir / "environment.json", run.environment())
+
+
+def _check_vacant(workdir: pathlib.Path) -> None:
+    if not (workdir / "config.json").is_file() and not files.vacant(workdir):
         raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
-    except OSError:
-        with contextlib.suppress(OSError):
-            workdir.rmdir()
-        raise
-    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
-    run.write_json(workdir / "environment.json", run.environment())
 
 
 def _check_shared(store: stores.Store, workdir: pathlib.Path) -> None:
@@ -225,6 +236,7 @@ class _Loop:
             if self.one_by_one:
                 jax.block_until_ready(metrics_)
             if len(self.pending) >= self.config.train.log_every:
+                self.checkpoints.check()
                 on_progress(step, self.total, self._flush(step))
             self.pending.append(metrics_)
             step += 1
@@ -311,7 +323,7 @@ class _Loop:
             "history": progress["history"],
         }
         if cluster.first():
-            run.write_json(self.workdir / "result.json", result)
+            files.write_json(self.workdir / "result.json", result)
         return result
 
 

@@ -155,16 +155,32 @@ def test_the_watchdog_can_be_off(exits):
     assert exits == []
 
 
-def test_the_first_sigterm_asks_and_the_second_ends():
-    before = signal.getsignal(signal.SIGTERM)
-    with cluster.Terminate() as stop:
-        assert not stop(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop(2) and stop(3)
-        with pytest.raises(SystemExit) as ended:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert ended.value.code == cluster.STOPPED
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize(
+    ("calls", "signals_", "code"),
+    [
+        (1, [signal.SIGTERM], 143),  # no step is done yet
+        (1, [signal.SIGINT], 130),
+        (2, [signal.SIGTERM], 7),
+        (3, [signal.SIGINT], 7),
+        (2, [signal.SIGTERM, signal.SIGTERM], 143),
+        (2, [signal.SIGTERM, signal.SIGINT], 130),
+    ],
+)
+def test_the_first_signal_asks_once_there_is_a_step_and_the_second_ends(calls, signals_, code):
+    program = f"""
+import os, sys, time
+from jaxneg import cluster, signals
+signals.install()
+with cluster.Terminate() as stop:
+    for step in range({calls}):
+        assert not stop(step)
+    for number in {[int(s) for s in signals_]}:
+        os.kill(os.getpid(), number)
+        time.sleep(0.3)
+    sys.exit(7 if stop({calls}) else 1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and "Traceback" not in ended.stderr, ended.stderr
 
 
 def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
