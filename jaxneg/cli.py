@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -160,7 +161,7 @@ def _run(args: list[str]) -> None:
 
 
 def _prepare(args: list[str]) -> None:
-    from jaxneg.data import engine, prepare, readers, store as stores
+    from jaxneg.data import engine, opinions, prepare, readers, store as stores
 
     if not args or args[0] in ("-h", "--help"):
         print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
@@ -209,6 +210,12 @@ def _prepare(args: list[str]) -> None:
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
             console.say(f"jaxneg: {count:,} rows {name}")
+    liked = opinions.also_liked(stores.Store.open(asked.out))
+    if math.isfinite(liked):
+        console.say(
+            f"{asked.out}: {liked:.1%} of the rejections in training are of songs that their listener likes too; "
+            "--data.hard-opinion says what counts of them"
+        )
     console.say(
         f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
         f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"

@@ -74,11 +74,7 @@ def _train(
         total = config.train.epochs * per_epoch
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
-        if config.data.batch_size % (mesh.size * config.optim.accumulate):
-            parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
-            raise UserError(
-                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
-            )
+        sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
         if cluster.first():
             _check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))

@@ -32,7 +32,7 @@ LEVELS = {
     "jaxneg.data.store": 1,
     "jaxneg.data.readers": 1.1,  # and each file in it
     "jaxneg.data.assemble": 1.1,
-    "jaxneg.data.inspect": 1.1,
+    "jaxneg.data.inspect": 1.15,
     "jaxneg.data.draws": 0,
     "jaxneg.data.fields": 1,
     "jaxneg.data.opinions": 1.05,
