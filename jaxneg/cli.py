@@ -521,7 +521,7 @@ def _with_config(
         return configs.parse(command, args, default=command(**_fields(base)), prog=prog, help=help)
 
     if args and not args[0].startswith("-"):
-        asked = parse(read(pathlib.Path(args[0])))
+        asked = parse(read(files.local(args[0], next(iter(fields)).upper())))
     else:
         asked = parse(read(getattr(parse(Config()), next(iter(fields)))))
     return asked, configs.check(Config(**_fields(asked)))

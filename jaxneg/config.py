@@ -17,12 +17,14 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from jaxneg import files
 from jaxneg.errors import UserError as UserError
 
 P = TypeVar("P")
 KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
 BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
 BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
+PATHS = ("store", "compilation_cache", "ab", "compare")  # options whose words are paths
 UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
 
 
@@ -410,7 +412,7 @@ def parse(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
+            found = tyro.cli(
                 kind,
                 args=list(args),
                 prog=prog,
@@ -422,6 +424,23 @@ def parse(
         if error.code in (0, None):
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from error
+    _refuse_addresses(found)
+    return found
+
+
+def _refuse_addresses(options: Any, prefix: str = "") -> None:
+    """Raises UserError where an option that is a path is an address, as gs://bucket/name."""
+    for one in dataclasses.fields(options):
+        value, name = getattr(options, one.name), f"--{prefix}{one.name}".replace("_", "-")
+        if not prefix and one.name in ("source", "config", "run", "export"):  # given by their place
+            name = one.name.upper()
+        if dataclasses.is_dataclass(value):
+            within = prefix if one.name in ("reader", "prepare", "simulation") else f"{prefix}{one.name}."
+            _refuse_addresses(value, within)
+            continue
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, pathlib.Path) or (one.name in PATHS and isinstance(path, str)):
+                files.local(path, name)
 
 
 def _one_line(text: str, prog: str) -> str:

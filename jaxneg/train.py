@@ -65,6 +65,7 @@ def _train(
     config: Config, workdir: pathlib.Path, on_progress: OnProgress, stop: Stop, hold: contextlib.ExitStack
 ) -> dict[str, Any]:
     """What ``train`` does; ``hold`` holds the run directory to the end."""
+    files.local(config.train.compilation_cache, "--train.compilation-cache")
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     cluster.agree("config", agreement.of_config(config))
