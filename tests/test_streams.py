@@ -1,8 +1,11 @@
 """Standard streams that are closed or narrow, low limits, signals in the first seconds, addresses for paths."""
 
+import builtins
+import errno
+import io
 import os
 import pathlib
-import resource
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import time
 import pytest
 
 from jaxneg import cli
+from jaxneg.serve import manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ADDRESSES = [
@@ -56,17 +60,18 @@ def test_addresses_are_refused_before_anything_is_made(command, here, capsys):
 
 
 def test_ids_that_look_like_addresses_are_ids(here, capsys):
-    cli.main("recommend export --items http://songs/1 --k 1".split())
-    assert "not in the catalogue: http://songs/1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main("recommend export --items http://songs/1 --k 1".split())
+    assert "no item of the history is in the catalogue" in capsys.readouterr().err
 
 
-def jaxneg(command, here, *, shell=None, **options):
-    """A run of the command line; ``shell`` is what a shell would append to it."""
+def jaxneg(command, here, *, shell=None, first="", **options):
+    """A run of the command line; ``shell`` is what a shell would append to it, ``first`` what it does before."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | options.pop("env", {})
     environment.pop("XLA_FLAGS", None)
     words = [sys.executable, "-m", "jaxneg", *command.split()]
     if shell is not None:
-        words = ["bash", "-o", "pipefail", "-c", f'"$@" {shell}', "bash", *words]
+        words = ["bash", "-o", "pipefail", "-c", f'{first}"$@" {shell}', "bash", *words]
     return subprocess.run(
         words, cwd=here, env=environment, capture_output=True, timeout=120, check=False, **options
     )
@@ -108,16 +113,52 @@ def test_a_full_output_is_told(here):
 
 
 def test_too_many_open_files_are_called_so(here):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
-
-    ended = jaxneg("inspect store", here, preexec_fn=limit)
+    ended = jaxneg("inspect store", here, shell="", first="ulimit -n 12; ")
     said = ended.stderr.decode()
     assert ended.returncode == 2 and len(said.splitlines()) == 1, said
     assert "Too many open files: raise the limit, as ulimit -n 4096 does" in said and "damaged" not in said
 
 
-@pytest.mark.parametrize("after", [0.15, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("store/event_item.npy", "inspect store"),
+        ("store/metadata.json", "inspect store"),
+        ("export/params.safetensors", "recommend export --items 1"),
+        ("export/manifest.json", "recommend export --items 1"),
+        ("log.csv.truth.npz", "simulate --ab export --truth log.csv.truth.npz --store store --out new"),
+    ],
+)
+def test_what_may_not_be_read_is_not_called_damaged(here, capsys, monkeypatch, path, command):
+    denied, open_, os_open = str(path), builtins.open, os.open
+
+    def refuse(real):
+        def opened(file, *args, **kwargs):
+            if str(file).endswith(denied):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+            return real(file, *args, **kwargs)
+
+        return opened
+
+    # Root may read all, so that permissions of files show nothing here.
+    monkeypatch.setattr(builtins, "open", refuse(open_))
+    monkeypatch.setattr(io, "open", refuse(open_))
+    monkeypatch.setattr(os, "open", refuse(os_open))
+    monkeypatch.setattr("jaxneg.serve.manifest.safe_open", refuse(manifest.safe_open))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "damaged" not in line
+    assert line.endswith("Permission denied: choose another place, or change its permissions"), line
+
+
+def caught(pid, number):
+    """Whether a process has put a handler in place."""
+    mask = re.search(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]
+    return int(mask, 16) >> (number - 1) & 1
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number, code, after):
     command = f"train config.py --workdir {tmp_path / 'run'} --train.epochs 1000".split()
@@ -127,6 +168,8 @@ def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
     )
+    while not caught(process.pid, signal.SIGTERM):  # Python itself has begun
+        time.sleep(0.001)
     time.sleep(after)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1].decode()

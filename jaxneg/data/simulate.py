@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jaxneg import batch, files, locks
+from jaxneg import batch, errors, files, locks
 from jaxneg.data import listeners
 from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
 from jaxneg.errors import UserError
@@ -79,7 +79,7 @@ class Simulation:
     """A log that is made while it is read, and the truth behind it."""
 
     def __init__(self, config: SimulateConfig):
-        self.config = listeners.check(config)
+        self.config = config = listeners.check(config)
         rng = np.random.default_rng([config.seed, 0])
         self.truth = listeners.people_and_songs(rng, config)
         self.pools = listeners.pools(self.truth, config)
@@ -356,6 +356,8 @@ def reopen(path: str | pathlib.Path) -> Simulation:
     except FileNotFoundError as error:
         raise UserError(f"no truth at {path}: jaxneg simulate leaves FILE.truth.npz beside FILE") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if errors.refused(error):
+            raise
         raise UserError(f"{path} is no truth of jaxneg simulate, or a damaged one: simulate again") from error
     simulation = Simulation(config)
     found = _fields(simulation.truth)
