@@ -1,7 +1,6 @@
 """How fast `prepare` takes a log of VK-LSVD's schema, and whether it keeps every row. Prints a line of JSON.
 
-    .venv/bin/python benchmarks/readers.py            # 4 million events
-    .venv/bin/python benchmarks/readers.py --quick    # 50 thousand
+    python benchmarks/readers.py --events 4000000
 
 Writes a sample of weekly Parquet files, as published: rows in order of time, without a time, and items_metadata. Each
 user and item occurs often, so a row that is missing in the store was lost.
@@ -71,12 +70,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--memory-limit", default="2GB")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--quick", action="store_true", help="50 thousand events of 500 users and 1,000 items"
-    )
+    parser.add_argument("--quick", action="store_true", help="40,000 events of 500 users and 1,000 items")
     args = parser.parse_args()
     if args.quick:
-        args.events, args.users, args.items = 50_000, 500, 1_000
+        args.events, args.users, args.items = 40_000, 500, 1_000
     if args.events < WEEKS * max(args.users, args.items):
         parser.error(f"--events must be at least {WEEKS} times --users and --items")
     with tempfile.TemporaryDirectory(prefix="jaxneg-readers-") as scratch:
@@ -92,7 +89,7 @@ def main() -> None:
     kept = metadata.counts["events"]
     line = {
         "benchmark": "readers", "reader": "vk_lsvd", "events": args.events, "seconds": round(seconds, 2),
-        "events_per_s": round(args.events / seconds), "rows_kept": kept, "every_row_kept": kept == args.events,
+        "events_per_second": round(args.events / seconds), "rows_kept": kept, "every_row_kept": kept == args.events,
         "users": args.users, "items": args.items, "cores": os.cpu_count(),
     }  # fmt: skip
     print(json.dumps(line))
