@@ -154,7 +154,7 @@ def test_what_may_not_be_read_is_not_called_damaged(here, capsys, monkeypatch, p
 
 def caught(pid, number):
     """Whether a process has put a handler in place."""
-    mask = re.search(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]
+    (mask,) = re.findall(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())
     return int(mask, 16) >> (number - 1) & 1
 
 
