@@ -7,12 +7,13 @@ dies while no step runs, JAX itself aborts the others after HEARTBEAT seconds (e
 import contextlib
 import glob
 import importlib.util
+import json
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -146,12 +147,43 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def agree(stage: str, values: Mapping[str, str]) -> None:
+    """Raises UserError on every process, which each of them says, unless all have the values that the first one has.
+
+    Names the first value that differs. In a single process does nothing.
+
+    Args:
+      stage: a name, of one call only.
+      values: by the name that a person knows them by.
+    """
+    if not many():
+        return
+    client, key = _client(), f"jaxneg/values/{stage}"
+    with together(stage, by_all=True):
+        if first():
+            client.key_value_set(key, json.dumps(dict(values)))
+        else:
+            other = json.loads(client.blocking_key_value_get(key, int(AGREE * 1000)))
+            if (line := difference(other, values)) is not None:
+                raise UserError(line)
+
+
+def difference(first: Mapping[str, str], own: Mapping[str, str]) -> str | None:
+    """The first value in which a process differs from the first one, in words; None where all are alike."""
+    for name in [*first, *(name for name in own if name not in first)]:
+        there, here = (values.get(name, "not there") for values in (first, own))
+        if there != here:
+            return f"{name} is {here}, and {there} on process 0: start all processes with the same"
+    return None
+
+
 @contextlib.contextmanager
-def together(stage: str) -> Iterator[None]:
+def together(stage: str, *, by_all: bool = False) -> Iterator[None]:
     """Leaves the block once all processes have; with the UserError of the first that met one, on every process.
 
     Args:
       stage: a name, of one block only.
+      by_all: each process is to say the error, and not the first alone.
     """
     failed = None
     try:
@@ -167,7 +199,9 @@ def together(stage: str) -> Iterator[None]:
         if said:
             name, text = next(iter(said.items()))
             where = "" if len(said) == jax.process_count() else f"process {int(name.rpartition('/')[2])}: "
-            raise UserError(f"{where}{text}")
+            error = UserError(f"{where}{text}")
+            error.by_all = by_all
+            raise error
     elif failed:
         raise failed
 

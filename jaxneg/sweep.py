@@ -43,7 +43,7 @@ from jaxneg.errors import UserError
 
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
-    "steps", "seconds", "seconds_per_epoch", "false_negatives",
+    "steps", "seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked",
 )  # fmt: skip
 RAW = ("best_score", "best_step", "steps_per_epoch")  # of a result, which become others of these
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store

@@ -46,7 +46,7 @@ def test_a_grid_by_hand():
     spec = Sweep(
         {
             "p_hard": over("--data.p-hard", 0, 0.5),
-            "loss": {"plain": (), "many": ("--loss.name", "gbce", "--data.negatives", "7")},
+            "loss": {"plain": (), "many": ("--loss.name", "bpr_max", "--data.negatives", "7")},
         },
         seeds=2,
     )
@@ -56,7 +56,7 @@ def test_a_grid_by_hand():
         (("0", "plain"), 1), (("0", "many"), 1), (("0.5", "plain"), 1), (("0.5", "many"), 1),
     ]  # fmt: skip
     last = cells[-1].config
-    assert (last.data.p_hard, last.data.negatives, last.loss.name) == (0.5, 7, "gbce")
+    assert (last.data.p_hard, last.data.negatives, last.loss.name) == (0.5, 7, "bpr_max")
     assert (last.data.seed, last.train.seed, last.model.width) == (6, 1, 16)
     assert cells[-1].name == "p_hard=0.5,loss=many,seed=1" and cells[-1].trouble is None
     first = dataclasses.replace(base, data=dataclasses.replace(base.data, p_hard=0.0))

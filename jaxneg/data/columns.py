@@ -102,7 +102,11 @@ def of_parquet(
             value, kind = scan.table[scan.columns[path[0]]], scan.schema.field(path[0]).type
             for part in path[1:]:
                 value, kind = value[part], kind.field(part).type
-            columns[name] = _typed(value, kind)
+            column = _typed(value, kind)
+            if column.kind == "real" and len(path) > 1:  # as ``sources.scan_parquet`` does for whole columns
+                odd = value.cast("string").lower().isin(("nan", "inf", "-inf", "infinity", "-infinity"))
+                column = column._replace(value=ibis.ifelse(odd, ibis.null(value.type()), value))
+            columns[name] = column
         found.append(Piece(scan.table, scan.files[0], columns, scan.schema.names))
     return found
 
@@ -113,7 +117,7 @@ def _path(name: str, schema: pa.Schema, nested: bool) -> list[str]:
     inside: Any = schema.field(parts[0]).type if len(parts) > 1 and parts[0] in _once(schema) else None
     for part in parts[1:]:
         at = inside.get_field_index(part) if inside is not None and pa.types.is_struct(inside) else -1
-        inside = inside.field(at).type if at >= 0 else None
+        inside = inside.field(at).type if inside is not None and at >= 0 else None
     exact = [name] if name in schema.names else []
     return (parts if nested else exact or parts) if inside is not None else exact
 
@@ -209,11 +213,9 @@ def text(column: Column, *, strip: bool = False) -> ir.Value:
     value, kind = column.value, column.kind
     if kind == "real":
         value = value.cast("float64")
-        whole = (value == value.floor()) & (value.abs() < EXACT)
-        shown = ibis.ifelse(
-            whole, ibis.ifelse(whole, value, 0.0).cast("int64").cast("string"), value.cast("string")
-        )
-        return ibis.ifelse(value.isnan(), ibis.null("string"), shown)
+        exact = rounded(ibis.ifelse(value.abs() < EXACT, value, ibis.null("float64")))
+        shown = ibis.ifelse(exact.cast("float64") == value, exact.cast("string"), value.cast("string"))
+        return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("string"), shown)
     if kind == "decimal":
         return value.cast("string").re_replace(r"\.0+$", "")
     if kind == "bytes":
@@ -240,11 +242,17 @@ def number(column: Column) -> ir.Value:
     return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
 
 
+def rounded(value: ir.Value) -> ir.Value:
+    """Doubles as whole numbers, null where they have none in 64 bits."""
+    fits = value.abs() < 2.0**62  # NaN counts as greatest
+    return ibis.ifelse(fits, value, ibis.null("float64")).round().cast("int64")
+
+
 def whole(column: Column) -> ir.Value:
-    """The values as whole numbers, rounded; exact where they are whole."""
+    """The values as whole numbers, rounded; exact where they are whole, null where they do not fit."""
     value = column.value
     if column.kind == "null":
         return ibis.null("int64")
     if column.kind == "text":
-        return ibis.coalesce(value.try_cast("int64"), number(column).round().cast("int64"))
-    return value.cast("int64") if column.kind == "whole" else number(column).round().cast("int64")
+        return ibis.coalesce(value.try_cast("int64"), rounded(number(column)))
+    return value.try_cast("int64") if column.kind == "whole" else rounded(number(column))

@@ -338,9 +338,9 @@ def scan_parquet(
             paths = ", ".join(_text(engine.literal(staging.link(file, ".parquet"))) for file in group)
             source = f"read_parquet([{paths}], hive_partitioning = false)"
             found = engine.columns(con, source)  # by place: the engine gives names that occur twice another
-            own = zip(found, _distinct(schema.names), schema.names, strict=True)
-            parts = [f"{engine.quoted(name)} AS {engine.quoted(new)}" for name, new, given in own
-                     if only is None or given in only]  # fmt: skip
+            own = zip(found, _distinct(schema.names), schema, strict=True)
+            parts = [f"{_finite(engine.quoted(name), field.type)} AS {engine.quoted(new)}"
+                     for name, new, field in own if only is None or field.name in only]  # fmt: skip
             select = ", ".join(parts) or "1 AS nothing"
             table = _numbered(engine.view(con, f"SELECT {select} FROM {source}"))
         scans.append(Scan(table, group, columns, twice, schema=schema))
@@ -369,6 +369,12 @@ def _json_view(con: Any, files: Sequence[pathlib.Path], columns: str, layout: st
     file = f"{names}[CAST(file_index AS BIGINT) + 1] AS filename" if select == "*" else ""
     parts = ", ".join(part for part in (select, file) if part)
     return engine.view(con, f"SELECT {parts} FROM read_json([{listed}], {options})")
+
+
+def _finite(name: str, kind: Any) -> str:
+    """A column without NaN and infinities, which the statistics of Parquet leave out, so that the engine, which goes
+    by these, takes isnan for false."""
+    return f"CASE WHEN isfinite({name}) THEN {name} END" if pa.types.is_floating(kind) else name
 
 
 def _numbered(table: ir.Table) -> ir.Table:

@@ -227,7 +227,7 @@ class Clock:
             return cols.whole(column)
         whole = _exactly(column)
         if self.unit in ("auto", "s"):  # auto: there are no numbers
-            broken = (cols.number(column) * 1000).round().cast("int64")
+            broken = cols.rounded(cols.number(column) * 1000)
             exact = whole * ibis.literal(1000, "int64")
         else:
             by = {"us": 1000, "ns": 1_000_000}[self.unit]
@@ -237,9 +237,11 @@ class Clock:
 
 
 def _exactly(column: Column) -> ir.Value:
-    if column.kind == "text":
-        return column.value.try_cast("int64")
-    return cols.whole(column)
+    """Whole numbers; null for text with a fraction, which the engine would round."""
+    whole = cols.whole(column)
+    if column.kind != "text":
+        return whole
+    return ibis.ifelse(whole.cast("float64") == cols.number(column), whole, ibis.null("int64"))
 
 
 def unfit(found: Mapping[str, Any], unit: str, form: str) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import fields
 from jaxneg.data import events, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -34,9 +35,8 @@ ARCHIVE = re.compile(r"listenbrainz_(.+)_\d+")  # of an export, before .zip: the
 
 @dataclass(frozen=True)
 class Options:
-    skip_share: float = (
-        0.0  # a listen followed by another before so much of its length is a skip; 0 infers none
-    )
+    skip_share: fields.Share = 0.0
+    """a listen followed by another before so much of its length is a skip; 0 infers none"""
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:

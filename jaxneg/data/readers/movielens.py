@@ -14,19 +14,21 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import engine, events, sources
 from jaxneg.errors import UserError
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-up, to here a thumb-down
 
+SCALE = fields.Bounds(-1e9, 1e9)  # of ratings
+
 
 @dataclass(frozen=True)
 class Options:
-    up: Annotated[float | None, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
 
 

@@ -17,6 +17,7 @@ import ibis.expr.types as ir
 from jaxneg import config as configs
 from jaxneg.data import engine, events, sources
 from jaxneg.errors import UserError
+from jaxneg.fields import Bounds
 
 PARTS = ("train", "valid", "validation", "test", "part1", "part2", "part3")  # of a benchmark, in their order
 SCALES = {
@@ -24,6 +25,8 @@ SCALES = {
     5: (4.0, 2.5),
     10: (8.0, 5.0),
 }  # highest value -> from here liked, up to here disliked
+
+SCALE = Bounds(-1e9, 1e9)  # of ratings
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Options:
     time_field: str = "timestamp"  # field of the time; without it, unless renamed, the order of rows counts
     rating_field: Annotated[str | None, configs.option("FIELD", "rating, else label, else none")] = None
     """field of the opinion; without one every row is a play, and empty says that there is none"""
-    up: Annotated[float | None, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
     item_fields: Annotated[tuple[str, ...], configs.option("FIELD [FIELD ...]", "none")] = ()
     """fields of the .item file, or of the log, that describe the item, such as artist"""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import fields
 from jaxneg.data import engine, events, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -54,9 +55,13 @@ DAYS_OFFLINE = 90  # downloads stop playing after 30 days without a connection
 
 @dataclass(frozen=True)
 class Options:
-    skip_seconds: float = 30.0  # played for less is a skip
-    forward_seconds: float = 60.0  # extended form: ended by the forward button after less than this is a skip
-    scroll_seconds: float = 0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
+    skip_seconds: fields.Weight = 30.0  # played for less is a skip
+    forward_seconds: fields.Weight = (
+        60.0  # extended form: ended by the forward button after less than this is a skip
+    )
+    scroll_seconds: fields.Weight = (
+        0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
+    )
     person: str = ""  # name of the one person whose exports these all are; empty goes by directories
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import columns as cols, engine, events, sources, staging, times
 from jaxneg.data.columns import Column, Piece
 from jaxneg.errors import UserError
@@ -58,7 +58,7 @@ class Options:
     values: str = (
         ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip,=unknown"; empty if the column holds kinds
     )
-    threshold: float = 0.5  # without feedback: played at least so far is a play, else a skip
+    threshold: fields.Weight = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"
     """of numbers; auto takes the one unit in which all lie between 1990 and today, or dates such as 20240131"""
     time_format: Annotated[str, configs.option("FORMAT", "ISO, or with a month in letters")] = ""
@@ -304,8 +304,8 @@ class _Look:
             if count := self._of(f"bad {role}"):
                 kind = "true or false" if role in ("liked", "skipped") else "a number"
                 raise UserError(
-                    f"{column} holds {self._of(f'example {role}')!r}, which is not {kind} ({count:,} of {rows:,} rows): "
-                    "correct or remove the rows"
+                    f"{column} holds {self._of(f'example {role}')!r}, which is not {kind} ({count:,} of {rows:,} "
+                    "rows): correct or remove the rows"
                 )
         if rows == 0:
             return
@@ -388,9 +388,9 @@ def _log(piece: Piece, roles: Mapping[str, str], options: Options, found: _Look,
 
     leave, reasons = options.missing == "leave-out", []
 
-    def identity(role: str) -> ir.Value:
+    def identity(role: str) -> ir.Value | None:
         value = text(role)
-        if leave:
+        if value is not None and leave:
             reasons.append((value.isnull() | value.lower().isin(WORDS), f"no {role}"))
         return value
 
@@ -452,7 +452,7 @@ def _feedback(column: Any, options: Options, found: _Look) -> ir.Value:
 
 def _duration(column: Column) -> ir.Value:
     if column.kind == "duration":
-        return (column.value.cast("int64").cast("float64") * column.milliseconds).round().cast("int64")
+        return cols.rounded(column.value.cast("int64").cast("float64") * column.milliseconds)
     return cols.whole(column)
 
 
@@ -481,15 +481,16 @@ def _refuse_unread(source: pathlib.Path, files: list[pathlib.Path]) -> None:
     for name in ("_delta_log", ".hoodie"):
         if any(path.is_dir() for path in source.rglob(name)):
             raise UserError(
-                f"{source} is a table with versions ({name}), whose files are not all of the log: export it as plain Parquet"
+                f"{source} is a table with versions ({name}), whose files are not all of the log: export it as "
+                "plain Parquet"
             )
     for file in files:
         name = pathlib.PurePath(staging.bare(file.name))
         unpacked = not name.suffix and (staging.packing(file) or name.name.startswith("part-"))
         if name.suffix in UNREAD or unpacked:
             raise UserError(
-                f"{sources.spoken(file)} may be part of the log, and is of a kind that is not read: unpack or convert it, "
-                "name it by its kind (as .csv), or move it away"
+                f"{sources.spoken(file)} may be part of the log, and is of a kind that is not read: unpack or "
+                "convert it, name it by its kind (as .csv), or move it away"
             )
 
 
