@@ -6,7 +6,6 @@ the caller expects to find in it, accounts for.
 
 import errno
 import hashlib
-import io
 import lzma
 import math
 import os
@@ -100,7 +99,7 @@ def mapped(path: pathlib.Path, dtype: Any, shape: Sequence[int | None]) -> np.nd
         raise _unread(error, path) from error
 
 
-def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, kind = readers[version](file)
@@ -119,7 +118,7 @@ def npz(path: pathlib.Path, largest: int = 1 << 31) -> dict[str, np.ndarray]:
             if len(set(names)) < len(names):
                 raise Damaged(f"{path.name} holds an array twice")
             for name in names:
-                with io.BufferedReader(archive.open(name)) as member:
+                with archive.open(name) as member:
                     shape, _, kind = _header(member)
                     has = archive.getinfo(name).file_size - member.tell()
                 asked = math.prod(shape) * kind.itemsize

@@ -5,10 +5,8 @@ than it was saved is damaged.
 """
 
 import contextlib
-import errno
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,12 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxneg import documents
+from jaxneg import documents, errors
 from jaxneg.errors import UserError
 
 SUMS = "state_sums"  # among the progress
-# Of the machine and not of the file: another try may succeed.
-PASSING = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 class Checkpointer:
@@ -110,10 +106,9 @@ class Checkpointer:
                     raise documents.Wrong("its arrays are not those that were saved")
             progress.pop(SUMS, None)
         except Exception as error:  # a damaged checkpoint raises whatever its storage layer raises
-            reason = _reason(error)
-            if any(os.strerror(code) in str(error) for code in PASSING):
-                raise UserError(f"{where} cannot be read: {reason}") from error
-            raise UserError(f"{where} cannot be read, it is damaged: {reason}") from error
+            if errors.refused(error):
+                raise
+            raise UserError(f"{where} cannot be read, it is damaged: {_reason(error)}") from error
         return state, progress
 
     def steps(self) -> list[int]:

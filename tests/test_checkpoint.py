@@ -106,7 +106,7 @@ DAMAGE = {
     "arrays emptied": lambda step: emptied(largest(step / "state")),
     "a directory for a file": lambda step: swapped(largest(step / "state")),
     "no progress": lambda step: shutil.rmtree(step / "progress"),
-    "progress emptied": lambda step: emptied((step / "progress" / "metadata")),
+    "progress emptied": lambda step: emptied(step / "progress" / "metadata"),
     "progress of another type": lambda step: (step / "progress" / "metadata").write_text("[1, 2]"),
     "progress edited": lambda step: edited((step / "progress" / "metadata"), step=7),
     "progress nests deep": lambda step: (step / "progress" / "metadata").write_text("[" * 100_000),

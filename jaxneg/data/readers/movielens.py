@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs, fields
 from jaxneg.data import engine, events, sources
+from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
@@ -39,11 +40,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give ratings.csv, ratings.dat or their directory"
     files = sources.find(source, ["ratings.csv", "ratings.dat"], mend)
-    if len(files) > 1:
-        raise UserError(
-            f"{source} holds {' and '.join(str(path.relative_to(source)) for path in files)}: give one"
-        )
-    [file] = files
+    file = editions.only(source, files)
     types = {"userId": "VARCHAR", "movieId": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
     if ".dat" in file.suffixes:
         table = sources.read_csv(con, files, types, names=RATINGS, delimiter="::", quote="")
@@ -66,18 +63,17 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
             (table.rating >= up, "thumb_up"), (table.rating <= down, "thumb_down"), else_="unknown"
         ),
     )
-    movies = _movies(con, file)
+    movies = _movies(con, source, file)
     return log if movies is None else events.with_attributes(log, movies)
 
 
-def _movies(con: ibis.BaseBackend, ratings: pathlib.Path) -> ir.Table | None:
+def _movies(con: ibis.BaseBackend, source: pathlib.Path, ratings: pathlib.Path) -> ir.Table | None:
     """Columns item and attribute_genre, the first of the genres; None without a file of movies."""
     kind = "movies.dat" if ".dat" in ratings.suffixes else "movies.csv"
-    file = next(
-        (path for path in (ratings.with_name(kind), ratings.with_name(kind + ".gz")) if path.is_file()), None
-    )
-    if file is None:
+    found = editions.neighbours(source, ratings, kind)
+    if not found:
         return None
+    file = found[0]
     types = dict.fromkeys(("movieId", "title", "genres"), "VARCHAR")
     if kind == "movies.dat":
         encoding = "utf-8" if sources.is_utf8(file) else "latin-1"  # as MovieTweetings, as MovieLens

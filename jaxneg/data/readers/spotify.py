@@ -168,13 +168,13 @@ def _named(table: ir.Table, source: pathlib.Path, files: list[pathlib.Path], per
 
 
 def _folder(source: pathlib.Path, file: pathlib.Path) -> str:
-    """The sub-directory of the source that holds the file, else the directory itself, without Spotify's own names."""
-    inside = file.relative_to(source).parts[:-1] if source.is_dir() else ()
-    named = [part for part in inside if not OWN.fullmatch(part)]
-    if named:
-        return named[0]
-    above = [source, *source.resolve().parents] if source.is_dir() else file.resolve().parents
-    return next((path.name for path in above if path.name and not OWN.fullmatch(path.name)), "me")
+    """Name of the sub-directory or archive that holds the file, else of the source, Spotify's own names aside."""
+    path, root = pathlib.Path(sources.spoken(file)).absolute(), source.absolute()
+    inside = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    above = [root, *root.parents] if path != root else path.parents
+    places = [*inside, *(place.name for place in above)]
+    names = [re.sub(r"\.zip$", "", name, flags=re.IGNORECASE) for name in places]
+    return next((name for name in names if name and not OWN.fullmatch(name)), "me")
 
 
 def _chosen(value: ir.Value, names: dict[str, str]) -> ir.Value:

@@ -91,7 +91,7 @@ def _week(file: pathlib.Path) -> int:
     found = re.search(r"week_(\d+)", file.name)
     if found is None:
         raise UserError(
-            f"{file}: its name has no week, such as week_00.parquet, which is all the time there is"
+            f"{sources.spoken(file)}: its name has no week, such as week_00.parquet, which is all the time there is"
         )
     return int(found.group(1))
 
