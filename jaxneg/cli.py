@@ -164,7 +164,7 @@ def _prepare(args: list[str]) -> None:
     counts = metadata.counts
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
-            console.say(f"jaxneg: {count:,} rows {name}")
+            console.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
     liked = opinions.also_liked(stores.Store.open(asked.out))
     if math.isfinite(liked):
         console.say(
