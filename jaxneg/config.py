@@ -13,9 +13,11 @@ import pathlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+
+from jaxneg import figures
 
 P = TypeVar("P")
 KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
@@ -137,8 +139,11 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 50  # at most
-    patience: int = 5  # evaluations without a better one before stopping; 0 never stops early
-    monitor: Literal["pair_accuracy", "auc", "ndcg@10"] = "pair_accuracy"  # validation figure that decides
+    patience: int = 5
+    """evaluations after warm-up without a better one before stopping; 0 never stops early"""
+    monitor: Annotated[str, tyro.conf.arg(metavar="FIGURE")] = "pair_accuracy"
+    """validation figure that decides: pair_accuracy, user_pair_accuracy, auc, mrr_positive, or ndcg@K, hit_rate@K,
+    next_hit_rate@K and released_hit_rate@K with a K of --eval.ks; take the one that the model is judged by"""
     evaluate_every: int = 0  # steps between validations; 0 validates once an epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0 saves at each validation
     log_every: int = 50  # steps between lines of metrics
@@ -159,6 +164,7 @@ class EvalConfig:
     exclude_seen: bool = False
     """drop the context's items from rankings (films are not watched again, songs are)"""
     released: int = 0  # random items that stand for the catalogue in released_hit_rate@k; 0 leaves it out
+    released_batch: int = 64  # examples in order whose next liked items are candidates together in it
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,7 @@ def check(config: Config) -> Config:
         (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
         (whole_parts, "--optim.accumulate", f"a divisor of the batch size {data.batch_size}", optim.accumulate),
         (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
+        (figures.is_monitor(train.monitor), "--train.monitor", f"one of {figures.SPOKEN}", train.monitor),
         (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
         (train.patience >= 0, "--train.patience", "0 or more", train.patience),
         (train.evaluate_every >= 0, "--train.evaluate-every", "0 or more", train.evaluate_every),
@@ -230,6 +237,7 @@ def check(config: Config) -> Config:
         (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),
         (config.eval.bootstrap >= 1, "--eval.bootstrap", "at least 1", config.eval.bootstrap),
         (config.eval.released >= 0, "--eval.released", "0 or more", config.eval.released),
+        (config.eval.released_batch >= 1, "--eval.released-batch", "at least 1", config.eval.released_batch),
     ]  # fmt: skip
     for holds, name, rule, value in rules:
         if not holds:

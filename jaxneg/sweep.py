@@ -266,7 +266,7 @@ def measure_cell(
     found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
     sweep_table.save_values(
-        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
+        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.user_X, found.value_X)}
     )
     run.write_json(
         path,
@@ -325,7 +325,7 @@ def measure_baselines(
 
     measured = report.measure_baselines(store, config, split, watched)
     values = {
-        name: sweep_table.Values(one.report.pair_X2, one.report.value_X) for name, one in measured.items()
+        name: sweep_table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X) for name, one in measured.items()
     }
     sweep_table.save_values(path.with_suffix(".npz"), values)
     figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}

@@ -179,7 +179,8 @@ def test_spread_is_the_t_interval():
 def values(*pair_accuracy):
     pair_X2 = np.arange(2 * len(pair_accuracy), dtype=np.int32).reshape(-1, 2)
     value_X = np.array(pair_accuracy, np.float32)
-    return sweep_table.Values(pair_X2, {"pair_accuracy": value_X, "auc": 1 - value_X})
+    users = np.arange(len(value_X))
+    return sweep_table.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
 
 
 def found(accuracies, values=None, failed=None):
@@ -212,6 +213,22 @@ def test_differences_are_paired_over_seeds_and_over_examples():
     assert over_examples["pair_accuracy"]["mean"] == 0.0 and over_examples["auc"]["mean"] == 0.0
     assert (over_examples["pair_accuracy"]["low"], over_examples["pair_accuracy"]["high"]) == (-0.5, 0.5)
     assert other["figures"]["none"]["mean"] is None
+
+
+def test_intervals_of_differences_resample_users():
+    """Ten examples of one user gain, ten of another lose: between two users there are three means."""
+    cells = {("0",): found({0: 0.5}, {0: values(*[0.5] * 20)})}
+    better = values(*[1.0] * 10, *[0.0] * 10)
+    cells[("1",)] = found({0: 0.6}, {0: better._replace(user_X=np.repeat([3, 8], 10))})
+    cells[("0",)].values[0] = cells[("0",)].values[0]._replace(user_X=np.repeat([3, 8], 10))
+    one = summary(cells, reference={"p": "0"})["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
+    assert one == {"mean": 0.0, "low": -0.5, "high": 0.5, "users": 2, "examples": 20}
+    for cell in cells.values():
+        cell.values[0] = cell.values[0]._replace(user_X=np.zeros(20, int))
+    table = summary(cells, reference={"p": "0"})
+    one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
+    assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
+    assert "| 1 | +0.0000 | +0.0000 |" in sweep_table.markdown(table, {})
 
 
 def test_only_common_seeds_and_equal_examples_are_compared():
