@@ -26,9 +26,9 @@ import scipy.sparse as sp
 
 from jaxneg import arms as arms_, metrics, run, trial
 from jaxneg.batch import CODE
-from jaxneg.config import UserError
 from jaxneg.data import simulate, store as stores, visits as visit
 from jaxneg.data.listeners import LONGEST
+from jaxneg.errors import UserError
 from jaxneg.serve import scorer
 
 CONTROL = "control"

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 
 from jaxneg import report, trial
 from jaxneg.batch import PAD
-from jaxneg.config import UserError
 from jaxneg.data import listeners, simulate, store as stores
+from jaxneg.errors import UserError
 from jaxneg.serve import scorer
 
 QUERIES = (512, 64)  # contexts given to a model at once; few shapes, for each is compiled

@@ -18,7 +18,8 @@ import tyro
 
 import jaxneg
 from jaxneg import config as configs, console
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
+from jaxneg.errors import UserError
 
 # Heavy modules are imported by the verb that needs them, so that --help answers at once.
 
@@ -181,6 +182,9 @@ def _prepare(args: list[str]) -> None:
             progress=lambda stage, done, total: steps(done, total, stage=stage),
         )
     counts = metadata.counts
+    for name, count in metadata.dropped.items():
+        if name.startswith("left out: ") and count:
+            console.say(f"jaxneg: {count:,} rows {name}")
     console.say(
         f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
         f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
@@ -331,7 +335,7 @@ def _train(args: list[str]) -> None:
         processes=(int, "How many processes there are.", 0),
         process=(int, "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import cluster, run, train
+    from jaxneg import cluster, convergence, figures, run, train
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
@@ -356,10 +360,11 @@ def _train(args: list[str]) -> None:
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
+    of = figures.counted(*(result[f"validation_{name}"] for name in ("users", "pairs", "examples")))
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
-        f"validation {result['monitor']} {result['best_score']:.4f} at epoch {best:.4g}, "
-        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; "
+        f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
+        f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
         f"next, jaxneg evaluate {asked.workdir}"
     )
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes again and they continue
 STOPPED = 143  # by SIGTERM, as the shell counts

@@ -18,16 +18,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from jaxneg import figures
+from jaxneg.errors import UserError as UserError
 
 P = TypeVar("P")
 KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
 BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
 BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
 UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
-
-
-class UserError(Exception):
-    """A mistake that the user can mend: one clear line, exit code 2, no traceback."""
 
 
 def option(metavar: str, otherwise: str) -> Any:

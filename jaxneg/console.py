@@ -51,7 +51,7 @@ class Steps:
     ) -> None:
         """Shows that ``done`` of ``total`` is done, with the latest figures beside it."""
         title = f"{self._title}: {stage}" if stage else self._title
-        text = "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())
+        text = "  ".join(f"{name} {_number(value)}" for name, value in (figures or {}).items())
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task(title, total=total, figures=text)
@@ -61,6 +61,10 @@ class Steps:
         if now - self._said >= QUIET_SECONDS or (done >= total and text):
             self._said = now
             print(f"{title} {done:,} of {total:,}  {text}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def say(text: str) -> None:

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from jaxneg import config as configs, console, report, run, train
-from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg.errors import UserError
 from jaxneg.serve import export, scorer
 
 MARK = "made-by-jaxneg-demo"

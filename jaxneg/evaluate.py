@@ -5,7 +5,7 @@ the liked and disliked items that follow it. Averages go over an example's targe
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -185,7 +185,9 @@ def evaluate(
         value_X |= hits.values()
     pair_X2, user_X = np.concatenate(pairs), np.concatenate(users)
     band_X = band(value_X["share"], config.bands)
-    figures = _figures(value_X, user_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold)
+    figures = _figures(
+        value_X, user_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold
+    )
     return Report(
         figures=figures | by_user(value_X["pair_accuracy"], user_X, config),
         counts=_counts(value_X, user_X),
@@ -234,7 +236,9 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Mean of a's value less b's over the examples where both have one, and its 95% interval over users.
 
-    The ends are NaN where only one user is left. ``of`` names a per-example value: pair_accuracy, auc, random_accuracy, mrr_positive, hit_rate@10, ...
+    The ends are NaN where only one user is left.
+
+    ``of`` names a per-example value: pair_accuracy, auc, random_accuracy, mrr_positive, hit_rate@10, ...
     Raises ValueError if the reports are of different examples.
     """
     if not np.array_equal(a.pair_X2, b.pair_X2):
@@ -242,6 +246,50 @@ def paired_difference(
     difference_X = a.value_X[of] - b.value_X[of]
     ends = metrics.bootstrap(difference_X, a.user_X, resamples=resamples, seed=seed)
     return metrics.mean(difference_X).value, *ends
+
+
+def average(reports: Sequence[Report], config: EvalConfig) -> Report:
+    """The report of several runs on the same examples: values and figures are means over runs.
+
+    Intervals are over users, of each example's value averaged over runs. Ranks are those of the first run.
+    """
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    value_X = {name: np.mean([one.value_X[name] for one in reports], axis=0) for name in first.value_X}
+    band_X = band(value_X["share"], config.bands)
+
+    def mean(each: Sequence[dict[str, float]], at: np.ndarray) -> dict[str, float]:
+        figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+        counted = {name: value for name, value in each[0].items() if isinstance(value, int)}
+        return figures | counted | _ends(value_X, first.user_X, at, config)
+
+    everywhere = np.ones(len(band_X), bool)
+    return Report(
+        figures=mean([one.figures for one in reports], everywhere)
+        | by_user(value_X["pair_accuracy"], first.user_X, config),
+        counts=first.counts,
+        bands=tuple(mean([one.bands[w] for one in reports], band_X == w) for w in range(config.bands)),
+        pair_X2=first.pair_X2,
+        user_X=first.user_X,
+        value_X=value_X,
+        shown_V={k: sum(one.shown_V[k] for one in reports) for k in first.shown_V},
+        liked_rank=first.liked_rank,
+        disliked_rank=first.disliked_rank,
+    )
+
+
+def _ends(
+    value_X: dict[str, np.ndarray], user_X: np.ndarray, at: np.ndarray, config: EvalConfig
+) -> dict[str, float]:
+    """Ends of the intervals over users of the examples where ``at`` is True."""
+    ends = {}
+    for name in ENDS:
+        interval = metrics.bootstrap(
+            value_X[name][at], user_X[at], resamples=config.bootstrap, seed=config.pair_seed
+        )
+        ends |= {f"{name}_{end}": value for end, value in zip(("low", "high"), interval, strict=True)}
+    return ends
 
 
 def by_user(value_X: np.ndarray, user_X: np.ndarray, config: EvalConfig) -> dict[str, float]:
@@ -313,10 +361,7 @@ def _figures(
 ) -> dict[str, float]:
     """Averages over examples, and exposure over items."""
     mean = {name: metrics.mean(column) for name, column in value_X.items()}
-    ends = {}
-    for name in ENDS:
-        interval = metrics.bootstrap(value_X[name], user_X, resamples=config.bootstrap, seed=config.pair_seed)
-        ends |= {f"{name}_{end}": value for end, value in zip(("low", "high"), interval, strict=True)}
+    ends = _ends(value_X, user_X, np.ones(len(user_X), bool), config)
     examples = len(value_X["context"])
     covered = {
         n: metrics.Mean(float((value_X["context"] >= n).sum()), examples + cold).value for n in (1, ENOUGH)
@@ -378,7 +423,9 @@ def _random_items(rng: np.random.Generator, batch: EvalBatch, items: int) -> np.
     again = np.zeros(held_BC.shape, bool)
     again[:, 1:] = held_BC[:, 1:] == held_BC[:, :-1]
     real = (held_BC > 0) & ~again
-    held_BC = np.sort(np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1)  # the others are beyond all
+    held_BC = np.sort(
+        np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1
+    )  # the others are beyond all
     free_B = items - real.sum(1)
     rank_B = (rng.random(len(held_BC)) * free_B).astype(np.int64)  # of the item among the free ones, from 0
     before_BC = held_BC - 1 - np.arange(held_BC.shape[1])  # free items below each held one

@@ -14,7 +14,12 @@ NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "gini": "Gini", "item_coverage": "cov
 
 OF_PAIRS = ("pair_accuracy", "user_pair_accuracy", "auc")  # of liked and disliked items
 OF_LIKED = ("mrr_positive",)
-AT_K = ("ndcg", "hit_rate", "next_hit_rate", "released_hit_rate")  # of liked items, each with "@" and a cut-off
+AT_K = (
+    "ndcg",
+    "hit_rate",
+    "next_hit_rate",
+    "released_hit_rate",
+)  # of liked items, each with "@" and a cut-off
 SPOKEN = f"{', '.join((*OF_PAIRS, *OF_LIKED))}, or {', '.join(f'{name}@K' for name in AT_K)}"
 
 
@@ -43,7 +48,8 @@ def monitors(ks: Sequence[int], released: bool) -> list[str]:
 def counted(users: int, pairs: int | None = None, examples: int | None = None) -> str:
     """How many a figure is of: "312 pairs of 40 users"."""
     parts = [_number(n, word) for n, word in ((pairs, "pair"), (examples, "example")) if n is not None]
-    return f"{' in '.join(parts)} of {_number(users, 'user')}"
+    who = _number(users, "user")
+    return f"{' in '.join(parts)} of {who}" if parts else who
 
 
 def _number(n: int, word: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxneg import config as configs
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
+from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
 FIGURES = (

@@ -14,8 +14,9 @@ import rich.table
 import rich.text
 
 from jaxneg import config as configs, hlo, program, sharding, slices, tables
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
 from jaxneg.data import pipeline, store as stores
+from jaxneg.errors import UserError
 from jaxneg.slices import GIB
 
 NOTE = (

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 MESH = ("data", "model")  # replicas of the item tables, and the parts that each replica's rows are in
 # Letters not named here are replicated.

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from jaxneg import hlo
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 GIB = 1 << 30
 EXAMPLES = "v4:2x2x2, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
-from jaxneg.config import Config, UserError
+from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
+from jaxneg.errors import UserError
 
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
@@ -325,7 +326,8 @@ def measure_baselines(
 
     measured = report.measure_baselines(store, config, split, watched)
     values = {
-        name: sweep_table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X) for name, one in measured.items()
+        name: sweep_table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
+        for name, one in measured.items()
     }
     sweep_table.save_values(path.with_suffix(".npz"), values)
     figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}

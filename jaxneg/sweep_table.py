@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxneg import figures, metrics
+from jaxneg import metrics
+from jaxneg.figures import title
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
@@ -191,7 +192,7 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     parts = [
         f"# Sweep on the {table['split']} split",
         f"Mean ± standard deviation over {table['seeds']} {word}.{SECONDS if timed else ''}",
-        _rows([*axes, "seeds", *map(figures.title, shown)], rows),
+        _rows([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
         *(f"![{text}]({path})" for path, text in images.items()),
@@ -200,7 +201,7 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
 
 
 def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
-    head, asked = [*axes, *map(figures.title, COMPARED)], []
+    head, asked = [*axes, *map(title, COMPARED)], []
     if table["reference"]:
         name = ", ".join(f"{axis} {label}" for axis, label in table["reference"].items())
         asked.append(("less_reference", f"Less {name}", lambda cell: cell["less_reference"]["over_examples"]))

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxneg import optim, routes
-from jaxneg.config import ModelConfig, UserError
+from jaxneg.config import ModelConfig
+from jaxneg.errors import UserError
 from jaxneg.sharding import MESH
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked

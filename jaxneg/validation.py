@@ -32,7 +32,11 @@ class Validation:
         self._k = int(k or 0)
         self._released = self._name == "released_hit_rate"
         self._ranked = not self._released and self._name not in figures.OF_PAIRS
-        self.counts = {"pairs": int(self.batches.paired_X.sum()), "users": self.batches.users}
+        self.counts = {
+            "pairs": int(self.batches.paired_X.sum()),
+            "examples": self.batches.examples,
+            "users": self.batches.users,
+        }
         # All devices score their rows, and every process gets all scores: the figures are the same everywhere.
         everywhere = jax.sharding.NamedSharding(built.mesh, sharding.spec(""))
         self._score = functools.partial(jax.jit, out_shardings=everywhere)(self._scores)
@@ -65,7 +69,9 @@ class Validation:
             elif self._ranked:
                 columns[self.monitor].append(self._of_ranks(self._ranks(ranked[0], batch)))
         value_X = {
-            name: np.concatenate(column)[: self.batches.examples] for name, column in columns.items() if column
+            name: np.concatenate(column)[: self.batches.examples]
+            for name, column in columns.items()
+            if column
         }
         sums, count = metrics.by_unit(value_X["pair_accuracy"], self.batches.user_X)
         found = {name: metrics.mean(column).value for name, column in value_X.items()}

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 REPORT_SECONDS = 1.0  # between progress reports of a worker
 PROBE = "import jax; print(jax.devices()[0].platform, jax.local_device_count())"

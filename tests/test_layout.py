@@ -7,9 +7,16 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 
 LEVELS = {
     "jaxneg": 0,
-    "jaxneg.config": 0,
+    "jaxneg.errors": 0,
+    "jaxneg.figures": 0,
+    "jaxneg.convergence": 0,
+    "jaxneg.files": 0.1,
+    "jaxneg.locks": 0.2,
+    "jaxneg.config": 0.3,
     "jaxneg.batch": 0,
     "jaxneg.console": 0,
+    "jaxneg.documents": 0.1,
+    "jaxneg.arrays": 0.1,
     "jaxneg.data": 0,
     "jaxneg.data.spark": 0.8,
     "jaxneg.data.engine": 0.9,
@@ -21,6 +28,7 @@ LEVELS = {
     "jaxneg.data.simulate": 1.1,
     "jaxneg.data.visits": 1.2,
     "jaxneg.data.order": 1,
+    "jaxneg.data.checks": 0.9,
     "jaxneg.data.store": 1,
     "jaxneg.data.readers": 1.1,  # and each file in it
     "jaxneg.data.assemble": 1.1,
@@ -58,6 +66,7 @@ LEVELS = {
     "jaxneg.ranks": 2.2,
     "jaxneg.serve": 0,
     "jaxneg.serve.scorer": 1,
+    "jaxneg.released": 1.5,
     "jaxneg.evaluate": 2,
     "jaxneg.sweep_table": 2,
     "jaxneg.probes": 3,

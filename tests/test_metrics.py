@@ -226,9 +226,7 @@ def slow_bootstrap(value, unit, resamples, seed):
     rng, means = np.random.default_rng(seed), []
     for _ in range(resamples):
         drawn = [units[n] for n in rng.integers(len(units), size=len(units), dtype=np.int32)]
-        values = [
-            v for d in drawn for u, v in zip(unit, value, strict=True) if u == d and not math.isnan(v)
-        ]
+        values = [v for d in drawn for u, v in zip(unit, value, strict=True) if u == d and not math.isnan(v)]
         means.append(sum(values) / len(values))
     return np.quantile(means, [0.025, 0.975])
 

@@ -16,7 +16,8 @@ ITEMS = 40
 RESULT = {
     "monitor": "pair_accuracy", "best_score": 0.81, "best_step": 30, "steps": 50, "steps_per_epoch": 10,
     "stopped": "patience ran out", "seconds": 5.0, "hard_share": 0.43, "epochs_to_convergence": 2.0,
-    "seconds_to_convergence": 2.0,
+    "steps_to_convergence": 20, "sequences_to_convergence": 2560, "seconds_to_convergence": 2.0,
+    "compile_seconds": 1.5, "validation_pairs": 1312, "validation_examples": 1400, "validation_users": 40,
     "history": [{"epoch": e, "seconds": e, "pair_accuracy": 0.8 - 0.2 / e, "auc": 0.75} for e in (1.0, 5.0)],
 }  # fmt: skip
 CONFIG = configs.override(configs.Config(), ["--eval.bootstrap", "50", "--eval.bands", "3"])
@@ -73,7 +74,9 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     assert set(keys.split()) <= set(values)
     assert values["epochs_to_convergence"] == 2.0
     of_training = """split runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
-    false_negatives stopped p_hard share_histogram input_coverage probes"""
+    false_negatives stopped p_hard share_histogram input_coverage probes last last_validation monitor
+    later_training_share best_baseline not_converged compile_seconds device_seconds steps_to_convergence
+    sequences_to_convergence validation_pairs validation_examples validation_users"""
     own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
         assert own <= set(baseline)

@@ -16,8 +16,8 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.common.exceptions import IbisError
 
-from jaxneg.config import UserError
 from jaxneg.data import spark
+from jaxneg.errors import UserError
 
 
 def connect(

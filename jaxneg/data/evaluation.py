@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
-from jaxneg.config import DataConfig, EvalConfig, UserError
+from jaxneg.config import DataConfig, EvalConfig
 from jaxneg.data import pipeline, store as stores
+from jaxneg.errors import UserError
 
 
 class EvalBatches:
@@ -195,3 +196,26 @@ def _shares(store: stores.Store) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             shares[first : first + len(run) - 1] = np.diff(likes) / np.diff(signed)
     return shares
+
+
+def later_share(store: stores.Store, sessions: int = 1 << 16) -> float:
+    """Share of training events that come after the median test event; NaN without either.
+
+    Above 0 what a model knows of an item includes its future, as where each user's tail is held out. Of larger logs
+    it takes that many sessions, evenly spaced.
+    """
+    indptr = np.asarray(store.session_indptr)
+    at = np.unique(np.linspace(0, store.sessions - 1, min(sessions, store.sessions)).astype(np.int64))
+    parts = (
+        (indptr[:-1], np.asarray(store.session_train_end)),
+        (np.asarray(store.session_valid_end), indptr[1:]),
+    )
+    train, test = (_times(store, begin[at], end[at]) for begin, end in parts)
+    return float((train > np.median(test)).mean()) if len(train) and len(test) else float("nan")
+
+
+def _times(store: stores.Store, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Times of the events of some runs of the log."""
+    size = end - begin
+    event = np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size)
+    return np.asarray(store.time_T[event])

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import UserError
 from jaxneg.data import engine
+from jaxneg.errors import UserError
 
 KINDS = (
     "thumb_up",
@@ -24,6 +24,7 @@ KINDS = (
     "unknown",
 )  # unknown: seen, but no opinion can be read from it
 ATTRIBUTE = "attribute_"  # prefix of columns that describe the item: text, one value per item
+LEFT_OUT = "left_out"  # optional column: why a row is no event, in plain words; null for events
 
 EVENT_SCHEMA = ibis.schema(
     {
@@ -85,6 +86,7 @@ def select(
     played: ir.Value | None = None,
     duration: ir.Value | None = None,
     attributes: Mapping[str, ir.Value] | None = None,
+    left_out: ir.Value | None = None,
 ) -> ir.Table:
     """The log in EVENT_SCHEMA, one row per row of `table`, which brings its own `order` column.
 
@@ -92,6 +94,8 @@ def select(
 
     Args:
       attributes: name without prefix -> value, as in {"artist": table.artist_name}.
+      left_out: text, null for events. A row with a reason is counted by it, and is not prepared; its other
+        values may be null or make no sense.
     """
     values = {
         "user": user,
@@ -109,6 +113,8 @@ def select(
         value, kind = values[name], kind.copy(nullable=True)
         columns[name] = ibis.null(kind) if value is None else value.cast(kind)
     extra = {ATTRIBUTE + name: value.cast("string") for name, value in (attributes or {}).items()}
+    if left_out is not None:
+        extra[LEFT_OUT] = left_out.cast("string")
     return table.select(**columns, **extra)
 
 
@@ -127,10 +133,24 @@ def attribute_names(log: ir.Table) -> list[str]:
     return [name for name in log.columns if name.startswith(ATTRIBUTE)]
 
 
-def check_events(log: ir.Table) -> int:
-    """Number of events of a log that is in EVENT_SCHEMA.
+def left_out(log: ir.Table) -> dict[str, int]:
+    """Rows of the log that are no events, by the reason that the reader gave, most frequent first."""
+    if LEFT_OUT not in log.columns:
+        return {}
+    counted = log.filter(log[LEFT_OUT].notnull()).group_by(reason=log[LEFT_OUT]).agg(number=ibis._.count())
+    found = engine.fetch(counted).to_pylist()
+    return {row["reason"]: row["number"] for row in sorted(found, key=lambda r: (-r["number"], r["reason"]))}
 
-    Raises UserError on a missing or mistyped column, then, by one pass over the log, on an empty log, on
+
+def kept(log: ir.Table) -> ir.Table:
+    """The rows that are events, without the column ``left_out``."""
+    return log.filter(log[LEFT_OUT].isnull()).drop(LEFT_OUT) if LEFT_OUT in log.columns else log
+
+
+def check_events(log: ir.Table) -> int:
+    """Number of events of a log that is in EVENT_SCHEMA, rows that are left out not among them.
+
+    Raises UserError on a missing or mistyped column, then, by one pass over the log, on a log without events, on
     missing users, items, times or feedback, on a feedback value that is no kind, and on played fractions
     outside [0, 1].
     """
@@ -140,10 +160,11 @@ def check_events(log: ir.Table) -> int:
         _check_type(log, name, kind)
     extra = [name for name in log.columns if name not in EVENT_SCHEMA]
     for name in extra:
-        if not name.startswith(ATTRIBUTE):
+        if not name.startswith(ATTRIBUTE) and name != LEFT_OUT:
             raise UserError(f"events: unknown column {name}: extra columns are named {ATTRIBUTE}<name>")
         _check_type(log, name, ibis.dtype("string"))
 
+    reasons, log = left_out(log), kept(log)
     needed = [name for name, kind in EVENT_SCHEMA.items() if not kind.nullable]
     wrong = log.feedback.notin(KINDS)
     outside = (log.played < 0.0) | (log.played > 1.0) | log.played.isnan()
@@ -160,6 +181,9 @@ def check_events(log: ir.Table) -> int:
         )
     ).to_pylist()
     rows = found["rows"]
+    if rows == 0 and reasons:
+        counts = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items())
+        raise UserError(f"events: no row is left to prepare: left out are {counts}")
     if rows == 0:
         raise UserError("events: the log is empty: no row was left to prepare")
     for name in needed:

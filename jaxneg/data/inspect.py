@@ -192,7 +192,13 @@ def _split(split: dict[str, Any], span: dict[str, int]) -> str:
 
 def _dropped(dropped: dict[str, int]) -> str:
     return (
-        ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items() if count)
+        ", ".join(
+            f"{count:,} rows ({name.removeprefix('left out: ')})"
+            if name.startswith("left out: ")
+            else f"{count:,} {name.replace('_', ' ')}"
+            for name, count in dropped.items()
+            if count
+        )
         or "nothing"
     )
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxneg import batch
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 LONGEST = 20  # songs of the longest session
 # Sessions of 10 to 20 songs, mean 16.8, most of them full (MSSD).

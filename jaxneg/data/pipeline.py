@@ -16,8 +16,9 @@ import grain
 import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, Batch
-from jaxneg.config import DataConfig, UserError
+from jaxneg.config import DataConfig
 from jaxneg.data import negatives, order as orders, packing, store as stores
+from jaxneg.errors import UserError
 
 
 class Spans(NamedTuple):
@@ -272,9 +273,13 @@ def _next(positive_BM: np.ndarray) -> np.ndarray:
 def windows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
     """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
     if isinstance(column_T, stores.Sharded):
-        rows = np.empty((len(start_B), width), column_T.dtype)
-        for part_T, at, inside in column_T.split(start_B):
-            rows[at] = windows(part_T, inside, width)
+        if len(column_T.parts) == 1:
+            rows = windows(column_T.parts[0], start_B, width)
+        else:
+            rows = np.empty((len(start_B), width), column_T.dtype)
+            for part_T, at, inside in column_T.split(start_B):
+                rows[at] = windows(part_T, inside, width)
+        column_T.check(rows)
         return rows
     if len(column_T) < width:
         return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]

@@ -24,8 +24,8 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.config import UserError
 from jaxneg.data import assemble, engine, events, sessions, split, store as stores
+from jaxneg.errors import UserError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -146,6 +146,8 @@ def prepare(
     with engine.reading(source or "the log"), stores.StoreWriter(out) as writer, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
+        left_out = {f"left out: {reason}": number for reason, number in events.left_out(raw).items()}
+        raw = events.kept(raw)
         settings = _resolved(settings, raw, total)
         ids = {name: _ids(work, raw, name) for name in ("user", "item", "station")}
         attributes = _attributes(work, raw)
@@ -183,7 +185,8 @@ def prepare(
                 split=rule,
                 counts=counts,
                 feedback=written.feedback,
-                dropped=dropped
+                dropped=left_out
+                | dropped
                 | missing
                 | {"stations_unseen_in_training": written.counts["stations_unseen"]},
                 attributes=written.attributes,

@@ -25,9 +25,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from jaxneg import batch
-from jaxneg.config import UserError
 from jaxneg.data import listeners
 from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
+from jaxneg.errors import UserError
 
 BLOCK = 8192  # sessions that fill a block; part of what a seed means
 BRIEF_SKIP = 0.4215 / 0.5172  # share of skips that come almost at once: P(skip_1 | skip_2) of MSSD

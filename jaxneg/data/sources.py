@@ -23,8 +23,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import UserError
 from jaxneg.data import engine, spark
+from jaxneg.errors import UserError
 
 
 def find(source: pathlib.Path, patterns: Sequence[str], mend: str) -> list[pathlib.Path]:

@@ -21,7 +21,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 LOCAL = "^file:/*"  # Spark writes file:/ here and file:/// there
 SCRATCH = "jaxneg.scratch"  # key of the session's configuration

@@ -15,8 +15,8 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from jaxneg.config import UserError
 from jaxneg.data import engine
+from jaxneg.errors import UserError
 
 TAIL_LEAST = 5  # events, or sessions, that a user needs to have a tail
 BUCKETS = 1 << 16  # of the histogram that finds a quantile of time

@@ -1,6 +1,7 @@
 """The prepared format on disk, both ends. A store is a directory, read-only once written, and memory-mapped.
 
-    metadata.json           format version, source, settings, counts, and the size of every other file
+    metadata.json           format version, source, settings, counts, the size and SHA-256 of every other file, and
+        a checksum of itself
     items.parquet           row (1..items, most frequent first), item, count in training, raw attributes
     stations.parquet        row (from 1), id
     users.parquet           row (from 0), id
@@ -21,15 +22,16 @@ new one is there.
 import ctypes
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,12 +39,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import jaxneg
+from jaxneg import arrays as guarded, documents
+from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
-from jaxneg.config import UserError
+from jaxneg.data import checks
+from jaxneg.errors import UserError
 
 FORMAT = "jaxneg store"
-VERSION = 2
-READS = (1, 2)  # versions; 1 has no shards
+VERSION = 3
+READS = (1, 2, 3)  # versions; 1 has no shards, 1 and 2 no checksums
 SPLITS = ("train", "validation", "test")
 ROW_GROUP = 1 << 17  # rows of a row group of the parquet files
 HEADER = 128  # bytes of a npy header, with room for any length
@@ -71,32 +76,42 @@ EVENTS = ("item_T", "feedback_T", "station_T", "time_T", "group_T")  # those tha
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a store is made of and how it came to be."""
+    """What a store is made of and how it came to be. Also the shape of metadata.json; see ``documents``."""
 
     reader: str  # name of the source format, "" if prepared from a table
     source: str  # what was read
     settings: dict[str, Any]  # of prepare, defaults filled in
-    polarity: dict[str, int]  # feedback kind -> +1, 0, -1
+    polarity: dict[str, Literal[-1, 0, 1]]  # feedback kind -> +1, 0, -1
     split: dict[str, Any]  # rule, and its times or shares
     counts: dict[
-        str, int
+        str, documents.Count
     ]  # events, items, users, stations, sessions, groups, positives, negatives, out_of_order
-    feedback: dict[str, dict[str, int]]  # split -> feedback kind -> events
+    feedback: dict[str, dict[str, documents.Count]]  # split -> feedback kind -> events
     dropped: dict[str, int]  # what was left out, by reason
     attributes: list[dict[str, Any]]  # name and size (number of values) of each column of attribute_VA
     sessions_overlap: bool  # True if a user's sessions overlap in time, so that one may foretell another
-    files: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes of each file
-    shards: list[int] = dataclasses.field(default_factory=list)  # first event of each, and the end; [] if one
+    files: dict[str, documents.Count] = dataclasses.field(default_factory=dict)  # bytes of each file
+    shards: list[documents.Count] = dataclasses.field(
+        default_factory=list
+    )  # first events, and the end; [] if one
+    sums: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # SHA-256 of each file; none before version 3
     format: str = FORMAT
     version: int = VERSION
     jaxneg: str = jaxneg.__version__  # that wrote it
 
 
 class Sharded:
-    """Arrays end to end, read as one array is: by slices, by vectors of places, whole by ``np.asarray``."""
+    """Arrays end to end, read as one array is: by slices, by vectors of places, whole by ``np.asarray``.
 
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self.parts = [np.asarray(part) for part in parts]
+    Args:
+      parts: the arrays.
+      check: called with all that is read; raises what is to be raised where it cannot be.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], check: Callable[[np.ndarray], None] = lambda _: None):
+        self.parts, self.check = [np.asarray(part) for part in parts], check
         self.begin = np.cumsum([0, *map(len, self.parts)])  # of each part, and the end
         self.dtype, self.shape, self.ndim = self.parts[0].dtype, (int(self.begin[-1]),), 1
 
@@ -112,7 +127,9 @@ class Sharded:
             last = max(int(np.searchsorted(self.begin, high, "left")), first + 1)
             within = [part[max(low - begin, 0) : max(high - begin, 0)] for part, begin in
                       zip(self.parts[first:last], self.begin[first:last], strict=False)]  # fmt: skip
-            return within[0] if len(within) == 1 else np.concatenate(within or [self.parts[0][:0]])
+            found = within[0] if len(within) == 1 else np.concatenate(within or [self.parts[0][:0]])
+            self.check(found)
+            return found
         place = np.asarray(place)
         if place.ndim == 0:
             return self[place[None]][0]
@@ -120,10 +137,13 @@ class Sharded:
         place = np.where(place < 0, place + len(self), place)
         for part, at, inside in self.split(place):
             found[at] = part[inside]
+        self.check(found)
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
+        whole = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+        self.check(whole)
+        return whole.astype(dtype or self.dtype, copy=bool(copy))
 
     def split(self, place: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
         """Each part that holds some of these places, where among them these stand, and their places in the part."""
@@ -187,19 +207,50 @@ class Store:
         """The store at ``path``. Raises UserError if there is none, or a damaged one, or another version."""
         path = pathlib.Path(path)
         metadata = _metadata(path)
-        for name, size in metadata.files.items():
-            found = (path / name).stat().st_size if (path / name).is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found:,} of {size:,} bytes"
-                raise UserError(f"store {path} is damaged: {name} {state}; run jaxneg prepare again")
-        arrays = {}
-        for field, (name, dtype) in ARRAYS.items():
-            shards = max(len(metadata.shards) - 1, 1) if field in EVENTS else 1
-            parts = [_loaded(path, file, dtype) for file in file_names(name, shards)]
-            arrays[field] = parts[0] if len(parts) == 1 else Sharded(parts)
-            if len(parts) > 1 and arrays[field].begin.tolist() != metadata.shards:
-                raise UserError(f"store {path} is damaged: shards of {name} differ; run jaxneg prepare again")
-        return cls(path=path, metadata=metadata, **arrays)
+        try:
+            checks.names(metadata)
+            state = checks.sizes(path, metadata)
+            small, known = checks.is_small(metadata), checks.known(state)
+            if small and not known:
+                checks.sums(path, metadata.files, metadata.sums, lambda *_: None)
+            store = cls(path=path, metadata=metadata, **_arrays(path, metadata))
+            if not known:
+                checks.numbers(store, events=small)
+                checks.tables(store)
+                checks.remember(state)
+            return store if small else store._guarded()
+        except Damaged as error:
+            raise _damaged(path, error) from error
+
+    def verify(self, seen: checks.Seen = lambda *_: None) -> int:
+        """Reads every file and compares its checksum; returns the number of files.
+
+        Raises UserError where one was changed, and on a store from before checksums.
+
+        Args:
+          seen: told (bytes done, bytes in all, file) as it goes.
+        """
+        if not self.metadata.sums:
+            raise UserError(
+                f"store {self.path} is of format version {self.metadata.version}, which has no checksums: "
+                "run jaxneg prepare again to have them"
+            )
+        try:
+            checks.sums(self.path, self.metadata.files, self.metadata.sums, seen)
+            checks.numbers(self, events=True)
+            self.vocabulary()
+        except Damaged as error:
+            raise _damaged(self.path, error) from error
+        return len(self.metadata.sums)
+
+    def _guarded(self) -> "Store":
+        """The same store with columns of events that look at what is read from them."""
+        columns = {}
+        for field, (name, limit, of) in checks.limits(self).items():
+            column = getattr(self, field)
+            check = functools.partial(_check_block, self.path, limit, name, of)
+            columns[field] = Sharded(column.parts if isinstance(column, Sharded) else [column], check)
+        return dataclasses.replace(self, **columns)
 
     @property
     def items(self) -> int:
@@ -224,11 +275,18 @@ class Store:
         return np.array([self.metadata.polarity.get(kind, 0) for kind in FEEDBACK], np.int8)
 
     def vocabulary(self) -> Vocabulary:
-        table = pq.read_table(self.path / "items.parquet").combine_chunks()
-        # A whole column in one chunk, also when there is no row group.
-        column = {name: pa.concat_arrays(table[name].chunks or [pa.array([], table[name].type)])
-                  for name in table.column_names}  # fmt: skip
-        attributes = {part["name"]: column[f"attribute_{part['name']}"] for part in self.metadata.attributes}
+        """Raw ids and attributes. Raises UserError where the file is damaged."""
+        names = {part["name"]: f"attribute_{part['name']}" for part in self.metadata.attributes}
+        columns = {"item": pa.string(), "count": pa.int64(), **dict.fromkeys(names.values())}
+        try:
+            table = guarded.table(self.path / "items.parquet", columns, self.items)
+            guarded.check_ids(table["item"], "items.parquet")
+            if table["count"].null_count:
+                raise Damaged("items.parquet has rows without a count")
+        except Damaged as error:
+            raise _damaged(self.path, error) from error
+        column = {name: table[name].combine_chunks() for name in columns}
+        attributes = {name: column[where] for name, where in names.items()}
         return Vocabulary(column["item"], column["count"].to_numpy(), attributes)
 
 
@@ -239,14 +297,30 @@ def file_names(name: str, shards: int) -> list[str]:
     return [f"{name}-{k:05}-of-{shards:05}.npy" for k in range(shards)]
 
 
-def _loaded(path: pathlib.Path, file: str, dtype: Any) -> np.ndarray:
+def _damaged(path: pathlib.Path, error: Damaged) -> UserError:
+    return UserError(f"store {path} is damaged: {error}; run jaxneg prepare again")
+
+
+def _check_block(path: pathlib.Path, limit: int, name: str, of: str, values: np.ndarray) -> None:
     try:
-        array = np.load(path / file, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"store {path} is damaged: {file}: {error}; run jaxneg prepare again") from error
-    if array.dtype != dtype:
-        raise UserError(f"store {path} is damaged: {file} holds {array.dtype}; run jaxneg prepare again")
-    return array
+        checks.check_block(values, limit, name, of)
+    except Damaged as error:
+        raise _damaged(path, error) from error
+
+
+def _arrays(path: pathlib.Path, metadata: Metadata) -> dict[str, Any]:
+    """Field of Store -> array. Raises Damaged where a file is not there or no such array."""
+    found: dict[str, Any] = {}
+    for field, (name, dtype) in ARRAYS.items():
+        shards = max(len(metadata.shards) - 1, 1) if field in EVENTS else 1
+        files = file_names(name, shards)
+        if absent := [file for file in files if file not in metadata.files]:
+            raise Damaged(f"metadata.json: files: {absent[0]} is missing")
+        parts = [guarded.mapped(path / file, dtype, checks.shape(field)) for file in files]
+        found[field] = parts[0] if len(parts) == 1 else Sharded(parts)
+        if len(parts) > 1 and found[field].begin.tolist() != metadata.shards:
+            raise Damaged(f"shards of {name} differ")
+    return found
 
 
 def _metadata(path: pathlib.Path) -> Metadata:
@@ -260,21 +334,29 @@ def _metadata(path: pathlib.Path) -> Metadata:
             f"store {path} is of format version {values.get('version')}, and jaxneg {jaxneg.__version__} "
             f"reads versions {READS[0]} to {READS[-1]}: run jaxneg prepare again"
         )
+    seal = values.pop(documents.SEAL, None)
     try:
-        return Metadata(**values)
-    except TypeError as error:
-        raise UserError(
-            f"store {path} is damaged: metadata.json: {error}; run jaxneg prepare again"
-        ) from error
+        metadata = documents.shaped(values, Metadata)
+        if metadata.version >= 3:
+            documents.check_seal(values, seal)
+        return metadata
+    except documents.Wrong as error:
+        raise _damaged(path, Damaged(f"metadata.json: {error}")) from error
 
 
 def _values(path: pathlib.Path) -> dict[str, Any] | None:
     """The metadata of a store, of whatever version; None if ``path`` is none."""
     try:
-        values = json.loads((path / "metadata.json").read_text())
+        values = documents.loaded((path / "metadata.json").read_bytes())
         return values if values["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    except (ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        if error.errno in guarded.ELSEWHERE:
+            return None
+        raise UserError(f"{path / 'metadata.json'} cannot be read: {error.strerror or error}") from error
 
 
 class Column:
@@ -379,8 +461,10 @@ class StoreWriter:
             column.close()
         shutil.rmtree(self.scratch)
         files = {path.name: path.stat().st_size for path in sorted(self.path.iterdir())}
-        metadata = dataclasses.replace(metadata, files=files)
-        (self.path / "metadata.json").write_text(json.dumps(dataclasses.asdict(metadata), indent=2) + "\n")
+        sums = {name: guarded.sha256(self.path / name) for name in files}
+        metadata = dataclasses.replace(metadata, files=files, sums=sums)
+        written = documents.sealed(dataclasses.asdict(metadata))
+        (self.path / "metadata.json").write_text(json.dumps(written, indent=2) + "\n")
         _check_target(self._target)  # hours may have passed
         _swap_in(self.path, self._target)
         return metadata

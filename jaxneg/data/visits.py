@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxneg.config import UserError
 from jaxneg.data import listeners, simulate
 from jaxneg.data.listeners import LONGEST
+from jaxneg.errors import UserError
 
 
 @dataclass(frozen=True)

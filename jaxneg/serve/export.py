@@ -27,7 +27,7 @@ from safetensors import SafetensorError, numpy as safetensors
 import jaxneg
 from jaxneg import program, run, scoring, step as steps
 from jaxneg.batch import FEEDBACK
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "tpu")

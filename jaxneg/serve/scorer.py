@@ -13,7 +13,7 @@ from jax import export as jax_export
 from safetensors import numpy as safetensors
 
 from jaxneg.batch import PAD
-from jaxneg.config import UserError
+from jaxneg.errors import UserError
 
 FORMAT = 2
 

@@ -17,7 +17,7 @@ import pytest
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import assemble, engine, prepare, split, store as stores
+from jaxneg.data import assemble, engine, inspect, prepare, split, store as stores
 
 KINDS = ["thumb_up", "play", "skip", "thumb_down", "unknown"]
 MINUTE = 60_000
@@ -570,3 +570,39 @@ def test_a_shard_that_cannot_be_written_is_told(con, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="disk is full"):
         prepare.prepare(log(rows), tmp_path / "store", settings, con)
     assert not (tmp_path / "store").exists()
+
+
+def reasons(rows):
+    schema = SCHEMA.append(pa.field("left_out", pa.string()))
+    return ibis.memtable(
+        pa.Table.from_pylist([{"order": k} | row for k, row in enumerate(rows)], schema=schema)
+    )
+
+
+def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_path):
+    out = [
+        {
+            "left_out": "no track",
+            "user": "u",
+            "feedback": "love",
+            "played": 9.0,
+        },  # makes no sense, and need not
+        {"left_out": "no track"},
+        event("u", "c", 3, left_out="a podcast"),
+    ]
+    settings = prepare.PrepareConfig(split="tail")
+    without = prepare.prepare(log(LONG), tmp_path / "one", settings, con)
+    found = prepare.prepare(reasons([*LONG[:7], *out, *LONG[7:]]), tmp_path / "two", settings, con)
+    assert {name: number for name, number in found.dropped.items() if name.startswith("left out: ")} == {
+        "left out: no track": 2,
+        "left out: a podcast": 1,
+    }
+    assert found.counts == without.counts and found.feedback == without.feedback
+    assert "2 rows (no track), 1 rows (a podcast)" in inspect._dropped(found.dropped)
+
+
+def test_a_log_of_which_all_is_left_out_is_refused_with_the_counts(con, tmp_path):
+    rows = [{"left_out": "no track"}, {"left_out": "a podcast"}, {"left_out": "no track"}]
+    with pytest.raises(UserError, match="no row is left to prepare: left out are 2 no track, 1 a podcast"):
+        prepare.prepare(reasons(rows), tmp_path / "store", prepare.PrepareConfig(), con)
+    assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def test_what_was_written_is_mapped(out):
         assert array.dtype == stores.ARRAYS[field][1]
         np.testing.assert_array_equal(array, value)
     np.testing.assert_array_equal(store.attribute_VA, [[0], [1], [0]])
-    assert dataclasses.replace(store.metadata, files={}) == METADATA
+    assert dataclasses.replace(store.metadata, files={}, sums={}) == METADATA
     assert (store.items, store.users, store.sessions, store.events) == (2, 1, 1, 3)
     assert store.sign.dtype == np.int8
     assert dict(zip(FEEDBACK, store.sign.tolist(), strict=True)) == {
@@ -140,7 +140,7 @@ def test_no_store_is_told_from_a_store(out, tmp_path):
 def test_another_version_is_told(out):
     values = json.loads((out / "metadata.json").read_text()) | {"version": 99}
     (out / "metadata.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="format version 99.*reads versions 1 to 2: run jaxneg prepare again"):
+    with pytest.raises(UserError, match="format version 99.*reads versions 1 to 3: run jaxneg prepare again"):
         stores.Store.open(out)
 
 

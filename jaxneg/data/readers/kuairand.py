@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import UserError
 from jaxneg.data import events, sources
+from jaxneg.errors import UserError
 
 THUMBS = ("is_like", "is_follow", "is_comment", "is_forward")
 NUMBERS = ("time_ms", "is_click", *THUMBS, "is_hate", "long_view", "play_time_ms", "duration_ms")

@@ -15,8 +15,8 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg import config as configs
-from jaxneg.config import UserError
 from jaxneg.data import engine, events, sources
+from jaxneg.errors import UserError
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-up, to here a thumb-down

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import UserError
 from jaxneg.data import events, sources
+from jaxneg.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg import config as configs
-from jaxneg.config import UserError
 from jaxneg.data import events, sources
+from jaxneg.errors import UserError
 
 FORMATS = {
     ".parquet": "parquet", ".pq": "parquet",
