@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -47,7 +48,7 @@ class Steps:
             self._bar.stop()
 
     def __call__(
-        self, done: int, total: int, figures: dict[str, float] | None = None, stage: str = ""
+        self, done: int, total: int, figures: Mapping[str, float | int] | None = None, stage: str = ""
     ) -> None:
         """Shows that ``done`` of ``total`` is done, with the latest figures beside it."""
         title = f"{self._title}: {stage}" if stage else self._title
@@ -63,7 +64,7 @@ class Steps:
             print(f"{title} {done:,} of {total:,}  {text}".rstrip(), file=sys.stderr, flush=True)
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -37,21 +37,18 @@ def convergence(history: Sequence[Mapping[str, Any]], monitor: str, stopped: str
     }
 
 
-def spoken(result: Mapping[str, Any]) -> str:
-    """ "converged after 5 epochs, 60 steps, 7,680 sequences and 3.2 seconds of steps", or why it is not known to."""
+def short(result: Mapping[str, Any]) -> str:
+    """ "converged after 5 epochs", or why a run is not known to have converged."""
     epochs = result.get("epochs_to_convergence")
     if epochs is None:
         return f"not converged: {result.get('not_converged') or 'it stopped at its limit'}"
-    parts = [f"{epochs:.4g} epochs"]
-    for unit, text in (
-        ("steps", "{:,} steps"),
-        ("sequences", "{:,} sequences"),
-        ("seconds", "{:.1f} seconds of steps"),
-    ):
-        if (value := result.get(f"{unit}_to_convergence")) is not None:
-            parts.append(text.format(value))
-    return (
-        f"converged after {', '.join(parts[:-1])} and {parts[-1]}"
-        if len(parts) > 1
-        else f"converged after {parts[0]}"
-    )
+    return f"converged after {epochs:.4g} epochs"
+
+
+def spoken(result: Mapping[str, Any]) -> str:
+    """ "converged after 5 epochs, 60 steps, 7,680 sequences and 3.2 seconds of steps", or why it is not known to."""
+    text, values = short(result), [result.get(f"{unit}_to_convergence") for unit in UNITS]
+    if None in values:  # not converged, or a run of an earlier version
+        return text
+    _, steps, sequences, seconds = values
+    return f"{text}, {steps:,} steps, {sequences:,} sequences and {seconds:.1f} seconds of steps"

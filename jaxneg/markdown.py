@@ -319,11 +319,11 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
 def _converged(one: Mapping[str, Any], unit: str, how: str) -> str:
     """A figure of convergence, or that the run has not."""
     if one["epochs_to_convergence"] is None:
-        return convergence.spoken(one) if unit == "epochs" else "not converged"
+        return convergence.short(one) if unit == "epochs" else "not converged"
     return _format(one.get(f"{unit}_to_convergence"), how)
 
 
-def _format(value: float | None, how: str) -> str:
+def _format(value: float | int | None, how: str) -> str:
     return "" if value is None else f"{value:{how}}"
 
 
@@ -351,7 +351,7 @@ def _verdict(values: Mapping[str, Any]) -> str:
     for name, one in values["runs"].items():
         said.append(
             f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
-            f"it {convergence.spoken(values)}, {name} {convergence.spoken(one)}."
+            f"in training the model {convergence.short(values)}; {name} {convergence.short(one)}."
         )
     return " ".join(said)
 

@@ -93,7 +93,7 @@ def evaluate_run(
     score = run.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
-    last = _last(trained, directory, examples, on_progress)
+    last = measure_last(trained, directory, examples, on_progress)
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
@@ -116,7 +116,7 @@ def evaluate_run(
     )
 
 
-def _last(
+def measure_last(
     trained: run.Trained, directory: pathlib.Path, examples: evaluation.EvalBatches, on_progress: OnProgress
 ) -> evaluate.Report | None:
     """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""

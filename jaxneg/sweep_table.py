@@ -15,13 +15,13 @@ import numpy as np
 from scipy import special
 
 from jaxneg import metrics
-from jaxneg.figures import title
+from jaxneg.figures import counted, title
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
 COMPARED = ("pair_accuracy", "auc")  # figures whose values per example are kept
 LEVEL = 0.95
-SECONDS = " Seconds hold for this machine, busy as it was, and include compiling, which later cells are mostly spared."
+SECONDS = " Seconds hold for this machine, busy as it was; those to convergence are of training steps alone."
 
 
 class Values(NamedTuple):
@@ -103,7 +103,7 @@ def summary(
       resamples: of the bootstrap over users.
       seed: of the bootstrap.
     """
-    best = max(baselines, key=lambda name: baselines[name][0]["auc"] or 0.0) if baselines else None
+    best = max(baselines, key=lambda name: baselines[name][0].get("validation_auc") or 0.0, default=None)
     cells = []
     for labels, one in found.items():
         names = sorted({name for line in one.figures.values() for name in line})
@@ -191,13 +191,29 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     word = "seed" if table["seeds"] == 1 else "seeds"
     parts = [
         f"# Sweep on the {table['split']} split",
-        f"Mean ± standard deviation over {table['seeds']} {word}.{SECONDS if timed else ''}",
+        f"Mean ± standard deviation over {table['seeds']} {word}. {_counted(cells)}{SECONDS if timed else ''}",
         _rows([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
         *(f"![{text}]({path})" for path, text in images.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
+    """How many pairs, examples and users the figures of the test are of, where all runs have as many."""
+    names = ("users", "pairs", "examples")
+    found = {tuple(line.get(name) for name in names) for cell in cells for line in cell["seeds"].values()}
+    found = {counts for counts in found if None not in counts}
+    text = f"Figures are of {'; or '.join(counted(*counts) for counts in sorted(found))}." if found else ""
+    lines = [line for cell in cells for line in cell["seeds"].values()]
+    limit = sum(line.get("epochs_to_convergence", 0) is None for line in lines)
+    if limit:
+        text += (
+            f" {limit} of {len(lines)} runs are not known to have converged, as they stopped at their limit or never "
+            "passed their first validation: their epochs and seconds to convergence are left out."
+        )
+    return text.strip()
 
 
 def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
@@ -210,7 +226,7 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         asked.append(
             (
                 "less_best_baseline",
-                f"Less the best baseline by AUC, {name}",
+                f"Less the best baseline by AUC on validation, {name}",
                 lambda cell: cell["less_best_baseline"],
             )
         )

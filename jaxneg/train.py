@@ -284,7 +284,7 @@ class _Loop:
             self.pending.append(metrics_)
             step += 1
 
-    def _shown(self) -> dict[str, float]:
+    def _shown(self) -> dict[str, float | int]:
         """What a person sees of the last validation: the figure that decides, and how many it is of."""
         line = self.progress["history"][-1]
         return {

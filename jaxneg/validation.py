@@ -43,7 +43,7 @@ class Validation:
 
     def __call__(
         self, state: steps.State, attribute_VA: jax.Array, feed: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
+    ) -> dict[str, float | int]:
         """Figures by name, with the numbers of pairs and users behind them; those of nothing are left out.
 
         Calls ``feed`` before each batch.

@@ -254,14 +254,17 @@ def test_only_common_seeds_and_equal_examples_are_compared():
 
 def test_the_best_baseline_is_compared_with():
     cells = {("0",): found({0: 0.5}, {0: values(1, 1)})}
-    of = {"low": ({"auc": 0.4, "pair_accuracy": 0.1}, values(1, 1)), "high": ({"auc": 0.6}, values(0, 1))}
+    of = {  # the best on validation is not that on the test
+        "low": ({"auc": 0.9, "validation_auc": 0.4, "pair_accuracy": 0.1}, values(1, 1)),
+        "high": ({"auc": 0.6, "validation_auc": 0.5}, values(0, 1)),
+    }
     table = summary(cells, baselines=of)
     assert table["best_baseline"] == "high"
     assert table["cells"][0]["less_best_baseline"]["pair_accuracy"]["mean"] == 0.5
     text = sweep_table.markdown(table, {"plots/a.png": "A"})
-    assert "Less the best baseline by AUC, high" in text and "![A](plots/a.png)" in text
+    assert "Less the best baseline by AUC on validation, high" in text and "![A](plots/a.png)" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| high |  |  |", "| low |  | 0.1000 |"]
+    assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| low |  | 0.1000 |", "| high |  |  |"]
 
 
 def test_titles():
