@@ -18,11 +18,14 @@ venv: .venv/installed
 demo: venv
 	$(BIN)/jaxneg demo --out demo
 
+# Two processes, a file at a time, so that a module's fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+
 test: venv
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: venv
-	$(BIN)/python -m pytest -m "not slow and not realdata"
+	$(PYTEST) -m "not slow and not realdata"
 
 lint: venv
 	$(BIN)/ruff check .
