@@ -365,7 +365,7 @@ def measure_baselines(
             "settings": one.settings,
             "sees": one.sees,
             "seeds": one.seeds,
-            "validation_auc": one.validation_auc,
+            "validation_auc": one.validation_auc if math.isfinite(one.validation_auc) else None,
         }
         | {f"{of}_sd": one.sd[of] for of in sweep_table.COMPARED if of in one.sd}
         for name, one in measured.items()
@@ -471,6 +471,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             axes=table["axes"],
             points={name: some for name, some in points.items() if some},
             titles={name: sweep_table.title(name) for name in points},
+            counted=sweep_table.how_many(table["cells"]),
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:

@@ -200,12 +200,16 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
-    """How many pairs, examples and users the figures of the test are of, where all runs have as many."""
+def how_many(cells: Sequence[Mapping[str, Any]]) -> str:
+    """How many pairs, examples and users the figures of the test are of, in words."""
     names = ("users", "pairs", "examples")
     found = {tuple(line.get(name) for name in names) for cell in cells for line in cell["seeds"].values()}
-    found = {counts for counts in found if None not in counts}
-    text = f"Figures are of {'; or '.join(counted(*counts) for counts in sorted(found))}." if found else ""
+    return "; or ".join(counted(*counts) for counts in sorted(c for c in found if None not in c))
+
+
+def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on what the figures are of, and one on runs that have not converged."""
+    text = f"Figures are of {of}." if (of := how_many(cells)) else ""
     lines = [line for cell in cells for line in cell["seeds"].values()]
     limit = sum(line.get("epochs_to_convergence", 0) is None for line in lines)
     if limit:

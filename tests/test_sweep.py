@@ -320,6 +320,19 @@ def swept(base, tmp_path_factory):
     return workdir, table, said
 
 
+def test_cells_have_their_last_epoch_beside_the_best(swept):
+    workdir, table, _ = swept
+    for cell in table["cells"]:
+        for s, line in cell["seeds"].items():
+            result = json.loads(
+                (
+                    workdir / "cells" / f"p_hard={cell['labels']['p_hard']},seed={s}" / "result.json"
+                ).read_text()
+            )
+            assert line["last_validation"] == result["last_score"]
+            assert (line["last_auc"] == line["auc"]) == (result["best_step"] == result["steps"])
+
+
 @pytest.fixture
 def copied(swept, tmp_path):
     """A copy of it to change; shutil keeps the times of files."""
@@ -356,10 +369,18 @@ def test_a_sweep_leaves_what_it_should(swept):
     assert any(name.startswith("cosine_") for name in table["cells"][0]["figures"])
     assert "popularity" in table["baselines"]
     drawn = {path.name for path in (workdir / "plots").iterdir()}
-    assert drawn == {f"{name}.png" for name in FIGURES}
+    # Runs of two epochs stop at their limit, so that there is no figure of convergence to draw.
+    assert drawn == {f"{name}.png" for name in FIGURES if name != "epochs_to_convergence"}
+    assert all(
+        line["epochs_to_convergence"] is None for cell in table["cells"] for line in cell["seeds"].values()
+    )
     lines = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
     assert [(line["p_hard"], line["seed"]) for line in lines] == [*itertools.product("01", "01")]
     text = (workdir / "table.md").read_text()
+    one = table["cells"][0]["seeds"]["0"]
+    of = f"{one['pairs']} pairs in {one['examples']} examples of {one['users']} users"
+    assert f"Figures are of {of}. 4 of 4 runs are not known to have converged" in text
+    assert {line["users"] for line in lines} == {str(one["users"])}
     assert "## Less p_hard 0" in text and "| popularity |" in text and "(plots/gini@10.png)" in text
 
 
