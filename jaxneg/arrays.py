@@ -69,7 +69,7 @@ def _unread(error: BaseException, path: pathlib.Path, kind: str = "") -> Excepti
         return UserError(f"{path} cannot be read: {error.strerror or error}")
     if isinstance(error, Damaged | UserError):
         return error
-    return Damaged(f"{path.name} {kind or 'cannot be read'}: {_line(error)}")
+    return Damaged(f"{path.name} {kind or 'cannot be read'}: {line(error)}")
 
 
 def mapped(path: pathlib.Path, dtype: Any, shape: Sequence[int | None]) -> np.ndarray:
@@ -129,13 +129,13 @@ def npz(path: pathlib.Path, largest: int = 1 << 31) -> dict[str, np.ndarray]:
         raise _unread(error, path, "is no npz file, or a damaged one") from error
 
 
-def table(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: int) -> pa.Table:
+def table(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: int | None) -> pa.Table:
     """These columns of a parquet file of so many rows, each in one chunk. Raises Damaged on other types and numbers.
 
     Args:
       path: of the file.
       columns: name -> type, None for any.
-      rows: that were written.
+      rows: that were written; None for any number.
     """
     size_of(path)
     try:
@@ -145,7 +145,7 @@ def table(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: i
         found.validate(full=True)
     except TROUBLES as error:
         raise _unread(error, path, "is no parquet file, or a damaged one") from error
-    if len(found) != rows:
+    if rows is not None and len(found) != rows:
         raise Damaged(f"{path.name} has {len(found):,} rows, and {rows:,} were written")
     # A whole column in one chunk, also when there is no row group.
     arrays = {n: pa.concat_arrays(found[n].chunks or [pa.array([], found[n].type)]) for n in columns}
@@ -162,7 +162,9 @@ def check_footer(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], 
         raise _unread(error, path, "is no parquet file, or a damaged one") from error
 
 
-def _check_footer(file: pq.ParquetFile, path: pathlib.Path, columns: Mapping[str, Any], rows: int) -> None:
+def _check_footer(
+    file: pq.ParquetFile, path: pathlib.Path, columns: Mapping[str, Any], rows: int | None
+) -> None:
     schema = file.schema_arrow
     for name, kind in columns.items():
         at = schema.get_all_field_indices(name)
@@ -170,7 +172,7 @@ def _check_footer(file: pq.ParquetFile, path: pathlib.Path, columns: Mapping[str
             raise Damaged(f"{path.name} has {'no' if not at else 'more than one'} column {name}")
         if kind is not None and not _alike(schema.field(at[0]).type, kind):
             raise Damaged(f"{path.name}: column {name} holds {schema.field(at[0]).type}, not {kind}")
-    if file.metadata.num_rows != rows:
+    if rows is not None and file.metadata.num_rows != rows:
         raise Damaged(f"{path.name} has {file.metadata.num_rows:,} rows, and {rows:,} were written")
     asked = sum(file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
     if asked > INFLATES * max(path.stat().st_size, 1 << 20):
@@ -239,7 +241,7 @@ def _short(shape: tuple[int, ...]) -> str:
     return f"({', '.join(str(length) for length in shape)})"[:60]
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0][:120] if lines else type(error).__name__
 

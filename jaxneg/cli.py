@@ -197,9 +197,17 @@ def _inspect(args: list[str]) -> None:
     command = _command(
         store=(_positional("STORE"), "Store that jaxneg prepare wrote.", ...),
         json=(Flag, "Print one JSON object instead of tables.", False),
+        verify=(Flag, "Read all of it first, and compare the checksums and numbers of every file.", False),
     )
     asked = configs.parse(command, args, prog="jaxneg inspect", help="Shows what is in a store.")
-    described = inspect.describe(stores.Store.open(asked.store))
+    store = stores.Store.open(asked.store)
+    if asked.verify:
+        with console.Steps("inspect") as steps:
+            files = store.verify(
+                lambda done, total, file: steps(done >> 20, total >> 20, stage=f"MB of {file}")
+            )
+        console.say(f"{asked.store}: all {files} files are as they were written")
+    described = inspect.describe(store)
     if asked.json:
         print(json.dumps(described))
     else:

@@ -65,6 +65,7 @@ LEVELS = {
     "jaxneg.tables": 2.1,
     "jaxneg.ranks": 2.2,
     "jaxneg.serve": 0,
+    "jaxneg.serve.manifest": 0.9,
     "jaxneg.serve.scorer": 1,
     "jaxneg.released": 1.5,
     "jaxneg.evaluate": 2,

@@ -8,7 +8,7 @@ A process that has found a store sound looks again only once its files have chan
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,9 @@ from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
 
 SMALL = 64_000_000  # bytes of a store that is verified whenever it is opened
-Store = Metadata = Any  # of ``store``, which imports this file
+# Of ``store``, which imports this file.
+Store: TypeAlias = Any
+Metadata: TypeAlias = Any
 Seen = Callable[[int, int, str], None]  # bytes done, bytes in all, file
 
 _sound: set[tuple[Any, ...]] = set()  # what this process has found sound
@@ -87,6 +89,8 @@ def numbers(store: Store, *, events: bool) -> None:
     _same("positive_indptr.npy", len(store.positive_indptr), U + 1, "ends of users")
     if len(store.attribute_VA) < 2:
         raise Damaged("attributes.npy has no row for an item")
+    if min(T, S, U) == 0:
+        raise Damaged("event_item has no events")
     arrays.check_ranges(store.session_indptr, T, "session_indptr.npy")
     arrays.check_ranges(store.user_indptr, S, "user_indptr.npy")
     arrays.check_ranges(store.user_group_indptr, groups, "user_group_indptr.npy")

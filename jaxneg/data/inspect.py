@@ -10,7 +10,9 @@ import rich.console
 import rich.table
 import rich.text
 
+from jaxneg import documents
 from jaxneg.data import store as stores
+from jaxneg.errors import UserError
 
 CHUNK = 1 << 20  # numbers read at a time
 BAR = 32  # characters of the longest bar
@@ -21,7 +23,10 @@ def describe(store: stores.Store) -> dict[str, Any]:
 
     Histograms have mean, max and bins, a list of {"from", "to", "count"} over ranges that double. Those of
     sessions and users count all events; all else about items and users is of the training window.
+
+    Raises UserError where the metadata lacks what is shown.
     """
+    _check_told(store)
     first, last = _span(store.time_T)
     liked, disliked = _users_with(store)
     users = max(store.users, 1)
@@ -82,6 +87,37 @@ def render(described: dict[str, Any], console: rich.console.Console | None = Non
     ):
         parts = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         console.print(rich.text.Text(f"{title}: {parts}"))
+
+
+COUNTS = ("events", "items", "users", "stations", "sessions", "out_of_order")
+RULES = {"time": {"valid_from": int, "test_from": int}, "tail": {"test_share": float, "valid_share": float}}
+
+
+def _check_told(store: stores.Store) -> None:
+    """Raises UserError unless the metadata holds what ``render`` takes from it; of old stores nothing else vouches."""
+    told = store.metadata
+    wanted: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("counts", told.counts, dict.fromkeys(COUNTS, int)),
+        ("settings", told.settings, {"session": str}),
+        ("split", told.split, {"rule": str}),
+        ("feedback", told.feedback, dict.fromkeys(stores.SPLITS, dict)),
+    ]
+    if told.settings.get("session") == "gap":
+        wanted.append(("settings", told.settings, {"gap_minutes": float}))
+    rule = told.split.get("rule")
+    wanted.append(("split", told.split, RULES.get(rule, {}) if isinstance(rule, str) else {}))
+    kinds = dict.fromkeys(told.feedback.get("train", {}), int)
+    wanted += [(f"feedback.{split}", row, kinds) for split, row in told.feedback.items()]
+    try:
+        for where, values, shapes in wanted:
+            for name, shape in shapes.items():
+                if name not in values:
+                    raise documents.Wrong(f"{where}.{name} is missing")
+                documents.shaped(values[name], shape, f"{where}.{name}")
+    except documents.Wrong as error:
+        raise UserError(
+            f"store {store.path} is damaged: metadata.json: {error}; run jaxneg prepare again"
+        ) from error
 
 
 def _feedback_table(feedback: dict[str, dict[str, int]]) -> rich.table.Table:

@@ -5,14 +5,13 @@
     params.safetensors     its parameters
     item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row
     items.parquet          row, item id and attributes of every row; stations.parquet likewise
-    manifest.json          versions, shapes, feedback codes, and a SHA-256 of every other file
+    manifest.json          versions, shapes, feedback codes, a SHA-256 of every other file and one of itself
 
 With item biases, E is the model's width + 1: the bias is the last column of a row and the query ends in 1, so
 that any maximum inner product index serves the model as it is.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -25,11 +24,11 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import program, run, scoring, step as steps
+from jaxneg import arrays, documents, program, run, scoring, step as steps
 from jaxneg.batch import FEEDBACK
 from jaxneg.errors import UserError
+from jaxneg.serve import manifest as manifests
 
-FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
 
@@ -97,7 +96,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
         shutil.copyfile(store.path / name, directory / name)
 
     manifest = {
-        "format": FORMAT,
+        "format": manifests.FORMAT,
         "jaxneg": jaxneg.__version__,
         "jax": jax.__version__,
         "platforms": PLATFORMS,
@@ -111,10 +110,9 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
         "polarity": store.metadata.polarity,
         "best_step": trained.result["best_step"],
         "validation": {trained.result["monitor"]: trained.result["best_score"]},
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())
-        },
+        "files": {path.name: arrays.sha256(path) for path in sorted(directory.iterdir())},
     }
+    manifest = documents.sealed(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
 

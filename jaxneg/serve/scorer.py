@@ -1,21 +1,15 @@
 """Scores from an export directory alone: no store, no config, no training code."""
 
-import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import pyarrow.parquet as pq
-from jax import export as jax_export
-from safetensors import numpy as safetensors
 
 from jaxneg.batch import PAD
 from jaxneg.errors import UserError
-
-FORMAT = 2
+from jaxneg.serve import manifest as manifests
 
 
 class Event(NamedTuple):
@@ -47,36 +41,16 @@ class Scorer:
     def open(cls, directory: str | pathlib.Path) -> "Scorer":
         """The scorer of an export directory.
 
-        Raises UserError where a file is missing, altered or of another format.
+        Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
         """
-        directory = pathlib.Path(directory)
-        path = directory / "manifest.json"
-        if not path.is_file():
-            raise UserError(
-                f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export"
-            )
-        try:
-            manifest = json.loads(path.read_text())
-            format_, files = manifest["format"], manifest["files"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged or not of jaxneg export: export again") from error
-        if format_ != FORMAT:
-            raise UserError(
-                f"{directory} has export format {format_}, this version reads {FORMAT}: export again"
-            )
-        for name, expected in files.items():
-            file = directory / name
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-                raise UserError(f"{file} is missing or altered (its checksum differs): export again")
-        exported = jax_export.deserialize(bytearray((directory / "model.stablehlo").read_bytes()))
-        params = safetensors.load_file(directory / "params.safetensors")
+        found = manifests.opened(pathlib.Path(directory))
         return cls(
-            manifest,
-            jax.jit(exported.call),
-            jax.device_put({name: params[name] for name in manifest["query_params"]}),
-            np.load(directory / "item_embeddings.npy", mmap_mode="r"),
-            pq.read_table(directory / "items.parquet", columns=["item"])["item"].to_pylist(),
-            pq.read_table(directory / "stations.parquet", columns=["id"])["id"].to_pylist(),
+            found.manifest,
+            jax.jit(found.model.call),
+            jax.device_put(found.params),
+            found.item_VE,
+            found.item_ids,
+            found.station_ids,
         )
 
     def knows(self, item: str) -> bool:
