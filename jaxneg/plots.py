@@ -118,7 +118,8 @@ def _validation(figure, histories, monitor, title, validated):
     if len(histories) == 1:
         axes.legend(frameon=False, loc="best")
     else:
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        made.set_figheight(4.0 + 0.8 * len(histories) / 2)
+        made.legend(frameon=False, loc="outside lower center", ncols=2)
     return made
 
 

@@ -99,7 +99,7 @@ def train(
         writer.rewind(progress["step"])
         if cluster.first():
             for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
-                print(f"jaxneg: {line}", file=sys.stderr, flush=True)
+                print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         facts = {"false_negatives": false if math.isfinite(false) else None}
         loop = _Loop(

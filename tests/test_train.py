@@ -140,7 +140,7 @@ def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
     )
     result = train.train(config, tmp_path / "run")
     assert result["steps"] == 24  # 20 is the first validation after warm-up
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxneg: ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train warning: ")]
     assert any(
         "--optim.warmup-steps 18 is more than the 8 steps that --train.patience 2 allows" in x for x in said
     )
