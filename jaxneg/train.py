@@ -26,7 +26,7 @@ from jaxneg import (
 )
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import negatives, pipeline, store as stores
+from jaxneg.data import biases, pipeline, store as stores
 from jaxneg.errors import UserError
 
 # What may change between the parts of a continued run without changing what it computes.
@@ -61,13 +61,7 @@ def train(
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     with cluster.together("start"):
         store = stores.Store.open(config.data.store)
-        batches = pipeline.TrainBatches(
-            store,
-            config.data,
-            log_q=config.loss.log_q,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
+        batches = pipeline.of_config(config, store, jax.process_index(), jax.process_count())
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
         per_epoch = batches.steps_per_epoch
         total = config.train.epochs * per_epoch
@@ -91,7 +85,7 @@ def train(
     try:
         restored = checkpoints.restore(built.state)
         if restored is None:
-            bias_V = _first_biases(config, store)
+            bias_V = biases.first(config, store, batches.targets)
             state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
             progress = _start()
         else:
@@ -101,7 +95,9 @@ def train(
             for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
-        facts = {"false_negatives": false if math.isfinite(false) else None}
+        hard = batches.hard_also_liked(store)
+        shares = {"false_negatives": false, "hard_also_liked": hard}
+        facts = {name: share if math.isfinite(share) else None for name, share in shares.items()}
         loop = _Loop(
             config,
             workdir,
@@ -127,18 +123,6 @@ def train(
     finally:
         checkpoints.close()
         writer.close()
-
-
-def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
-    if config.model.item_bias != "odds":
-        return None
-    drawn, p_hard = config.data.negatives, config.data.p_hard
-    if config.loss.name == "feedback":  # one rejected event is as good as one liked
-        drawn, p_hard = 1, 1.0
-    elif config.loss.name == "softmax" or config.data.shared_negatives > 0 or config.loss.in_batch:
-        drawn, p_hard = 1, 0.0  # up to a constant: the share of each item among targets
-    counts = negatives.train_counts(store)
-    return negatives.odds(*counts, negatives=drawn, p_hard=p_hard, prior=config.model.bias_prior)
 
 
 def _start() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import csv
 import fnmatch
 import gzip
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -155,6 +156,12 @@ def first_object(file: pathlib.Path, *, lines: bool) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise UserError(f"{file}: holds {type(value).__name__} where JSON objects are expected")
     return value
+
+
+def first_lines(file: pathlib.Path, count: int, encoding: str = "utf-8") -> list[str]:
+    """Up to `count` lines from the start of a text file, without their ends."""
+    with _open(file, encoding) as text:
+        return [line.rstrip("\r\n") for line in itertools.islice(text, count)]
 
 
 def is_utf8(file: pathlib.Path) -> bool:
