@@ -368,7 +368,7 @@ def _train(args: list[str]) -> None:
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
-    of = figures.counted(*(result[f"validation_{name}"] for name in ("users", "pairs", "examples")))
+    of = figures.validated(result)
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
         f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "

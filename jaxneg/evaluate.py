@@ -273,7 +273,7 @@ def average(reports: Sequence[Report], config: EvalConfig) -> Report:
         pair_X2=first.pair_X2,
         user_X=first.user_X,
         value_X=value_X,
-        shown_V={k: sum(one.shown_V[k] for one in reports) for k in first.shown_V},
+        shown_V={k: np.sum([one.shown_V[k] for one in reports], axis=0) for k in first.shown_V},
         liked_rank=first.liked_rank,
         disliked_rank=first.disliked_rank,
     )

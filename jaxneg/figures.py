@@ -1,6 +1,7 @@
 """Names of figures: how people read them, and which of them a validation can decide by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 TITLES = {
     "pair_accuracy": "pair accuracy", "user_pair_accuracy": "pair accuracy by user",
@@ -50,6 +51,12 @@ def counted(users: int, pairs: int | None = None, examples: int | None = None) -
     parts = [_number(n, word) for n, word in ((pairs, "pair"), (examples, "example")) if n is not None]
     who = _number(users, "user")
     return f"{' in '.join(parts)} of {who}" if parts else who
+
+
+def validated(run: Mapping[str, Any]) -> str:
+    """How many a run's validation is of; empty of a run of a version that did not say so."""
+    users, pairs, examples = (run.get(f"validation_{name}") for name in ("users", "pairs", "examples"))
+    return "" if users is None else counted(users, pairs, examples)
 
 
 def _number(n: int, word: str) -> str:

@@ -65,7 +65,7 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         "## Training",
         "Converged is a run at the first validation that has 95% of its gain over the one before training, if it ended "
         "because patience ran out. Seconds are of training steps, without compiling, validating and saving. "
-        f"Validation: {_validated(values)}.",
+        f"Validation: {figures.validated(values) or 'not counted by the version that trained it'}.",
         _training_table({"model": values} | runs, values["monitor"]),
         _image(titles, "validation.png"),
         "" if titles else f"There are {NO_PLOTS}.",
@@ -112,11 +112,6 @@ def _counted(values: Mapping[str, Any], figure: str) -> str:
     """How many a figure is of, in words."""
     of = values["counts"][figure]
     return figures.counted(of["users"], of.get("pairs"), of["examples"])
-
-
-def _validated(values: Mapping[str, Any]) -> str:
-    counts = [values.get(f"validation_{name}") for name in ("users", "pairs", "examples")]
-    return "not counted by the version that trained it" if None in counts else figures.counted(*counts)
 
 
 def _notes(values: Mapping[str, Any]) -> list[str]:

@@ -223,7 +223,7 @@ def measure_baseline(
     fitted = fit(log, np.asarray(store.sign), quality)
     found, validation = [], []
     for seed in range(SEEDS if fitted.again else 1):
-        score = fitted.score if seed == 0 else fitted.again(seed)
+        score = fitted.again(seed) if seed and fitted.again else fitted.score
         found.append(measure(score, examples, store, config, name, on_progress))
         validation.append(quality(score))
     scalars = found[0].figures
@@ -401,12 +401,6 @@ def _differences(report: evaluate.Report, other: evaluate.Report, config: Config
     return found
 
 
-def _validated(result: Mapping[str, Any]) -> str:
-    """How many pairs, examples and users a run's validation is of; empty of a run that did not say so."""
-    counts = [result.get(f"validation_{name}") for name in ("users", "pairs", "examples")]
-    return "" if None in counts else figures.counted(*counts)
-
-
 def _draw(
     directory: pathlib.Path, report, measured, compared, *, config: Config, result, probed
 ) -> dict[str, str]:
@@ -433,7 +427,7 @@ def _draw(
             title=figures.title(result["monitor"]),
             counted=figures.counted(report.counts["pair_accuracy"]["users"], report.figures["pairs"]),
             examples=figures.counted(report.figures["users"], examples=report.figures["examples"]),
-            validated=_validated(result),
+            validated=figures.validated(result),
             accuracies=accuracies,
             bands={name: one.bands for name, one in shown.items()},
             share=report.value_X["share"],

@@ -17,7 +17,7 @@ in the training log and those of the context. What stands in both counts once.
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -153,7 +153,7 @@ def bpr(log: Log, sign: np.ndarray, validate: Validate, form: Form = "plain") ->
                     yield Fitted(scores(item_VG.copy(), l2, share), settings, "history")
 
     def again(seed: int) -> Score:
-        chosen = {"share": 0.0} | best.settings
+        chosen: dict[str, Any] = {"share": 0.0} | best.settings
         run = trained(counts, chosen["factors"], l2=chosen["l2"], share=chosen["share"], seed=seed)
         item_VG = next(itertools.islice(run, chosen["epochs"] - 1, None))
         return scores(item_VG.copy(), chosen["l2"], chosen["share"])
