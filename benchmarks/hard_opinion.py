@@ -17,7 +17,7 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, console, evaluate, run, train
+from jaxneg import config as configs, console, evaluate, files, run, train
 from jaxneg.data import evaluation, opinions, store as stores
 
 OPINIONS = ("all", "net", "latest")
@@ -113,7 +113,7 @@ def main() -> None:
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "hard_opinion.md").write_text(markdown(found))
-        run.write_json(args.out / "hard_opinion.json", found)
+        files.write_json(args.out / "hard_opinion.json", found)
     print(markdown(found))
     print(json.dumps(found))
 

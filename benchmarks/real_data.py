@@ -21,7 +21,7 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, evaluate, metrics, report, run, train
+from jaxneg import config as configs, console, evaluate, files, metrics, report, run, train
 from jaxneg.data import engine, evaluation, prepare, readers, store as stores
 from jaxneg.models import baselines
 
@@ -171,7 +171,8 @@ def markdown(found: dict) -> str:
         "Models, and baselines with a random start: mean over seeds ± standard deviation. Differences are paired, to "
         "the best baseline by AUC on validation (bold), each example's value averaged over seeds first. Brackets "
         "hold 95% bootstrap intervals that resample users. Models see the last events of a listener (--data.length), "
-        'the rows with "all history" all training events. Epochs to convergence are those of each seed; - has not converged.',
+        'the rows with "all history" all training events. Epochs to convergence are those of each seed; - has not '
+        "converged.",
     ]
     head = [
         "",
@@ -255,7 +256,7 @@ def main() -> None:
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "real_data.md").write_text(markdown(found))
-        run.write_json(args.out / "real_data.json", found)
+        files.write_json(args.out / "real_data.json", found)
     print(markdown(found))
     print(json.dumps({"seeds": args.seeds, "sets": found}))
 

@@ -21,7 +21,7 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, grid, run, sweep
+from jaxneg import ab, config as configs, console, files, grid, run, sweep
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.serve import export
 
@@ -114,7 +114,7 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
         cell.get("less_reference", {}).pop("over_seeds", None)
         for line in cell["seeds"].values():
             line.update({key: float(f"{value:.6g}") for key, value in line.items() if value is not None})
-    run.write_json(out / f"{name}.json", table)
+    files.write_json(out / f"{name}.json", table)
     shutil.rmtree(out / name, ignore_errors=True)
     if (plots := work / name / "plots").is_dir():
         shutil.copytree(plots, out / name)
@@ -155,7 +155,7 @@ def main() -> None:
     if (args.work / AB / "ab.json").is_file():
         for path in (args.work / AB).iterdir():
             shutil.copyfile(path, args.out / path.name)
-        run.write_json(
+        files.write_json(
             args.out / "ab.json", {"figures": claims.FIGURES} | json.loads((args.out / "ab.json").read_text())
         )
     verdicts = claims.write(args.out.parent, args.out.parent / "claims.md")

@@ -1,5 +1,6 @@
 """What a person sees while a command works: a progress bar on a terminal, quiet lines elsewhere. On standard error."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class Steps:
         now = time.monotonic()
         if now - self._said >= QUIET_SECONDS or (done >= total and text):
             self._said = now
-            print(f"{title} {done:,} of {total:,}  {text}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{title} {done:,} of {total:,}  {text}".rstrip())
 
 
 def _number(value: float | int) -> str:
@@ -70,7 +71,8 @@ def _number(value: float | int) -> str:
 
 def say(text: str) -> None:
     """A line for the person, on standard error, so that standard output stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
+        print(text, file=sys.stderr, flush=True)
 
 
 def show_markdown(text: str) -> None:

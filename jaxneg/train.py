@@ -13,10 +13,13 @@ import jax
 import numpy as np
 
 from jaxneg import (
+    agreement,
     checkpoint,
     cluster,
     config as configs,
     convergence,
+    files,
+    locks,
     logs,
     program,
     run,
@@ -44,7 +47,7 @@ Stop = Callable[[int], bool]  # step -> whether to save there and end
 
 def train(
     config: Config,
-    workdir: pathlib.Path,
+    workdir: str | pathlib.Path,
     on_progress: OnProgress = lambda *_: None,
     stop: Stop = lambda _: False,
 ) -> dict[str, Any]:
@@ -57,26 +60,37 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    config = configs.check(config)
+    with contextlib.ExitStack() as hold:
+        return _train(config, files.local(workdir, "--workdir"), on_progress, stop, hold)
+
+
+def _train(
+    config: Config, workdir: pathlib.Path, on_progress: OnProgress, stop: Stop, hold: contextlib.ExitStack
+) -> dict[str, Any]:
+    """What ``train`` does; ``hold`` holds the run directory to the end."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
-    with cluster.together("start"):
+    cluster.agree("config", agreement.of_config(config))
+    with cluster.together("store"):
         store = stores.Store.open(config.data.store)
+    cluster.agree("files", agreement.of_store(store) if cluster.many() else {})
+    with cluster.together("start"):
         batches = pipeline.of_config(config, store, jax.process_index(), jax.process_count())
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
         per_epoch = batches.steps_per_epoch
         total = config.train.epochs * per_epoch
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
-        if config.data.batch_size % (mesh.size * config.optim.accumulate):
-            parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
-            raise UserError(
-                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
-            )
+        sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
         if cluster.first():
+            _check_vacant(workdir)
+            hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
+            files.clean_inside(workdir)
             _claim(config, store, workdir)
     if cluster.many():
         with cluster.together("claim"):
-            _check_shared(store, workdir)
+            _check_shared(workdir)
 
     attribute_VA = sharding.put(program.by_row(built, np.asarray(store.attribute_VA)), mesh, "VA")
 
@@ -171,26 +185,22 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    _check_vacant(workdir)
+    # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
+    files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    files.write_json(workdir / "environment.json", run.environment())
+
+
+def _check_vacant(workdir: pathlib.Path) -> None:
+    if not (workdir / "config.json").is_file() and not files.vacant(workdir):
         raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
-    except OSError:
-        with contextlib.suppress(OSError):
-            workdir.rmdir()
-        raise
-    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
-    run.write_json(workdir / "environment.json", run.environment())
 
 
-def _check_shared(store: stores.Store, workdir: pathlib.Path) -> None:
-    """Raises UserError where this process does not see the run that the first one has claimed, or another store."""
+def _check_shared(workdir: pathlib.Path) -> None:
+    """Raises UserError where this process does not see the run that the first one has claimed."""
     if not (workdir / "store.json").is_file():
         raise UserError(f"--workdir {workdir} is not there: give one on a file system that all hosts share")
-    if run.catalogue_of(workdir) != run.catalogue_id(store):
-        raise UserError(f"{store.path} is another store here than on the first host: give all the same one")
 
 
 class _Loop:
@@ -264,6 +274,7 @@ class _Loop:
                 progress["compile_seconds"] += self.mark - began
                 compiled = True
             if len(self.pending) >= self.config.train.log_every:
+                self.checkpoints.check()
                 on_progress(step, self.total, self._flush(step))
             self.pending.append(metrics_)
             step += 1
@@ -370,5 +381,5 @@ class _Loop:
             "history": progress["history"],
         }
         if cluster.first():
-            run.write_json(self.workdir / "result.json", result)
+            files.write_json(self.workdir / "result.json", result)
         return result

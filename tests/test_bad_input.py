@@ -137,7 +137,7 @@ MISTAKES = {
     "share too large": (nothing, f"{PREPARE} --split tail --test-share 1.2", "--test-share must be above 0 and below 1, got 1.2"),
     "no such polarity": (nothing, f"{PREPARE} --polarity kind", "--polarity kind is unknown: choose one of default"),
     "no such feedback kind": (nothing, f"{PREPARE} --positive liked", "--positive liked is no feedback kind"),
-    "no memory limit": (nothing, f"{PREPARE} --memory-limit lots", "memory limit 'lots'"),
+    "no memory limit": (nothing, f"{PREPARE} --memory-limit lots", "--memory-limit must be a size.*got lots"),
     # the log
     "no such log": (nothing, "prepare table none.csv --out new", "no such file or directory: none.csv"),
     "log of an unknown format": (write("log.xlsx", "PK"), "prepare table log.xlsx --out new", "kind of file not known by its name"),
@@ -257,12 +257,12 @@ def test_a_loss_that_is_not_finite(here, capsys):
 DISK_FULL = {
     "prepare, early": ("jaxneg.data.store.Column.append", PREPARE),
     "prepare, a table": ("pyarrow.parquet.ParquetWriter.write_table", PREPARE),
-    "prepare, at the end": ("jaxneg.data.store._swap_in", PREPARE),
-    "prepare again": ("jaxneg.data.store._swap_in", "prepare table log.csv --out store"),
+    "prepare, at the end": ("jaxneg.files.put", PREPARE),
+    "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),
     "simulate": ("pyarrow.parquet.ParquetWriter.write_batch", "simulate --out new.parquet --users 60 --items 80 --artists 9"),
     "export": ("safetensors.numpy.save_file", "export run --out new"),
-    "train, a new run": ("jaxneg.run.write_json", TRAIN),
-    "train, a run again": ("jaxneg.run.write_json", "train config.py --workdir run"),
+    "train, a new run": ("jaxneg.files.write_json", TRAIN),
+    "train, a run again": ("jaxneg.files.write_json", "train config.py --workdir run"),
 }  # fmt: skip
 
 

@@ -558,7 +558,9 @@ def test_directories_of_two_kinds_are_refused(con, tmp_path):
         rows_of(con, "table", tmp_path)
     (tmp_path / "log.parquet").unlink()
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="other.csv: its header is not that of .*log.csv"):
+    with pytest.raises(
+        UserError, match="other.csv: columns who, what, when, artist, vote missing; it has a, b"
+    ):
         rows_of(con, "table", tmp_path, **NAMED)
 
 
