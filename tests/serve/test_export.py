@@ -34,7 +34,7 @@ def test_exported_scores_are_live_scores(name, tolerance, trained, exported, exa
     model, score = scorer.Scorer.open(exported(name)), run.catalogue_score(trained(name))
     for batch in examples:
         found = model.scores(batch.item_BL, batch.feedback_BL, batch.station_BL)
-        np.testing.assert_allclose(found, score(batch), **tolerance)
+        np.testing.assert_allclose(found[:, 1:], score(batch)[:, 1:], **tolerance)
         assert np.ptp(found[batch.real_B, 1:], axis=1).min() > 1e-3  # a model that tells items apart
     assert sum(int(batch.real_B.sum()) for batch in examples) > 20
 
@@ -82,7 +82,8 @@ def test_the_files_say_what_they_hold(trained, exported):
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == expected
     tables = live.state.tables
     item_VE, params = np.load(out / "item_embeddings.npy"), safetensors.load_file(out / "params.safetensors")
-    np.testing.assert_allclose(item_VE, np.column_stack([tables["item_VD"], tables["bias_V"]]), rtol=1e-6)
+    expected_VE = np.column_stack([tables["item_VD"], tables["bias_V"]])
+    np.testing.assert_allclose(item_VE[1:], expected_VE[1:], rtol=1e-6)
     for name, leaf in live.state.params.items():
         np.testing.assert_array_equal(params[f"params.{name}"], leaf)
     assert manifest["items"] == live.store.items == len(item_VE) - 1
@@ -122,7 +123,40 @@ def test_an_index_of_inner_products_serves_the_biases_too(trained, exported, exa
     query_BE = scorer.Scorer.open(out).query(batch.item_BL, batch.feedback_BL, batch.station_BL)
     np.testing.assert_array_equal(query_BE[:, -1], 1.0)
     item_VE = np.load(out / "item_embeddings.npy")
-    np.testing.assert_allclose(query_BE @ item_VE.T, run.catalogue_score(trained("tied"))(batch), **CLOSE)
+    live_BV = run.catalogue_score(trained("tied"))(batch)
+    np.testing.assert_allclose((query_BE @ item_VE.T)[:, 1:], live_BV[:, 1:], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "name", ["tied", "items alone, without biases", "hidden events, some inputs, averaged"]
+)
+def test_the_padding_row_wins_no_search_that_others_make(name, exported, examples):
+    out = exported(name)
+    model, item_VE = scorer.Scorer.open(out), np.load(out / "item_embeddings.npy")
+    for batch in examples:
+        query_BE = model.query(batch.item_BL, batch.feedback_BL, batch.station_BL)
+        np.testing.assert_array_equal(query_BE[:, -1], 1.0)
+        score_BV = query_BE @ item_VE.T
+        assert (score_BV[:, 0] < score_BV[:, 1:].min(axis=1)).all()
+        np.testing.assert_array_equal(np.argmax(score_BV, axis=1), np.argmax(score_BV[:, 1:], axis=1) + 1)
+        np.testing.assert_array_equal(score_BV[:, 1:], model.scores(*batch[:3])[:, 1:])
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_padding_row_loses_where_all_scores_are_negative(biased):
+    """As under a loss that pushes all scores down, which a row of zeros would lead."""
+    rng = np.random.default_rng(0)
+    row_VD = np.float32(-rng.random((50, 6)) - 0.1)
+    row_VD[0] = rng.normal(size=6)  # with attributes in the output it need not be zeros
+    bias_V = np.float32(-1e4 * rng.random(50)) if biased else np.zeros(50, np.float32)
+    item_VE = export.searched(row_VD, bias_V)
+    for scale in (0.0, 1e-3, 1.0, 1e6, 1e12):
+        query_BE = np.float32(np.concatenate([scale * rng.random((20, 6)), np.ones((20, 1))], axis=1))
+        score_BV = query_BE @ item_VE.T
+        assert (score_BV[:, 1:] <= 0).all() and (np.argmin(score_BV, axis=1) == 0).all()
+        assert (np.argmax(score_BV, axis=1) > 0).all()
+    np.testing.assert_array_equal(item_VE[1:], np.column_stack([row_VD, bias_V])[1:])
+    assert np.isfinite(item_VE).all() and np.isfinite((item_VE**2).sum(axis=1)).all()
 
 
 def test_what_is_there_stays(trained, tmp_path):
