@@ -26,7 +26,7 @@ from jaxneg import (
 )
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
-from jaxneg.data import evaluation, pipeline, store as stores
+from jaxneg.data import evaluation, histories, store as stores
 from jaxneg.errors import UserError
 from jaxneg.models import baselines, factorisations
 
@@ -151,7 +151,7 @@ def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.Eval
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
     Responsiveness takes up to ``probes.EXAMPLES`` examples out of batches in a random order.
     """
-    shown = pipeline.shown_kinds(trained.config.data)
+    shown = histories.shown_kinds(trained.config.data)
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
     params, item_tables = steps.evaluated(trained.state)

@@ -39,6 +39,7 @@ LEVELS = {
     "jaxneg.data.inspect": 1.15,
     "jaxneg.data.draws": 0,
     "jaxneg.data.fields": 1,
+    "jaxneg.data.histories": 1.05,
     "jaxneg.data.opinions": 1.05,
     "jaxneg.data.negatives": 1.1,
     "jaxneg.data.expected": 1.15,

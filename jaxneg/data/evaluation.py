@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import histories, pipeline, store as stores
 from jaxneg.errors import UserError
 
 
@@ -14,7 +14,8 @@ class EvalBatches:
     """Held-out examples of a split ("validation" or "test"), a batch at a time, in the order of the store.
 
     Each session with signed events in the split gives one example. Its context is what precedes the split's events:
-    in the session, or with reach "user" in all of the user's history. A session that lies wholly in the split is cut
+    in the session, or with reach "user" in all of the user's history: the last events of the kinds that are inputs. A
+    session that lies wholly in the split is cut
     in its middle: its first half is context, its second half held out. Examples without context are left out and
     counted in ``cold``.
     """
@@ -54,10 +55,8 @@ class EvalBatches:
             counts = np.bincount(self.example_S[self.liked_S == sign], minlength=self.examples)
             self.width = max(self.width, int(counts.max()))
         self.store, self.data, self.config = store, data, config
-        self._columns, self._shown = (
-            (store.item_T, store.feedback_T, store.station_T),
-            pipeline.shown_kinds(data),
-        )
+        self._columns = store.item_T, store.feedback_T, store.station_T
+        self._shown = histories.Shown(store, data)
 
     def _signed(self, store, cut_X, end_X):
         """The S held-out events with an opinion: their example, place in the log, and whether liked."""
@@ -107,16 +106,13 @@ class EvalBatches:
         size, length = self.config.batch_size, self.data.length
         first, last = k * size, min((k + 1) * size, self.examples)
         fill = size - (last - first)
-        begin = np.pad(self.begin_X[first:last], (0, fill))
-        cut = np.pad(self.cut_X[first:last], (0, fill))
+        begin, cut = (
+            np.pad(self._shown.before(place_X[first:last]), (0, fill))
+            for place_X in (self.begin_X, self.cut_X)
+        )
         start = np.maximum(begin, cut - length)
         seen_BL = start[:, None] + np.arange(length) < cut[:, None]
-        context = [pipeline.windows(column_T, start, length) for column_T in self._columns]
-        if not self._shown.all():
-            seen_BL &= self._shown[context[1]]
-            order_BL = np.argsort(~seen_BL, axis=1, kind="stable")
-            context = [np.take_along_axis(column_BL, order_BL, axis=1) for column_BL in context]
-            seen_BL = np.take_along_axis(seen_BL, order_BL, axis=1)
+        context = [self._shown.windows(column_T, start, length) for column_T in self._columns]
         low, high = np.searchsorted(self.example_S, [first, last])
         example, liked = self.example_S[low:high] - first, self.liked_S[low:high]
         item = self.store.item_T[self.event_S[low:high]]

@@ -9,8 +9,10 @@ import pytest
 from jax import export as jax_export
 from safetensors import numpy as safetensors
 
-from jaxneg import program, run
+from jaxneg import config as configs, program, run, sharding
+from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
+from jaxneg.data import evaluation, store as stores
 from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 
@@ -206,3 +208,40 @@ class _Blank:
 
     def serialize(self):
         return b""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--data.inputs play thumb_up",
+        "--data.inputs skip thumb_down --data.reach user --model.encoder gru4rec --model.item-bias none",
+        "--data.inputs thumb_up skip play --model.encoder bert4rec --data.mask 0.2 --data.reach user",
+        "--data.length 2 --model.feedback none",
+    ],
+)
+def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store, tmp_path):
+    """Histories are cut by one rule: kinds that are no inputs go first, then all but the last events."""
+    store = stores.Store.open(small_store)
+    base = configs.override(
+        configs.Config(),
+        f"--data.length 4 --model.width 8 --model.layers 1 --model.row-scale 1 {options}".split(),
+    )
+    built = program.build(base, program.catalogue_of(store), sharding.make_mesh(1))
+    live = run.Trained(
+        base, store, built.model, built.init(), {"best_step": 0, "monitor": "auc", "best_score": 0.5}
+    )
+    export.export(live, tmp_path / "out")
+    model, score = scorer.Scorer.open(tmp_path / "out"), run.catalogue_score(live)
+    batches = evaluation.EvalBatches(store, base.data, base.eval, "test")
+    top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
+    vocabulary, differs = store.vocabulary(), 0
+    stations = {row: name for name, row in model._stations.items()}
+    for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
+        items = vocabulary.names(store.item_T[begin:cut])
+        kinds = [FEEDBACK[code] for code in store.feedback_T[begin:cut]]
+        where = [stations[row] for row in store.station_T[begin:cut].tolist()]
+        found = model.recommend(list(map(scorer.Event, items, kinds, where)), 10)
+        assert [one.item for one in found] == vocabulary.names(top_Xk[x] + 1)
+        kept = np.isin(kinds, base.data.inputs or FEEDBACK)
+        differs += kept[-base.data.length :].sum() < min(kept.sum(), base.data.length)
+    assert batches.examples > 20 and (differs > 0) == bool(base.data.inputs)
