@@ -29,6 +29,7 @@ from jaxneg.fields import (
     Share,
     Size,
     Weight,
+    Where,
     above,
     built,
     inside,
@@ -53,7 +54,7 @@ def option(metavar: str, otherwise: str) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    store: str = "store"  # prepared store to read
+    store: Where = "store"  # prepared store to read
     length: Positive = 50  # events the model sees, L
     reach: Literal["session", "user"] = "session"
     """how far back inputs go: this session, or all of the user's"""
@@ -167,7 +168,7 @@ class TrainConfig:
     log_every: Positive = 50  # steps between lines of metrics
     devices: Natural = 0  # devices to train on; 0 takes all
     shards: Positive = 1  # devices that share the rows of the item tables; each has all of them with 1
-    compilation_cache: str = ""  # directory of compiled programs; none leaves JAX's own setting
+    compilation_cache: Where = ""  # directory of compiled programs; none leaves JAX's own setting
     seed: Seed = 0  # of initialisation and dropout
     stuck_after: Natural = 1800
     """seconds without a step until the process ends with code 75; 0 waits for ever"""
