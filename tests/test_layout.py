@@ -12,7 +12,7 @@ LEVELS = {
     "jaxneg.convergence": 0,
     "jaxneg.files": 0.1,
     "jaxneg.locks": 0.2,
-    "jaxneg.fields": 0.1,
+    "jaxneg.fields": 0.2,
     "jaxneg.experiments": 0.1,
     "jaxneg.signals": 0,
     "jaxneg.config": 0.3,
