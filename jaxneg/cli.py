@@ -164,7 +164,7 @@ def _prepare(args: list[str]) -> None:
     counts = metadata.counts
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
-            console.say(f"jaxneg: {count:,} rows {name}")
+            console.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
     liked = opinions.also_liked(stores.Store.open(asked.out))
     if math.isfinite(liked):
         console.say(
@@ -330,7 +330,7 @@ def _train(args: list[str]) -> None:
         processes=(Annotated[int, fields.Bounds(0, 1 << 20)], "How many processes there are.", 0),
         process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import cluster, run, train
+    from jaxneg import cluster, convergence, figures, run, train
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
@@ -355,10 +355,11 @@ def _train(args: list[str]) -> None:
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
+    of = figures.validated(result)
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
-        f"validation {result['monitor']} {result['best_score']:.4f} at epoch {best:.4g}, "
-        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; "
+        f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
+        f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
         f"next, jaxneg evaluate {asked.workdir}"
     )
 
