@@ -99,7 +99,9 @@ def test_training_tells_of_hard_negatives_that_their_listener_likes(work, monkey
     result = json.loads((RUN / "result.json").read_text()) | {"hard_also_liked": share}
     monkeypatch.setattr(train, "train", lambda *_: result)
     cli.main(["train", "config.py", "--workdir", "new"])
-    assert ("81.2% of the hard negatives are songs that their listener likes" in capsys.readouterr().err) == said
+    assert (
+        "81.2% of the hard negatives are songs that their listener likes" in capsys.readouterr().err
+    ) == said
 
 
 def test_training_again_continues(work, capsys):
