@@ -105,7 +105,9 @@ class Written:
         known = words.filter(words[name].notnull())
         values = known.group_by(value=known[name]).agg(count=known["count"].sum())
         row = ibis.row_number().over(order_by=[ibis.desc("count"), ibis.asc("value")]) + 1
-        values = self._keep("number attributes", f"values{number}", values.select("value", code=row.cast("int32")))
+        values = self._keep(
+            "number attributes", f"values{number}", values.select("value", code=row.cast("int32"))
+        )
         schema = pa.schema([("row", pa.int32()), ("value", pa.string())])
         table = values.select("value", row="code").select("row", "value").order_by("row")
         size = self._writer.table(f"{events.ATTRIBUTE}{number}", schema, engine.stream(table))

@@ -598,7 +598,7 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
         "left out: a podcast": 1,
     }
     assert found.counts == without.counts and found.feedback == without.feedback
-    assert "2 rows (no track), 1 rows (a podcast)" in inspect._dropped(found.dropped)
+    assert "2 rows (no track), 1 row (a podcast)" in inspect._dropped(found.dropped)
 
 
 @pytest.mark.parametrize(
