@@ -414,7 +414,7 @@ def _evaluate(args: list[str]) -> None:
         "Measures a run's best checkpoint, and the baselines, on held-out events; "
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
-        compare=(_some("OTHER", "none"), "Further runs on the same store, measured on the same examples.", ()),
+        compare=(_some("OTHER", "none"), "Further runs on the same store, each measured as it would be alone.", ()),
         baselines=(
             Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"
         ),

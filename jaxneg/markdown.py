@@ -25,7 +25,9 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
         f"# Report on the {values['split']} split",
+        *values.get("notes", ()),
         f"{values['pairs']:,} pairs from {values['examples']:,} examples. {_verdict(values)}",
+        *_otherwise(values["runs"]),
         "## Liked above disliked",
         "Pair accuracy takes one liked and one disliked item of the same station per example, AUC all pairs. "
         "Brackets hold 95% bootstrap intervals over examples. Differences are paired, the model less the "
@@ -59,6 +61,16 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         _settings_table(values["baselines"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each run is measured with that the model is not."""
+    return [
+        f"Run {name} is measured with its own settings ({'; '.join(one['measured_otherwise'])}): its figures are those "
+        "of its own report, its differences are over the examples that both have."
+        for name, one in runs.items()
+        if one.get("measured_otherwise")
+    ]
 
 
 def _separation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -123,7 +135,7 @@ def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
 def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return _table(
         ["", *columns],
-        [[name, *(_number(one[figure]) for figure in columns.values())] for name, one in rows.items()],
+        [[name, *(_number(one.get(figure)) for figure in columns.values())] for name, one in rows.items()],
     )
 
 
@@ -283,6 +295,8 @@ def _best(values: Mapping[str, Any]) -> str | None:
 
 def _against(other: Mapping[str, Any]) -> str:
     low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
+    if low is None:
+        return "not compared with it, as they share no pair"
     is_ = "above" if low > 0 else "below" if high < 0 else "not told apart from"
     return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
 

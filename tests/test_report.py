@@ -72,7 +72,7 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     mrr_negative gini@10 epochs_to_convergence baselines"""
     assert set(keys.split()) <= set(values)
     assert values["epochs_to_convergence"] == 2.0
-    of_training = """split runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
+    of_training = """split notes runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
     false_negatives stopped p_hard share_histogram input_coverage probes"""
     own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
