@@ -173,10 +173,10 @@ class _Gather(grain.transforms.RandomMap):
         negative_BLN = np.zeros((*target_BL.shape, N), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
-        # Positions may share a target: the first liked event after several others.
-        targets = self.targets or float(config.blocks * _events(at_BM, target_BL > 0))
-        target_log_q_BL = np.zeros(target_BL.shape, np.float32)
+        target_log_q_BL, targets = np.zeros(target_BL.shape, np.float32), self.targets
         if len(self.count_V):
+            # Positions may share a target: the first liked event after several others.
+            targets = targets or float(config.blocks * _events(at_BM, target_BL > 0))
             target_log_q_BL[target_BL > 0] = self.log_q_of(target_BL[target_BL > 0], targets)
         batch = Batch(
             item_BL=item_BL,
