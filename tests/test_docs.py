@@ -3,7 +3,6 @@
 import doctest
 import pathlib
 import re
-import sys
 import tomllib
 
 import pytest
