@@ -79,3 +79,12 @@ def test_the_experiments_of_the_pages_are_configs():
         space = {}
         exec(code, space)
         configs.check(space["get_config"]())
+
+
+def test_paths_that_pages_name_are_there():
+    for page in DOCS.rglob("*.md"):
+        if "measured" not in page.parts:
+            for path in re.findall(
+                r"`((?:jaxneg|configs|benchmarks|launch|tests|tools)/[\w/.]*)[`\s]", page.read_text()
+            ):
+                assert (ROOT / path).exists(), f"{page.name} names {path}"
