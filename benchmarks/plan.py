@@ -24,7 +24,7 @@ CATALOGUE = program.Catalogue(items=99_999_999, stations=1000, attributes=())
 NEGATIVES = {
     "256 negatives shared by the batch": [],
     "256 negatives of each position's own": [
-        "--data.negatives", "256", "--data.p-hard", "0", "--data.shared-negatives", "0", "--loss.no-log-q",
+        "--data.negatives", "256", "--data.p-hard", "0", "--data.shared-negatives", "0", "--loss.log-q", "none",
     ],
 }  # fmt: skip
 SMALL, LARGE = "v5e:4x4", "v5e:16x16"

@@ -20,7 +20,7 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, evaluate, metrics, report, run, train
+from jaxneg import config as configs, console, evaluate, files, metrics, report, run, train
 from jaxneg.data import engine, evaluation, prepare, readers, store as stores
 from jaxneg.models import baselines
 
@@ -234,7 +234,7 @@ def main() -> None:
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "real_data.md").write_text(markdown(found))
-        run.write_json(args.out / "real_data.json", found)
+        files.write_json(args.out / "real_data.json", found)
     print(markdown(found))
     print(json.dumps({"seeds": args.seeds, "sets": found}))
 

@@ -21,7 +21,7 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, grid, run, sweep
+from jaxneg import ab, config as configs, console, files, grid, run, sweep
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.serve import export
 
@@ -112,7 +112,7 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
         cell.get("less_reference", {}).pop("over_seeds", None)
         for line in cell["seeds"].values():
             line.update({key: float(f"{value:.6g}") for key, value in line.items() if value is not None})
-    run.write_json(out / f"{name}.json", table)
+    files.write_json(out / f"{name}.json", table)
     shutil.rmtree(out / name, ignore_errors=True)
     if (plots := work / name / "plots").is_dir():
         shutil.copytree(plots, out / name)

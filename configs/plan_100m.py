@@ -16,7 +16,7 @@ def get_config() -> Config:
             length=200, batch_size=64 * 256, negatives=0, shared_negatives=256, random="log_uniform"
         ),
         model=ModelConfig(width=128, layers=2, heads=2, attributes=False, item_bias="none"),
-        loss=LossConfig(name="sampled_softmax", log_q=True),
+        loss=LossConfig(name="sampled_softmax", log_q="plain"),
         optim=OptimConfig(rows="adagrad"),
         train=TrainConfig(shards=256),
     )

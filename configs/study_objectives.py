@@ -33,7 +33,7 @@ def get_sweep() -> Sweep:
         "BCE, LiGR": ("--model.encoder", "ligr"),
         "BCE, hard from the session": ("--data.hard-scope", "session"),
         "BCE, hard by popularity": ("--data.hard-scope", "popularity"),
-        "gBCE, 16": loss("gbce", *many),
+        "gBCE, 16": loss("gbce", *many, "--data.p-hard", "0"),  # calibrated for uniform draws
         "BPR-max, 16": loss("bpr_max", *many),
         "TOP1-max, 16": loss("top1_max", *many),
         "sampled softmax, 16": loss("sampled_softmax", *many),

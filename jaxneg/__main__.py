@@ -1,5 +1,16 @@
-"""``python -m jaxneg`` is the ``jaxneg`` command."""
+"""The ``jaxneg`` command, also as ``python -m jaxneg``: streams and signals are in order before much is imported."""
 
-from jaxneg import cli
+from jaxneg import signals
 
-cli.main()
+
+def main() -> None:
+    """Runs a verb and exits with its code."""
+    signals.open_streams()
+    signals.install()
+    from jaxneg import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,19 +12,16 @@ in all arms and does not count.
 Reference: the online test of Mei, Bembom and Ehmann, Hard Negative Sampling for Music Recommendation, MuRS 2024.
 """
 
-import contextlib
 import dataclasses
-import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from jaxneg import arms as arms_, metrics, run, trial
+from jaxneg import arms as arms_, files, locks, metrics, trial
 from jaxneg.batch import CODE
 from jaxneg.data import simulate, store as stores, visits as visit
 from jaxneg.data.listeners import LONGEST
@@ -77,12 +74,15 @@ def ab(
     Raises UserError where one of them is missing, damaged, or not of the same log.
     """
     check(config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    target = files.local(out, "--out")
+    if not files.vacant(target):
         raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
-    with _whole(out) as partial:
-        values = _run(exports, truth, store, config, on_progress)
-        run.write_json(partial / "ab.json", values)
-        (partial / "ab.md").write_text(markdown(values))
+    with locks.held(locks.beside(target), f"--out {out}"):
+        files.clean_beside(files.real(target))
+        with files.whole_directory(target) as partial:
+            values = _run(exports, truth, store, config, on_progress)
+            files.write_json(partial / "ab.json", values)
+            files.write_text(partial / "ab.md", markdown(values))
     return values
 
 
@@ -257,22 +257,6 @@ def p_value(change: np.ndarray) -> float | None:
     change = change[~np.isnan(change)]
     other = min((change <= 0).sum(), (change >= 0).sum())
     return min(1.0, float(2 * (other + 1) / (len(change) + 1))) if len(change) else None
-
-
-@contextlib.contextmanager
-def _whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory that becomes ``out`` once the block is done, and is gone if it fails."""
-    target = pathlib.Path(os.path.realpath(out))
-    partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    try:
-        yield partial
-        partial.rename(target)  # an empty directory gives way
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def markdown(values: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     That is an event after t, or, in cloze training, the hidden event at t. Cloze training shows all M = L + 1 events of
     a sequence, so that its L is one larger.
 
-    With ``data.packed`` a row holds several sequences one after the other; a field that is not in use has no elements.
+    With ``data.packed`` a row holds several sequences one after the other. A field that the config does not read has
+    no elements, its last axis being 0: ``data.fields`` says which.
     """
 
     item_BL: Array  # int32, rows of the events seen; PAD after the last and where hidden
@@ -46,9 +47,13 @@ class Batch(NamedTuple):
     hard_BLN: Array  # bool, True where the negative is a real one rather than a random draw
     event_BM: Array  # int32, rows of the whole sequence, last and hidden events included; M = 0 if packed
     sign_BM: Array  # int8, feedback that they got: +1, 0, -1
-    shared_S: Array  # int32, random negatives shared by the batch
-    shared_log_q_S: Array  # float32, log of the chance that the item is among them
-    target_log_q_BL: Array  # float32, log of the chance that the target is among the batch's targets
+    shared_S: (
+        Array  # int32, random negatives shared by the batch; corrected ones once each, PAD for repetitions
+    )
+    shared_log_q_S: (
+        Array  # float32, log of the chance that the item is a shared or in-batch negative of a position
+    )
+    target_log_q_BL: Array  # float32, likewise of the target, at positions with another one
     segment_BL: Array  # int32, number of the sequence in its row from 1, 0 pads; L = 0 unless packed
 
 

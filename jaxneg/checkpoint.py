@@ -71,6 +71,10 @@ class Checkpointer:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
+    def check(self) -> None:
+        """Raises what went wrong in the background since it was asked last."""
+        self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Returns once what was saved is on disk."""
         self._manager.wait_until_finished()

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console
+from jaxneg import config as configs, console, files, signals
 from jaxneg.config import Config
 from jaxneg.errors import UserError
 
@@ -46,17 +47,20 @@ Without a log of your own:
 
 jaxneg VERB --help explains a verb and its options; jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
-130 interrupted, 143 stopped by SIGTERM (training has saved: start it again to continue), 75 a step is stuck or one of
-many processes is lost (start all again to continue; JAX itself may end them with 134 instead).
+130 interrupted, 143 stopped by SIGTERM (after either training has saved: start it again to continue; a second one ends
+it at once), 75 a step is stuck, one of many processes is lost, or another took this one's directory as it stood still
+(start all again to continue; JAX itself may end them with 134 instead).
 """
 
 # Errors of the disk, which are the user's to mend wherever they strike.
-FULL, CLOSED, PLACE = (
+FULL, CLOSED, PLACE, MANY = (
     "free some space",
     "choose another place, or change its permissions",
     "choose another path",
+    "raise the limit, as ulimit -n 4096 does",
 )
 MENDS = {
+    errno.EMFILE: MANY, errno.ENFILE: MANY,
     errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
     errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
     errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE,
@@ -66,16 +70,23 @@ MENDS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a verb and exits with its code."""
     args = list(sys.argv[1:] if args is None else args)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signals.open_streams()
+    signals.install()
+    if args:
+        signals.consequence(CONSEQUENCES.get(args[0], "start it again"))
     try:
         _run(args)
+        sys.stdout.flush()
     except UserError as error:
-        _mend(str(error), everywhere=True)
-    except KeyboardInterrupt:
-        console.say("jaxneg: interrupted; jaxneg train continues a run from its last checkpoint")
-        _leave(130)
+        _mend(str(error), everywhere=not error.by_all)
+    except KeyboardInterrupt:  # of a library that has put its own handler in place
+        signals.end(signal.SIGINT)
+    except signals.Stopped as error:
+        console.say(f"jaxneg: {error}")
+        _leave(error.code)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Nobody reads what is left in the buffer, and Python would complain of that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _leave(141)
     except Exception as error:
         if (trouble := _disk_trouble(error)) is not None:
@@ -88,6 +99,19 @@ def main(args: Sequence[str] | None = None) -> None:
             _leave(cluster.LOST)
         traceback.print_exception(error)
         _leave(1)
+
+
+# What a signal leaves of the work of a verb.
+NOTHING = "nothing was written: start it again"
+CONSEQUENCES = {
+    "prepare": NOTHING,
+    "simulate": NOTHING,
+    "export": NOTHING,
+    "evaluate": "an earlier report stays as it was: start it again",
+    "train": "the same command begins, or continues the run from its last checkpoint",
+    "sweep": "the same command continues it",
+    "demo": "the same command begins anew",
+}
 
 
 def _mend(text: str, everywhere: bool = False) -> NoReturn:
@@ -137,7 +161,7 @@ def _run(args: list[str]) -> None:
 
 
 def _prepare(args: list[str]) -> None:
-    from jaxneg.data import engine, prepare, readers, store as stores
+    from jaxneg.data import engine, opinions, prepare, readers, store as stores
 
     if not args or args[0] in ("-h", "--help"):
         print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
@@ -165,11 +189,12 @@ def _prepare(args: list[str]) -> None:
     )
     if not asked.source.exists():
         raise UserError(f"no such file or directory: {asked.source}")
-    with console.Steps("prepare") as steps, engine.reading(asked.source):
+    place = stores.StoreWriter(asked.out)
+    with console.Steps("prepare") as steps, engine.reading(asked.source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
             asked.prepare.memory_limit,
-            temp_dir=stores.StoreWriter(asked.out).scratch / "spill",
+            temp_dir=place.scratch / "spill",
             engine=asked.prepare.engine,
         )
         metadata = prepare.prepare(
@@ -185,6 +210,12 @@ def _prepare(args: list[str]) -> None:
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
             console.say(f"jaxneg: {count:,} rows {name}")
+    liked = opinions.also_liked(stores.Store.open(asked.out))
+    if math.isfinite(liked):
+        console.say(
+            f"{asked.out}: {liked:.1%} of the rejections in training are of songs that their listener likes too; "
+            "--data.hard-opinion says what counts of them"
+        )
     console.say(
         f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
         f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
@@ -270,7 +301,7 @@ def _ab(args: list[str]) -> None:
     with console.Steps("simulate --ab") as steps:
         exports = [pathlib.Path(export) for export in asked.ab]
         ab.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
-    console.show_markdown((asked.out / "ab.md").read_text())
+    console.show_markdown((asked.out / "ab.md").read_text(encoding="utf-8"))
     console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
 
 
@@ -364,7 +395,7 @@ def _train(args: list[str]) -> None:
     except cluster.Stopped as stopped:
         if cluster.first():
             console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
-        sys.exit(cluster.STOPPED)
+        _leave(stopped.code)
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
@@ -401,7 +432,7 @@ def _evaluate(args: list[str]) -> None:
     if asked.json:
         print(json.dumps(found))
     else:
-        console.show_markdown((asked.run / "report.md").read_text())
+        console.show_markdown((asked.run / "report.md").read_text(encoding="utf-8"))
         console.say(
             f"{asked.run / 'report.md'}: this report, with plots beside it; "
             f"next, jaxneg export {asked.run} --out DIR"

@@ -7,19 +7,21 @@ dies while no step runs, JAX itself aborts the others after HEARTBEAT seconds (e
 import contextlib
 import glob
 import importlib.util
+import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
+from jaxneg import locks, signals
 from jaxneg.errors import UserError
+from jaxneg.signals import Stopped as Stopped
 
 LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes again and they continue
 STOPPED = 143  # by SIGTERM, as the shell counts
@@ -145,12 +147,43 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def agree(stage: str, values: Mapping[str, str]) -> None:
+    """Raises UserError on every process, which each of them says, unless all have the values that the first one has.
+
+    Names the first value that differs. In a single process does nothing.
+
+    Args:
+      stage: a name, of one call only.
+      values: by the name that a person knows them by.
+    """
+    if not many():
+        return
+    client, key = _client(), f"jaxneg/values/{stage}"
+    with together(stage, by_all=True):
+        if first():
+            client.key_value_set(key, json.dumps(dict(values)))
+        else:
+            other = json.loads(client.blocking_key_value_get(key, int(AGREE * 1000)))
+            if (line := difference(other, values)) is not None:
+                raise UserError(line)
+
+
+def difference(first: Mapping[str, str], own: Mapping[str, str]) -> str | None:
+    """The first value in which a process differs from the first one, in words; None where all are alike."""
+    for name in [*first, *(name for name in own if name not in first)]:
+        there, here = (values.get(name, "not there") for values in (first, own))
+        if there != here:
+            return f"{name} is {here}, and {there} on process 0: start all processes with the same"
+    return None
+
+
 @contextlib.contextmanager
-def together(stage: str) -> Iterator[None]:
+def together(stage: str, *, by_all: bool = False) -> Iterator[None]:
     """Leaves the block once all processes have; with the UserError of the first that met one, on every process.
 
     Args:
       stage: a name, of one block only.
+      by_all: each process is to say the error, and not the first alone.
     """
     failed = None
     try:
@@ -166,41 +199,41 @@ def together(stage: str) -> Iterator[None]:
         if said:
             name, text = next(iter(said.items()))
             where = "" if len(said) == jax.process_count() else f"process {int(name.rpartition('/')[2])}: "
-            raise UserError(f"{where}{text}")
+            error = UserError(f"{where}{text}")
+            error.by_all = by_all
+            raise error
     elif failed:
         raise failed
 
 
-class Stopped(Exception):
-    """SIGTERM came, and what was trained so far is saved."""
-
-
 class Terminate:
-    """Whether training is to save and end at a step, since SIGTERM came; use as a context.
+    """Whether training is to save and end at a step, since a signal came; use as a context.
 
-    Of many processes all say so at the same step, one after the furthest of them, whichever got the signal. In a single
-    process a second signal ends at once; of many, JAX swallows it, and SIGINT or SIGKILL does.
+    Of many processes all say so at the same step, one after the furthest of them, whichever got SIGTERM: JAX's own
+    handler is in place, which swallows a second one, and SIGINT or SIGKILL ends a process at once. In a single process
+    SIGINT does as SIGTERM, and a second signal ends it at once; so does the first one before a step is done, when there
+    is nothing to save.
     """
 
     def __init__(self) -> None:
-        self._many, self._came = many(), False
+        self._many, self._began = many(), None
+        self._deferring = contextlib.ExitStack()
 
     def __enter__(self) -> "Terminate":
-        if not self._many:  # else JAX's own handler is in place, and must stay
-            self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._many:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, *_: object) -> None:
-        if self._came:
-            sys.exit(STOPPED)
-        self._came = True
+        self._deferring.close()
 
     def __call__(self, step: int) -> bool:
-        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._came
+        if self._many:
+            return multihost_utils.reached_preemption_sync_point(step)
+        if self._began is None:
+            self._began = step
+        elif self._began >= 0 and step > self._began:
+            self._deferring.enter_context(signals.deferred())
+            self._began = -1
+        return signals.came()
 
 
 class Watchdog:
@@ -234,6 +267,7 @@ class Watchdog:
                 _say(
                     f"no progress for {waited:.0f} s after step {self._step}: a device or another process is stuck"
                 )
+                locks.release_all()
                 os._exit(LOST)
 
 

@@ -52,8 +52,10 @@ class DataConfig:
     """where hard negatives come from; falls back to user. popularity: the user's nearest in count"""
     hard_skip: float = 1.0  # weight of a skip among hard negatives
     hard_thumb_down: float = 1.0  # weight of a thumbs-down among hard negatives
-    random: Literal["uniform", "log_uniform"] = "uniform"
-    """draw of random negatives: any item alike, or falling with its rank by count"""
+    hard_opinion: Literal["all", "net", "latest"] = "all"
+    """of songs a listener rejected and liked: each rejection, those that outnumber the likes, or the latest alone"""
+    random: Literal["uniform", "log_uniform", "by_count"] = "uniform"
+    """draw of random negatives: any item alike, falling with its rank by count, or by its count in training"""
     shared_negatives: int = 0  # random negatives shared by the whole batch, S
     shuffle_events: bool = False
     """order each training sequence anew each epoch: for logs whose order means nothing"""
@@ -107,7 +109,8 @@ class LossConfig:
     rejected: float = 1.0  # of not_to_recommend, weight of rejected targets
     hardest: int = 0  # negatives kept per position, those that score highest; 0 keeps all
     in_batch: bool = False  # the batch's other targets are negatives too
-    log_q: bool = False  # correct shared and in-batch negatives for how often they are drawn
+    log_q: Literal["none", "plain", "refined"] = "none"
+    """correct shared and in-batch negatives for how often they are drawn; refined: the target left out of the sum"""
     feedback: float = 0.0  # weight of a further term: predict the feedback of the next event
     contrastive: float = 0.0  # weight of a further term: InfoNCE against the session's skips
     contrastive_form: Literal["paper", "released"] = "paper"  # released: with the faults of the authors' code
@@ -243,6 +246,9 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     data, model, loss, optim = config.data, config.model, config.loss, config.optim
     touched = optim.rows != "dense"
     shared = data.shared_negatives > 0 or loss.in_batch
+    log_q = loss.log_q != "none"
+    hard = data.negatives > 0 and data.p_hard > 0
+    uneven = hard or data.random != "uniform" or loss.in_batch or loss.hardest > 0
     return [
         (
             model.encoder in BIDIRECTIONAL and data.mask == 0,
@@ -271,19 +277,36 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "give --data.shared-negatives 1000 or --loss.in-batch",
         ),
         (
-            loss.log_q and not shared,
+            log_q and not shared,
             "--loss.log-q corrects shared and in-batch negatives, and there are none",
             "give --data.shared-negatives or --loss.in-batch, or leave it out",
         ),
         (
-            loss.log_q and loss.name not in ("sampled_softmax", "not_to_recommend"),
+            log_q and loss.name not in ("sampled_softmax", "not_to_recommend"),
             f"--loss.log-q estimates a softmax, which --loss.name {loss.name} is none of",
             "use --loss.name sampled_softmax, or leave it out",
         ),
         (
-            loss.log_q and loss.hardest > 0,
+            log_q and loss.hardest > 0,
             "--loss.log-q counts every negative, and --loss.hardest drops most",
             "leave one of them out",
+        ),
+        (
+            log_q and data.negatives > 0 and data.p_hard < 1,
+            "--loss.log-q estimates the sum over the catalogue from shared and in-batch negatives, to which random "
+            "ones of --data.negatives would add",
+            "use --data.negatives 0, or --data.p-hard 1 to have rejected events weigh in once more",
+        ),
+        (
+            loss.log_q == "refined" and loss.name == "not_to_recommend",
+            "--loss.log-q refined leaves the target out, which --loss.name not_to_recommend weighs itself",
+            "use --loss.log-q plain, or --loss.name sampled_softmax",
+        ),
+        (
+            loss.name == "gbce" and loss.calibration > 0 and uneven,
+            "--loss.name gbce is calibrated for negatives that are drawn uniformly from the catalogue",
+            "use --data.p-hard 0 and --data.random uniform without --loss.in-batch and --loss.hardest, or "
+            "--loss.calibration 0",
         ),
         (
             loss.name == "softmax" and (shared or loss.hardest > 0),
@@ -423,6 +446,8 @@ def from_json(text: str) -> Config:
     """The config that ``to_json`` wrote. Raises UserError on unknown or missing names."""
     try:
         values = json.loads(text)
+        if isinstance(log_q := values["loss"].get("log_q"), bool):  # before there were two corrections
+            values["loss"]["log_q"] = "plain" if log_q else "none"
         return Config(
             data=_part(DataConfig, values["data"]),
             model=_part(ModelConfig, values["model"]),

@@ -1,5 +1,6 @@
 """What a person sees while a command works: a progress bar on a terminal, quiet lines elsewhere. On standard error."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -60,12 +61,13 @@ class Steps:
         now = time.monotonic()
         if now - self._said >= QUIET_SECONDS or (done >= total and text):
             self._said = now
-            print(f"{title} {done:,} of {total:,}  {text}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{title} {done:,} of {total:,}  {text}".rstrip())
 
 
 def say(text: str) -> None:
     """A line for the person, on standard error, so that standard output stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
+        print(text, file=sys.stderr, flush=True)
 
 
 def show_markdown(text: str) -> None:

@@ -2,11 +2,10 @@
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from typing import Any
 
-from jaxneg import config as configs, console, report, run, train
+from jaxneg import config as configs, console, files, locks, report, run, train
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.errors import UserError
@@ -23,12 +22,19 @@ CONFIG = Config(
 
 def demo(out: pathlib.Path) -> dict[str, Any]:
     """Makes everything under a directory, replacing what an earlier demo made there; returns the report's figures."""
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+    out = files.local(out, "--out")
+    if not files.vacant(out) and not (out / MARK).is_file():
         raise UserError(f"--out {out} exists and is not of an earlier demo: choose a new directory")
+    with locks.held(locks.inside(out), f"--out {out}"):
+        (out / MARK).touch()
+        for path in out.iterdir():
+            if path.name != MARK and not files.LOCK.fullmatch(path.name):
+                files.remove(path)
+        return _demo(out)
+
+
+def _demo(out: pathlib.Path) -> dict[str, Any]:
     began = time.perf_counter()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    (out / MARK).touch()
 
     log, store = out / "log.parquet", out / "store"
     console.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")

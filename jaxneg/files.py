@@ -130,6 +130,14 @@ def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             raise
 
 
+def move_into(directory: pathlib.Path, new: pathlib.Path) -> None:
+    """Moves the files of one directory into another, where they replace those of their names."""
+    if new.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in new.iterdir():
+            os.replace(path, directory / path.name)
+
+
 @contextlib.contextmanager
 def unfinished(path: pathlib.Path) -> Iterator[None]:
     """Removes what is at ``path`` when the block ends, however it ends."""
@@ -168,9 +176,8 @@ def put(new: pathlib.Path, target: pathlib.Path, *, replace: bool = False) -> No
             old = scratch(target, "old")
             os.rename(target, old)
             os.rename(new, target)
-            _unfinished.add(old)
-            shutil.rmtree(old, ignore_errors=True)
     sync(target.parent)
+    shutil.rmtree(scratch(target, "old"), ignore_errors=True)
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:

@@ -33,6 +33,7 @@ from jaxneg.errors import UserError
 BEAT = 5.0  # seconds between touches
 STALE = 60.0  # seconds without a touch after which a process of another machine counts as gone
 CHILDREN = 5.0  # seconds that the workers of a process that was killed have to notice
+ENDING = 0.5  # seconds that a process of this machine may take to be gone, after it has been killed
 WRITING = 2.0  # seconds that a lock may be empty, as its owner is just making it
 SETTLE = 0.5  # seconds in which two that take one lock at once find out
 LOST = 75  # exit code of a process that finds its lock taken: start it again to continue
@@ -219,6 +220,8 @@ class _Watch:
         if dead and not blocked:
             return True
         if dead and waited <= CHILDREN:
+            return False
+        if dead is False and waited <= ENDING:
             return False
         if blocked or dead is False or beaten:
             raise UserError(f"{self._what} is in use by {owner}: wait until it ends, or stop it")

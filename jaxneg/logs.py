@@ -1,9 +1,14 @@
 """Metrics of a run: JSON lines always, TensorBoard where tensorboardX is installed."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
+import time
 from typing import Any
+
+from jaxneg import files
 
 
 class Writer:
@@ -20,11 +25,8 @@ class Writer:
         if silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            import tensorboardX
-        except ImportError:
-            return
-        self._board = tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+        with contextlib.suppress(ImportError):
+            self._board = _Board(directory / "tensorboard")
 
     def rewind(self, step: int) -> None:
         """Drops lines past a step, which a continued run will write again, and a last line that was cut short."""
@@ -32,32 +34,54 @@ class Writer:
             return
         kept = [line for line in read(self._path.parent) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        partial = self._path.with_suffix(".tmp")
-        partial.write_text(text)
-        partial.replace(self._path)
+        files.write_text(self._path, text)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes figures of a step. A figure that is not finite is written as null, which JSON can hold."""
         if self._silent:
             return
         line = {"step": step} | {name: _finite(value) for name, value in values.items()}
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, step)
+            self._board.write(step, {name: value for name, value in line.items() if name != "step"})
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
 
 
+class _Board:
+    """TensorBoard's file, written in the caller's thread.
+
+    tensorboardX's own writer is a thread that dies of a full disk without a word, and then the queue to it is full.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        """Raises ImportError where tensorboardX is not installed."""
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = getattr(event_pb2, "Event"), summary.scalar  # noqa: B009 (made at run time)
+        self._file = event_file_writer.EventsWriter(str(directory / "events"), f".{os.getpid()}")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                made = self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
+                self._file.write_event(made)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def read(directory: pathlib.Path) -> list[dict[str, Any]]:
     """Lines of a run's ``metrics.jsonl``, oldest first; a last line cut short by a crash is left out."""
     path = directory / "metrics.jsonl"
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(text))
         except ValueError:

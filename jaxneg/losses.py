@@ -49,6 +49,8 @@ def gbce(
 ) -> Float32[Array, ""]:
     """Mean generalised binary cross-entropy: the positive weighs less, as negatives are a sample of the catalogue.
 
+    They must be drawn uniformly from it, as alpha says nothing of other draws.
+
     With alpha = N / (catalogue - 1), at most 1, the share of the other items that is drawn:
 
         beta = alpha * (t * (1 - 1/alpha) + 1/alpha) = 1 - t * (1 - alpha)
@@ -103,6 +105,33 @@ def sampled_softmax(
       1.3863
     """
     return _mean(jax.nn.softplus(_odds(pos_BL, neg_BLN)), mask_BL)
+
+
+def refined_softmax(
+    pos_BL: Float32[Array, "B L"],
+    neg_BLN: Float32[Array, "B L N"],
+    mask_BL: Bool[Array, "B L"],
+) -> Float32[Array, ""]:
+    """Mean of the refined logQ correction: the target against the others alone, by the chance that it is missed.
+
+        loss = (1 - p) * (logsumexp(neg) - pos),    p = exp(pos) / (exp(pos) + sum_n exp(neg_n)) without gradient
+
+    The target is in the sum of a softmax with chance 1, whatever is drawn, so it is left out of what is estimated by
+    draws. ``neg`` are logits less the log of the chance to be drawn. The gradient is that of ``sampled_softmax`` on the
+    same logits, (1 - p) grad(logsumexp(neg) - pos), since the target is not corrected there either; it differs from
+    forms that correct the target too, or leave the number of draws out. The value is another, and may be below 0.
+
+    Args:
+      pos_BL: logits of the targets.
+      neg_BLN: corrected logits of the negatives.
+      mask_BL: True where a target exists.
+
+    Reference: Khrylchenko et al., Correcting the LogQ Correction, RecSys 2025, arXiv:2507.09331.
+    """
+    odds_BL = _odds(pos_BL, neg_BLN)
+    there_BL = (neg_BLN > ABSENT).any(-1)
+    missed_BL = jax.lax.stop_gradient(jax.nn.sigmoid(odds_BL))
+    return _mean(jnp.where(there_BL, missed_BL * odds_BL, 0.0), mask_BL)
 
 
 def bpr_max(

@@ -86,6 +86,8 @@ def _ranking(config: LossConfig, pos_BL, neg_BLC, mask_BL, label_BL, items: int)
             return losses.bce(pos_BL, neg_BLC, mask_BL)
         case "gbce":
             return losses.gbce(pos_BL, neg_BLC, mask_BL, catalogue_size=items, calibration=config.calibration)
+        case "sampled_softmax" if config.log_q == "refined":
+            return losses.refined_softmax(pos_BL, neg_BLC, mask_BL)
         case "sampled_softmax" | "softmax":
             return losses.sampled_softmax(pos_BL, neg_BLC, mask_BL)
         case "bpr_max":
@@ -98,21 +100,32 @@ def _ranking(config: LossConfig, pos_BL, neg_BLC, mask_BL, label_BL, items: int)
 
 
 def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, items: int):
-    """Logits of each position's negatives; those that are not there, or are the target itself, are absent."""
+    """Logits of each position's negatives; those that are not there, or are the target itself, are absent.
+
+    With ``loss.log_q`` the sum of exp over shared and in-batch ones estimates, without bias, that over all items but
+    the target: each is there once, from whichever list, and weighs 1 over the chance that it is in one of them
+    (``data.draws``). Hard negatives of a position's own come on top.
+    """
     main, target_BL1 = config.loss, batch.target_BL[..., None]
     if main.name == "softmax":
         id_C = jnp.arange(1, items + 1)
         row_CD, bias_C = rows(id_C)
         logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C[None, None]
         return jnp.where(id_C[None, None] != target_BL1, logits_BLC, losses.ABSENT)
+    corrected = main.log_q != "none"
     shared_C, log_q_C = batch.shared_S, batch.shared_log_q_S
     row_CD, bias_C = rows(at.shared_S)
     row_CD, bias_C = row_CD[: len(shared_C)], bias_C[: len(shared_C)]  # slots are filled up
     if main.in_batch:
-        target_P, order_P, log_q_P = _distinct(batch.target_BL.ravel(), batch.target_log_q_BL.ravel())
+        target_P, order_P = _distinct(batch.target_BL.ravel())
         target_PD, bias_P = (leaf.reshape(len(target_P), *leaf.shape[2:])[order_P] for leaf in targets)
-        shared_C, log_q_C = jnp.concatenate([shared_C, target_P]), jnp.concatenate([log_q_C, log_q_P])
+        if corrected:
+            log_q_C = jnp.concatenate([log_q_C, batch.target_log_q_BL.ravel()[order_P]])
+        shared_C = jnp.concatenate([shared_C, target_P])
         row_CD, bias_C = jnp.concatenate([row_CD, target_PD]), jnp.concatenate([bias_C, bias_P])
+        if corrected and len(batch.shared_S):
+            shared_C, order_C = _distinct(shared_C)
+            log_q_C, row_CD, bias_C = log_q_C[order_C], row_CD[order_C], bias_C[order_C]
 
     def own(h_BLD, row_BLND, bias_BLN, id_BLN):
         logits_BLN = jnp.einsum("BLD,BLND->BLN", h_BLD, row_BLND) + bias_BLN
@@ -120,7 +133,7 @@ def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, it
 
     def shared(h_BLD, row_CD, bias_C):
         logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C[None, None]
-        if main.log_q:
+        if corrected:
             logits_BLC -= log_q_C[None, None]
         there_11C = (shared_C != PAD)[None, None]
         return jnp.where(there_11C & (shared_C[None, None] != target_BL1), logits_BLC, losses.ABSENT)
@@ -156,12 +169,12 @@ def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, it
     return own(h_BLD, row_BLHD, bias_BLH, chosen_BLH)
 
 
-def _distinct(id_P, value_P):
-    """Each id once, PAD in place of repetitions; the places that they are from; the value of each, else 0."""
+def _distinct(id_P):
+    """Each id once, PAD in place of repetitions, and the places that they are from."""
     order_P = jnp.argsort(id_P)
-    id_P, value_P = id_P[order_P], value_P[order_P]
+    id_P = id_P[order_P]
     first_P = jnp.concatenate([jnp.ones(1, bool), id_P[1:] != id_P[:-1]])
-    return jnp.where(first_P, id_P, PAD), order_P, jnp.where(first_P, value_P, 0.0)
+    return jnp.where(first_P, id_P, PAD), order_P
 
 
 def _contrast(config: Config, batch: Batch, h_BLD, event_BMD, key):

@@ -10,6 +10,7 @@ import optax
 from jaxneg.config import OptimConfig
 
 EPSILON = 1e-8
+PER_KIND = ("feedback", "feedback_gate")  # parameters with a row for each kind of feedback
 
 Moments = dict[str, dict[str, jax.Array]]  # by table, by name; a row of each beside the row of the table
 
@@ -30,16 +31,31 @@ def schedule(config: OptimConfig, steps: int, peak: float = 0.0) -> optax.Schedu
 
 
 def dense_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Adam with gradient clipping and decoupled weight decay on matrices and tables, not on biases and scales."""
+    """Adam with gradient clipping, and decoupled weight decay of what ``decays``."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip > 0 else optax.identity(),
         optax.adamw(
             schedule(config, steps),
             b2=config.b2,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(
+                lambda path, leaf: decays(str(getattr(path[-1], "key", "")), leaf), params
+            ),
         ),
     )
+
+
+def decays(name: str, leaf: jax.Array) -> bool:
+    """Whether weight decay draws a parameter or a table to zero: matrices and tables of stations, songs and the like.
+
+    It leaves alone biases and scales of norms, vectors all, and what has a row for each kind of feedback: gates start
+    at 1 and -1, not near zero, and what a kind means is learned from few events where it is rare.
+
+    Args:
+      name: as in ``models.Params`` or ``tables.Tables``.
+      leaf: its value, or shape.
+    """
+    return leaf.ndim > 1 and name.rpartition(".")[2] not in PER_KIND
 
 
 class RowOptimizer(NamedTuple):

@@ -90,10 +90,7 @@ def per_chip(config: Config, where: slices.Slice, sequences: int) -> Config:
 def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
     shards, B = config.train.shards, config.data.batch_size
     mesh = sharding.mesh_of(where.devices, shards)
-    if B % mesh.size:
-        raise UserError(
-            f"--data.batch-size {B} must be a multiple of the {mesh.size} devices of {where.name}"
-        )
+    sharding.check_batch(B, mesh, config.optim.accumulate, where.name)
     built = program.build(config, catalogue, mesh)
     memory = _arguments(built)
     found: dict[str, Any] = {

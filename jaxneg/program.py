@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxneg import models, optim, sharding, step as steps, tables
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import store as stores
+from jaxneg.data import fields as of_batch, store as stores
 
 
 class Catalogue(NamedTuple):
@@ -92,33 +92,37 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
         init=jax.jit(init, out_shardings=places),
         update=update,
         state=state,
-        batch=sharding.placed(batch_shapes(config), mesh),
+        batch=sharding.placed(batch_shapes(config, catalogue.stations), mesh),
         attribute_VA=sharding.placed({"attribute_VA": attribute_VA}, mesh)["attribute_VA"],
     )
 
 
-def batch_shapes(config: Config) -> Batch:
-    """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them."""
-    data = config.data
+def batch_shapes(config: Config, stations: int = 1) -> Batch:
+    """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations."""
+    data, read = config.data, of_batch.read(config, stations)
     B, N, S = data.batch_size, data.negatives, data.shared_negatives
     L = data.length + (data.mask > 0)  # cloze training shows all events
-    M = 0 if data.packed else data.length + 1
-
-    def of(dtype, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
+    M = data.length + 1
+    shapes = {
+        "item_BL": (jnp.int32, B, L),
+        "feedback_BL": (jnp.int32, B, L),
+        "station_BL": (jnp.int32, B, L),
+        "target_BL": (jnp.int32, B, L),
+        "label_BL": (jnp.int8, B, L),
+        "negative_BLN": (jnp.int32, B, L, N),
+        "hard_BLN": (jnp.bool_, B, L, N),
+        "event_BM": (jnp.int32, B, M),
+        "sign_BM": (jnp.int8, B, M),
+        "shared_S": (jnp.int32, S),
+        "shared_log_q_S": (jnp.float32, S),
+        "target_log_q_BL": (jnp.float32, B, L),
+        "segment_BL": (jnp.int32, B, L),
+    }
     return Batch(
-        item_BL=of(jnp.int32, B, L),
-        feedback_BL=of(jnp.int32, B, L),
-        station_BL=of(jnp.int32, B, L),
-        target_BL=of(jnp.int32, B, L),
-        label_BL=of(jnp.int8, B, L),
-        negative_BLN=of(jnp.int32, B, L, N),
-        hard_BLN=of(jnp.bool_, B, L, N),
-        event_BM=of(jnp.int32, B, M),
-        sign_BM=of(jnp.int8, B, M),
-        shared_S=of(jnp.int32, S),
-        shared_log_q_S=of(jnp.float32, S),
-        target_log_q_BL=of(jnp.float32, B, L),
-        segment_BL=of(jnp.int32, B, L if data.packed else 0),
+        **{
+            name: jax.ShapeDtypeStruct(
+                tuple(shape) if name in read else of_batch.without(tuple(shape)), dtype
+            )
+            for name, (dtype, *shape) in shapes.items()
+        }
     )

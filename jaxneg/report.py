@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, markdown, metrics, plots, probes, run, scoring, step as steps
+from jaxneg import evaluate, files, locks, markdown, metrics, plots, probes, run, scoring, step as steps
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, pipeline, store as stores
@@ -66,6 +66,21 @@ def evaluate_run(
 
     Raises UserError where a run to compare with is of another catalogue or length.
     """
+    with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
+        files.clean_inside(directory)
+        return _evaluate_run(trained, directory, split, on_progress, compare, measured, which)
+
+
+def _evaluate_run(
+    trained: run.Trained,
+    directory: pathlib.Path,
+    split: str,
+    on_progress: OnProgress,
+    compare: Sequence[pathlib.Path],
+    measured: Mapping[str, Measured] | None,
+    which: str,
+) -> dict[str, Any]:
+    """What ``evaluate_run`` does, for the holder of the lock."""
     names = [path.absolute().name for path in compare]
     runs = {
         name if names.count(name) == 1 else str(path): _load_other(path, trained)
@@ -253,13 +268,14 @@ def write_report(
             for name, one in measured.items()
         },
     }
-    run.write_json(directory / "report.json", values)
-    titles = _draw(
-        directory / "plots", report, measured, compared, config=config, result=result, probed=probed
-    )
-    partial = directory / "report.md.tmp"
-    partial.write_text(markdown.page(values, titles, config))
-    partial.replace(directory / "report.md")
+    # Plots take long to draw, and are not to stand beside figures of another time.
+    drawn = files.scratch(files.real(directory) / "plots")
+    with files.unfinished(drawn):
+        titles = _draw(drawn, report, measured, compared, config=config, result=result, probed=probed)
+        with files.COMMIT:
+            files.move_into(directory / "plots", drawn)
+            files.write_json(directory / "report.json", values)
+            files.write_text(directory / "report.md", markdown.page(values, titles, config))
     return values
 
 

@@ -90,16 +90,6 @@ def warn_slow_gpu() -> str | None:
     return None
 
 
-def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_config(directory: pathlib.Path) -> Config:
     """The config of a run. Raises UserError if the directory is none."""
     path = directory / "config.json"

@@ -72,6 +72,22 @@ def placed(abstract, mesh: Mesh):
     )
 
 
+def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, of: str = "") -> None:
+    """Raises UserError where a batch, taken in parts, cannot be split evenly over the devices of a mesh.
+
+    Args:
+      batch_size: rows of the global batch.
+      mesh: that shares it.
+      parts: that it is taken in, each by all devices.
+      of: what the devices are of, for the message.
+    """
+    if batch_size % (mesh.size * parts):
+        of, parts_ = f" of {of}" if of else "", f", in {parts} parts each" if parts > 1 else ""
+        raise UserError(
+            f"--data.batch-size {batch_size} must be a multiple of the {mesh.size} devices{of}{parts_}"
+        )
+
+
 def put(tree, mesh: Mesh, letters: str = ""):
     """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
 

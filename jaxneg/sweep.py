@@ -9,7 +9,6 @@ SWEEP/table.json, .csv, .md, plots/
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import math
@@ -18,27 +17,38 @@ import pathlib
 import shutil
 import statistics
 import sys
-import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxneg import config as configs, evaluate, grid, report, run, sweep_plots, sweep_table, train, workers
+from jaxneg import (
+    config as configs,
+    evaluate,
+    files,
+    grid,
+    locks,
+    report,
+    run,
+    signals,
+    sweep_plots,
+    sweep_table,
+    train,
+    workers,
+)
 from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
 from jaxneg.errors import UserError
 
 TRAINING = (
     "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
-    "steps", "seconds", "seconds_per_epoch", "false_negatives",
+    "steps", "seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked",
 )  # fmt: skip
 RAW = ("best_score", "best_step", "steps_per_epoch")  # of a result, which become others of these
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 # What may differ between the runs of a cell without changing what is measured.
 FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
-WAIT = 5.0  # seconds for the workers of a sweep that was killed to notice
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
@@ -71,16 +81,20 @@ def sweep(
     """
     if jobs < 0:
         raise UserError(f"--jobs must be 0 or more, got {jobs}")
+    workdir = files.local(workdir, "--workdir")
     cells = grid.expand(config, spec)
     _check_figures(cells[0].config, spec, split)
     catalogues = {
         one: run.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
     }
-    _claim(workdir)
-    with _locked(workdir) as lock:
+    _check_vacant(workdir)
+    with locks.held(locks.inside(workdir), f"--workdir {workdir}") as lock:
+        _check_vacant(workdir)
+        for directory in (workdir, workdir / "failed"):
+            files.clean_inside(directory)
         for cell in cells:
             _check_standing(workdir / "cells" / cell.name, cell.config, catalogues[cell.config.data.store])
-        run.write_json(workdir / "sweep.json", _asked(config, spec, split))
+        files.write_json(workdir / "sweep.json", _asked(config, spec, split))
         tasks = _tasks(cells, workdir, split, say)
         if baselines:
             _check_baselines(workdir, config, split)
@@ -89,7 +103,12 @@ def sweep(
         total, done = len(cells), sum(cell.name not in tasks for cell in cells)
         places = _places(workdir, jobs) if tasks else []
         call, logs = "jaxneg.sweep:work", workdir / "logs"
-        with contextlib.closing(workers.calls(call, tasks, places, logs, keep=(lock,))) as events:
+        with (
+            signals.deferred(),
+            contextlib.closing(
+                workers.calls(call, tasks, places, logs, keep=(lock.fd,), stop=signals.came)
+            ) as events,
+        ):
             for event in events:
                 if event.progress is not None:
                     on_progress(done, total, event.progress["figures"], stage=event.progress["stage"])
@@ -97,6 +116,10 @@ def sweep(
                 done += event.task != "baselines"
                 _settle(workdir, event, split, spec, say)
                 on_progress(done, total, {}, stage=event.task)
+        if signals.came():
+            raise signals.Stopped(
+                f"stopped after {done} of {total} runs: the same command continues {workdir}"
+            )
         return _write(workdir, cells, spec, config, split, baselines)
 
 
@@ -125,33 +148,10 @@ def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
             raise UserError(f"no figure {name}: choose among {', '.join(known)}, {'*, '.join(PROBED)}*")
 
 
-def _claim(workdir: pathlib.Path) -> None:
-    if not (workdir / "lock").exists() and workdir.exists():
-        if not workdir.is_dir() or any(workdir.iterdir()):
-            raise UserError(f"--workdir {workdir} exists and is no sweep: choose a new one")
-    workdir.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[int]:
-    """Holds the sweep's directory. Workers hold on to the same open file, so that no other sweep starts beside them."""
-    with open(workdir / "lock", "a+") as file:
-        until = time.monotonic() + WAIT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > until:
-                    file.seek(0)
-                    raise UserError(
-                        f"{workdir} is being swept by process {file.read().strip() or '?'}: wait for it, or stop it"
-                    ) from error
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file.fileno()
+def _check_vacant(workdir: pathlib.Path) -> None:
+    """Raises UserError where something else than a sweep stands."""
+    if not any((workdir / name).is_file() for name in ("sweep.json", "lock")) and not files.vacant(workdir):
+        raise UserError(f"--workdir {workdir} exists and is no sweep: choose a new one")
 
 
 def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> None:
@@ -218,7 +218,7 @@ def _failure_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
 def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "") -> None:
     path = _failure_path(workdir, name)
     path.parent.mkdir(exist_ok=True)
-    run.write_json(path, {"reason": reason, **({"trace": trace.splitlines()} if trace else {})})
+    files.write_json(path, {"reason": reason, **({"trace": trace.splitlines()} if trace else {})})
 
 
 def _settle(
@@ -269,7 +269,7 @@ def measure_cell(
     sweep_table.save_values(
         path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
     )
-    run.write_json(
+    files.write_json(
         path,
         {
             "split": split,
@@ -330,7 +330,7 @@ def measure_baselines(
     }
     sweep_table.save_values(path.with_suffix(".npz"), values)
     figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}
-    run.write_json(
+    files.write_json(
         path,
         {
             "catalogue": run.catalogue_id(store),
@@ -398,24 +398,19 @@ def _write(
     )
     if baselines and not measured:
         table["baselines_failed"] = json.loads(_failure_path(workdir, "baselines").read_text())["reason"]
-    images = _draw(workdir / "plots", table)
-    run.write_json(workdir / "table.json", table)
-    _write_text(workdir / "table.csv", sweep_table.csv_text(table))
-    _write_text(workdir / "table.md", sweep_table.markdown(table, images))
+    drawn = files.scratch(files.real(workdir) / "plots")
+    with files.unfinished(drawn):
+        images = {f"plots/{name}": title for name, title in _draw(drawn, table).items()}
+        with files.COMMIT:
+            files.move_into(workdir / "plots", drawn)
+            files.write_json(workdir / "table.json", table)
+            files.write_text(workdir / "table.csv", sweep_table.csv_text(table))
+            files.write_text(workdir / "table.md", sweep_table.markdown(table, images))
     return table
 
 
-def _write_text(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the plots by path from the table; none without matplotlib."""
+    """Titles of the plots by file name; none without matplotlib."""
     points = {}
     for name in table["shown"]:
         ends = ((tuple(cell["labels"].values()), cell["figures"].get(name)) for cell in table["cells"])
@@ -436,7 +431,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
     except ImportError:
         print(f"jaxneg: {report.NO_PLOTS}", file=sys.stderr)
         return {}
-    return {f"{directory.name}/{name}": text for name, text in drawn.items()}
+    return drawn
 
 
 def failures(table: Mapping[str, Any]) -> list[str]:

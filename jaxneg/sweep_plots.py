@@ -49,10 +49,7 @@ def draw(
             figure = _dots(Figure, list(axes), cells, titles[name], line)
         else:
             figure = _lines(Figure, axes, along, cells, titles[name], line)
-        # By its final name only once it is whole.
-        partial = directory / f".{name}.png"
-        figure.savefig(partial, dpi=120, format="png")
-        partial.replace(directory / f"{name}.png")
+        figure.savefig(directory / f"{name}.png", dpi=120)
         made[f"{name}.png"] = titles[name]
     return made
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxneg import metrics
+from jaxneg import files, metrics
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
@@ -307,10 +307,4 @@ def save_values(path: Any, values: Mapping[str, Values]) -> None:
     arrays: dict[str, Any] = {"names": np.array(json.dumps(list(values))), "pair_X2": first.pair_X2}
     for name, one in values.items():
         arrays |= {f"{name}.{of}": np.asarray(one.value_X[of], np.float32) for of in COMPARED}
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_arrays(path, arrays)

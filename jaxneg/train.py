@@ -12,9 +12,12 @@ import jax
 import numpy as np
 
 from jaxneg import (
+    agreement,
     checkpoint,
     cluster,
     config as configs,
+    files,
+    locks,
     logs,
     program,
     run,
@@ -24,7 +27,7 @@ from jaxneg import (
 )
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import negatives, pipeline, store as stores
+from jaxneg.data import biases, pipeline, store as stores
 from jaxneg.errors import UserError
 
 # What may change between the parts of a continued run without changing what it computes.
@@ -54,32 +57,36 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    with contextlib.ExitStack() as hold:
+        return _train(config, files.local(workdir, "--workdir"), on_progress, stop, hold)
+
+
+def _train(
+    config: Config, workdir: pathlib.Path, on_progress: OnProgress, stop: Stop, hold: contextlib.ExitStack
+) -> dict[str, Any]:
+    """What ``train`` does; ``hold`` holds the run directory to the end."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
-    with cluster.together("start"):
+    cluster.agree("config", agreement.of_config(config))
+    with cluster.together("store"):
         store = stores.Store.open(config.data.store)
-        batches = pipeline.TrainBatches(
-            store,
-            config.data,
-            log_q=config.loss.log_q,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
+    cluster.agree("files", agreement.of_store(store) if cluster.many() else {})
+    with cluster.together("start"):
+        batches = pipeline.of_config(config, store, jax.process_index(), jax.process_count())
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
         per_epoch = batches.steps_per_epoch
         total = config.train.epochs * per_epoch
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
-        if config.data.batch_size % (mesh.size * config.optim.accumulate):
-            parts = f", in {config.optim.accumulate} parts each" if config.optim.accumulate > 1 else ""
-            raise UserError(
-                f"--data.batch-size {config.data.batch_size} must be a multiple of the {mesh.size} devices{parts}"
-            )
+        sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
         if cluster.first():
+            _check_vacant(workdir)
+            hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
+            files.clean_inside(workdir)
             _claim(config, store, workdir)
     if cluster.many():
         with cluster.together("claim"):
-            _check_shared(store, workdir)
+            _check_shared(workdir)
 
     attribute_VA = sharding.put(program.by_row(built, np.asarray(store.attribute_VA)), mesh, "VA")
 
@@ -88,14 +95,16 @@ def train(
     try:
         restored = checkpoints.restore(built.state)
         if restored is None:
-            bias_V = _first_biases(config, store)
+            bias_V = biases.first(config, store, batches.targets)
             state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
             progress = _start()
         else:
             state, progress = restored
         writer.rewind(progress["step"])
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
-        facts = {"false_negatives": false if math.isfinite(false) else None}
+        hard = batches.hard_also_liked(store)
+        shares = {"false_negatives": false, "hard_also_liked": hard}
+        facts = {name: share if math.isfinite(share) else None for name, share in shares.items()}
         loop = _Loop(
             config,
             workdir,
@@ -123,18 +132,6 @@ def train(
         writer.close()
 
 
-def _first_biases(config: Config, store: stores.Store) -> np.ndarray | None:
-    if config.model.item_bias != "odds":
-        return None
-    drawn, p_hard = config.data.negatives, config.data.p_hard
-    if config.loss.name == "feedback":  # one rejected event is as good as one liked
-        drawn, p_hard = 1, 1.0
-    elif config.loss.name == "softmax" or config.data.shared_negatives > 0 or config.loss.in_batch:
-        drawn, p_hard = 1, 0.0  # up to a constant: the share of each item among targets
-    counts = negatives.train_counts(store)
-    return negatives.odds(*counts, negatives=drawn, p_hard=p_hard, prior=config.model.bias_prior)
-
-
 def _start() -> dict[str, Any]:
     return {"step": 0, "best_score": None, "best_step": 0, "since_best": 0, "history": [], "seconds": 0.0,
             "hard": 0, "negatives": 0}  # fmt: skip
@@ -158,26 +155,22 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    _check_vacant(workdir)
+    # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
+    files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    files.write_json(workdir / "environment.json", run.environment())
+
+
+def _check_vacant(workdir: pathlib.Path) -> None:
+    if not (workdir / "config.json").is_file() and not files.vacant(workdir):
         raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-        run.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
-    except OSError:
-        with contextlib.suppress(OSError):
-            workdir.rmdir()
-        raise
-    run.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
-    run.write_json(workdir / "environment.json", run.environment())
 
 
-def _check_shared(store: stores.Store, workdir: pathlib.Path) -> None:
-    """Raises UserError where this process does not see the run that the first one has claimed, or another store."""
+def _check_shared(workdir: pathlib.Path) -> None:
+    """Raises UserError where this process does not see the run that the first one has claimed."""
     if not (workdir / "store.json").is_file():
         raise UserError(f"--workdir {workdir} is not there: give one on a file system that all hosts share")
-    if run.catalogue_of(workdir) != run.catalogue_id(store):
-        raise UserError(f"{store.path} is another store here than on the first host: give all the same one")
 
 
 class _Loop:
@@ -241,6 +234,7 @@ class _Loop:
             if self.one_by_one:
                 jax.block_until_ready(metrics_)
             if len(self.pending) >= self.config.train.log_every:
+                self.checkpoints.check()
                 on_progress(step, self.total, self._flush(step))
             self.pending.append(metrics_)
             step += 1
@@ -327,7 +321,7 @@ class _Loop:
             "history": progress["history"],
         }
         if cluster.first():
-            run.write_json(self.workdir / "result.json", result)
+            files.write_json(self.workdir / "result.json", result)
         return result
 
 

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxneg.errors import UserError
 
+LOOK_SECONDS = 0.2  # between two looks whether to end
 REPORT_SECONDS = 1.0  # between progress reports of a worker
 PROBE = "import jax; print(jax.devices()[0].platform, jax.local_device_count())"
 
@@ -50,7 +51,13 @@ def places(jobs: int = 0) -> list[Place]:
         platform, devices = "cpu", 1
     else:
         # In a process of its own, as the one that counts the devices also takes hold of them.
-        probed = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+        probed = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         if probed.returncode:
             raise UserError(f"JAX finds no device: {(probed.stderr.strip().splitlines() or ['?'])[-1]}")
         platform, count = probed.stdout.split()[-2:]
@@ -83,6 +90,7 @@ def calls(
     where: Sequence[Place],
     logs: pathlib.Path,
     keep: Sequence[int] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Events of ``function(**arguments, on_progress=...)`` called for each task, a worker at each place.
 
@@ -94,6 +102,7 @@ def calls(
       where: the places.
       logs: directory of what the workers print.
       keep: open files that the workers hold on to.
+      stop: whether to end now, asked several times a second.
     """
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     left = collections.deque(tasks.items())
@@ -112,8 +121,11 @@ def calls(
     try:
         for n, place in enumerate(where[: len(tasks)]):
             start(place, logs / f"{n}.txt")
-        while alive:
-            worker, message = events.get()
+        while alive and not stop():
+            try:
+                worker, message = events.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
             if worker not in alive:
                 continue
             task = alive[worker]
@@ -192,7 +204,7 @@ def _work(function: str, cores: list[int]) -> None:
     """The life of a worker."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before XLA counts them
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 

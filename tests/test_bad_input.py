@@ -257,12 +257,12 @@ def test_a_loss_that_is_not_finite(here, capsys):
 DISK_FULL = {
     "prepare, early": ("jaxneg.data.store.Column.append", PREPARE),
     "prepare, a table": ("pyarrow.parquet.ParquetWriter.write_table", PREPARE),
-    "prepare, at the end": ("jaxneg.data.store._swap_in", PREPARE),
-    "prepare again": ("jaxneg.data.store._swap_in", "prepare table log.csv --out store"),
+    "prepare, at the end": ("jaxneg.files.put", PREPARE),
+    "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),
     "simulate": ("pyarrow.parquet.ParquetWriter.write_batch", "simulate --out new.parquet --users 60 --items 80 --artists 9"),
     "export": ("safetensors.numpy.save_file", "export run --out new"),
-    "train, a new run": ("jaxneg.run.write_json", TRAIN),
-    "train, a run again": ("jaxneg.run.write_json", "train config.py --workdir run"),
+    "train, a new run": ("jaxneg.files.write_json", TRAIN),
+    "train, a run again": ("jaxneg.files.write_json", "train config.py --workdir run"),
 }  # fmt: skip
 
 

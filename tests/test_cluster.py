@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 import signal
@@ -6,14 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 
 import jax
 import numpy as np
 import pytest
 from test_train import CONFIG, assert_same_state, final_state, of, without_clock
 
-from jaxneg import cluster, train
+from jaxneg import agreement, cluster, config as configs, train
 from jaxneg.config import UserError
+from jaxneg.data import store as stores
 
 SLURM = {
     "SLURM_JOB_ID": "17",
@@ -155,16 +158,32 @@ def test_the_watchdog_can_be_off(exits):
     assert exits == []
 
 
-def test_the_first_sigterm_asks_and_the_second_ends():
-    before = signal.getsignal(signal.SIGTERM)
-    with cluster.Terminate() as stop:
-        assert not stop(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop(2) and stop(3)
-        with pytest.raises(SystemExit) as ended:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert ended.value.code == cluster.STOPPED
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize(
+    ("calls", "signals_", "code"),
+    [
+        (1, [signal.SIGTERM], 143),  # no step is done yet
+        (1, [signal.SIGINT], 130),
+        (2, [signal.SIGTERM], 7),
+        (3, [signal.SIGINT], 7),
+        (2, [signal.SIGTERM, signal.SIGTERM], 143),
+        (2, [signal.SIGTERM, signal.SIGINT], 130),
+    ],
+)
+def test_the_first_signal_asks_once_there_is_a_step_and_the_second_ends(calls, signals_, code):
+    program = f"""
+import os, sys, time
+from jaxneg import cluster, signals
+signals.install()
+with cluster.Terminate() as stop:
+    for step in range({calls}):
+        assert not stop(step)
+    for number in {[int(s) for s in signals_]}:
+        os.kill(os.getpid(), number)
+        time.sleep(0.3)
+    sys.exit(7 if stop({calls}) else 1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and "Traceback" not in ended.stderr, ended.stderr
 
 
 def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
@@ -187,6 +206,12 @@ class Coordinator:
 
     def key_value_set(self, key, value):
         self.values[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+        deadline = time.monotonic() + milliseconds / 1000
+        while key not in self.values and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.values[key]
 
     def wait_at_barrier(self, key, milliseconds):
         self.barrier.wait(milliseconds / 1000)
@@ -222,6 +247,88 @@ def test_an_error_of_one_process_is_that_of_all(monkeypatch, failing, message):
     for thread in threads:
         thread.join(10)
     assert found == dict.fromkeys(range(3), message)
+
+
+def fields():
+    """(name of an option, a config that differs from the default one in it alone) for every field."""
+    base = configs.Config()
+    for part in dataclasses.fields(base):
+        values = getattr(base, part.name)
+        for one in dataclasses.fields(values):
+            old, kind = getattr(values, one.name), typing.get_type_hints(type(values))[one.name]
+            if typing.get_origin(kind) is typing.Literal:
+                new = next(choice for choice in typing.get_args(kind) if choice != old)
+            elif isinstance(old, tuple):
+                new = (*old, "skip" if one.name == "inputs" else 7)
+            else:
+                new = not old if isinstance(old, bool) else f"{old}x" if isinstance(old, str) else old + 1
+            changed = dataclasses.replace(values, **{one.name: new})
+            yield f"{part.name}.{one.name}", old, new, dataclasses.replace(base, **{part.name: changed})
+
+
+def agreed(monkeypatch, values):
+    """What each of some processes, here threads, says of its values; None where it goes on."""
+    coordinator, own, found = Coordinator(len(values)), threading.local(), {}
+    monkeypatch.setattr(cluster, "many", lambda: True)
+    monkeypatch.setattr(cluster, "_client", lambda: coordinator)
+    monkeypatch.setattr(cluster.jax, "process_index", lambda: own.index)
+    monkeypatch.setattr(cluster.jax, "process_count", lambda: len(values))
+
+    def process(index):
+        own.index = index
+        try:
+            cluster.agree("config", values[index])
+            found[index] = None
+        except UserError as error:
+            found[index] = str(error)
+            assert error.by_all
+
+    threads = [threading.Thread(target=process, args=(index,)) for index in range(len(values))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return found
+
+
+def test_every_field_that_differs_is_named_on_every_process(monkeypatch):
+    base = agreement.of_config(configs.Config())
+    for name, old, new, config in fields():
+        found = agreed(monkeypatch, [base, base, agreement.of_config(config)])
+        line = None
+        if name not in agreement.OWN:
+            option = f"--{name}".replace("_", "-")
+            line = f"process 2: {option} is {new}, and {old} on process 0: start all processes with the same"
+        assert found == dict.fromkeys(range(3), line), name
+
+
+@pytest.mark.parametrize(
+    "name", ["jaxneg", "Python", "jax", "jaxlib", "numpy", "flax", "optax", "jax_enable_x64"]
+)
+def test_versions_and_settings_are_compared_before_fields(monkeypatch, name):
+    base = agreement.of_config(configs.Config())
+    other = base | {name: "0.0.1", "--data.seed": "9", "--data.new": "1"}
+    found = agreed(monkeypatch, [base, other])
+    assert found[0] == found[1] and found[0].startswith(
+        f"process 1: {name} is 0.0.1, and {base[name]} on process 0"
+    )
+    # A field that only one of them knows.
+    found = agreed(monkeypatch, [base, base | {"--data.new": "1"}])
+    assert found[0].startswith("process 1: --data.new is 1, and not there on process 0")
+
+
+def test_every_file_of_a_store_is_compared(monkeypatch, small_store, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(small_store, copy)
+    base = agreement.of_store(stores.Store.open(small_store))
+    assert agreed(monkeypatch, [base, agreement.of_store(stores.Store.open(copy))]) == {0: None, 1: None}
+    opened = stores.Store.open(copy)
+    for path in sorted(copy.iterdir()):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        found = agreed(monkeypatch, [base, agreement.of_store(opened)])
+        assert found[0] == found[1] and found[1].startswith(f"process 1: {path.name} of the store is ")
+        path.write_bytes(data)
 
 
 @pytest.mark.slow

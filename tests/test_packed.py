@@ -128,7 +128,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_the_same_sequences_alone(nam
 @pytest.mark.parametrize(
     "loss",
     [
-        LossConfig(name="sampled_softmax", in_batch=True, log_q=True),
+        LossConfig(name="sampled_softmax", in_batch=True, log_q="plain"),
         LossConfig(name="gbce", hardest=1, feedback=0.5),
         LossConfig(name="not_to_recommend"),
     ],

@@ -275,6 +275,24 @@ def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):
         slices.tpu("v5e:4x4")
 
 
+@pytest.mark.parametrize("size, parts", [(12, 1), (24, 2), (60, 5), (8, 2)])
+def test_plan_and_train_refuse_the_same_batches(small_store, tmp_path, size, parts):
+    config = dataclasses.replace(
+        SMALL,
+        data=dataclasses.replace(SMALL.data, store=str(small_store), batch_size=size),
+        optim=OptimConfig(accumulate=parts),
+    )
+    message = f"--data.batch-size {size} must be a multiple of the 8 devices"
+    for refused in (
+        lambda: plan.plan(config, CATALOGUE, here()),
+        lambda: train.train(config, tmp_path / "run"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            refused()
+        assert ("parts each" in str(error.value)) == (parts > 1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_the_slice_cannot_share_is_refused():
     with pytest.raises(UserError, match="must be a multiple of the 8 devices of here"):
         plan.plan(configs.override(SMALL, ["--data.batch-size", "20"]), CATALOGUE, here())

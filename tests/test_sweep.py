@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import fcntl
 import io
 import itertools
 import json
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxneg import cli, config as configs, grid, sweep, sweep_plots, sweep_table
+from jaxneg import cli, config as configs, grid, locks, sweep, sweep_plots, sweep_table
 from jaxneg.config import Config, UserError
 from jaxneg.grid import Sweep, over
 
@@ -47,7 +46,7 @@ def test_a_grid_by_hand():
     spec = Sweep(
         {
             "p_hard": over("--data.p-hard", 0, 0.5),
-            "loss": {"plain": (), "many": ("--loss.name", "gbce", "--data.negatives", "7")},
+            "loss": {"plain": (), "many": ("--loss.name", "bpr_max", "--data.negatives", "7")},
         },
         seeds=2,
     )
@@ -57,7 +56,7 @@ def test_a_grid_by_hand():
         (("0", "plain"), 1), (("0", "many"), 1), (("0.5", "plain"), 1), (("0.5", "many"), 1),
     ]  # fmt: skip
     last = cells[-1].config
-    assert (last.data.p_hard, last.data.negatives, last.loss.name) == (0.5, 7, "gbce")
+    assert (last.data.p_hard, last.data.negatives, last.loss.name) == (0.5, 7, "bpr_max")
     assert (last.data.seed, last.train.seed, last.model.width) == (6, 1, 16)
     assert cells[-1].name == "p_hard=0.5,loss=many,seed=1" and cells[-1].trouble is None
     first = dataclasses.replace(base, data=dataclasses.replace(base.data, p_hard=0.0))
@@ -383,12 +382,10 @@ def test_unknown_figures_are_refused_before_anything_runs(base, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_two_sweeps_do_not_meet(base, copied, monkeypatch):
-    monkeypatch.setattr(sweep, "WAIT", 0.2)
-    with open(copied / "lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def test_two_sweeps_do_not_meet(base, copied):
+    with locks.held(locks.inside(copied), "sweep"):
         with pytest.raises(
-            UserError, match=f"is being swept by process {os.getpid()}: wait for it, or stop it"
+            UserError, match=rf"in use by .*process {os.getpid()} .*wait until it ends, or stop it"
         ):
             sweep.sweep(base, SPEC, copied)
     sweep.sweep(base, SPEC, copied)  # the lock file alone stops nobody

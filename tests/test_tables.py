@@ -143,7 +143,7 @@ CATALOGUE = program.Catalogue(items=V - 1, stations=3, attributes=(3, 3))
 LOSSES = {
     "bce": {},
     "hardest": {"hardest": 2},
-    "in batch": {"name": "sampled_softmax", "in_batch": True, "log_q": True},
+    "in batch": {"name": "sampled_softmax", "in_batch": True, "log_q": "plain"},
     "contrastive": {"contrastive": 0.5},
 }
 

@@ -8,7 +8,7 @@ import gzip
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import duckdb
 import ibis
@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.common.exceptions import IbisError
 
-from jaxneg.data import spark
+from jaxneg.data import spark, staging
 from jaxneg.errors import UserError
 
 
@@ -56,6 +56,10 @@ def reading(source: object) -> Iterator[None]:
     """
     try:
         yield
+    except UserError as error:
+        if (text := staging.original(str(error))) == str(error):
+            raise
+        raise UserError(text) from error
     except (
         duckdb.Error,
         IbisError,
@@ -64,17 +68,16 @@ def reading(source: object) -> Iterator[None]:
         UnicodeDecodeError,
         gzip.BadGzipFile,
     ) as error:
-        raise UserError(_explain(str(source), error)) from error
+        raise UserError(explain(str(source), error)) from error
     except OSError as error:
         # Arrow streams carry DuckDB's message in an OSError without a number.
         reason = error.strerror if error.errno else None
-        raise UserError(
-            f"{error.filename or source}: {reason}" if reason else _explain(str(source), error)
-        ) from error
+        line = f"{error.filename or source}: {reason}" if reason else explain(str(source), error)
+        raise UserError(staging.original(line)) from error
     except Exception as error:
         if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
-        raise UserError(f"{source}: {spark.cause(error)}") from error
+        raise UserError(staging.original(f"{source}: {spark.cause(error)}")) from error
 
 
 def stream(table: ir.Table, rows: int = 1 << 17, *, apart: bool = False) -> Iterator[pa.RecordBatch]:
@@ -124,13 +127,54 @@ def fetch(table: ir.Table) -> pa.Table:
     return spark.fetch(con, table) if is_spark(con) else table.to_pyarrow()
 
 
+def count(table: ir.Table) -> int:
+    """Rows of a table."""
+    return fetch(table.agg(rows=table.count()))["rows"][0].as_py()
+
+
+def view(con: Any, query: str) -> ir.Table:
+    """A query of DuckDB as a table, computed anew each time it is read."""
+    name = ibis.util.gen_name("jaxneg_view")
+    con.con.execute(f"CREATE TEMP VIEW {name} AS {query}")
+    return con.table(name)
+
+
+def columns(con: Any, source: str) -> list[str]:
+    """The names that DuckDB gives to the columns of a source."""
+    return [row[0] for row in con.con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+
+
+def literal(path: str) -> str:
+    """A path as a pattern that no other file matches."""
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
+def text(value: str) -> str:
+    """A constant of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A name of SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def refuse_spark(what: str) -> NoReturn:
+    """Raises UserError: what DuckDB reads and Spark does not."""
+    raise UserError(f"--engine spark does not read {what}: use --engine duckdb")
+
+
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return re.sub(r"^(\w+ )*Error: ", "", text)
 
 
-def _explain(source: str, error: BaseException) -> str:
-    """One line for the user out of the many of an engine's error."""
+def explain(source: str, error: BaseException, *, parquet: bool = False) -> str:
+    """One line for the user out of the many of an engine's error; ``parquet`` says what the file is."""
+    return " ".join(staging.original(_explained(source, error, parquet)).split())
+
+
+def _explained(source: str, error: BaseException, parquet: bool) -> str:
     text, again = str(error), "fetch or write the file again"
     places = (r"^\s*file ?= ?(.+)$", r"[Ff]ile ['\"]([^'\"\n]+)['\"]", r"GZIP stream: (.+)$")
     path = next((found for place in places if (found := re.search(place, text, re.M))), None)
@@ -150,6 +194,22 @@ def _explain(source: str, error: BaseException) -> str:
         return f"{file}: is not UTF-8 text ({error.reason} at byte {error.start}): convert it"
     line = re.search(r"CSV Error on Line: (\d+)", text)
     where = f"{file}, line {line.group(1)}" if line else file
+    if "state machine reached an invalid state" in text:
+        return (
+            f"{file}: its lines end in different ways (line feed here, carriage return there), or a quoted value "
+            "goes on behind its quote: write it with one kind of line end"
+        )
+    if line and "unterminated quote" in text:
+        return (
+            f"{where}: a value opens a quote that does not close: if the file quotes nothing give --quoting none, "
+            "else correct or remove the row"
+        )
+    if line and "Invalid unicode" in text:
+        return f"{where}: is not UTF-8 text: convert it"
+    if line and "aximum line size" in text:
+        return (
+            f"{where}: a line is longer than 2 MB (a quote that does not close?): correct or remove the row"
+        )
     if wrong := re.search(r'column "(.*?)"\. Could not convert string "(.*?)" to \'(.*?)\'', text, re.S):
         name, value, kind = wrong.groups()
         return (
@@ -181,8 +241,15 @@ def _explain(source: str, error: BaseException) -> str:
     ):
         place, kind, value = wrong.groups()
         return f"{file}, {place}: value {value} is not {kind}: correct or remove the record"
+    if wrong := re.search(r"Expected OBJECT, but got (\w+)", text):
+        place = re.search(r"in line (\d+)", text)
+        where = f"{file}, line {place[1]}" if place else file
+        return (
+            f"{where}: holds {wrong[1].lower()} where a JSON object is expected: correct or remove the record"
+        )
     if (
-        "Malformed JSON" in text
+        parquet
+        or "Malformed JSON" in text
         or "parquet" in text.lower()
         or "magic bytes" in text
         or "don't know what type" in text

@@ -118,6 +118,13 @@ def select(
     return table.select(**columns, **extra)
 
 
+def milliseconds(stamp: ir.Value) -> ir.Value:
+    """Milliseconds since the epoch of a timestamp (in UTC if it names no zone), rounded down."""
+    stamp = stamp.cast("timestamp")  # in UTC, the engine's time zone
+    whole = stamp.truncate("s")  # DuckDB rounds the seconds of an epoch, so .6 would be a second late
+    return whole.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()
+
+
 def with_attributes(log: ir.Table, items: ir.Table) -> ir.Table:
     """The log with the attribute columns of `items` (item, attribute_...) beside each event, null for others.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import rich.table
 import rich.text
 
 from jaxneg import documents
-from jaxneg.data import store as stores
+from jaxneg.data import opinions, store as stores
 from jaxneg.errors import UserError
 
 CHUNK = 1 << 20  # numbers read at a time
@@ -21,10 +22,9 @@ BAR = 32  # characters of the longest bar
 def describe(store: stores.Store) -> dict[str, Any]:
     """Everything that ``render`` shows, ready for JSON.
 
-    Histograms have mean, max and bins, a list of {"from", "to", "count"} over ranges that double. Those of
-    sessions and users count all events; all else about items and users is of the training window.
-
-    Raises UserError where the metadata lacks what is shown.
+    ``rejections_also_liked`` is the share of the rejections in training of songs that the same listener also likes in
+    training, None without any. Histograms have mean, max and bins, a list of {"from", "to", "count"} over ranges that
+    double. Those of sessions and users count all events; all else about items and users is of the training window.
     """
     _check_told(store)
     first, last = _span(store.time_T)
@@ -44,6 +44,7 @@ def describe(store: stores.Store) -> dict[str, Any]:
         "users_with_negatives": float(disliked.sum() / users),
         "users_with_both": float((liked & disliked).sum() / users),
         "groups_with_negatives": _share_not_empty(store.negative_indptr),
+        "rejections_also_liked": _finite(opinions.also_liked(store)),
     }
 
 
@@ -84,6 +85,7 @@ def render(described: dict[str, Any], console: rich.console.Console | None = Non
         ("Share of training events", {f"on the top {name} of the items": top[name] for name in top}),
         ("Share of users with training", users),
         ("Share of (user, station) pairs with training", {"negatives": described["groups_with_negatives"]}),
+        *_contested(described),
     ):
         parts = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         console.print(rich.text.Text(f"{title}: {parts}"))
@@ -182,6 +184,19 @@ def _users_with(store: stores.Store) -> tuple[np.ndarray, np.ndarray]:
         np.diff(store.negative_indptr[part]) > 0 for part in _chunks(store.user_group_indptr, overlap=1)
     ]
     return liked, np.concatenate([np.zeros(0, bool), *disliked])
+
+
+def _contested(described: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    share = described["rejections_also_liked"]
+    return (
+        []
+        if share is None
+        else [("Share of training rejections of songs", {"that the listener likes too": share})]
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _share_not_empty(indptr: np.ndarray) -> float:

@@ -3,13 +3,13 @@
 Reference: Mei, Bembom and Ehmann, Hard Negative Sampling for Music Recommendation, MuRS 2024.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.data import store as stores
+from jaxneg.config import DataConfig
+from jaxneg.data import draws, opinions, store as stores
 
 NEAREST = 4  # hard negatives from which scope "popularity" takes the one nearest in count to the target
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
@@ -34,20 +34,29 @@ class NegativeIndex(NamedTuple):
         np.ndarray
     )  # float64, running sum of the weights of negative_item, 0 first; empty if all weigh alike
     session_weight: np.ndarray  # float64, of session_item likewise
+    until_V: np.ndarray  # int64, training events of rows up to each; empty unless random draws are by count
 
 
 def negative_index(
-    store: stores.Store, scope: str = "station", *, skip: float = 1.0, thumb_down: float = 1.0
+    store: stores.Store,
+    scope: str = "station",
+    *,
+    skip: float = 1.0,
+    thumb_down: float = 1.0,
+    opinion: str = "all",
+    random: str = "uniform",
 ) -> NegativeIndex:
     """The index of a store. Keeps 2 bytes per positive in memory; the rest stays memory-mapped.
 
-    Scope "session" and unequal weights take 4 to 16 bytes more per negative of the training window.
+    Scope "session", unequal weights and opinions take 4 to 40 bytes more per negative of the training window.
 
     Args:
       store: whose training window is drawn from.
       scope: that ``draw_negatives`` will be asked for.
       skip: weight of a skip among hard negatives.
       thumb_down: weight of a thumbs-down.
+      opinion: what counts of a song that its listener has liked too, as in ``opinions.kept``.
+      random: draw of random negatives; "by_count" takes 8 bytes per item.
     """
     indptr = np.asarray(store.positive_indptr)
     size = 1 << max(10, int(BITS_PER_POSITIVE * max(len(store.positive_item), 1) - 1).bit_length())
@@ -60,16 +69,17 @@ def negative_index(
         np.bitwise_or.at(bits, slot >> 3, (1 << (slot & 7)).astype(np.uint8))
     none, negative_item = np.zeros(0), np.asarray(store.negative_item)
     session_indptr = session_item = weight = session_weight = none
-    if skip != thumb_down or scope == "session":
-        runs = [event[store.sign[store.feedback_T[event]] < 0] for event in training_runs(store)]
+    weighted = skip != thumb_down or opinion != "all"
+    if weighted or scope == "session":
+        runs = [event[store.sign[store.feedback_T[event]] < 0] for event in opinions.training_runs(store)]
         event = np.concatenate(runs) if runs else np.zeros(0, np.int64)
         of_kind = np.ones(len(FEEDBACK))
         of_kind[CODE["skip"]], of_kind[CODE["thumb_down"]] = skip, thumb_down
-        weight_T = of_kind[store.feedback_T[event]]
+        weight_T = of_kind[store.feedback_T[event]] * opinions.kept(store, event, opinion)
         if scope == "session":
             session_indptr = np.searchsorted(event, np.asarray(store.session_indptr))
             session_item = store.item_T[event]
-        if skip != thumb_down:
+        if weighted:
             by_group = np.argsort(store.group_T[event], kind="stable")
             negative_item = store.item_T[event][by_group]  # in the order of the weights
             weight = np.concatenate([[0.0], np.cumsum(weight_T[by_group])])
@@ -87,27 +97,38 @@ def negative_index(
         session_item=session_item,
         weight=weight,
         session_weight=session_weight,
+        until_V=np.cumsum(event_counts(store)) if random == "by_count" else np.zeros(0, np.int64),
     )
-
-
-def training_runs(store: stores.Store) -> Iterator[np.ndarray]:
-    """Places in the log of the events of the training window, ascending, some sessions at a time."""
-    indptr, train_end = np.asarray(store.session_indptr), np.asarray(store.session_train_end)
-    step = 1 << 16  # sessions at a time bound the memory
-    for first in range(0, len(train_end), step):
-        run = indptr[first : first + step + 1]
-        kept = np.arange(run[0], run[-1]) < np.repeat(train_end[first : first + step], np.diff(run))
-        yield run[0] + np.flatnonzero(kept)
 
 
 def train_counts(store: stores.Store) -> tuple[np.ndarray, np.ndarray]:
     """Positive and negative events of each row in the training window, int64 [V] each."""
     counts = np.zeros((2, store.items + 1), np.int64)
-    for event in training_runs(store):
+    for event in opinions.training_runs(store):
         item, sign = store.item_T[event], store.sign[store.feedback_T[event]]
         for row, value in enumerate((1, -1)):
             counts[row] += np.bincount(item[sign == value], minlength=store.items + 1)
     return counts[0], counts[1]
+
+
+def index_of(store: stores.Store, config: DataConfig) -> NegativeIndex:
+    """The index that the draws of a config need."""
+    return negative_index(
+        store,
+        config.hard_scope,
+        skip=config.hard_skip,
+        thumb_down=config.hard_thumb_down,
+        opinion=config.hard_opinion,
+        random=config.random,
+    )
+
+
+def event_counts(store: stores.Store) -> np.ndarray:
+    """Events of each row in the training window, of whatever feedback, int64 [V]."""
+    count_V = np.zeros(store.items + 1, np.int64)
+    for event in opinions.training_runs(store):
+        count_V += np.bincount(store.item_T[event], minlength=store.items + 1)
+    return count_V
 
 
 def draw_negatives(
@@ -137,14 +158,14 @@ def draw_negatives(
       p_hard: in [0, 1]; the realised share is lower where users lack negatives.
       scope: "station" as above; "session" for the target's session; "user" to ignore both; "popularity" for the
         nearest to the target in training count, in logs, of NEAREST draws from the user's.
-      random: "uniform", or "log_uniform" over ranks by count; a draw that is a positive is drawn again uniformly.
+      random: as in ``draws.random_items``; a draw that is a positive is drawn again uniformly.
       session_P: sessions of the targets; scope "session" needs them.
 
     Returns: item_PN int32 and hard_PN bool. An item_PN is a positive of the user only if the user likes the whole
       catalogue (random) or has both liked and rejected it (hard).
     """
     shape = (len(target_P), negatives)
-    item_PN = random_items(rng, index.items, shape, random)
+    item_PN = draws.random_items(rng, index.items, shape, random, index.until_V)
     random_PN = ~(rng.random(shape, dtype=np.float32) < p_hard)
     hard_PN = np.zeros(shape, bool)
     if p_hard > 0:
@@ -156,64 +177,6 @@ def draw_negatives(
         hard_PN[p, n] = True
     _replace_positives(rng, index, item_PN, user_P, hard_PN)
     return item_PN, hard_PN
-
-
-def random_items(
-    rng: np.random.Generator, items: int, shape: int | tuple[int, ...], draw: str = "uniform"
-) -> np.ndarray:
-    """Rows drawn with replacement, int32.
-
-    Uniform, or log-uniform: P(row) = log((row + 1) / row) / log(items + 1), Zipf's law where rows are ordered by count.
-    """
-    if draw == "uniform":
-        return rng.integers(1, items + 1, size=shape, dtype=np.int32)
-    # Float64: at 100 million rows float32 would leave holes.
-    row = np.exp(rng.random(shape) * np.log(items + 1.0)).astype(np.int32)
-    return np.clip(row, 1, items)
-
-
-def log_inclusion(row: np.ndarray, items: int, draws: int, draw: str = "uniform") -> np.ndarray:
-    """Log of the chance that a row is among ``draws`` of ``random_items``, float32: log(1 - (1 - p)^draws)."""
-    p = np.full(row.shape, 1.0 / items)
-    if draw == "log_uniform":
-        p = np.log1p(1.0 / np.maximum(row, 1)) / np.log(items + 1.0)
-    return log_any(p, draws)
-
-
-def log_any(p: np.ndarray, draws: int) -> np.ndarray:
-    """Log of the chance that something of chance ``p`` happens in ``draws`` tries, float32."""
-    with np.errstate(divide="ignore"):
-        return np.log(-np.expm1(draws * np.log1p(-np.minimum(p, 1.0)))).astype(np.float32)
-
-
-def odds(
-    positive_V: np.ndarray, negative_V: np.ndarray, *, negatives: int, p_hard: float, prior: float
-) -> np.ndarray:
-    """The item biases, float32 [V], that binary cross-entropy ends with when nothing is known of the listener.
-
-        bias_i = log P(i is the target) - log(N P(i is drawn as a negative))
-
-    where a draw is from the log's negatives with p_hard, else uniform. Counts are smoothed by ``prior`` events per
-    item.
-
-    Args:
-      positive_V: positive events of each row in the training window, padding row first.
-      negative_V: negative events likewise.
-      negatives: N, negatives per target.
-      p_hard: share of hard ones.
-      prior: above 0.
-    """
-    total_V = positive_V + negative_V
-    share = positive_V.sum() / max(total_V.sum(), 1)
-    items = len(total_V) - 1
-
-    def smoothed(count_V: np.ndarray, share: float) -> np.ndarray:
-        return (count_V + prior * share) / max(count_V.sum() + prior * share * items, 1e-9)
-
-    drawn_V = p_hard * smoothed(negative_V, 1 - share) + (1 - p_hard) / items
-    with np.errstate(divide="ignore"):
-        bias_V = np.log(smoothed(positive_V, share)) - np.log(negatives * drawn_V)
-    return np.where(np.isfinite(bias_V) & (np.arange(items + 1) > 0), bias_V, 0.0).astype(np.float32)
 
 
 def _draw_hard(rng, index, target_P, user_P, group_P, session_P, scope):
@@ -246,9 +209,11 @@ def _pick(rng, item, weight, low, high):
     """One entry of each range [low, high) of ``item``, by weight, and where there was one."""
     chance = rng.random(len(low))
     if len(weight):
-        begin, total = weight[low], weight[high] - weight[low]
-        found = total > 0
-        place = np.searchsorted(weight, begin + chance * total, side="right") - 1
+        begin, end = weight[low], weight[high]
+        found = end > begin
+        # Below the end also where the sum rounds up to it: what stands last may weigh nothing.
+        at = np.minimum(begin + chance * (end - begin), np.nextafter(end, -np.inf))
+        place = np.searchsorted(weight, at, side="right") - 1
         place = np.clip(place, low, np.maximum(high - 1, low))
     else:
         found = high > low
@@ -266,14 +231,14 @@ def _replace_positives(rng, index, item_PN, user_P, hard_PN):
     maybe = np.flatnonzero((index.filter_bits[slot >> 3] >> (slot & 7).astype(np.uint8)) & 1)
     p, n, user, item = p[maybe], n[maybe], user[maybe], item[maybe]
     low, high = index.positive_indptr[user], index.positive_indptr[user + 1]
-    place = _first(low, high, lambda at: index.positive_item[at] >= item)
+    place = opinions.first(low, high, lambda at: index.positive_item[at] >= item)
     hit = (place < high) & (index.positive_item[np.minimum(place, len(index.positive_item) - 1)] == item)
     free = index.items - (high - low)
     hit &= free > 0  # a user who likes everything keeps the draw
     p, n, low, high, free = p[hit], n[hit], low[hit], high[hit], free[hit]
     # The k-th item that is no positive is k plus the number of positives before it.
     k = 1 + (rng.random(len(p)) * free).astype(np.int64)
-    place = _first(low, high, lambda at: index.positive_item[at] - (at - low) > k)
+    place = opinions.first(low, high, lambda at: index.positive_item[at] - (at - low) > k)
     item_PN[p, n] = k + (place - low)
 
 
@@ -281,19 +246,6 @@ def _places(mask_PN):
     """np.nonzero of a matrix; several times faster through its flat form."""
     flat = np.flatnonzero(mask_PN)
     return (flat, np.zeros_like(flat)) if mask_PN.shape[1] == 1 else np.divmod(flat, mask_PN.shape[1])
-
-
-def _first(low, high, holds):
-    """The first place in each [low, high) where ``holds`` is true, else high; holds must be monotone."""
-    low, high = low.copy(), high.copy()
-    while (open_ := low < high).any():
-        middle = (low + high) >> 1
-        true = np.zeros(len(low), bool)
-        # Closed ranges ask a harmless place, so that `holds` sees whole vectors.
-        true[:] = holds(np.where(open_, middle, np.maximum(high - 1, 0)))
-        low = np.where(open_ & ~true, middle + 1, low)
-        high = np.where(open_ & true, middle, high)
-    return low
 
 
 def _slot(user, item, size):

@@ -9,15 +9,24 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, Batch
-from jaxneg.config import DataConfig
-from jaxneg.data import negatives, order as orders, packing, store as stores
+from jaxneg.config import Config, DataConfig
+from jaxneg.data import (
+    draws,
+    expected,
+    fields as of_batch,
+    negatives,
+    opinions,
+    order as orders,
+    packing,
+    store as stores,
+)
 from jaxneg.errors import UserError
 
 
@@ -81,12 +90,12 @@ class _Gather(grain.transforms.RandomMap):
         spans: Spans,
         rows: packing.Rows | None,
         config: DataConfig,
+        fields: Container[str],
         log_q: bool,
+        in_batch: bool,
     ):
-        self.spans, self.rows, self.config = spans, rows, config
-        self.index = negatives.negative_index(
-            store, config.hard_scope, skip=config.hard_skip, thumb_down=config.hard_thumb_down
-        )
+        self.spans, self.rows, self.config, self.fields = spans, rows, config, fields
+        self.index = negatives.index_of(store, config)
         self.sign = np.asarray(store.sign)
         self.shown = shown_kinds(config)
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
@@ -94,12 +103,10 @@ class _Gather(grain.transforms.RandomMap):
         self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
                         for column_T in columns]  # fmt: skip
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
-        # Share of each row among targets, of which a batch's targets are a sample.
-        self.share_V = np.zeros(0)
-        if log_q:
-            positive_V, negative_V = negatives.train_counts(store)
-            count_V = positive_V + (negative_V if config.target == "any" else 0)
-            self.share_V = count_V / max(count_V.sum(), 1)
+        # Events of each row of which a batch's targets are taken, and the number of these where it is known before.
+        self.count_V, self.targets, self.log_q = np.zeros(0, np.int64), 0.0, log_q
+        if log_q and in_batch:
+            self.count_V = target_counts(store, config)
 
     # Without an annotation, pyright takes the result of grain's abstract method for None.
     def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -144,26 +151,27 @@ class _Gather(grain.transforms.RandomMap):
         if config.hard_scope == "session":
             place_BL = np.take_along_axis(columns[-1], np.broadcast_to(at_BM, wanted_BL.shape), axis=1)
             session_P = np.searchsorted(self.session_indptr, place_BL.ravel()[at], side="right") - 1
+        N = config.negatives if "negative_BLN" in self.fields else 0
         negative_PN, hard_PN = negatives.draw_negatives(
             rng,
             self.index,
             target_BL.ravel()[at],
             np.repeat(self.spans.user_W[span_B], wanted_BL.sum(1)),
             group_BL.ravel()[at],
-            negatives=config.negatives,
+            negatives=N,
             p_hard=config.p_hard,
             scope=config.hard_scope,
             random=config.random,
             session_P=session_P,
         )
-        negative_BLN = np.zeros((*target_BL.shape, config.negatives), np.int32)
+        negative_BLN = np.zeros((*target_BL.shape, N), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
-        shared = self.shared(rng)
+        # Positions may share a target: the first liked event after several others.
+        targets = self.targets or float(config.blocks * _events(at_BM, target_BL > 0))
         target_log_q_BL = np.zeros(target_BL.shape, np.float32)
-        if len(self.share_V):
-            draws = len(at) * config.blocks  # of which all are about as large
-            target_log_q_BL[wanted_BL] = negatives.log_any(self.share_V[target_BL[wanted_BL]], draws)
+        if len(self.count_V):
+            target_log_q_BL[target_BL > 0] = self.log_q_of(target_BL[target_BL > 0], targets)
         batch = Batch(
             item_BL=item_BL,
             feedback_BL=feedback_BL,
@@ -174,20 +182,45 @@ class _Gather(grain.transforms.RandomMap):
             hard_BLN=hard_BLN,
             event_BM=item_BM,
             sign_BM=sign_BM,
-            **shared,
+            **self.shared(rng, targets),
             target_log_q_BL=target_log_q_BL,
             segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
-        return batch if in_rows is None else packing.packed(batch, *in_rows, rows=len(element))
+        if in_rows is not None:
+            batch = packing.packed(batch, *in_rows, rows=len(element))
+        return batch._replace(
+            **{
+                name: np.zeros(of_batch.without(leaf.shape), leaf.dtype)
+                for name, leaf in batch._asdict().items()
+                if name not in self.fields
+            }
+        )
 
-    def shared(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of a batch that are no rows of it: random negatives for all."""
-        items, count, draw = self.index.items, self.config.shared_negatives, self.config.random
-        shared_S = negatives.random_items(rng, items, count, draw)
-        return {
-            "shared_S": shared_S,
-            "shared_log_q_S": negatives.log_inclusion(shared_S, items, count, draw),
-        }
+    def shared(self, rng: np.random.Generator, targets: float) -> dict[str, np.ndarray]:
+        """The fields of a batch that are no rows of it: random negatives for all, each once if they are corrected."""
+        count, index = self.config.shared_negatives if "shared_S" in self.fields else 0, self.index
+        shared_S = draws.random_items(rng, index.items, count, self.config.random, index.until_V)
+        log_q_S = np.zeros(count, np.float32)
+        if self.log_q:
+            again_S = np.ones(count, bool)
+            again_S[np.unique(shared_S, return_index=True)[1]] = False
+            log_q_S = np.where(again_S, 0.0, self.log_q_of(shared_S, targets)).astype(np.float32)
+            shared_S = np.where(again_S, 0, shared_S).astype(np.int32)
+        return {"shared_S": shared_S, "shared_log_q_S": log_q_S}
+
+    def log_q_of(self, row: np.ndarray, targets: float) -> np.ndarray:
+        """Log of the chance that an item is a shared or in-batch negative of a position with another target, float32.
+
+        The position's own target is one of the ``targets`` events of the batch, so the others are one less.
+        """
+        config, index = self.config, self.index
+        count = config.shared_negatives if "shared_S" in self.fields else 0
+        p = draws.chance(row, index.items, config.random, index.until_V)
+        missed = [draws.log_missed(p, count)]
+        if len(self.count_V):
+            total = float(self.count_V.sum())
+            missed.append(draws.log_left_out(self.count_V[row], min(targets, total) - 1, total - 1))
+        return draws.log_among(*missed)
 
     def _events(self, rng, start_B, size_B, width):
         """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
@@ -217,6 +250,33 @@ class _Gather(grain.transforms.RandomMap):
         return hidden_BM
 
 
+def target_counts(store: stores.Store, config: DataConfig) -> np.ndarray:
+    """Events of each row of which the targets of batches are taken, int64 [V].
+
+    Of all kinds that are shown, or of liked ones where others are never targets; the first of a session, or with reach
+    "user" of a listener, is none but in cloze training.
+    """
+    liked_alone = config.target == "next_positive" or (config.target == "positive" and config.mask > 0)
+    first = np.asarray(store.session_indptr)[:-1]
+    if config.reach == "user":
+        first = first[np.asarray(store.user_indptr)[:-1]]
+    counted = shown_kinds(config) & ((np.asarray(store.sign) > 0) | (not liked_alone))
+    count_V = np.zeros(store.items + 1, np.int64)
+    for event in opinions.training_runs(store):
+        if config.mask == 0:
+            event = event[~np.isin(event, first, assume_unique=True)]
+        event = event[counted[store.feedback_T[event]]]
+        count_V += np.bincount(store.item_T[event], minlength=store.items + 1)
+    return count_V
+
+
+def _events(at_BM: np.ndarray, there_BL: np.ndarray) -> int:
+    """Number of events that are the target of some position."""
+    at_BL = np.broadcast_to(at_BM, there_BL.shape)
+    place_BL = np.arange(len(at_BL))[:, None] * (at_BL.max(initial=0) + 1) + at_BL
+    return len(np.unique(place_BL[there_BL]))
+
+
 class _Blocks(grain.transforms.RandomMap):
     """Blocks of a batch's rows, one after the other, each drawn by itself: the same whoever draws them."""
 
@@ -235,7 +295,7 @@ class _Blocks(grain.transforms.RandomMap):
             for block in self.own
         ]
         # Those of the whole batch have draws of their own, the same for all.
-        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)))
+        shared = self.gather.shared(np.random.default_rng((seed, config.blocks)), self.gather.targets)
         joined = {
             name: shared[name] if name in shared else np.concatenate([getattr(part, name) for part in parts])
             for name in Batch._fields
@@ -346,11 +406,23 @@ class TrainBatches:
         store: stores.Store,
         config: DataConfig,
         *,
+        fields: Container[str] = of_batch.ALL,
         log_q: bool = False,
+        in_batch: bool = False,
         process: int = 0,
         processes: int = 1,
     ):
-        """``log_q`` fills in how likely each target is among a batch's targets, which costs a pass over the log."""
+        """Batches of a store.
+
+        Args:
+          store: with a training window.
+          config: how batches are drawn.
+          fields: of Batch that are wanted; the others have no elements.
+          log_q: fill in how likely shared and in-batch negatives are drawn; a shared one then is in the batch once.
+          in_batch: whether targets are negatives of each other; with ``log_q`` it costs a pass over the log.
+          process: of ``processes``, whose rows alone come.
+          processes: in all.
+        """
         spans = train_spans(store, config.reach, config.length)
         if len(spans.start_W) == 0:
             raise UserError(f"store {config.store} has no training sequence of two events or more")
@@ -376,14 +448,17 @@ class TrainBatches:
             read = functools.partial(_read, store, spans)
             source = orders.ReadAhead(source, slice(first, first + own), read)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._prefetch, self._user_W = config.prefetch, spans.user_W
-        gather = _Gather(store, spans, self._packing, config, log_q)
+        self._config, self._user_W, self._hard = config, spans.user_W, "hard_BLN" in fields
+        gather = _Gather(store, spans, self._packing, config, fields, log_q, in_batch)
+        self._index = gather.index
 
         def drawn(blocks: range) -> grain.MapDataset:
             draw = gather if config.blocks == 1 else _Blocks(gather, blocks)
             return grain.MapDataset.source(source).seed(config.seed).random_map(draw)
 
         self._whole = drawn(range(config.blocks))
+        if log_q and in_batch and config.blocks > 1:
+            gather.targets = self.targets()  # no block knows the targets of the others
         if apart:
             share = config.blocks // processes
             self._dataset = drawn(range(process * share, (process + 1) * share))
@@ -394,6 +469,23 @@ class TrainBatches:
         batch = self._dataset[step]
         assert batch is not None  # nothing is filtered out
         return batch
+
+    def targets(self, batches: int = 8) -> float:
+        """Number of events that are targets in a batch of all processes, on average over the first ``batches``."""
+        found = []
+        for step in range(min(batches, self.steps_per_epoch)):
+            batch = self._whole[step]
+            assert batch is not None  # nothing is filtered out
+            # Positions that wait for the same event follow each other.
+            again_BL = np.zeros(batch.target_BL.shape, bool)
+            if self._config.target == "next_positive":
+                again_BL[:, 1:] = batch.target_BL[:, 1:] == batch.target_BL[:, :-1]
+            found.append(np.count_nonzero((batch.target_BL > 0) & ~again_BL))
+        return float(np.mean(found))
+
+    def hard_also_liked(self, store: stores.Store) -> float:
+        """Share of the hard negatives that their listener likes elsewhere in training; NaN where none is drawn."""
+        return expected.hard_also_liked(self._index, store, self._config) if self._hard else float("nan")
 
     def false_negatives(self, store: stores.Store, *, in_batch: bool, batches: int = 8) -> float:
         """Share of the random negatives that their listener likes somewhere in the log, held-out events included.
@@ -412,9 +504,10 @@ class TrainBatches:
             assert batch is not None  # nothing is filtered out
             span_BL = self._spans(self._order[step], batch)
             user_BL = np.where(span_BL >= 0, self._user_W[span_BL], -1)
-            b, t, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~batch.hard_BLN)
+            hard = batch.hard_BLN if batch.hard_BLN.size else False
+            b, t, *_ = at = np.nonzero((batch.negative_BLN > 0) & ~np.asarray(hard))
             users, items = [user_BL[b, t]], [batch.negative_BLN[at]]
-            shared_C = batch.shared_S
+            shared_C = batch.shared_S[batch.shared_S > 0]
             if in_batch:
                 shared_C = np.concatenate([shared_C, np.unique(batch.target_BL[batch.target_BL > 0])])
             ranked = np.unique(span_BL[batch.target_BL > 0])
@@ -438,10 +531,24 @@ class TrainBatches:
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._config.prefetch)
         iterator = iter(self._dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, step)
         return iterator
+
+
+def of_config(config: Config, store: stores.Store, process: int = 0, processes: int = 1) -> TrainBatches:
+    """The training batches of an experiment, with the fields that its training step reads."""
+    stations = store.metadata.counts["stations"]
+    return TrainBatches(
+        store,
+        config.data,
+        fields=of_batch.read(config, stations),
+        log_q=config.loss.log_q != "none",
+        in_batch=config.loss.in_batch,
+        process=process,
+        processes=processes,
+    )
 
 
 def _liked(store: stores.Store, user_U: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ Sessions are made in blocks of whole users. Each block has a generator of its ow
 memory is bounded, blocks can be made in any order, and the same config always gives the same log.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jaxneg import batch
+from jaxneg import batch, files, locks
 from jaxneg.data import listeners
 from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
 from jaxneg.errors import UserError
@@ -250,15 +249,30 @@ def write(
     Both go to temporary files beside ``out`` that are renamed when complete, so a crash leaves no half a log.
     ``advance`` is told the number of sessions of each block written, for a progress bar.
     """
-    out = pathlib.Path(out)
+    out = files.local(out, "--out")
     if out.suffix not in (".parquet", ".csv"):
         raise UserError(f"--out must end in .parquet or .csv, got {out}")
     truth_out = out.with_name(f"{out.name}.truth.npz")
-    log_part, truth_part, chance_part = (
-        out.with_name(f".{out.name}.{part}") for part in ("log", "npz", "chance")
-    )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        with locks.held(locks.beside(out), f"--out {out}"):
+            _write(simulation, files.real(out), files.real(truth_out), advance)
+    except OSError as error:
+        raise UserError(f"could not write {out}: {error.strerror or error}") from error
+    return truth_out
+
+
+def _write(
+    simulation: Simulation,
+    out: pathlib.Path,
+    truth_out: pathlib.Path,
+    advance: Callable[[int], None] | None,
+) -> None:
+    """Writes log and truth, for the holder of the lock."""
+    for path in (out, truth_out):
+        files.clean_beside(path)
+    log_part, truth_part = files.scratch(out), files.scratch(truth_out)
+    chance_part = log_part.with_name(f"{log_part.name}-0")
+    with files.unfinished(log_part), files.unfinished(truth_part), files.unfinished(chance_part):
         open_writer = pq.ParquetWriter if out.suffix == ".parquet" else pa_csv.CSVWriter
         with open(log_part, "wb") as log, open(chance_part, "wb") as chance:
             with open_writer(log, SCHEMA) as writer:
@@ -268,22 +282,18 @@ def write(
                     events.probability.tofile(chance)
                     if advance is not None:
                         advance(int(events.session[-1] - events.session[0]) + 1)
-            _sync(log)
         probability = np.memmap(chance_part, np.float32, mode="r")
         with open(truth_part, "wb") as file:
             np.savez(
                 file, probability=probability, config=_told(simulation.config), **_fields(simulation.truth)
             )
-            _sync(file)
-        os.replace(truth_part, truth_out)
-        os.replace(log_part, out)
-    except OSError as error:
-        raise UserError(f"could not write {out}: {error.strerror or error}") from error
-    finally:
-        for part in (log_part, truth_part, chance_part):
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-    return truth_out
+        for path in (log_part, truth_part):
+            files.sync(path)
+        with files.COMMIT:
+            truth_out.unlink(missing_ok=True)  # so that no moment sees a log beside the truth of another
+            os.replace(log_part, out)
+            os.replace(truth_part, truth_out)
+        files.sync(out.parent)
 
 
 def pair_accuracy(score: np.ndarray, positive: np.ndarray, group: np.ndarray) -> float:
@@ -360,8 +370,3 @@ def _told(config: SimulateConfig) -> np.ndarray:
 
 def _fields(truth: Truth) -> dict[str, Any]:
     return {field.name: getattr(truth, field.name) for field in dataclasses.fields(truth)}
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

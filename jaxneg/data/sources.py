@@ -1,56 +1,138 @@
-"""Files to lazy tables: which files a source holds, their headers, and one table for all of them.
+"""Files to lazy tables: which files a source holds, and scans of them that lose nothing.
 
-Each table has a column `order`, the row's position in the source. The row number also keeps DuckDB from
+A scan is a table of files that have the same columns. It has a column `order`, the row's position in the scan,
+and keeps the columns of the files apart from that: where a file has a column of such a name, or two that an engine
+would take for one, the table calls it otherwise and the scan knows how. The row number also keeps DuckDB from
 pushing casts into its CSV scan, where a try_cast fails as a cast does.
 """
 
-# pyright: reportArgumentType=false
-# (ibis' stubs lack what its DuckDB backend takes)
+# ibis types its expressions at run time, and its stubs lack what its DuckDB backend takes.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import codecs
 import contextlib
 import csv
 import fnmatch
-import gzip
 import io
+import itertools
 import json
+import os
 import pathlib
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from jaxneg.data import engine, spark
+from jaxneg.data import engine, spark, staging
 from jaxneg.errors import UserError
+
+OWN = (
+    "order",
+    "filename",
+    "file_index",
+    "file_row_number",
+    "rowid",
+)  # names of columns that engines or we add
+HEAD = 1 << 20  # bytes of a line that may be a header
+LISTS, LINES = "array", "newline_delimited"  # layouts of JSON, as DuckDB calls them
+
+
+class Scan(NamedTuple):
+    """A table of files that have the same columns."""
+
+    table: ir.Table  # with `order`
+    files: list[pathlib.Path]
+    columns: dict[str, str]  # name in the files -> name in the table
+    twice: frozenset[str] = frozenset()  # names that several columns of a file have
+    schema: pa.Schema | None = None  # of Parquet files, as Arrow sees it
+    delimiter: str = ""  # of delimited text
+
+
+# Which files.
 
 
 def find(source: pathlib.Path, patterns: Sequence[str], mend: str) -> list[pathlib.Path]:
-    """Files to read: `source` if it is a file, else those below it whose name matches, gzipped or not.
+    """Files to read: `source` if it is a file, else those below it whose name matches, packed or not.
 
-    Order of names, with numbers by value (9 before 10). Raises UserError, ending in `mend`, if there is none.
+    Members of zip archives count as files; hidden files and folders (.x, _x, __MACOSX) do not. Endings and names
+    match in capitals too. Order of names, with numbers by value (9 before 10). Raises UserError, ending in `mend`,
+    if there is none, or if one of them is there twice, packed in another way.
     """
-    if source.is_file():
+    if source.is_file() and not _archive(source, patterns):
         return [source]
-    if not source.is_dir():
+    if not source.exists():
         raise UserError(f"no file or directory {source}: give the path of the log")
-    found = [
-        path
-        for path in source.rglob("*")
-        if path.is_file()
-        and any(fnmatch.fnmatchcase(path.name.removesuffix(".gz"), name) for name in patterns)
-    ]
+    found = [path for path in _below(source, patterns) if _matches(path.name, patterns)]
     if not found:
-        raise UserError(f"{source} holds no file named {' or '.join(patterns)} (or .gz): {mend}")
+        packed = ", ".join(staging.PACKED)
+        raise UserError(
+            f"{source} holds no file named {' or '.join(patterns)} (or these with {packed} or in a .zip): {mend}"
+        )
+    seen: dict[str, pathlib.Path] = {}
+    for path in found:
+        if (other := seen.setdefault(staging.bare(spoken(path).replace(".zip/", "/../")), path)) is not path:
+            raise UserError(f"{source} holds both {spoken(other)} and {spoken(path)}: give one of them")
+    return sorted(found, key=lambda path: natural_key(pathlib.Path(spoken(path))))
+
+
+def unpacked(source: pathlib.Path) -> pathlib.Path:
+    """The folder with what a zip archive holds; any other source as it is."""
+    return staging.unzipped(source, lambda _: True) if source.is_file() and staging.is_zip(source) else source
+
+
+def beside(source: pathlib.Path, patterns: Sequence[str]) -> list[pathlib.Path]:
+    """As ``find``, for files that may be missing; of the folder of a source that is a file."""
+    folder = source if source.is_dir() or _archive(source, patterns) else source.parent
+    found = [path for path in _below(folder, patterns) if _matches(path.name, patterns)]
     return sorted(found, key=natural_key)
+
+
+def all_files(source: pathlib.Path) -> list[pathlib.Path]:
+    """All files of a source that are not hidden, members of zip archives among them."""
+    return _below(source, ["*"])
+
+
+def _archive(source: pathlib.Path, patterns: Sequence[str]) -> bool:
+    """Whether the members of a file are meant, rather than itself."""
+    return staging.is_zip(source) and not any(pattern.endswith(".zip") for pattern in patterns)
+
+
+def _below(source: pathlib.Path, patterns: Sequence[str]) -> list[pathlib.Path]:
+    if source.is_file():
+        paths = [source]
+    else:
+        paths = [path for path in source.rglob("*")
+                 if not staging.hidden(path.relative_to(source)) and path.is_file()]  # fmt: skip
+    found = []
+    for path in paths:
+        if not _archive(path, patterns):
+            found.append(path)
+            continue
+        root = staging.unzipped(path, lambda name: _matches(pathlib.PurePosixPath(name).name, patterns))
+        found += [
+            member for member in root.rglob("*") if member.is_file() and not member.name.endswith(".half")
+        ]
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    names = {name.lower(), staging.bare(name)}
+    return any(fnmatch.fnmatchcase(name, pattern.lower()) for name in names for pattern in patterns)
+
+
+def spoken(file: pathlib.Path) -> str:
+    """A file as the user knows it."""
+    return staging.original(str(file))
 
 
 def natural_key(path: pathlib.Path) -> list[Any]:
     """Sort key of a path in which numbers count by value."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
     ]
 
 
@@ -61,9 +143,12 @@ def require(file: pathlib.Path, columns: Sequence[str], needed: Sequence[str], m
         plural = "s" if len(missing) > 1 else ""
         have = ", ".join(columns[:30]) or "none"
         raise UserError(
-            f"{file}: column{plural} {', '.join(missing)} missing; it has {have}"
+            f"{spoken(file)}: column{plural} {', '.join(missing)} missing; it has {have}"
             + (f": {mend}" if mend else "")
         )
+
+
+# Readers of a fixed format: all files as one table, by the names of their columns.
 
 
 def read_csv(
@@ -77,90 +162,301 @@ def read_csv(
     encoding: str = "utf-8",
     mend: str = "",
 ) -> ir.Table:
-    """Delimited text, gzipped or not. Columns are text unless `types` says otherwise.
+    """Delimited text, packed or not. Columns are text unless `types` says otherwise.
 
     Args:
       types: DuckDB types of the columns that have to be there; "VARCHAR" for text.
-      names: columns of files without header; None reads the header of each file, which must be the same.
-      delimiter: None takes tab, semicolon or comma, whichever the header holds most of.
+      names: columns of files without header; None reads the header of each file. Columns are matched by name;
+        those that only some files have are null in the others.
+      delimiter: None takes tab, semicolon, bar or comma, whichever the header holds most of.
       quote: empty for files that quote nothing.
     """
-    header = names is None
-    if names is None:
-        with _open(files[0], encoding) as first:
-            line = first.readline()
-        delimiter = delimiter or max("\t;,", key=line.count)
-        names = _split(line, delimiter, quote)
-        if not names or len(set(names)) < len(names):
-            raise UserError(
-                f"{files[0]}: the first line is no header with a name for each column: {line.strip()[:80]!r}"
-            )
-        require(files[0], names, list(types), mend)
-        for file in files[1:]:
-            with _open(file, encoding) as other:
-                if _split(other.readline(), delimiter, quote) != names:
-                    raise UserError(f"{file}: its header is not that of {files[0]}: give files of one kind")
-    columns = {name: types.get(name, "VARCHAR") for name in names}
-    if engine.is_spark(con):
-        assert delimiter is not None
-        how: Any = {"header": header, "delimiter": delimiter, "quote": quote, "encoding": encoding}
-        return spark.read_csv(con, files, columns, **how)
-    options: dict[str, Any] = {"header": header, "delim": delimiter, "quote": quote, "escape": quote}
-    if encoding != "utf-8":
-        options["encoding"] = encoding
-    table = con.read_csv([str(file) for file in files], columns=columns, **options)
-    return table.mutate(order=ibis.row_number())
+    scans = scan_csv(con, files, types, names=names, delimiter=delimiter, quote=quote, encoding=encoding)
+    for scan in scans:
+        require(scan.files[0], list(scan.columns), list(types), mend)
+        _refuse_twice(scan, types)
+    return _union(scans)
 
 
 def read_json(
     con: ibis.BaseBackend, files: Sequence[pathlib.Path], types: Mapping[str, str], *, lines: bool
 ) -> ir.Table:
-    """JSON objects, one a line or in lists, gzipped or not.
+    """JSON objects, one a line or in lists, packed or not.
 
-    Columns are those of `types`, null where an object has no such key, and `filename`.
+    Columns are those of `types`, null where an object has no such key, and `filename`, the absolute path.
     """
     if engine.is_spark(con):
-        return spark.read_json(con, files, types, lines=lines)
-    layout = "newline_delimited" if lines else "array"
-    table = con.read_json([str(file) for file in files], columns=dict(types), format=layout, filename=True)
+        return spark.read_json(con, _plain(files), types, lines=lines)
+    columns = _struct(types)
+    table = _json_view(con, files, columns, LINES if lines else LISTS, "*")
     return table.mutate(order=ibis.row_number())
 
 
 def read_parquet(
     con: ibis.BaseBackend, files: Sequence[pathlib.Path], needed: Sequence[str], mend: str = ""
 ) -> ir.Table:
-    """Parquet files of one schema, with at least the columns `needed`."""
-    if engine.is_spark(con):
-        table = spark.read_parquet(con, files)
-    else:
-        table = con.read_parquet([str(file) for file in files]).mutate(order=ibis.row_number())
-    require(files[0], table.columns, needed, mend)
-    return table
+    """Parquet files, with at least the columns `needed`; columns are matched by name.
+
+    Raises UserError where two files give a column types that do not go together.
+    """
+    scans = scan_parquet(con, files)
+    for scan in scans:
+        require(scan.files[0], list(scan.columns), needed, mend)
+        _refuse_twice(scan, needed)
+    return _union(scans)
+
+
+def _refuse_twice(scan: Scan, names: Mapping[str, str] | Sequence[str]) -> None:
+    for name in names:
+        if name in scan.twice:
+            raise UserError(f"{spoken(scan.files[0])}: two columns are named {name}: rename or remove one")
+
+
+def _union(scans: list[Scan]) -> ir.Table:
+    """One table by the names of columns; `order` goes on from file to file."""
+    [first, *others] = scans
+    if not others:
+        back = {name: column for name, column in first.columns.items() if name not in OWN}
+        return first.table.select(*("order",), **{name: first.table[column] for name, column in back.items()})
+    names = list(dict.fromkeys(name for scan in scans for name in scan.columns if name not in OWN))
+    kinds = {name: _common(name, scans) for name in names}
+    parts, before = [], 0
+    for scan in scans:
+        has = scan.columns
+        columns = {name: scan.table[has[name]].cast(kinds[name]) if name in has else ibis.null(kinds[name])
+                   for name in names}  # fmt: skip
+        parts.append(scan.table.select(order=(scan.table.order + before).cast("int64"), **columns))
+        before += engine.count(scan.table)
+    return ibis.union(*parts)
+
+
+def _common(name: str, scans: list[Scan]) -> Any:
+    """A type that holds a column of all scans without loss."""
+    types = [(scan.table[scan.columns[name]].type().copy(nullable=True), scan) for scan in scans
+             if name in scan.columns]  # fmt: skip
+    known = [(kind, scan) for kind, scan in types if not kind.is_null()]
+    if not known:
+        return ibis.dtype("string")
+    first, by = known[0]
+    for kind, scan in known[1:]:
+        if kind == first:
+            continue
+        if kind.is_integer() and first.is_integer():
+            first = ibis.dtype("int64")
+        elif kind.is_floating() and first.is_floating():
+            first = ibis.dtype("float64")
+        elif kind.is_timestamp() and first.is_timestamp():
+            first = ibis.dtype("timestamp('UTC')")
+        else:
+            raise UserError(
+                f"column {name} is {first} in {spoken(by.files[0])} and {kind} in {spoken(scan.files[0])}: "
+                "write it as one type"
+            )
+    return first
+
+
+# Scans: runs of files that have the same columns.
+
+
+def scan_csv(
+    con: ibis.BaseBackend,
+    files: Sequence[pathlib.Path],
+    types: Mapping[str, str],
+    *,
+    names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    quote: str = '"',
+    encoding: str = "utf-8",
+) -> list[Scan]:
+    """Scans of delimited text; the arguments are those of ``read_csv``. Empty files are passed over."""
+    heads = []
+    for file in files:
+        skip, line = _first_line(file, encoding)
+        if line or names is not None:
+            by = delimiter or max("\t;|,", key=line.count)
+            heads.append((tuple(names or _header(file, line, by, quote)), by, skip, file))
+    if not heads:
+        raise UserError(f"{spoken(files[0])}: the first line is no header with a name for each column: ''")
+    scans = []
+    for (header, by, skip), run in itertools.groupby(heads, key=lambda head: head[:3]):
+        group = [file for *_, file in run]
+        columns, twice = _named(header)
+        engine_names = _distinct(header)
+        kinds = {engine_name: types.get(name, "VARCHAR")
+                 for name, engine_name in zip(header, engine_names, strict=True)}  # fmt: skip
+        if engine.is_spark(con):
+            how: Any = {"header": names is None, "delimiter": by, "quote": quote, "encoding": encoding}
+            table = spark.read_csv(con, _plain(group), kinds, **how)
+        else:
+            table = _csv_view(con, group, kinds, by, quote, encoding, names is None, skip)
+        scans.append(Scan(table, group, columns, twice, delimiter=by))
+    return scans
+
+
+def _csv_view(
+    con: Any,
+    files: Sequence[pathlib.Path],
+    kinds: Mapping[str, str],
+    delimiter: str,
+    quote: str,
+    encoding: str,
+    header: bool,
+    skip: int,
+) -> ir.Table:
+    options = [f"columns = {_struct(kinds)}", f"delim = {_text(delimiter)}", f"quote = {_text(quote)}",
+               f"escape = {_text(quote)}", f"header = {header}", f"skip = {skip}", "auto_detect = false",
+               "hive_partitioning = false"]  # fmt: skip
+    if encoding != "utf-8":
+        options.append(f"encoding = {_text(encoding)}")
+    paths = ", ".join(_text(engine.literal(staging.link(file, ".csv"))) for file in files)
+    return _numbered(engine.view(con, f"SELECT * FROM read_csv([{paths}], {', '.join(options)})"))
+
+
+def scan_parquet(con: ibis.BaseBackend, files: Sequence[pathlib.Path]) -> list[Scan]:
+    """Scans of Parquet files, by their schemas."""
+    schemas = []
+    for file in files:
+        try:
+            schemas.append(pq.read_schema(file).remove_metadata())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(engine.explain(spoken(file), error, parquet=True)) from error
+    scans = []
+    for _, run in itertools.groupby(range(len(files)), key=lambda k: schemas[k]):
+        places = list(run)
+        schema, group = schemas[places[0]], [files[k] for k in places]
+        columns, twice = _named(schema.names)
+        if engine.is_spark(con):
+            if list(columns.values()) != schema.names:
+                engine.refuse_spark(
+                    f"columns named {' or '.join(OWN)}, or alike but for case, in Parquet files"
+                )
+            table = spark.read_parquet(con, _plain(group))
+        else:
+            paths = ", ".join(_text(engine.literal(staging.link(file, ".parquet"))) for file in group)
+            source = f"read_parquet([{paths}], hive_partitioning = false)"
+            found = engine.columns(con, source)  # by place: the engine gives names that occur twice another
+            own = dict(zip(found, _distinct(schema.names), strict=True))
+            select = ", ".join(f"{engine.quoted(name)} AS {engine.quoted(new)}" for name, new in own.items())
+            table = _numbered(engine.view(con, f"SELECT {select} FROM {source}"))
+        scans.append(Scan(table, group, columns, twice, schema=schema))
+    return scans
+
+
+def scan_json(
+    con: ibis.BaseBackend, files: Sequence[pathlib.Path], keys: Sequence[str], select: str
+) -> list[Scan]:
+    """Scans of JSON objects in lists or lines, with the expressions of ``select`` over the values of ``keys``."""
+    layouts = [(LISTS if is_list(file) else LINES, file) for file in files]
+    scans = []
+    for layout, run in itertools.groupby(layouts, key=lambda pair: pair[0]):
+        group = [file for _, file in run]
+        table = _json_view(con, group, _struct(dict.fromkeys(keys, "JSON")), layout, select)
+        scans.append(Scan(_numbered(table), group, {}))
+    return scans
+
+
+def _json_view(con: Any, files: Sequence[pathlib.Path], columns: str, layout: str, select: str) -> ir.Table:
+    paths = [staging.link(file, ".json", strip_bom=True) for file in files]
+    names = "[" + ", ".join(_text(os.path.abspath(file)) for file in files) + "]"
+    listed = ", ".join(_text(engine.literal(path)) for path in paths)
+    options = f"columns = {columns}, format = {_text(layout)}, records = true, hive_partitioning = false"
+    # List literals are constants: a lookup a row, however many files there are.
+    file = f"{names}[CAST(file_index AS BIGINT) + 1] AS filename" if select == "*" else ""
+    parts = ", ".join(part for part in (select, file) if part)
+    return engine.view(con, f"SELECT {parts} FROM read_json([{listed}], {options})")
+
+
+def _numbered(table: ir.Table) -> ir.Table:
+    return table.mutate(order=ibis.row_number())
+
+
+def _struct(types: Mapping[str, str]) -> str:
+    if "" in types:
+        raise UserError("a column has an empty name: name it")
+    return "{" + ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in types.items()) + "}"
+
+
+def _text(value: str) -> str:
+    return engine.text(value)
+
+
+def _named(names: Sequence[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Names of the files -> names of the table; and the names that occur twice."""
+    twice = (
+        frozenset(name for name in names if list(names).count(name) > 1)
+        if len(set(names)) < len(names)
+        else ()
+    )
+    return dict(zip(names, _distinct(names), strict=True)), frozenset(twice)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, changed where they are those of our columns, or differ from others in case only."""
+    found, taken = [], set(OWN)
+    for name in names:
+        new, number = name, 2
+        while new.lower() in taken or not new:
+            new, number = f"{name}_{number}", number + 1
+        taken.add(new.lower())
+        found.append(new)
+    return found
+
+
+def _plain(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The files, for Spark, which gets them by their names. Raises UserError where it would take one for a pattern."""
+    for file in files:
+        if re.search(r"[\[\]{}*?\\\n]", str(file.absolute())) or staging.packing(file) == ".zst":
+            engine.refuse_spark(f"{spoken(file)}: names with any of []{{}}*?\\, and .zst")
+    return list(files)
+
+
+# First lines and first objects.
+
+
+def is_list(file: pathlib.Path) -> bool:
+    """Whether the first character of a JSON file opens a list."""
+    with staging.opened(file) as raw:
+        while block := raw.read(4096):
+            if text := block.removeprefix(staging.BOM).lstrip():
+                return text.startswith(b"[")
+    return False
 
 
 def first_object(file: pathlib.Path, *, lines: bool) -> dict[str, Any] | None:
     """First object of a JSON list or of JSON lines, None if empty. Raises UserError if it is neither."""
-    with _open(file, "utf-8-sig") as text:
-        head = (text.readline() if lines else text.read(1 << 20)).strip()
+    with _open(file, "utf-8") as text:
+        head = ""
+        while lines and not head and (line := text.readline(HEAD)):
+            head = line.strip()
+        if not lines:
+            head = text.read(HEAD).strip()
     if not lines:
         if head and not head.startswith("["):
-            raise UserError(f"{file} is no JSON list of objects: give the file as it was exported")
+            raise UserError(f"{spoken(file)} is no JSON list of objects: give the file as it was exported")
         head = head[1:].strip().removeprefix("]")
     if not head:
         return None
     try:
         value, _ = json.JSONDecoder().raw_decode(head)
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({error}): fetch or write the file again") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{spoken(file)}: not readable as JSON ({error}): fetch or write the file again"
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{file}: holds {type(value).__name__} where JSON objects are expected")
+        raise UserError(f"{spoken(file)}: holds {type(value).__name__} where JSON objects are expected")
     return value
+
+
+def first_lines(file: pathlib.Path, count: int, encoding: str = "utf-8") -> list[str]:
+    """Up to `count` lines from the start of a text file, without their ends."""
+    with _open(file, encoding) as text:
+        return [line.rstrip("\r\n") for line in itertools.islice(text, count)]
 
 
 def is_utf8(file: pathlib.Path) -> bool:
     """Whether a whole file is UTF-8. Reads it all: for small files beside a log."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
+    with staging.opened(file) as raw:
         try:
             while block := raw.read(1 << 20):
                 decoder.decode(block)
@@ -170,21 +466,41 @@ def is_utf8(file: pathlib.Path) -> bool:
     return True
 
 
+def _first_line(file: pathlib.Path, encoding: str) -> tuple[int, str]:
+    """Blank lines at the start of a file, and the first that is none; "" if there is none."""
+    skip = 0
+    with _open(file, encoding) as text:
+        while line := text.readline(HEAD):
+            if line.strip():
+                return skip, line.rstrip("\r\n")
+            skip += 1
+    return 0, ""
+
+
+def _header(file: pathlib.Path, line: str, delimiter: str, quote: str) -> list[str]:
+    quotes: Any = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    try:
+        names = next(csv.reader([line], delimiter=delimiter, **quotes), []) if len(delimiter) == 1 else []
+    except csv.Error as error:
+        raise UserError(f"{spoken(file)}: the first line is no header ({error}): {line[:80]!r}") from error
+    if not names or len(line) >= HEAD:
+        raise UserError(
+            f"{spoken(file)}: the first line is no header with a name for each column: {line.strip()[:80]!r}"
+        )
+    return [name or f"column{number}" for number, name in enumerate(names)]  # an index often has no name
+
+
 @contextlib.contextmanager
 def _open(file: pathlib.Path, encoding: str) -> Iterator[io.TextIOWrapper]:
-    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
-            yield io.TextIOWrapper(raw, encoding=encoding)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        again = "fetch or write the file again"
-        raise UserError(f"{file}: its gzip stream is cut off or damaged ({error}): {again}") from error
+        with (
+            staging.opened(file) as raw,
+            io.TextIOWrapper(
+                raw, encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline=None
+            ) as text,
+        ):
+            yield text
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not {encoding} text ({error.reason}): convert it") from error
-
-
-def _split(line: str, delimiter: str, quote: str) -> list[str]:
-    line = line.rstrip("\r\n")
-    quotes = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-    names = next(csv.reader([line], delimiter=delimiter, **quotes), [])
-    return [name or f"column{number}" for number, name in enumerate(names)]  # an index often has no name
+        raise UserError(
+            f"{spoken(file)}: is not {encoding.upper()} text ({error.reason}): convert it"
+        ) from error

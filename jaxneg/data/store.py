@@ -19,15 +19,13 @@ A writer fills a directory beside the target and swaps it in at the end: after a
 new one is there.
 """
 
-import ctypes
+import contextlib
 import dataclasses
 import errno
 import functools
 import io
-import json
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +37,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import jaxneg
-from jaxneg import arrays as guarded, documents
+from jaxneg import arrays as guarded, documents, files, locks
 from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import checks
@@ -410,25 +408,31 @@ class StoreWriter:
     """
 
     def __init__(self, out: str | os.PathLike):
-        self.out = pathlib.Path(out)
-        self._target = pathlib.Path(os.path.realpath(out))  # a link keeps pointing to where the store is
-        self.path = self._target.with_name(f"{self._target.name}.tmp-{os.getpid()}")
+        self.out = files.local(out, "--out")
+        self._target = files.real(out)  # a link keeps pointing to where the store is
+        self.path = files.scratch(self._target)
         self.scratch = self.path / "scratch"  # for files that are gone once the store is finished
         self._columns: list[Column] = []
+        self._hold = contextlib.ExitStack()
 
     def __enter__(self) -> "StoreWriter":
-        _clear_stale(self._target)
         _check_target(self._target)
-        try:
-            self.scratch.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"cannot write beside {self.out}: {error.strerror}") from error
+        with contextlib.ExitStack() as hold:
+            try:
+                hold.enter_context(locks.held(locks.beside(self._target), f"--out {self.out}"))
+                files.clean_beside(self._target)
+                _check_target(self._target)
+                hold.enter_context(files.unfinished(self.path))
+                self.scratch.mkdir(parents=True, exist_ok=True)  # the engine may spill there already
+            except OSError as error:
+                raise UserError(f"cannot write beside {self.out}: {error.strerror}") from error
+            self._hold = hold.pop_all()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         for column in self._columns:
             column.discard()
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._hold.close()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"the disk is full while writing {self.out}: free some space") from error
 
@@ -460,13 +464,12 @@ class StoreWriter:
         for column in self._columns:
             column.close()
         shutil.rmtree(self.scratch)
-        files = {path.name: path.stat().st_size for path in sorted(self.path.iterdir())}
-        sums = {name: guarded.sha256(self.path / name) for name in files}
-        metadata = dataclasses.replace(metadata, files=files, sums=sums)
-        written = documents.sealed(dataclasses.asdict(metadata))
-        (self.path / "metadata.json").write_text(json.dumps(written, indent=2) + "\n")
+        sizes = {path.name: path.stat().st_size for path in sorted(self.path.iterdir())}
+        sums = {name: guarded.sha256(self.path / name) for name in sizes}
+        metadata = dataclasses.replace(metadata, files=sizes, sums=sums)
+        files.write_json(self.path / "metadata.json", documents.sealed(dataclasses.asdict(metadata)))
         _check_target(self._target)  # hours may have passed
-        _swap_in(self.path, self._target)
+        files.put(self.path, self._target, replace=True)
         return metadata
 
 
@@ -484,57 +487,5 @@ def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator
 
 def _check_target(out: pathlib.Path) -> None:
     """Raises UserError if writing ``out`` would destroy anything but a store."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if _values(out) is None:
+    if not files.vacant(out) and _values(out) is None:
         raise UserError(f"{out} exists and is no jaxneg store, so it stays: give --out another directory")
-
-
-def _clear_stale(target: pathlib.Path) -> None:
-    """Removes what killed processes left; puts the old store back if one died between two renames."""
-    pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(\d+)")
-    for path in sorted(target.parent.glob(f"{_escaped(target.name)}.*-*")):
-        match = pattern.fullmatch(path.name)
-        if match is None or (int(match[2]) != os.getpid() and _alive(int(match[2]))):
-            continue
-        if match[1] == "old" and not target.exists():
-            os.rename(path, target)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _swap_in(new: pathlib.Path, target: pathlib.Path) -> None:
-    """Puts ``new`` where ``target`` is and removes what was there."""
-    if not target.exists() or not any(target.iterdir()):
-        os.rename(new, target)
-    elif _exchange(new, target):
-        shutil.rmtree(new, ignore_errors=True)
-    else:
-        old = target.with_name(f"{target.name}.old-{os.getpid()}")
-        os.rename(target, old)
-        os.rename(new, target)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """Swaps two names at once, where the system can; False where it cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError, TypeError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

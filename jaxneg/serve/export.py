@@ -13,7 +13,6 @@ that any maximum inner product index serves the model as it is.
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 
@@ -24,7 +23,7 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import arrays, documents, program, run, scoring, step as steps
+from jaxneg import arrays, documents, files, locks, program, run, scoring, step as steps
 from jaxneg.batch import FEEDBACK
 from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests
@@ -35,20 +34,19 @@ ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
 
 def export(trained: run.Trained, out: pathlib.Path) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    target = files.local(out, "--out")
+    if not files.vacant(target):
         raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
-    target = pathlib.Path(os.path.realpath(out))
-    partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        manifest = _write(trained, partial)
-        partial.rename(target)  # an empty directory gives way
+        with locks.held(locks.beside(target), f"--out {out}"):
+            files.clean_beside(files.real(target))
+            with files.whole_directory(target) as partial:
+                return _write(trained, partial)
+    except FileExistsError as error:
+        raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {out}: {reason}; nothing is left behind") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
 
 
 def _write(trained: run.Trained, directory: pathlib.Path) -> dict:

@@ -4,9 +4,27 @@ import numpy as np
 import pytest
 
 from jaxneg.batch import CODE
-from jaxneg.data import store as stores
+from jaxneg.data import engine, events as logs, store as stores
+from jaxneg.data.readers import READERS
 
 POLARITY = {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0}
+
+
+@pytest.fixture
+def read():
+    """Reads a source: rows as tuples of the columns, by user, time and order; and the counts of what is left out."""
+    con = engine.connect(memory_limit="1GB", threads=2)
+
+    def rows(name, source, *columns, **options):
+        reader = READERS[name]
+        with engine.reading(source):
+            log = reader.read(con, pathlib.Path(source), reader.Options(**options))
+            logs.check_events(log)
+            found = logs.kept(log).order_by("user", "time", "order").to_pyarrow().to_pylist()
+            left_out = logs.left_out(log)
+        return [tuple(row[column] for column in columns) for row in found], left_out
+
+    return rows
 
 
 @pytest.fixture

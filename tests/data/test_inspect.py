@@ -77,6 +77,7 @@ def test_description_by_hand(store):
     assert described["users_with_positives"] == 1.0
     assert described["users_with_negatives"] == described["users_with_both"] == 2 / 3
     assert described["groups_with_negatives"] == 2 / 3
+    assert described["rejections_also_liked"] == 0.0  # a rejected y, b x, and neither likes it
     assert described["time"] == {"first": 1_700_000_000_000, "last": 1_700_000_300_000}
     assert json.loads(json.dumps(described)) == described
 
@@ -92,6 +93,7 @@ def test_rendering_shows_it(store):
         "held out by leave-last",
         "Events per session: mean 3.0, most 6",
         "positives 100.0%, negatives 66.7%, both 66.7%",
+        "Share of training rejections of songs: that the listener likes too 0.0%",
     ):
         assert part in shown
     assert max(len(line) for line in text.getvalue().splitlines()) <= 110

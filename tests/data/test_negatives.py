@@ -135,31 +135,6 @@ def test_no_random_negative_is_a_positive_on_random_stores(random_store):
                 assert 1 <= item[p, n] <= 40
 
 
-def test_odds_are_where_the_loss_without_a_context_is_least():
-    """The gradient of the expected loss by each bias, summed over the distribution of draws, is zero there."""
-    rng = np.random.default_rng(0)
-    positive_V, negative_V = np.append(0, rng.integers(1, 50, 30)), np.append(0, rng.integers(1, 50, 30))
-    prior = 7.0
-    for p_hard, count in ((0.0, 1), (0.4, 3), (1.0, 2)):
-        bias_V = negatives.odds(positive_V, negative_V, negatives=count, p_hard=p_hard, prior=prior).astype(
-            np.float64
-        )
-        share = positive_V.sum() / (positive_V.sum() + negative_V.sum())
-        target_V = (positive_V + prior * share)[1:]
-        hard_V = (negative_V + prior * (1 - share))[1:]
-        drawn_V = p_hard * hard_V / hard_V.sum() + (1 - p_hard) / 30
-        sigmoid_V = 1 / (1 + np.exp(-bias_V[1:]))
-        gradient_V = -(1 - sigmoid_V) * target_V / target_V.sum() + count * sigmoid_V * drawn_V
-        np.testing.assert_allclose(gradient_V, 0.0, atol=1e-7)  # biases are float32
-        assert bias_V[0] == 0.0
-
-
-def test_odds_of_a_log_without_negatives_are_finite():
-    assert np.isfinite(
-        negatives.odds(np.array([0, 3, 0]), np.zeros(3), negatives=1, p_hard=1.0, prior=10.0)
-    ).all()
-
-
 def test_session_scope_draws_from_the_targets_session(make_store):
     first = [(1, "play", 1, "train"), (4, "skip", 1, "train"), (5, "thumb_down", 1, "train")]
     second = [(3, "play", 1, "train"), (6, "skip", 1, "train"), (8, "skip", 1, "test")]
@@ -231,24 +206,3 @@ def test_popularity_scope_prefers_negatives_as_frequent_as_the_target(make_store
     miss = 0.5**negatives.NEAREST
     for found, row in ((near_often, 8), (near_rare, 7)):
         assert hard.all() and abs((found == row).mean() - (1 - miss)) < 5 * (miss * (1 - miss) / 4000) ** 0.5
-
-
-def test_log_uniform_draws_follow_their_formula():
-    items, draws = 50, 200_000
-    row = negatives.random_items(np.random.default_rng(0), items, draws, "log_uniform")
-    k = np.arange(1, items + 1)
-    p = np.log((k + 1) / k) / np.log(items + 1)
-    assert row.min() >= 1 and row.max() <= items and abs(p.sum() - 1) < 1e-12
-    share = np.bincount(row, minlength=items + 1)[1:] / draws
-    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / draws)).all()
-
-
-def test_log_inclusion_is_the_chance_of_being_drawn_at_all():
-    items, draws, tries = 30, 20, 20_000
-    rng = np.random.default_rng(1)
-    for draw_ in ("uniform", "log_uniform"):
-        rows = negatives.random_items(rng, items, (tries, draws), draw_)
-        for row in (1, 2, 17, 30):
-            q = float(np.exp(negatives.log_inclusion(np.array([row]), items, draws, draw_)[0]))
-            share = (rows == row).any(1).mean()
-            assert abs(share - q) < 5 * (q * (1 - q) / tries) ** 0.5

@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK, MASK
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
-from jaxneg.data import evaluation, negatives, pipeline
+from jaxneg.data import evaluation, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -202,13 +203,29 @@ def test_shared_negatives_are_the_same_for_all_hosts_and_know_their_chance(rando
     ]
     np.testing.assert_array_equal(*parts)
     batch = pipeline.TrainBatches(store, config, log_q=True)[3]
-    p = np.log((batch.shared_S + 1.0) / batch.shared_S) / np.log(store.items + 1.0)
-    np.testing.assert_allclose(batch.shared_log_q_S, np.log(1 - (1 - p) ** 50), rtol=1e-4)  # float32
-    # A target's chance to be among P targets drawn as the log's positives are.
-    positive_V, _ = negatives.train_counts(store)
-    targets = batch.label_BL > 0
-    q = 1 - (1 - positive_V[batch.target_BL] / positive_V.sum()) ** targets.sum()
-    np.testing.assert_allclose(np.exp(batch.target_log_q_BL[targets]), q[targets], rtol=1e-4)
+    there = batch.shared_S > 0
+    assert len(set(batch.shared_S[there])) == there.sum() < 50  # each once
+    p = np.log((batch.shared_S[there] + 1.0) / batch.shared_S[there]) / np.log(store.items + 1.0)
+    np.testing.assert_allclose(batch.shared_log_q_S[there], np.log(1 - (1 - p) ** 50), rtol=1e-4)  # float32
+    assert not batch.shared_log_q_S[~there].any()
+    both = pipeline.TrainBatches(store, config, log_q=True, in_batch=True)[3]
+    np.testing.assert_array_equal(both.shared_S, batch.shared_S)
+    # An event is a target once in an epoch; the first of a session never is.
+    first = set(np.asarray(store.session_indptr)[:-1].tolist())
+    trained = [
+        t for b, e in zip(store.session_indptr, store.session_train_end, strict=False) for t in range(b, e)
+    ]
+    counts = collections.Counter(int(store.item_T[t]) for t in trained if t not in first)
+    P, N = int((both.target_BL > 0).sum()), sum(counts.values())
+
+    def expected(row):
+        chance = math.log((row + 1) / row) / math.log(store.items + 1)
+        missed = math.comb(N - 1 - counts[row], P - 1) / math.comb(N - 1, P - 1) * (1 - chance) ** 50
+        return math.log(1 - missed)
+
+    for rows, found in ((both.shared_S, both.shared_log_q_S), (both.target_BL, both.target_log_q_BL)):
+        for row, log_q in zip(rows.ravel().tolist(), found.ravel().tolist(), strict=True):
+            assert log_q == pytest.approx(expected(row), abs=2e-3) if row else log_q == 0.0
 
 
 def test_seeking_gives_what_reading_on_gives(random_store):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jaxneg import files
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 from jaxneg.data import store as stores
@@ -180,7 +181,7 @@ def test_an_older_store_is_replaced_only_at_the_end(out):
 
 
 def test_replacing_works_where_names_cannot_be_exchanged(out, monkeypatch):
-    monkeypatch.setattr(stores, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     write(out, VALUES | {"time_T": [7, 8, 9]})
     assert stores.Store.open(out).time_T.tolist() == [7, 8, 9]
     assert os.listdir(out.parent) == ["store"]
@@ -230,24 +231,25 @@ def test_a_link_keeps_its_place(out, tmp_path):
     assert stores.Store.open(out).time_T.tolist() == [7, 8, 9]
 
 
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_stay(out):
-    dead = out.with_name(f"store.tmp-{dead_process()}")
-    live = out.with_name(f"store.tmp-{os.getppid()}")
-    other = out.with_name("store.tmp-notes")
-    for path in (dead, live, other):
+def test_leftovers_are_removed_and_no_process_is_asked_for(out):
+    mine, other = out.with_name("store.jaxneg-tmp-1-0a0b0c0d"), out.with_name("store.tmp-notes")
+    for path in (mine, other):
         path.mkdir()
     write(out)
-    assert not dead.exists() and live.exists() and other.exists()
+    assert not mine.exists() and other.exists()
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(out):
+    with stores.StoreWriter(out) as first:
+        with pytest.raises(UserError, match=f"--out {out} is in use by .*process {os.getpid()} "):
+            write(out)
+        assert first.path.is_dir()
+    assert stores.Store.open(out).time_T.tolist() == [10, 20, 30]
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
 
 
 def test_an_old_store_is_put_back_if_its_writer_died_between_two_renames(out):
-    out.rename(out.with_name(f"store.old-{dead_process()}"))
+    out.rename(out.with_name("store.jaxneg-old-1-0a0b0c0d"))
     write(out, finish=False)
     assert stores.Store.open(out).time_T.tolist() == [10, 20, 30]
 
@@ -288,7 +290,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(UserError, match="cannot write beside"):
+    with pytest.raises(UserError, match="file is no directory"):
         write(tmp_path / "file" / "store")
 
 

@@ -143,7 +143,7 @@ def test_an_empty_directory_is_filled_also_behind_a_link(trained, tmp_path):
     assert (tmp_path / "disk" / "manifest.json").is_file() and (tmp_path / "out").is_symlink()
 
 
-@pytest.mark.parametrize("fails", ["safetensors.save_file", "shutil.copyfile", "pathlib.Path.rename"])
+@pytest.mark.parametrize("fails", ["safetensors.save_file", "shutil.copyfile", "files.put"])
 def test_a_disk_that_fills_up_leaves_nothing(fails, trained, tmp_path, monkeypatch):
     live = trained("tied")
 

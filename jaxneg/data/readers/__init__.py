@@ -11,7 +11,22 @@ from typing import Any, Literal, NamedTuple
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data.readers import cm100k, kuairand, movielens, mssd, piki, spotify, table, yambda
+from jaxneg.data.readers import (
+    cm100k,
+    dsg17,
+    kuairand,
+    lastfm1k,
+    lfm2b,
+    listenbrainz,
+    movielens,
+    mssd,
+    piki,
+    recbole,
+    spotify,
+    table,
+    vk_lsvd,
+    yambda,
+)
 
 
 class Reader(NamedTuple):
@@ -49,4 +64,14 @@ READERS: dict[str, Reader] = {
     "mssd": _reader(mssd, "Music Streaming Sessions logs, with track features", "plays", "given", "time"),
     "yambda": _reader(yambda, "Yambda multi_event parquet, flat layout", "default", "gap", "time"),
     "cm100k": _reader(cm100k, "CM100k ratings of random songs", "explicit", "user", "tail"),
+    "listenbrainz": _reader(
+        listenbrainz, "ListenBrainz export with loves and hates, or dump", "default", "gap", "tail"
+    ),
+    "vk_lsvd": _reader(
+        vk_lsvd, "VK-LSVD short videos, weekly parquet of one sample", "default", "user", "time"
+    ),
+    "dsg17": _reader(dsg17, "Deezer, Data Science Game 2017, train.csv", "default", "gap", "time"),
+    "recbole": _reader(recbole, "RecBole atomic files, .inter", "default", "user", "tail"),
+    "lastfm1k": _reader(lastfm1k, "Last.fm Dataset 1K, plays only", "default", "gap", "time"),
+    "lfm2b": _reader(lfm2b, "LFM-2b and LFM-1b tables, plays only", "default", "gap", "time"),
 }

@@ -14,6 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.data import events, sources
+from jaxneg.data.readers import editions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     The artist, an attribute, comes from items.txt beside it.
     """
     files = sources.find(source, ["ratings.txt"], "give ratings.txt or its directory")
+    editions.one(source, files, str)
     types = {"user": "VARCHAR", "track": "VARCHAR", "rating": "BIGINT", "known": "BIGINT"}
     table = sources.read_csv(con, files, types, names=list(types), delimiter="\t", quote="")
     if options.unknown_only:

@@ -8,12 +8,14 @@ Reference: Gao et al., KuaiRand, CIKM 2022, arXiv:2208.08696.
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import pathlib
+import re
 from dataclasses import dataclass
 
 import ibis
 import ibis.expr.types as ir
 
 from jaxneg.data import events, sources
+from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
 THUMBS = ("is_like", "is_follow", "is_comment", "is_forward")
@@ -35,6 +37,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     mend = "give the directory of log_standard_*.csv, or parquet files of these columns"
     patterns = ["log_standard*.csv", "*.parquet"] + ["log_random*.csv"] * options.randomised
     files = sources.find(source, patterns, mend)
+    editions.one(source, files, _edition)
     parquet = files[0].suffix in (".parquet", ".pq")
     if any((file.suffix == ".parquet") != parquet for file in files):
         raise UserError(f"{source} holds both csv and parquet: give the directory of one of them")
@@ -46,23 +49,23 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
             con, files, dict.fromkeys(NEEDED, "VARCHAR") | dict.fromkeys(NUMBERS, "BIGINT"), mend=mend
         )
 
-    liked = table.is_like + table.is_follow + table.is_comment + table.is_forward
+    number = {name: table[name].cast("int64") for name in NUMBERS}  # parquet has them in whatever width
     feedback = ibis.cases(
-        (table.is_hate > 0, "thumb_down"),
-        (liked > 0, "thumb_up"),
-        (table.long_view > 0, "play"),
-        (table.is_click == 0, "skip"),
+        (number["is_hate"] > 0, "thumb_down"),
+        (ibis.or_(*((number[name] > 0).fill_null(False) for name in THUMBS)), "thumb_up"),
+        (number["long_view"] > 0, "play"),
+        (number["is_click"] == 0, "skip"),
         else_="unknown",
     )
-    length = table.duration_ms.nullif(0).cast("float64")
+    length = number["duration_ms"].nullif(0).cast("float64")
     log = events.select(
         table,
         user=table.user_id,
         item=table.video_id,
-        time=table.time_ms,
+        time=number["time_ms"],
         feedback=feedback,
         station=table.tab if options.tab_station else None,
-        played=(table.play_time_ms / length).clip(lower=0.0, upper=1.0),
+        played=(number["play_time_ms"] / length).clip(lower=0.0, upper=1.0),
         attributes=_attributes(table),
     )
     features = sorted(source.rglob("video_features_basic*.csv*")) if source.is_dir() and not parquet else []
@@ -71,6 +74,12 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     videos = sources.read_csv(con, features, dict.fromkeys(("video_id", "author_id", "tag"), "VARCHAR"))
     named = {events.ATTRIBUTE + name: value for name, value in _attributes(videos).items()}
     return events.with_attributes(log, videos.select(item=videos.video_id, **named))
+
+
+def _edition(file: pathlib.Path) -> str:
+    """The folder of a log, and its size (pure, 1k or 27k) where the name tells."""
+    size = re.search(r"_(pure|1k|27k)\b|_(27k)_part\d", file.name, re.IGNORECASE)
+    return f"{file.parent}/*_{(size.group(1) or size.group(2)).lower()}" if size else str(file.parent)
 
 
 def _attributes(table: ir.Table) -> dict[str, ir.Value]:

@@ -8,6 +8,7 @@ Reference: Brost, Mehrotra and Jehan, The Music Streaming Sessions Dataset, WWW 
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import pathlib
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.data import events, sources
+from jaxneg.data.readers import editions
 
 LOG = {
     "session_id": "VARCHAR",
@@ -45,6 +47,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give log_*.csv files as published, or their directory"
     files = sources.find(source, ["log_*.csv"], mend)
+    editions.one(source, files, _edition)
     table = sources.read_csv(con, files, LOG, mend=mend)
     session = ibis.window(group_by="session_id", order_by="session_position", preceding=None, following=None)
     if options.context_type:
@@ -69,6 +72,12 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     tempo = ((features.tempo / 20).round().cast("int64") * 20).cast("string")
     items = features.select(item=features.track_id, attribute_decade=decade, attribute_tempo=tempo)
     return events.with_attributes(log, items)
+
+
+def _edition(file: pathlib.Path) -> str:
+    """The folder of a log, and which one it is: mini, full, or prehistory and input of the test set."""
+    kind = re.match(r"log_([a-z]*)", file.name)
+    return f"{file.parent}/log_{kind.group(1) if kind else ''}*"
 
 
 def _features(source: pathlib.Path, options: Options) -> list[pathlib.Path]:

@@ -45,7 +45,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         table,
         user=table.user_id,
         item=table.song_id,
-        time=table.timestamp.epoch_seconds().cast("int64") * 1000,
+        time=events.milliseconds(table.timestamp),
         feedback=ibis.cases((table.liked == 0, "thumb_down"), (table.liked > 0, "thumb_up"), else_="unknown"),
     )
 

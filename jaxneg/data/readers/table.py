@@ -137,18 +137,12 @@ def _is_number(text: str) -> bool:
 def _milliseconds(time: ir.Value, unit: str) -> ir.Value:
     """Milliseconds since the epoch of numbers, timestamps, dates and ISO text (UTC if it names no zone)."""
     if time.type().is_temporal():
-        return _since_epoch(time)
+        return events.milliseconds(time)
     if time.type().is_numeric():
         return _scaled(time, unit)
     number = time.try_cast("float64")
-    iso = _since_epoch(time.cast("timestamp('UTC')"))
+    iso = events.milliseconds(time.cast("timestamp('UTC')"))
     return ibis.cases((number.notnull(), _scaled(number, unit)), else_=iso)
-
-
-def _since_epoch(stamp: ir.Value) -> ir.Value:
-    stamp = stamp.cast("timestamp")  # in UTC, the engine's time zone
-    whole = stamp.truncate("s")  # DuckDB rounds the seconds of an epoch, so .6 would be a second late
-    return whole.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()
 
 
 def _scaled(number: ir.Value, unit: str) -> ir.Value:

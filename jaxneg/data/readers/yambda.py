@@ -14,6 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.data import events, sources
+from jaxneg.data.readers import editions
 
 NEEDED = ("uid", "item_id", "timestamp", "event_type", "played_ratio_pct")
 
@@ -25,12 +26,13 @@ class Options:
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:
-    """Events of multi_event*.parquet; times are seconds from an unnamed start, in steps of 5.
+    """Events of multi_event*.parquet of one size; times are seconds from an unnamed start, in steps of 5.
 
     A like or dislike taken back is unknown: it says that the item was met, not how it was received.
     """
     mend = "give multi_event.parquet of the flat layout"
     files = sources.find(source, ["multi_event*.parquet"], mend)
+    editions.one(source, files)
     needed = [*NEEDED, "is_organic"] if options.organic_only else NEEDED
     table = sources.read_parquet(con, files, needed, mend)
     if options.organic_only:
