@@ -127,6 +127,13 @@ def refined_softmax(
       mask_BL: True where a target exists.
 
     Reference: Khrylchenko et al., Correcting the LogQ Correction, RecSys 2025, arXiv:2507.09331.
+
+    Examples:
+      Two negatives that score as the target does leave it p = 1/3: 2/3 * log 2.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 2)), jnp.array([[True]])
+      >>> round(float(refined_softmax(pos_BL, neg_BLN, mask_BL)), 4)
+      0.4621
     """
     odds_BL = _odds(pos_BL, neg_BLN)
     there_BL = (neg_BLN > ABSENT).any(-1)

@@ -30,6 +30,7 @@ def test_the_page_of_options_is_what_the_script_gives(monkeypatch):
     # A sample that does not come from the same parser.
     assert re.search(r"\| `--data\.p-hard` \| `FLOAT` \| `0\.5` \| share of negatives", page)
     assert re.search(r"\| `SOURCE` \|  \| required \|", page)
+    assert not [line for line in page.splitlines() if line.endswith("|  |")], "an option without a help"
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_has_a_page():

@@ -34,9 +34,8 @@ ARCHIVE = re.compile(r"listenbrainz_(.+)_\d+")  # of an export, before .zip: the
 
 @dataclass(frozen=True)
 class Options:
-    skip_share: float = (
-        0.0  # a listen followed by another before so much of its length is a skip; 0 infers none
-    )
+    skip_share: float = 0.0
+    """a listen followed by another before so much of its length is a skip; 0 infers none"""
 
 
 def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Table:
