@@ -16,7 +16,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,6 +26,7 @@ from jaxneg.batch import CODE
 from jaxneg.data import simulate, store as stores, visits as visit
 from jaxneg.data.listeners import LONGEST
 from jaxneg.errors import UserError
+from jaxneg.fields import Bounds, Positive, Seed, settled
 from jaxneg.serve import scorer
 
 CONTROL = "control"
@@ -37,20 +38,17 @@ TAILS = (0.025, 0.975)  # ends of the intervals
 
 @dataclass(frozen=True)
 class ABConfig:
-    listeners: int = 10_000  # listeners drawn for the test; all if there are no more
-    days: int = 7  # days after the log; listeners come as often as in the log
-    top: int = 10  # an arm plays one of its this many best songs, each alike
+    listeners: Positive = 10_000  # listeners drawn for the test; all if there are no more
+    days: Annotated[int, Bounds(1, 36_500)] = 7  # days after the log; listeners come as often as in the log
+    top: Positive = 10  # an arm plays one of its this many best songs, each alike
     history: Literal["session", "user"] = "session"  # what arms see, as data.reach in training
-    resamples: int = 1000  # bootstrap resamples of the listeners
-    seed: int = 0  # of visits, coins and choices
+    resamples: Annotated[int, Bounds(1, 10_000_000)] = 1000  # bootstrap resamples of the listeners
+    seed: Seed = 0  # of visits, coins and choices
 
 
 def check(config: ABConfig) -> ABConfig:
     """The config itself, once its values make sense. Raises UserError naming the field otherwise."""
-    for name, least in {"listeners": 1, "days": 1, "top": 1, "resamples": 1, "seed": 0}.items():
-        if getattr(config, name) < least:
-            raise UserError(f"--{name} must be at least {least}, got {getattr(config, name)}")
-    return config
+    return settled(config, ABConfig)
 
 
 def ab(
@@ -73,7 +71,7 @@ def ab(
 
     Raises UserError where one of them is missing, damaged, or not of the same log.
     """
-    check(config)
+    config = check(config)
     target = files.local(out, "--out")
     if not files.vacant(target):
         raise UserError(f"--out {out} exists: choose a new directory, or remove it first")

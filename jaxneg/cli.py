@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console, files, signals
+from jaxneg import config as configs, console, fields, files, signals
 from jaxneg.config import Config
 from jaxneg.errors import UserError
 
@@ -316,23 +316,24 @@ def _plan(args: list[str]) -> None:
             "Slice, as v5e:16x16; give it again for more.",
             (),
         ),
-        per_chip=(int, "Sequences a step on each chip; 0 takes --data.batch-size for the whole slice.", 0),
-        items=(int, "Songs of the catalogue; 0 takes songs, stations, attributes and sequences of --data.store.", 0),
-        stations=(int, "Stations, with --items.", 1),
+        per_chip=(fields.Natural, "Sequences a step on each chip; 0 takes --data.batch-size for the whole slice.", 0),
+        items=(
+            fields.Natural,
+            "Songs of the catalogue; 0 takes songs, stations, attributes and sequences of --data.store.",
+            0,
+        ),
+        stations=(fields.Natural, "Stations, with --items.", 1),
         attributes=(
-            Annotated[tuple[int, ...], configs.option("SIZE [SIZE ...]", "none")],
+            Annotated[tuple[fields.Positive, ...], configs.option("SIZE [SIZE ...]", "none")],
             "Values of each attribute of a track, with --items.",
             (),
         ),
-        sequences=(int, "Training sequences of an epoch; 0 takes those of the store.", 0),
-        tries=(int, "Other settings to compile, at most, where it does not fit.", 4),
+        sequences=(fields.Natural, "Training sequences of an epoch; 0 takes those of the store.", 0),
+        tries=(fields.Natural, "Other settings to compile, at most, where it does not fit.", 4),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
     if not asked.topology:
         raise UserError("give a slice to plan for, as --topology v5e:16x16")
-    for name in ("per_chip", "items", "stations", "sequences", "tries"):
-        if getattr(asked, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(asked, name)}")
     from jaxneg import plan, program, slices
 
     where = [slices.tpu(name) for name in asked.topology]
@@ -371,8 +372,8 @@ def _train(args: list[str]) -> None:
         coordinator=(
             Annotated[str, configs.option("HOST:PORT", "none")], "Process 0 of many, where none is found.", ""
         ),
-        processes=(int, "How many processes there are.", 0),
-        process=(int, "Which of them this is, from 0.", -1),
+        processes=(Annotated[int, fields.Bounds(0, 1 << 20)], "How many processes there are.", 0),
+        process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
     from jaxneg import cluster, run, train
     from jaxneg.data import pipeline, store as stores
@@ -446,8 +447,8 @@ def _sweep(args: list[str]) -> None:
         "or continues it. The grid is that of get_sweep() in CONFIG and of --set; other options hold for all cells.",
         config=(_positional("CONFIG"), "Python file with get_config() -> Config, and get_sweep() -> Sweep.", ...),
         workdir=(_path("SWEEP"), "Directory of the sweep: made if new, continued if not.", ...),
-        jobs=(int, "Cells at the same time; 0 takes one per core, or per GPU.", 0),
-        seeds=(int, "Seeds of each cell; 0 takes those of get_sweep(), else 3.", 0),
+        jobs=(Annotated[int, fields.Bounds(0, 4096)], "Cells at the same time; 0 takes one per core, or per GPU.", 0),
+        seeds=(fields.Natural, "Seeds of each cell; 0 takes those of get_sweep(), else 3.", 0),
         set=(
             tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME=V1,V2,...", "none")]],
             "An axis of the grid, as data.p-hard=0,0.4; give it again for more axes.",
@@ -537,7 +538,7 @@ def _recommend(args: list[str]) -> None:
             (),
         ),
         station=(Annotated[str, tyro.conf.arg(metavar="ID")], "Station that is playing.", ""),
-        k=(int, "How many to recommend.", 10),
+        k=(fields.Positive, "How many to recommend.", 10),
         exclude_seen=(Flag, "Leave out items of the history.", False),
         json=(Flag, "Print one JSON object.", False),
     )

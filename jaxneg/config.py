@@ -6,21 +6,38 @@ An experiment is a Python file with ``get_config() -> Config``. The command line
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import json
 import pathlib
 import re
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from jaxneg import documents, experiments
 from jaxneg.errors import UserError as UserError
+from jaxneg.fields import (
+    COUNT,
+    Bounds,
+    Natural,
+    Part,
+    Positive,
+    Seed,
+    Share,
+    Size,
+    Weight,
+    above,
+    built,
+    inside,
+    settled,
+)
 
 P = TypeVar("P")
-KINDS = ("unknown", "thumb_down", "skip", "play", "thumb_up")  # of feedback
+Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]  # of feedback
+KINDS: tuple[str, ...] = typing.get_args(Kind)
 BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
 BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
 UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
@@ -37,50 +54,51 @@ def option(metavar: str, otherwise: str) -> Any:
 @dataclass(frozen=True)
 class DataConfig:
     store: str = "store"  # prepared store to read
-    length: int = 50  # events the model sees, L
+    length: Positive = 50  # events the model sees, L
     reach: Literal["session", "user"] = "session"
     """how far back inputs go: this session, or all of the user's"""
-    batch_size: int = 128  # sequences in the global batch, B; with --data.packed rows of them
+    batch_size: Positive = 128  # sequences in the global batch, B; with --data.packed rows of them
     packed: bool = False  # several short sequences share a row, so that less of it is padding
-    inputs: tuple[str, ...] = ()  # feedback kinds kept in sequences; none names all
+    inputs: tuple[Kind, ...] = ()  # feedback kinds kept in sequences; none names all
     target: Literal["positive", "next_positive", "any"] = "positive"
     """rank high the next event if liked, the first liked one after, or the next in any case"""
-    mask: float = 0.0  # share of events hidden and predicted, as in BERT4Rec; 0 predicts the next event
-    negatives: int = 1  # negatives per target, N; 0 leaves it to those shared by the batch
-    p_hard: float = 0.5  # share of negatives drawn from real negative feedback, in [0, 1]
+    mask: Part = 0.0  # share of events hidden and predicted, as in BERT4Rec; 0 predicts the next event
+    negatives: Natural = 1  # negatives per target, N; 0 leaves it to those shared by the batch
+    p_hard: Share = 0.5  # share of negatives drawn from real negative feedback, in [0, 1]
     hard_scope: Literal["session", "station", "user", "popularity"] = "station"
     """where hard negatives come from; falls back to user. popularity: the user's nearest in count"""
-    hard_skip: float = 1.0  # weight of a skip among hard negatives
-    hard_thumb_down: float = 1.0  # weight of a thumbs-down among hard negatives
+    hard_skip: Weight = 1.0  # weight of a skip among hard negatives
+    hard_thumb_down: Weight = 1.0  # weight of a thumbs-down among hard negatives
     hard_opinion: Literal["all", "net", "latest"] = "all"
     """of songs a listener rejected and liked: each rejection, those that outnumber the likes, or the latest alone"""
     random: Literal["uniform", "log_uniform", "by_count"] = "uniform"
     """draw of random negatives: any item alike, falling with its rank by count, or by its count in training"""
-    shared_negatives: int = 0  # random negatives shared by the whole batch, S
+    shared_negatives: Natural = 0  # random negatives shared by the whole batch, S
     shuffle_events: bool = False
     """order each training sequence anew each epoch: for logs whose order means nothing"""
-    shuffle_block: int = 0
+    shuffle_block: Natural = 0
     """for a store larger than memory: shuffle runs of so many sequences, then rows; 0 shuffles rows over all of it"""
-    shuffle_pool: int = 256  # runs that are mixed at a time, in all
-    blocks: int = 1
+    shuffle_pool: Positive = 256  # runs that are mixed at a time, in all
+    blocks: Positive = 1
     """blocks of rows that are drawn each by itself: of many processes each draws its own, if their number divides it"""
-    prefetch: int = 4  # batches made ahead
-    seed: int = 0  # of the order of sequences and of the negatives
+    prefetch: Annotated[int, Bounds(1, 1 << 20)] = 4  # batches made ahead
+    seed: Seed = 0  # of the order of sequences and of the negatives
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     encoder: Literal["sasrec", "bert4rec", "gru4rec", "caser", "ligr"] = "sasrec"
     """what turns x_BLD into h_BLD"""
-    width: int = 64  # D
-    layers: int = 2  # blocks
-    heads: int = 1  # attention heads, H; must divide the width
-    feed_forward: int = 0  # hidden width of the feed-forward part, F; 0 takes the model's width
-    dropout: float = 0.2  # share of activations zeroed in training
+    width: Annotated[int, Bounds(1, 1 << 20)] = 64  # D
+    layers: Annotated[int, Bounds(1, 10_000)] = 2  # blocks
+    heads: Annotated[int, Bounds(1, 1 << 20)] = 1  # attention heads, H; must divide the width
+    feed_forward: Annotated[int, Bounds(0, 1 << 24)] = 0
+    """hidden width of the feed-forward part, F; 0 takes the model's width"""
+    dropout: Part = 0.2  # share of activations zeroed in training
     norm: Literal["pre", "post"] = "pre"  # layer norm before or after each sub-layer
-    window: int = 5  # events that a filter of caser spans
+    window: Annotated[int, Bounds(2, COUNT)] = 5  # events that a filter of caser spans
     head: Literal["none", "gelu"] = "none"  # gelu: hidden states pass GELU(W h + b) before they are scored
-    row_scale: float = 0.02  # standard deviation of item rows at the start
+    row_scale: Weight = 0.02  # standard deviation of item rows at the start
     feedback: Literal["none", "add", "gate"] = "gate"
     """of past events as input: added, or also scaling the item's row"""
     station: bool = True  # station as input
@@ -89,7 +107,7 @@ class ModelConfig:
     tied: bool = True  # score with the input item rows; False gives the output a table of its own
     item_bias: Literal["none", "zero", "odds"] = "zero"
     """a learned bias per item, from zero or from the log's odds"""
-    bias_prior: float = 10.0  # events by which an item's odds are drawn to those of the whole log
+    bias_prior: Size = 10.0  # events by which an item's odds are drawn to those of the whole log
     output_attributes: bool = False
     """add attribute rows to the rows that are scored, so rare items share strength"""
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matmuls; parameters and reductions stay float32
@@ -104,62 +122,64 @@ class LossConfig:
         "bce", "gbce", "sampled_softmax", "softmax", "bpr_max", "top1_max", "not_to_recommend", "feedback"
     ] = "bce"
     """see jaxneg/losses.py; softmax runs over the whole catalogue"""
-    calibration: float = 0.75  # of gbce, in [0, 1]; 0 is bce
-    penalty: float = 0.03  # of bpr_max, on the scores of negatives
-    rejected: float = 1.0  # of not_to_recommend, weight of rejected targets
-    hardest: int = 0  # negatives kept per position, those that score highest; 0 keeps all
+    calibration: Share = 0.75  # of gbce, in [0, 1]; 0 is bce
+    penalty: Weight = 0.03  # of bpr_max, on the scores of negatives
+    rejected: Weight = 1.0  # of not_to_recommend, weight of rejected targets
+    hardest: Natural = 0  # negatives kept per position, those that score highest; 0 keeps all
     in_batch: bool = False  # the batch's other targets are negatives too
     log_q: Literal["none", "plain", "refined"] = "none"
     """correct shared and in-batch negatives for how often they are drawn; refined: the target left out of the sum"""
-    feedback: float = 0.0  # weight of a further term: predict the feedback of the next event
-    contrastive: float = 0.0  # weight of a further term: InfoNCE against the session's skips
+    feedback: Weight = 0.0  # weight of a further term: predict the feedback of the next event
+    contrastive: Weight = 0.0  # weight of a further term: InfoNCE against the session's skips
     contrastive_form: Literal["paper", "released"] = "paper"  # released: with the faults of the authors' code
     contrastive_context: Literal["predicted", "item"] = "predicted"
     """c: hidden state, or row of the current item"""
-    temperature: float = 0.1  # of the contrastive term
-    skips_kept: float = 1.0  # share of the skips that the contrastive term sees
+    temperature: Size = 0.1  # of the contrastive term
+    skips_kept: Share = 1.0  # share of the skips that the contrastive term sees
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    learning_rate: float = 1e-3  # peak
-    warmup_steps: int = 100  # linear from 0 to the peak
+    learning_rate: Annotated[float, above(0.0, 1e30)] = 1e-3  # peak
+    warmup_steps: Natural = 100  # linear from 0 to the peak
     decay: Literal["constant", "cosine"] = "constant"  # after warm-up, over the epochs of the run
-    weight_decay: float = 0.0  # decoupled, on matrices and tables
-    clip: float = 5.0  # gradient norm; 0 clips nothing
-    b2: float = 0.98  # Adam's second moment decay
+    weight_decay: Weight = 0.0  # decoupled, on matrices and tables
+    clip: Weight = 5.0  # gradient norm; 0 clips nothing
+    b2: Annotated[float, inside(0, 1, "()")] = 0.98  # Adam's second moment decay
     rows: Literal["dense", "sgd", "adagrad", "lazy_adam"] = "dense"
     """of item tables: Adam over all rows as of the parameters, or an optimiser of the rows that a batch touches"""
-    row_learning_rate: float = 0.0  # peak, of touched rows; 0 takes that of the parameters
-    accumulate: int = 1  # parts that a batch is taken in, one by one; the update is that of the whole
-    average: float = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
+    row_learning_rate: Annotated[float, Bounds(0.0, 1e30)] = 0.0
+    """peak, of touched rows; 0 takes that of the parameters"""
+    accumulate: Positive = 1  # parts that a batch is taken in, one by one; the update is that of the whole
+    average: Part = 0.0  # decay of the moving average of the weights that is evaluated; 0 takes the weights
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 50  # at most
-    patience: int = 5  # evaluations without a better one before stopping; 0 never stops early
+    epochs: Positive = 50  # at most
+    patience: Natural = 5  # evaluations without a better one before stopping; 0 never stops early
     monitor: Literal["pair_accuracy", "auc", "ndcg@10"] = "pair_accuracy"  # validation figure that decides
-    evaluate_every: int = 0  # steps between validations; 0 validates once an epoch
-    checkpoint_every: int = 0  # steps between checkpoints; 0 saves at each validation
-    log_every: int = 50  # steps between lines of metrics
-    devices: int = 0  # devices to train on; 0 takes all
-    shards: int = 1  # devices that share the rows of the item tables; each has all of them with 1
+    evaluate_every: Natural = 0  # steps between validations; 0 validates once an epoch
+    checkpoint_every: Natural = 0  # steps between checkpoints; 0 saves at each validation
+    log_every: Positive = 50  # steps between lines of metrics
+    devices: Natural = 0  # devices to train on; 0 takes all
+    shards: Positive = 1  # devices that share the rows of the item tables; each has all of them with 1
     compilation_cache: str = ""  # directory of compiled programs; none leaves JAX's own setting
-    seed: int = 0  # of initialisation and dropout
-    stuck_after: int = 1800  # seconds without a step until the process ends with code 75; 0 waits for ever
+    seed: Seed = 0  # of initialisation and dropout
+    stuck_after: Natural = 1800
+    """seconds without a step until the process ends with code 75; 0 waits for ever"""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    batch_size: int = 256  # examples scored together
-    ks: tuple[int, ...] = (10, 100)  # ranking cut-offs
-    bands: int = 5  # bands of positive share
-    pair_seed: int = 0  # of the choice of pairs and of the bootstrap
-    bootstrap: int = 1000  # resamples behind each interval
+    batch_size: Positive = 256  # examples scored together
+    ks: tuple[Positive, ...] = (10, 100)  # ranking cut-offs
+    bands: Annotated[int, Bounds(1, 10_000)] = 5  # bands of positive share
+    pair_seed: Seed = 0  # of the choice of pairs and of the bootstrap
+    bootstrap: Annotated[int, Bounds(1, 10_000_000)] = 1000  # resamples behind each interval
     exclude_seen: bool = False
     """drop the context's items from rankings (films are not watched again, songs are)"""
-    released: int = 0  # random items that stand for the catalogue in released_hit_rate@k; 0 leaves it out
+    released: Natural = 0  # random items that stand for the catalogue in released_hit_rate@k; 0 leaves it out
 
 
 @dataclass(frozen=True)
@@ -175,62 +195,18 @@ class Config:
 
 
 def check(config: Config) -> Config:
-    """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
-    data, model, loss, optim, train = config.data, config.model, config.loss, config.optim, config.train
-    whole_blocks = data.blocks >= 1 and data.batch_size % data.blocks == 0
-    whole_heads = model.heads >= 1 and model.width % model.heads == 0
-    whole_parts = optim.accumulate >= 1 and data.batch_size % optim.accumulate == 0
+    """The config with every value as its field has it, once they make sense together.
+
+    Raises UserError naming the field otherwise; see ``fields`` for what means the same.
+    """
+    config = settled(config, Config)
+    data, model, optim = config.data, config.model, config.optim
+    batch = f"the batch size {data.batch_size}"
     rules = [
-        (0.0 <= data.p_hard <= 1.0, "--data.p-hard", "in [0, 1]", data.p_hard),
-        (data.length >= 1, "--data.length", "at least 1", data.length),
-        (data.batch_size >= 1, "--data.batch-size", "at least 1", data.batch_size),
-        (set(data.inputs) <= set(KINDS), "--data.inputs", f"kinds out of {', '.join(KINDS)}", " ".join(data.inputs)),
-        (0.0 <= data.mask < 1.0, "--data.mask", "in [0, 1)", data.mask),
-        (data.negatives >= 0, "--data.negatives", "0 or more", data.negatives),
-        (data.hard_skip >= 0.0, "--data.hard-skip", "0 or more", data.hard_skip),
-        (data.hard_thumb_down >= 0.0, "--data.hard-thumb-down", "0 or more", data.hard_thumb_down),
-        (data.shared_negatives >= 0, "--data.shared-negatives", "0 or more", data.shared_negatives),
-        (data.shuffle_block >= 0, "--data.shuffle-block", "0 or more", data.shuffle_block),
-        (data.shuffle_pool >= 1, "--data.shuffle-pool", "at least 1", data.shuffle_pool),
-        (whole_blocks, "--data.blocks", f"a divisor of the batch size {data.batch_size}", data.blocks),
-        (data.prefetch >= 1, "--data.prefetch", "at least 1", data.prefetch),
-        (model.width >= 1, "--model.width", "at least 1", model.width),
-        (model.layers >= 1, "--model.layers", "at least 1", model.layers),
-        (whole_heads, "--model.heads", f"a divisor of the width {model.width}", model.heads),
-        (model.feed_forward >= 0, "--model.feed-forward", "0 or more", model.feed_forward),
-        (model.window >= 2, "--model.window", "at least 2", model.window),
-        (model.row_scale >= 0.0, "--model.row-scale", "0 or more", model.row_scale),
-        (model.bias_prior > 0.0, "--model.bias-prior", "above 0", model.bias_prior),
-        (0.0 <= model.dropout < 1.0, "--model.dropout", "in [0, 1)", model.dropout),
-        (0.0 <= loss.calibration <= 1.0, "--loss.calibration", "in [0, 1]", loss.calibration),
-        (loss.penalty >= 0.0, "--loss.penalty", "0 or more", loss.penalty),
-        (loss.rejected >= 0.0, "--loss.rejected", "0 or more", loss.rejected),
-        (loss.hardest >= 0, "--loss.hardest", "0 or more", loss.hardest),
-        (loss.feedback >= 0.0, "--loss.feedback", "0 or more", loss.feedback),
-        (loss.contrastive >= 0.0, "--loss.contrastive", "0 or more", loss.contrastive),
-        (loss.temperature > 0.0, "--loss.temperature", "above 0", loss.temperature),
-        (0.0 <= loss.skips_kept <= 1.0, "--loss.skips-kept", "in [0, 1]", loss.skips_kept),
-        (optim.learning_rate > 0.0, "--optim.learning-rate", "above 0", optim.learning_rate),
-        (optim.warmup_steps >= 0, "--optim.warmup-steps", "0 or more", optim.warmup_steps),
-        (optim.weight_decay >= 0.0, "--optim.weight-decay", "0 or more", optim.weight_decay),
-        (optim.clip >= 0.0, "--optim.clip", "0 or more", optim.clip),
-        (0.0 < optim.b2 < 1.0, "--optim.b2", "in (0, 1)", optim.b2),
-        (optim.row_learning_rate >= 0.0, "--optim.row-learning-rate", "0 or more", optim.row_learning_rate),
-        (whole_parts, "--optim.accumulate", f"a divisor of the batch size {data.batch_size}", optim.accumulate),
-        (0.0 <= optim.average < 1.0, "--optim.average", "in [0, 1)", optim.average),
-        (train.epochs >= 1, "--train.epochs", "at least 1", train.epochs),
-        (train.patience >= 0, "--train.patience", "0 or more", train.patience),
-        (train.evaluate_every >= 0, "--train.evaluate-every", "0 or more", train.evaluate_every),
-        (train.checkpoint_every >= 0, "--train.checkpoint-every", "0 or more", train.checkpoint_every),
-        (train.log_every >= 1, "--train.log-every", "at least 1", train.log_every),
-        (train.devices >= 0, "--train.devices", "0 or more", train.devices),
-        (train.shards >= 1, "--train.shards", "at least 1", train.shards),
-        (train.stuck_after >= 0, "--train.stuck-after", "0 or more", train.stuck_after),
-        (config.eval.batch_size >= 1, "--eval.batch-size", "at least 1", config.eval.batch_size),
-        (len(config.eval.ks) > 0 and min(config.eval.ks) >= 1, "--eval.ks", "cut-offs of at least 1", config.eval.ks),
-        (config.eval.bands >= 1, "--eval.bands", "at least 1", config.eval.bands),
-        (config.eval.bootstrap >= 1, "--eval.bootstrap", "at least 1", config.eval.bootstrap),
-        (config.eval.released >= 0, "--eval.released", "0 or more", config.eval.released),
+        (data.batch_size % data.blocks == 0, "--data.blocks", f"a divisor of {batch}", data.blocks),
+        (model.width % model.heads == 0, "--model.heads", f"a divisor of the width {model.width}", model.heads),
+        (data.batch_size % optim.accumulate == 0, "--optim.accumulate", f"a divisor of {batch}", optim.accumulate),
+        (len(config.eval.ks) > 0, "--eval.ks", "one cut-off or more", config.eval.ks),
     ]  # fmt: skip
     for holds, name, rule, value in rules:
         if not holds:
@@ -373,26 +349,19 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
 
 
 def load(path: str | pathlib.Path) -> Config:
-    """The config that a Python experiment file's ``get_config()`` returns. Raises UserError if there is none."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(
-            f"{path} is not a Python file: a config ends in .py and defines get_config() -> Config"
-        )
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
+    """The config that a Python experiment file's ``get_config()`` returns. Raises UserError if there is none.
+
+    Its values are what the fields take; whether they go together, ``check`` says once options had their say.
+    """
+    with experiments.loaded(path, "a config ends in .py and defines get_config() -> Config") as module:
         config = module.get_config()
-    except Exception as error:
-        raise UserError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise UserError(
-            f"get_config() in {path} must return a jaxneg.config.Config, got {type(config).__name__}"
-        )
-    return config
+        if not isinstance(config, Config):
+            what = config.__name__ if isinstance(config, type) else type(config).__name__
+            raise UserError(f"get_config() in {path} must return a jaxneg.config.Config, got {what}")
+        try:
+            return settled(config, Config)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
 
 def override(config: Config, args: Sequence[str]) -> Config:
@@ -400,17 +369,20 @@ def override(config: Config, args: Sequence[str]) -> Config:
 
     Raises UserError on an unknown option or a value of the wrong type.
     """
-    return check(parse(Config, args, default=config, prog="jaxneg train"))
+    return check(parse(Config, args, default=settled(config, Config), prog="jaxneg train"))
 
 
 def parse(
     kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None
 ) -> P:
-    """A dataclass read from command-line options. Raises UserError of one line on a wrong name, type or choice."""
+    """A dataclass read from command-line options.
+
+    Raises UserError of one line on a wrong name, type, choice, or a number out of its bounds.
+    """
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
+            found = tyro.cli(
                 kind,
                 args=list(args),
                 prog=prog,
@@ -422,6 +394,7 @@ def parse(
         if error.code in (0, None):
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from error
+    return settled(found)
 
 
 def _one_line(text: str, prog: str) -> str:
@@ -443,20 +416,19 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The config that ``to_json`` wrote. Raises UserError on unknown or missing names."""
+    """The config that ``to_json`` wrote. Raises UserError on unknown names, missing parts and wrong values."""
     try:
-        values = json.loads(text)
+        values = documents.loaded(text)
+        parts: dict[str, Any] = {one.name: one.default_factory for one in dataclasses.fields(Config)}
+        if not isinstance(values, dict) or set(values) != set(parts):
+            raise UserError(f"it is no object of {', '.join(parts)}")
+        for name, part in values.items():
+            if not isinstance(part, dict):
+                raise UserError(f"{name} is no object")
         if isinstance(log_q := values["loss"].get("log_q"), bool):  # before there were two corrections
             values["loss"]["log_q"] = "plain" if log_q else "none"
-        return Config(
-            data=_part(DataConfig, values["data"]),
-            model=_part(ModelConfig, values["model"]),
-            loss=_part(LossConfig, values["loss"]),
-            optim=_part(OptimConfig, values["optim"]),
-            train=_part(TrainConfig, values["train"]),
-            eval=_part(EvalConfig, values["eval"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return Config(**{name: built(kind, values[name], f"--{name}.") for name, kind in parts.items()})
+    except (UserError, documents.Wrong) as error:
         raise UserError(f"not a config that this version saved: {error}") from error
 
 
@@ -469,9 +441,3 @@ def differences(old: Config, new: Config) -> list[str]:
         for name, value in values.items()
         if before[part][name] != value
     ]
-
-
-def _part(kind: type[P], values: dict[str, Any]) -> P:
-    return kind(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )

@@ -5,12 +5,13 @@ import difflib
 import itertools
 import pathlib
 import re
-import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxneg import config as configs
+import numpy as np
+
+from jaxneg import config as configs, experiments, fields
 from jaxneg.config import Config
 from jaxneg.errors import UserError
 
@@ -27,7 +28,7 @@ class Sweep:
     """A grid of experiments: every choice of a value per axis, with every seed. What ``get_sweep()`` returns."""
 
     axes: Mapping[str, Axis]  # by name; see ``over``
-    seeds: int = 3  # seed s adds s to data.seed and train.seed
+    seeds: fields.Positive = 3  # seed s adds s to data.seed and train.seed
     figures: tuple[str, ...] = FIGURES  # that table.md and the plots show
     reference: Mapping[str, str] = field(
         default_factory=dict
@@ -51,29 +52,68 @@ def over(option: str, *values: Any) -> dict[str, tuple[str, ...]]:
     """
     axis = {}
     for value in values:
+        if isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
+        if isinstance(value, float) and value.is_integer() and _is_whole(option):
+            value = int(value)
         if isinstance(value, bool):
             part, _, name = option.rpartition(".")
             axis[str(value)] = (option,) if value else (f"{part}.no-{name}",)
         elif isinstance(value, tuple | list):
-            axis[" ".join(map(str, value)) or "none"] = (option, *map(str, value))
+            axis[" ".join(map(_word, value)) or "none"] = (option, *map(_word, value))
         else:
-            axis[str(value)] = (option, str(value))
+            axis[_word(value)] = (option, _word(value))
     if len(axis) < len(values):
         raise UserError(f"the axis of {option} has a value twice: {', '.join(map(str, values))}")
     return axis
 
 
+def _is_whole(option: str) -> bool:
+    """Whether an option takes whole numbers."""
+    default = _all_fields().get(option.removeprefix("--").replace("-", "_"))
+    return isinstance(default, int) and not isinstance(default, bool)
+
+
 def load(path: str | pathlib.Path) -> Sweep:
     """The sweep that an experiment file's ``get_sweep()`` returns; one without axes if it defines none."""
-    try:
-        made = runpy.run_path(str(path)).get("get_sweep", lambda: Sweep({}))()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} could not be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(made, Sweep):
-        raise UserError(f"get_sweep() in {path} must return a jaxneg.grid.Sweep, got {type(made).__name__}")
-    return made
+    with experiments.loaded(path, "a sweep ends in .py and defines get_sweep() -> Sweep") as module:
+        made = getattr(module, "get_sweep", lambda: Sweep({}))()
+        if not isinstance(made, Sweep):
+            raise UserError(
+                f"get_sweep() in {path} must return a jaxneg.grid.Sweep, got {type(made).__name__}"
+            )
+        try:
+            return settled(made)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def settled(spec: Sweep) -> Sweep:
+    """The sweep with its values as Python may spell them, once they are what a sweep takes."""
+    for name, axis in {"axes": spec.axes, "reference": spec.reference, **_named(spec.axes)}.items():
+        if not isinstance(axis, Mapping):
+            raise UserError(f"{name} must be a dict by name, got {type(axis).__name__}; see jaxneg.grid.over")
+    axes = {
+        str(name): {str(label): _words(name, label, options) for label, options in axis.items()}
+        for name, axis in spec.axes.items()
+    }
+    reference = {str(name): str(label) for name, label in spec.reference.items()}
+    return dataclasses.replace(fields.settled(spec), axes=axes, reference=reference)
+
+
+def _named(axes: Any) -> dict[str, Any]:
+    return {f"axis {name}": axis for name, axis in axes.items()} if isinstance(axes, Mapping) else {}
+
+
+def _words(name: Any, label: Any, options: Any) -> tuple[str, ...]:
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        raise UserError(f"axis {name}: {label} must be a tuple of options, as in ('--data.p-hard', '0')")
+    return tuple(_word(word) for word in options)
+
+
+def _word(value: Any) -> str:
+    """A value of Python as an option has it: numpy's scalars are Python's, paths are text."""
+    return str(value.item() if isinstance(value, np.generic) else value)
 
 
 def with_axes(spec: Sweep, texts: Sequence[str]) -> Sweep:

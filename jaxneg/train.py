@@ -45,7 +45,7 @@ Stop = Callable[[int], bool]  # step -> whether to save there and end
 
 def train(
     config: Config,
-    workdir: pathlib.Path,
+    workdir: str | pathlib.Path,
     on_progress: OnProgress = lambda *_: None,
     stop: Stop = lambda _: False,
 ) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
+    config = configs.check(config)
     with contextlib.ExitStack() as hold:
         return _train(config, files.local(workdir, "--workdir"), on_progress, stop, hold)
 

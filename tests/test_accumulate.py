@@ -126,7 +126,7 @@ def test_a_batch_without_targets_moves_nothing_but_by_decay():
     ("args", "message"),
     [
         (["--optim.accumulate", "3"], "--optim.accumulate must be a divisor of the batch size 128, got 3"),
-        (["--optim.accumulate", "0"], "--optim.accumulate must be a divisor"),
+        (["--optim.accumulate", "0"], "--optim.accumulate must be at least 1, got 0"),
         (
             ["--optim.accumulate", "2", "--loss.in-batch"],
             "--loss.in-batch takes negatives from the whole batch",

@@ -10,6 +10,8 @@ LEVELS = {
     "jaxneg.errors": 0,
     "jaxneg.files": 0.1,
     "jaxneg.locks": 0.2,
+    "jaxneg.fields": 0.1,
+    "jaxneg.experiments": 0.1,
     "jaxneg.signals": 0,
     "jaxneg.config": 0.3,
     "jaxneg.batch": 0,

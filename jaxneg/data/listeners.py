@@ -18,13 +18,14 @@ import datetime
 import math
 import pathlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxneg import batch
 from jaxneg.errors import UserError
+from jaxneg.fields import Bounds, Positive, Proper, Seed, Share, Size, settled
 
 LONGEST = 20  # songs of the longest session
 # Sessions of 10 to 20 songs, mean 16.8, most of them full (MSSD).
@@ -35,70 +36,59 @@ MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 HOUR_SHARE = (
     np.array([4, 2, 1, 1, 1, 2, 4, 7, 8, 7, 6, 6, 7, 7, 7, 8, 9, 10, 10, 9, 8, 8, 7, 5]) / 144
 )  # of a day
+YEARS = (1970, 2200)  # in which a log may begin
+
+
+Rare = Annotated[float, Bounds(0, 0.2, spoken="in [0, 0.2]: thumbs are rare")]
+Logits = Annotated[float, Bounds(0.0, 1000.0)]
 
 
 @dataclass(frozen=True)
 class SimulateConfig:
-    users: int = 3000  # listeners
-    items: int = 1000  # songs in the catalogue
-    sessions: int = 20_000  # listening sessions, of 10 to 20 songs each
-    stations: int = 12  # stations, one per genre
-    artists: int = 100  # artists; songs of one artist are alike
-    stations_per_user: int = 2  # stations a listener keeps to
+    users: Positive = 3000  # listeners
+    items: Positive = 1000  # songs in the catalogue
+    sessions: Positive = 20_000  # listening sessions, of 10 to 20 songs each
+    stations: Annotated[int, Bounds(1, 1_000_000)] = 12  # stations, one per genre
+    artists: Positive = 100  # artists; songs of one artist are alike
+    stations_per_user: Annotated[int, Bounds(1, 1_000_000)] = 2  # stations a listener keeps to
     start: str = "2024-01-01"  # first day, year-month-day
-    days: int = 60  # days the log covers
-    dimension: int = 4  # of tastes, moods and the characters of songs
-    artist_share: float = 0.8  # share of a song's character that is its artist's
-    zipf: float = 0.8  # popularity of a song is its rank to the power of minus this
-    skip_rate: float = 0.5172  # share of events that are skips or thumbs-down
-    thumb_rate: float = 0.03  # share of events with a thumb, up or down
-    play_types: float = 0.48  # share of listeners who mostly play; the others mostly skip
-    habit: float = 1.6  # logits by which either type leans to its side
-    quality: float = 0.95  # logits, spread of the quality of songs
-    taste: float = 1.0  # logits, spread of the fit of songs to a listener's lasting taste
-    phase: float = 1.5  # logits, spread of the fit to a phase of some weeks
-    phase_days: float = 21.0  # days after which a phase has faded to 1/e
-    mood: float = 1.5  # logits, spread of the fit to the mood of a session
-    mood_songs: float = 100.0  # songs after which a mood has drifted to 1/e
-    fatigue: float = 0.2  # logits lost per log(1 + times the listener has heard the song)
-    seed: int = 0  # the same seed gives the same log
+    days: Annotated[int, Bounds(1, 36_500)] = 60  # days the log covers
+    dimension: Annotated[int, Bounds(1, 10_000)] = 4  # of tastes, moods and the characters of songs
+    artist_share: Share = 0.8  # share of a song's character that is its artist's
+    zipf: Logits = 0.8  # popularity of a song is its rank to the power of minus this
+    skip_rate: Proper = 0.5172  # share of events that are skips or thumbs-down
+    thumb_rate: Rare = 0.03  # share of events with a thumb, up or down
+    play_types: Share = 0.48  # share of listeners who mostly play; the others mostly skip
+    habit: Logits = 1.6  # logits by which either type leans to its side
+    quality: Logits = 0.95  # logits, spread of the quality of songs
+    taste: Logits = 1.0  # logits, spread of the fit of songs to a listener's lasting taste
+    phase: Logits = 1.5  # logits, spread of the fit to a phase of some weeks
+    phase_days: Size = 21.0  # days after which a phase has faded to 1/e
+    mood: Logits = 1.5  # logits, spread of the fit to the mood of a session
+    mood_songs: Size = 100.0  # songs after which a mood has drifted to 1/e
+    fatigue: Logits = 0.2  # logits lost per log(1 + times the listener has heard the song)
+    seed: Seed = 0  # the same seed gives the same log
 
 
 def check(config: SimulateConfig) -> SimulateConfig:
     """The config itself, once its values make sense together. Raises UserError naming the field otherwise."""
-    at_least_one = (
-        "users",
-        "items",
-        "sessions",
-        "stations",
-        "artists",
-        "stations_per_user",
-        "days",
-        "dimension",
-    )
-    rules = [(getattr(config, name) >= 1, name, "at least 1") for name in at_least_one]
-    rules += [(getattr(config, name) >= 0, name, "0 or more") for name in
-              ("zipf", "habit", "quality", "taste", "phase", "mood", "fatigue", "seed")]  # fmt: skip
-    rules += [
+    config = settled(config, SimulateConfig)
+    rules = [
         (config.sessions >= config.users, "sessions", f"at least one per user ({config.users})"),
         (config.items >= LONGEST, "items", f"at least {LONGEST}, the songs of one session"),
         (config.artists <= config.items, "artists", f"no more than the items ({config.items})"),
         (config.stations <= config.items, "stations", f"no more than the items ({config.items})"),
         (config.stations_per_user <= config.stations, "stations_per_user", f"no more than {config.stations}"),
-        (0 < config.skip_rate < 1, "skip_rate", "between 0 and 1"),
-        (0 <= config.thumb_rate <= 0.2, "thumb_rate", "in [0, 0.2]: thumbs are rare"),
-        (0 <= config.play_types <= 1, "play_types", "in [0, 1]"),
-        (0 <= config.artist_share <= 1, "artist_share", "in [0, 1]"),
-        (config.phase_days > 0, "phase_days", "above 0"),
-        (config.mood_songs > 0, "mood_songs", "above 0"),
     ]
     for holds, name, rule in rules:
         if not holds:
             raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {getattr(config, name)}")
     try:
-        datetime.date.fromisoformat(config.start)
+        first = datetime.date.fromisoformat(config.start)
     except ValueError as error:
         raise UserError(f"--start must be a date such as 2024-01-31, got {config.start}") from error
+    if not YEARS[0] <= first.year <= YEARS[1]:
+        raise UserError(f"--start must be between {YEARS[0]} and {YEARS[1]}, got {config.start}")
     return config
 
 

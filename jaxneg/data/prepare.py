@@ -26,6 +26,11 @@ from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.data import assemble, engine, events, sessions, split, store as stores
 from jaxneg.errors import UserError
+from jaxneg.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
+
+LONGEST_GAP = 1e9  # minutes, 1,900 years
+# A positive number of bytes, as the engines spell it.
+MEMORY = r"(?i)\s*(?!0+(?:\.0*)?\s*[kmgt])\d{1,9}(\.\d{1,9})?\s*[kmgt]i?b?\s*"
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -39,7 +44,7 @@ class PrepareConfig:
         configs.option("{given,station,gap,user}", "given if every event has a session id, else user"),
     ] = None
     """what makes a session: its id in the log, the station, listening without a long pause, all of a user"""
-    gap_minutes: Annotated[float | None, configs.option("FLOAT", "30")] = None
+    gap_minutes: Annotated[float | None, configs.option("FLOAT", "30"), above(0.0, LONGEST_GAP)] = None
     """with session gap: a longer pause starts a new session"""
     polarity: Annotated[str | None, configs.option("NAME", "default")] = None
     """what is liked and disliked: default, plays, explicit, pandora or lenient"""
@@ -47,9 +52,9 @@ class PrepareConfig:
     """feedback kinds that count as liked, whatever the polarity says"""
     negative: Annotated[tuple[str, ...], configs.option("KIND [KIND ...]", "none")] = ()
     """feedback kinds that count as disliked, whatever the polarity says"""
-    min_item_count: int = 1  # items with fewer events in the training window are left out
-    min_user_events: int = 2  # users with fewer events are left out
-    min_session_events: int = 1  # sessions with fewer events are left out
+    min_item_count: Positive = 1  # items with fewer events in the training window are left out
+    min_user_events: Positive = 2  # users with fewer events are left out
+    min_session_events: Positive = 1  # sessions with fewer events are left out
     split: Annotated[
         Literal["time", "tail", "leave-last"] | None, configs.option("{time,tail,leave-last}", "time")
     ] = None
@@ -61,11 +66,13 @@ class PrepareConfig:
         str | None, configs.option("TIME", "the last ninth of the events before the test")
     ] = None
     """with split time: start of validation"""
-    test_share: float = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
-    valid_share: float = 0.1  # with split tail: share before these for validation
-    shard_events: int = 1 << 25  # events of a shard, a file of each column; shards are written in parallel
+    test_share: Proper = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
+    valid_share: Share = 0.1  # with split tail: share before these for validation
+    shard_events: Annotated[int, Bounds(1, 1 << 40)] = 1 << 25
+    """events of a shard, a file of each column; shards are written in parallel"""
     engine: Literal["duckdb", "spark"] = "duckdb"  # that groups and sorts; the store is the same
-    memory_limit: str = "2GB"  # of the query engine, which uses the disk beyond it
+    memory_limit: Annotated[str, Pattern(MEMORY, "a size such as 2GB or 800MB")] = "2GB"
+    """of the query engine, which uses the disk beyond it"""
 
 
 # Where neither the user nor the reader says.
@@ -95,28 +102,21 @@ def signs(settings: PrepareConfig) -> dict[str, int]:
     return {kind: polarity[kind] for kind in FEEDBACK if kind in polarity}
 
 
-def check(settings: PrepareConfig) -> None:
-    """Raises UserError naming the first field whose value makes no sense."""
+def check(settings: PrepareConfig) -> PrepareConfig:
+    """The settings with every value as its field has it. Raises UserError naming the first that makes no sense."""
+    settings = settled(settings, PrepareConfig)
     signs(settings)
-    held_out = settings.test_share + settings.valid_share
-    rules = [
-        (settings.gap_minutes is None or settings.gap_minutes > 0, "gap_minutes", "above 0"),
-        (settings.min_item_count >= 1, "min_item_count", "at least 1"),
-        (settings.min_user_events >= 1, "min_user_events", "at least 1"),
-        (settings.shard_events >= 1, "shard_events", "at least 1"),
-        (settings.min_session_events >= 1, "min_session_events", "at least 1"),
-        (0 < settings.test_share < 1, "test_share", "above 0 and below 1"),
-        (settings.valid_share >= 0, "valid_share", "0 or more"),
-        (held_out < 1, "test_share", f"below 1 together with --valid-share {settings.valid_share}"),
-    ]
-    for holds, name, rule in rules:
-        if not holds:
-            raise UserError(f"--{name.replace('_', '-')} must be {rule}, got {getattr(settings, name)}")
+    if settings.test_share + settings.valid_share >= 1:
+        raise UserError(
+            f"--test-share must be below 1 together with --valid-share {settings.valid_share}, "
+            f"got {settings.test_share}"
+        )
     for name in ("test_from", "valid_from"):
         split.moment(name, getattr(settings, name))
         if settings.split in ("tail", "leave-last") and getattr(settings, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} needs --split time, and the split is {settings.split}")
+    return settings
 
 
 def prepare(
@@ -140,7 +140,7 @@ def prepare(
       source: where the log comes from, for the metadata and for messages.
       progress: called with (stage, done, total) from time to time.
     """
-    check(settings)
+    settings = check(settings)
     polarity = signs(settings)
     work = _Work(con, progress or (lambda stage, done, total: None))
     with engine.reading(source or "the log"), stores.StoreWriter(out) as writer, work:
@@ -241,8 +241,7 @@ def _resolved(settings: PrepareConfig, raw: ir.Table, total: int) -> PrepareConf
         )
     if settings.session == "station" and found["station"] == 0:
         raise UserError("--session station needs stations, and the log has none: use --session gap or user")
-    check(settings)
-    return settings
+    return check(settings)
 
 
 def _ids(work: _Work, raw: ir.Table, name: str) -> ir.Table:

@@ -79,7 +79,7 @@ class Simulation:
     """A log that is made while it is read, and the truth behind it."""
 
     def __init__(self, config: SimulateConfig):
-        self.config = listeners.check(config)
+        self.config = config = listeners.check(config)
         rng = np.random.default_rng([config.seed, 0])
         self.truth = listeners.people_and_songs(rng, config)
         self.pools = listeners.pools(self.truth, config)

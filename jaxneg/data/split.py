@@ -133,9 +133,13 @@ def moment(name: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
-        pass
+        number = None
+    if number is not None:
+        if abs(number) >= 1 << 62:
+            raise UserError(f"--{name.replace('_', '-')} must be below 2^62, got {text[:40]}")
+        return number
     try:
         time = datetime.datetime.fromisoformat(text)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import zipfile
 
 import pytest
 
@@ -26,6 +27,22 @@ def test_an_export_is_read(read):
         (me, SECOND, 1697000700000, "play", None, None, examples),
     ]
     assert left_out == {"opinions on recordings without a listen": 1}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_zip_is_read_as_downloaded(read, tmp_path, whole):
+    path = tmp_path / "listenbrainz_example_listener_1700000000.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(FIXTURE.rglob("*.json*")):
+            if whole or file.name != "user.json":
+                archive.write(file, file.relative_to(FIXTURE))
+    columns = ("user", "item", "time", "feedback")
+    assert read("listenbrainz", path, *columns) == read("listenbrainz", FIXTURE, *columns)
+
+
+def test_one_file_of_an_export_is_plays_of_its_user(read):
+    found, _ = read("listenbrainz", FIXTURE / "listens" / "2023" / "9.jsonl", "user", "feedback")
+    assert found == [("example_listener", "play")] * 2
 
 
 def test_a_listen_soon_followed_by_another_can_count_as_a_skip(read):

@@ -1,5 +1,6 @@
 """Readers of published data sets, every column on hand-cut lines of their formats."""
 
+import bz2
 import pathlib
 import shutil
 
@@ -210,6 +211,14 @@ def test_lfm2b_reads_events_and_artists(read):
     assert left_out == {"listed twice": 1}
 
 
+def test_lfm2b_is_read_packed_as_published(read, tmp_path):
+    for name in ("listening_events.tsv", "tracks.tsv"):
+        (tmp_path / f"{name}.bz2").write_bytes(bz2.compress((FIXTURES / "lfm2b" / name).read_bytes()))
+    columns = (*EVENTS, "attribute_artist")
+    assert read("lfm2b", tmp_path, *columns) == read("lfm2b", FIXTURES / "lfm2b", *columns)
+    assert read("lfm2b", tmp_path / "listening_events.tsv.bz2", *columns) == read("lfm2b", tmp_path, *columns)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "artist"),
     [
@@ -232,5 +241,5 @@ def test_lfm2b_refuses_other_layouts(read, tmp_path):
     with pytest.raises(UserError, match="2 columns and no header with user_id, track_id and timestamp"):
         read("lfm2b", tmp_path)
     (tmp_path / "LFM-1b_LEs.txt").write_text("1\t2\t3\t4\t5\n")
-    with pytest.raises(UserError, match="holds LFM-1b_LEs.txt and listening_events.tsv: give one"):
+    with pytest.raises(UserError, match="holds LFM-1b_LEs.txt, listening_events.tsv: give one"):
         read("lfm2b", tmp_path)

@@ -285,7 +285,7 @@ def test_failed_write_leaves_the_old_log(tmp_path):
         ({"items": 19, "artists": 5, "stations": 2}, "--items must be at least 20"),
         ({"artists": 5000}, "--artists must be no more than the items"),
         ({"stations_per_user": 13}, "--stations-per-user"),
-        ({"skip_rate": 1.0}, "--skip-rate must be between 0 and 1, got 1.0"),
+        ({"skip_rate": 1.0}, "--skip-rate must be above 0 and below 1, got 1.0"),
         ({"thumb_rate": 0.5}, "--thumb-rate"),
         ({"start": "01/02/2024"}, "--start must be a date such as 2024-01-31, got 01/02/2024"),
         ({"seed": -1}, "--seed must be 0 or more"),

@@ -1,6 +1,7 @@
 """Spotify: whose plays they are, the same play listed twice, plays without a connection, and rows that are no plays."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -145,6 +146,32 @@ def test_exports_of_one_person_can_be_named(read, tmp_path):
     assert {user for (user,) in read("spotify", tmp_path, "user")[0]} == {"2021", "2024"}
     found, left_out = read("spotify", tmp_path, "user", person="ann")
     assert found == [("ann",)] * 2 and left_out == {"listed twice": 2}
+
+
+@pytest.mark.parametrize("name", ["my_spotify_data.zip", "my_spotify_data (1).ZIP", "ann.zip"])
+def test_the_zip_is_read_as_downloaded(read, tmp_path, name):
+    (tmp_path / "ann").mkdir()
+    with zipfile.ZipFile(tmp_path / "ann" / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        member = "Spotify Extended Streaming History/Streaming_History_Audio_2024_0.json"
+        archive.writestr(member, json.dumps(plays(8)))
+        archive.writestr("Spotify Extended Streaming History/ReadMeFirst.pdf", b"%PDF")
+        archive.writestr(
+            "__MACOSX/Spotify Extended Streaming History/._Streaming_History_Audio_2024_0.json", b"x"
+        )
+    write(tmp_path / "ben" / "endsong_0.json", plays(2))
+    assert read("spotify", tmp_path / "ann" / name, "user")[0] == [("ann",)] * 8
+    assert read("spotify", tmp_path / "ann", "user")[0] == [("ann",)] * 8
+    assert read("spotify", tmp_path, "user")[0] == [("ann",)] * 8 + [("ben",)] * 2
+
+
+def test_a_zip_beside_what_was_unpacked_of_it_counts_once(read, tmp_path):
+    write(tmp_path / "me" / "MyData" / "StreamingHistory0.json", [short(EIGHT)])
+    with zipfile.ZipFile(tmp_path / "me" / "my_spotify_data.zip", "w") as archive:
+        archive.writestr(
+            "MyData/StreamingHistory0.json", json.dumps([short(EIGHT), short(EIGHT + MINUTE, "Beta")])
+        )
+    found, left_out = read("spotify", tmp_path / "me", "user", "item")
+    assert found == [("me", "Art - Alpha"), ("me", "Art - Beta")] and left_out == {"listed twice": 1}
 
 
 # Plays without a connection.

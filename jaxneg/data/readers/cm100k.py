@@ -42,8 +42,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
             (table.rating >= 3, "thumb_up"), (table.rating == 1, "thumb_down"), else_="unknown"
         ),
     )
-    beside = [files[0].with_name("items.txt"), files[0].with_name("items.txt.gz")]
-    found = [path for path in beside if path.is_file()]
+    found = editions.neighbours(source, files[0], "items.txt")
     if not found:
         return log
     types = {"Item": "VARCHAR", "Artist": "VARCHAR"}

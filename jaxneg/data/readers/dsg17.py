@@ -14,7 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.data import events, sources
-from jaxneg.errors import UserError
+from jaxneg.data.readers import editions
 
 NUMBERS = ("ts_listen", "listen_type", "is_listened")
 TEXTS = ("user_id", "media_id", "artist_id", "genre_id", "context_type")
@@ -34,8 +34,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give train.csv or its directory; test.csv has no labels"
     files = sources.find(source, ["train.csv"], mend)
-    if len(files) > 1:
-        raise UserError(f"{source} holds {' and '.join(map(str, files))}: give one")
+    editions.only(source, files)
     types = dict.fromkeys(NUMBERS, "BIGINT") | dict.fromkeys(TEXTS, "VARCHAR")
     table = sources.read_csv(con, files, types, mend=mend)
     if options.flow_only:

@@ -68,7 +68,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         played=(number["play_time_ms"] / length).clip(lower=0.0, upper=1.0),
         attributes=_attributes(table),
     )
-    features = sorted(source.rglob("video_features_basic*.csv*")) if source.is_dir() and not parquet else []
+    features = [] if parquet or files == [source] else sources.beside(source, ["video_features_basic*.csv"])
     if not features:
         return log
     videos = sources.read_csv(con, features, dict.fromkeys(("video_id", "author_id", "tag"), "VARCHAR"))

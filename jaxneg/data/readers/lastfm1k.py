@@ -18,7 +18,6 @@ import ibis.expr.types as ir
 
 from jaxneg.data import events, sources
 from jaxneg.data.readers import editions
-from jaxneg.errors import UserError
 
 NAMES = ("userid", "timestamp", "artid", "artname", "traid", "traname")
 
@@ -36,8 +35,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give userid-timestamp-artid-artname-traid-traname.tsv or its directory"
     files = sources.find(source, ["userid-timestamp-*.tsv"], mend)
-    if len(files) > 1:
-        raise UserError(f"{source} holds {' and '.join(file.name for file in files)}: give one")
+    editions.only(source, files)
     types = dict.fromkeys(NAMES, "VARCHAR") | {"timestamp": "TIMESTAMP"}
     table = sources.read_csv(con, files, types, names=NAMES, delimiter="\t", quote="", mend=mend)
     artist, track = table.artname.strip().nullif(""), table.traname.strip().nullif("")

@@ -11,7 +11,6 @@ Reference: Schedl et al., LFM-2b, CHIIR 2022; Schedl, The LFM-1b Dataset, ICMR 2
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import pathlib
-import re
 from dataclasses import dataclass
 
 import ibis
@@ -44,14 +43,14 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give listening_events.tsv, LFM-1b_LEs.txt or their directory"
     files = sources.find(source, EVENTS, mend)
-    if len(files) > 1:
-        raise UserError(f"{source} holds {' and '.join(file.name for file in files)}: give one")
+    editions.only(source, files)
     lines = sources.first_lines(files[0], 2)
     first = lines[0].split("\t") if lines else []
     names = None if "user_id" in first else HEADERLESS.get(len(first))
     if names is None and "user_id" not in first:
         raise UserError(
-            f"{files[0]}: {len(first)} columns and no header with user_id, track_id and timestamp: {mend}"
+            f"{sources.spoken(files[0])}: {len(first)} columns and no header with user_id, track_id and "
+            f"timestamp: {mend}"
         )
     header = first if names is None else names
     sources.require(files[0], header, ("user_id", "track_id", "timestamp"), mend)
@@ -69,19 +68,13 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         attributes={"artist": table.artist_id} if "artist_id" in table.columns else {},
         left_out=ibis.cases((editions.repeats(table, "user_id", "track_id", "timestamp"), editions.TWICE)),
     )
-    tracks = [] if "artist_id" in table.columns else _tracks(files[0])
+    tracks = [] if "artist_id" in table.columns else editions.neighbours(source, files[0], "tracks.tsv")
     if not tracks:
         return log
-    described = sources.read_csv(con, tracks, {"track_id": "VARCHAR"}, delimiter="\t", quote="")
+    described = sources.read_csv(con, tracks[:1], {"track_id": "VARCHAR"}, delimiter="\t", quote="")
     artist = next((name for name in ARTISTS if name in described.columns), None)
     if artist is None:
         return log
     return events.with_attributes(
         log, described.select(item=described.track_id, attribute_artist=described[artist].nullif(""))
     )
-
-
-def _tracks(log: pathlib.Path) -> list[pathlib.Path]:
-    """The file of tracks beside the log, packed or not."""
-    found = sorted(path for path in log.parent.iterdir() if re.fullmatch(r"tracks\.tsv(\.\w+)?", path.name))
-    return found[:1]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import fields
 from jaxneg.data import events, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -34,7 +35,7 @@ ARCHIVE = re.compile(r"listenbrainz_(.+)_\d+")  # of an export, before .zip: the
 
 @dataclass(frozen=True)
 class Options:
-    skip_share: float = 0.0
+    skip_share: fields.Share = 0.0
     """a listen followed by another before so much of its length is a skip; 0 infers none"""
 
 
@@ -176,27 +177,35 @@ def _skipped(listens: ir.Table, share: float) -> ir.Value:
 
 
 def _user_of(table: ir.Table, source: pathlib.Path, files: list[pathlib.Path]) -> ir.Value:
-    users = {os.path.abspath(file): _user(source, file) for file in files}
+    accounts = {_place(file).parent: _username(file) for file in sources.beside(source, ["user.json"])}
+    users = {os.path.abspath(file): _user(source, file, accounts) for file in files}
     if len(set(users.values())) == 1:
         return ibis.literal(next(iter(users.values())))
     return table.filename.substitute(users)
 
 
-def _user(source: pathlib.Path, file: pathlib.Path) -> str:
-    """User of the export that a file is of: from user.json, else the name of its directory."""
-    folder = file.absolute().parent
-    folders = [folder, *folder.parents]
-    last = folders.index(source.absolute()) if source.is_dir() else min(2, len(folders) - 1)
-    for place in folders[: last + 1]:
-        if (place / "user.json").is_file():
-            return _username(place / "user.json")
-    inside = [place for place in folders[: last + 1] if not place.name.isdigit() and place.name != "listens"]
-    name = inside[0].name if inside else folder.name
+def _user(source: pathlib.Path, file: pathlib.Path, accounts: dict[pathlib.Path, str]) -> str:
+    """User of the export that a file is of: from user.json, else the name of its directory or archive."""
+    folders = list(_place(file).parents)
+    if files := [accounts[folder] for folder in folders if folder in accounts]:
+        return files[0]
+    if _place(file) == source.absolute():  # one file of an export, whose user.json is above
+        above = [folder / "user.json" for folder in folders[:3]]
+        if found := [path for path in above if path.is_file()]:
+            return _username(found[0])
+    names = [folder.name for folder in folders if not folder.name.isdigit() and folder.name != "listens"]
+    name = re.sub(r"\.zip$", "", names[0], flags=re.IGNORECASE)
     return found.group(1) if (found := ARCHIVE.fullmatch(name)) else name
+
+
+def _place(file: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(sources.spoken(file)).absolute()
 
 
 def _username(file: pathlib.Path) -> str:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["username"])
+        return str(json.loads("\n".join(sources.first_lines(file, 1000)))["username"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: holds no username ({error}): download the export again") from error
+        raise UserError(
+            f"{sources.spoken(file)}: holds no username ({error}): download the export again"
+        ) from error

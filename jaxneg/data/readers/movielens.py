@@ -14,19 +14,22 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import engine, events, sources
+from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 SCALES = {5: (4.0, 2.5), 10: (8.0, 5.0)}  # highest rating -> from here a thumb-up, to here a thumb-down
 
+SCALE = fields.Bounds(-1e9, 1e9)  # of ratings
+
 
 @dataclass(frozen=True)
 class Options:
-    up: Annotated[float | None, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
 
 
@@ -37,11 +40,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     mend = "give ratings.csv, ratings.dat or their directory"
     files = sources.find(source, ["ratings.csv", "ratings.dat"], mend)
-    if len(files) > 1:
-        raise UserError(
-            f"{source} holds {' and '.join(str(path.relative_to(source)) for path in files)}: give one"
-        )
-    [file] = files
+    file = editions.only(source, files)
     types = {"userId": "VARCHAR", "movieId": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
     if ".dat" in file.suffixes:
         table = sources.read_csv(con, files, types, names=RATINGS, delimiter="::", quote="")
@@ -64,18 +63,17 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
             (table.rating >= up, "thumb_up"), (table.rating <= down, "thumb_down"), else_="unknown"
         ),
     )
-    movies = _movies(con, file)
+    movies = _movies(con, source, file)
     return log if movies is None else events.with_attributes(log, movies)
 
 
-def _movies(con: ibis.BaseBackend, ratings: pathlib.Path) -> ir.Table | None:
+def _movies(con: ibis.BaseBackend, source: pathlib.Path, ratings: pathlib.Path) -> ir.Table | None:
     """Columns item and attribute_genre, the first of the genres; None without a file of movies."""
     kind = "movies.dat" if ".dat" in ratings.suffixes else "movies.csv"
-    file = next(
-        (path for path in (ratings.with_name(kind), ratings.with_name(kind + ".gz")) if path.is_file()), None
-    )
-    if file is None:
+    found = editions.neighbours(source, ratings, kind)
+    if not found:
         return None
+    file = found[0]
     types = dict.fromkeys(("movieId", "title", "genres"), "VARCHAR")
     if kind == "movies.dat":
         encoding = "utf-8" if sources.is_utf8(file) else "latin-1"  # as MovieTweetings, as MovieLens

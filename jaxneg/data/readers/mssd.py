@@ -83,5 +83,4 @@ def _edition(file: pathlib.Path) -> str:
 def _features(source: pathlib.Path, options: Options) -> list[pathlib.Path]:
     if options.features is not None:
         return sources.find(options.features, ["tf_*.csv"], "give tf_*.csv files or their directory")
-    folder = source if source.is_dir() else source.parent
-    return sorted((*folder.rglob("tf_*.csv"), *folder.rglob("tf_*.csv.gz")))
+    return sources.beside(source, ["tf_*.csv"])

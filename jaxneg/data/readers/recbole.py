@@ -7,6 +7,7 @@ Reference: Zhao et al., RecBole, CIKM 2021, arXiv:2011.01731; recbole.io/docs, "
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
+import os
 import pathlib
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,7 +17,9 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.data import engine, events, sources
+from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
+from jaxneg.fields import Bounds
 
 PARTS = ("train", "valid", "validation", "test", "part1", "part2", "part3")  # of a benchmark, in their order
 SCALES = {
@@ -24,6 +27,8 @@ SCALES = {
     5: (4.0, 2.5),
     10: (8.0, 5.0),
 }  # highest value -> from here liked, up to here disliked
+
+SCALE = Bounds(-1e9, 1e9)  # of ratings
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Options:
     time_field: str = "timestamp"  # field of the time; without it, unless renamed, the order of rows counts
     rating_field: Annotated[str | None, configs.option("FIELD", "rating, else label, else none")] = None
     """field of the opinion; without one every row is a play, and empty says that there is none"""
-    up: Annotated[float | None, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, configs.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, configs.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
     item_fields: Annotated[tuple[str, ...], configs.option("FIELD [FIELD ...]", "none")] = ()
     """fields of the .item file, or of the log, that describe the item, such as artist"""
@@ -56,11 +61,13 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     def column(field: str) -> str:
         if field not in fields:
             raise UserError(
-                f"{files[0]}: no field {field}; it has {', '.join(fields)}: name yours with --*-field"
+                f"{sources.spoken(files[0])}: no field {field}; it has {', '.join(fields)}: name yours with --*-field"
             )
         name, kind = fields[field]
         if kind.endswith("_seq"):
-            raise UserError(f"{files[0]}: {name} holds sequences, and one row an event is needed: {mend}")
+            raise UserError(
+                f"{sources.spoken(files[0])}: {name} holds sequences, and one row an event is needed: {mend}"
+            )
         return name
 
     user, item = column(options.user_field), column(options.item_field)
@@ -85,7 +92,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         attributes={name: _first(table[fields[name][0]], fields[name][1]) for name in own},
     )
     others = [name for name in options.item_fields if name not in own]
-    return _described(con, log, files[0], others, options) if others else log
+    return _described(con, log, _items(source, files[0], others), others, options) if others else log
 
 
 def _parts(source: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -98,7 +105,7 @@ def _parts(source: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path
     whole = [file for file in files if not part(file)]
     stems = {str(file)[: -len(file.name)] + file.name.split(".")[0] for file in files}
     if len(whole) > 1 or len(stems) > 1 or (whole and len(files) > 1):
-        names = " and ".join(str(file.relative_to(source)) for file in files[:5])
+        names = " and ".join(sources.spoken(file).removeprefix(f"{source}{os.sep}") for file in files[:5])
         raise UserError(f"{source} holds {names}: give one data set, whole or in parts")
     return sorted(files, key=lambda file: PARTS.index(part(file)) if part(file) else 0)
 
@@ -111,7 +118,7 @@ def _fields(con: ibis.BaseBackend, files: list[pathlib.Path], mend: str) -> dict
         if colon and kind in ("token", "token_seq", "float", "float_seq"):
             fields[field] = (name, kind)
     if not fields:
-        raise UserError(f"{files[0]}: its first line names no fields as field:type: {mend}")
+        raise UserError(f"{sources.spoken(files[0])}: its first line names no fields as field:type: {mend}")
     return fields
 
 
@@ -141,8 +148,8 @@ def _feedback(
     if up is None or down is None:
         if highest not in SCALES:
             raise UserError(
-                f"{file}: ratings go up to {highest}, no scale that is known: say with --up and --down which are "
-                "liked and which are not"
+                f"{sources.spoken(file)}: ratings go up to {highest}, no scale that is known: say with "
+                "--up and --down which are liked and which are not"
             )
         up = SCALES[highest][0] if up is None else up
         down = SCALES[highest][1] if down is None else down
@@ -153,17 +160,22 @@ def _feedback(
     )
 
 
+def _items(source: pathlib.Path, file: pathlib.Path, wanted: list[str]) -> pathlib.Path:
+    """The .item file beside the log."""
+    name = file.name.split(".")[0] + ".item"
+    found = editions.neighbours(source, file, name)
+    if not found:
+        log = sources.spoken(file)
+        raise UserError(f"{log}: no field {wanted[0]}, and no {name} beside it: correct --item-fields")
+    return found[0]
+
+
 def _described(
     con: ibis.BaseBackend, log: ir.Table, file: pathlib.Path, wanted: list[str], options: Options
 ) -> ir.Table:
-    """The log with fields of the .item file beside it."""
-    beside = file.with_name(file.name.split(".")[0] + ".item")
-    if not beside.is_file():
-        raise UserError(
-            f"{file}: no field {wanted[0]}, and no {beside.name} beside it: correct --item-fields"
-        )
-    fields = _fields(con, [beside], "give it as RecBole has it")
-    sources.require(beside, list(fields), [options.item_field, *wanted], "correct --item-fields")
-    items = sources.read_csv(con, [beside], {}, delimiter="\t", quote="")
+    """The log with fields of the .item file."""
+    fields = _fields(con, [file], "give it as RecBole has it")
+    sources.require(file, list(fields), [options.item_field, *wanted], "correct --item-fields")
+    items = sources.read_csv(con, [file], {}, delimiter="\t", quote="")
     named = {events.ATTRIBUTE + name: _first(items[fields[name][0]], fields[name][1]) for name in wanted}
     return events.with_attributes(log, items.select(item=items[fields[options.item_field][0]], **named))

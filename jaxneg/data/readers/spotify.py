@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import fields
 from jaxneg.data import engine, events, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -54,9 +55,13 @@ DAYS_OFFLINE = 90  # downloads stop playing after 30 days without a connection
 
 @dataclass(frozen=True)
 class Options:
-    skip_seconds: float = 30.0  # played for less is a skip
-    forward_seconds: float = 60.0  # extended form: ended by the forward button after less than this is a skip
-    scroll_seconds: float = 0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
+    skip_seconds: fields.Weight = 30.0  # played for less is a skip
+    forward_seconds: fields.Weight = (
+        60.0  # extended form: ended by the forward button after less than this is a skip
+    )
+    scroll_seconds: fields.Weight = (
+        0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
+    )
     person: str = ""  # name of the one person whose exports these all are; empty goes by directories
 
 
@@ -163,13 +168,13 @@ def _named(table: ir.Table, source: pathlib.Path, files: list[pathlib.Path], per
 
 
 def _folder(source: pathlib.Path, file: pathlib.Path) -> str:
-    """The sub-directory of the source that holds the file, else the directory itself, without Spotify's own names."""
-    inside = file.relative_to(source).parts[:-1] if source.is_dir() else ()
-    named = [part for part in inside if not OWN.fullmatch(part)]
-    if named:
-        return named[0]
-    above = [source, *source.resolve().parents] if source.is_dir() else file.resolve().parents
-    return next((path.name for path in above if path.name and not OWN.fullmatch(path.name)), "me")
+    """Name of the sub-directory or archive that holds the file, else of the source, Spotify's own names aside."""
+    path, root = pathlib.Path(sources.spoken(file)).absolute(), source.absolute()
+    inside = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    above = [root, *root.parents] if path != root else path.parents
+    places = [*inside, *(place.name for place in above)]
+    names = [re.sub(r"\.zip$", "", name, flags=re.IGNORECASE) for name in places]
+    return next((name for name in names if name and not OWN.fullmatch(name)), "me")
 
 
 def _chosen(value: ir.Value, names: dict[str, str]) -> ir.Value:

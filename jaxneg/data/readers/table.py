@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import events, sources
 from jaxneg.errors import UserError
 
@@ -35,7 +35,7 @@ class Options:
     attributes: Annotated[tuple[str, ...], configs.option("COLUMN [COLUMN ...]", "none")] = ()
     """columns that describe the item, such as artist"""
     values: str = ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip"; empty if the column holds kinds
-    threshold: float = 0.5  # without feedback: played at least so far is a play, else a skip
+    threshold: fields.Weight = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"  # of numbers; auto goes by their size
 
 

@@ -16,7 +16,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
-from jaxneg import config as configs
+from jaxneg import config as configs, fields
 from jaxneg.data import engine, events, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -28,8 +28,10 @@ WEEK = 7 * 24 * 3600 * 1000  # milliseconds
 
 @dataclass(frozen=True)
 class Options:
-    played_share: float = 0.5  # watched for at least so much of its length is a play, else a skip
-    skip_seconds: float = 5.0  # of videos without a known length: watched for less is a skip, else a play
+    played_share: fields.Share = 0.5  # watched for at least so much of its length is a play, else a skip
+    skip_seconds: fields.Weight = (
+        5.0  # of videos without a known length: watched for less is a skip, else a play
+    )
     place_station: bool = False  # take the place (feed, search, group and so on) as the station
     metadata: Annotated[
         pathlib.Path | None, configs.option("PATH", "items_metadata.parquet below or above the source")
@@ -89,7 +91,7 @@ def _week(file: pathlib.Path) -> int:
     found = re.search(r"week_(\d+)", file.name)
     if found is None:
         raise UserError(
-            f"{file}: its name has no week, such as week_00.parquet, which is all the time there is"
+            f"{sources.spoken(file)}: its name has no week, such as week_00.parquet, which is all the time there is"
         )
     return int(found.group(1))
 

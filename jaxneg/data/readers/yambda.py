@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg import fields
 from jaxneg.data import events, sources
 from jaxneg.data.readers import editions
 
@@ -21,7 +22,7 @@ NEEDED = ("uid", "item_id", "timestamp", "event_type", "played_ratio_pct")
 
 @dataclass(frozen=True)
 class Options:
-    played_pct: float = 50.0  # a listen of at least so many percent is a play, else a skip
+    played_pct: fields.Weight = 50.0  # a listen of at least so many percent is a play, else a skip
     organic_only: bool = False  # leave out events that came from a recommendation
 
 

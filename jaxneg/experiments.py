@@ -1,0 +1,102 @@
+"""Experiment files: Python beside which other files may lie that it imports."""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+
+from jaxneg.errors import UserError
+
+OURS = "jaxneg"
+INSTALLED = {"site-packages", "dist-packages"}  # directories of packages
+
+
+@contextlib.contextmanager
+def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
+    """The module of a Python file, with the files beside it importable while the context lasts.
+
+    Afterwards neither the module nor those that were imported from beside it are left among the loaded ones, so that
+    files of one name in two directories do not meet. What the file or the context raises comes as UserError.
+
+    Args:
+      path: of the file.
+      mend: what such a file is, said where this is none.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
+    # Dataclasses look their module up by its name.
+    name = f"_experiment_{hashlib.sha256(str(path.absolute()).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file: {mend}")
+    beside = path.absolute().parent
+    with _beside(beside):
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+            yield module
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} could not be loaded: {type(error).__name__}: {reason}") from error
+        finally:
+            sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def _beside(directory: pathlib.Path) -> Iterator[None]:
+    """The files of a directory can be imported, before all others; they are forgotten afterwards."""
+    place, hidden = str(directory), _namesakes(directory)
+    for name in hidden:
+        del sys.modules[name]
+    before = set(sys.modules)
+    importlib.invalidate_caches()
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(place)
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] != OURS and _lies_in(sys.modules[name], directory):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _namesakes(directory: pathlib.Path) -> dict[str, types.ModuleType]:
+    """Loaded modules of elsewhere that go by the name of a file here; not installed ones, which all may need."""
+    own = {path.stem for path in directory.glob("*.py")} | {
+        path.parent.name for path in directory.glob("*/*.py")
+    }
+    own -= {OURS, "__main__"} | set(sys.stdlib_module_names)
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in own and not _lies_in(module, directory) and not _installed(module)
+    }
+
+
+def _places(module: types.ModuleType) -> list[pathlib.Path]:
+    spec: importlib.machinery.ModuleSpec | None = getattr(module, "__spec__", None)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return [pathlib.Path(place).absolute() for place in places if place]
+
+
+def _installed(module: types.ModuleType) -> bool:
+    return any(INSTALLED & set(place.parts) for place in _places(module))
+
+
+def _lies_in(module: types.ModuleType, directory: pathlib.Path) -> bool:
+    """Whether a module is of a file of the directory, and not of packages that are installed below it."""
+    return any(
+        place.is_relative_to(directory) and not INSTALLED & set(place.relative_to(directory).parts)
+        for place in _places(module)
+    )
