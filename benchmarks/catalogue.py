@@ -49,16 +49,16 @@ def batches(items: int, count: int, *, uniform: bool) -> list[Batch]:
         return Batch(
             item_BL=event_BM[:, :-1],
             feedback_BL=rng.integers(1, 6, (B, L), dtype=np.int32),
-            station_BL=np.zeros((B, L), np.int32),
+            station_BL=np.zeros((B, 0), np.int32),
             target_BL=event_BM[:, 1:],
             label_BL=np.ones((B, L), np.int8),
             negative_BLN=drawn(B, L, 1),
-            hard_BLN=np.zeros((B, L, 1), bool),
-            event_BM=event_BM,
-            sign_BM=np.ones((B, L + 1), np.int8),
+            hard_BLN=np.zeros((B, L, 0), bool),
+            event_BM=np.zeros((B, 0), np.int32),
+            sign_BM=np.zeros((B, 0), np.int8),
             shared_S=np.zeros(0, np.int32),
             shared_log_q_S=np.zeros(0, np.float32),
-            target_log_q_BL=np.zeros((B, L), np.float32),
+            target_log_q_BL=np.zeros((B, 0), np.float32),
             segment_BL=np.zeros((B, 0), np.int32),
         )
 

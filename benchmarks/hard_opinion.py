@@ -1,11 +1,10 @@
 """What counts as a rejection of a song that its listener has liked too: all, net or latest, on real logs.
 
-    .venv/bin/python benchmarks/hard_opinion.py            # two sets, 3 seeds: about 20 minutes on 2 cores
+    .venv/bin/python benchmarks/hard_opinion.py            # two sets, 3 seeds: about 15 minutes on 2 cores
     .venv/bin/python benchmarks/hard_opinion.py --quick    # one short run
 
 Trains the configs of configs/ (p_hard 1) with each --data.hard-opinion and measures the test split, as real_data.py
-does. Writes hard_opinion.md and
-hard_opinion.json to --out and prints one JSON object as its last line.
+does. Writes hard_opinion.md and hard_opinion.json to --out and prints one JSON object as its last line.
 """
 
 import argparse
@@ -95,7 +94,13 @@ def main() -> None:
     if args.quick:
         args.sets, args.seeds, args.epochs = [SETS[1]], 1, 1
         args.work = pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
-    found = {"seeds": args.seeds, "epochs": args.epochs or None, "cpus": os.cpu_count(), "sets": {}}
+    found = {
+        "benchmark": "hard_opinion",
+        "seeds": args.seeds,
+        "epochs": args.epochs or None,
+        "cpus": os.cpu_count(),
+        "sets": {},
+    }
     for name in args.sets:
         store = real_data.prepared(name, args.work)
         liked = opinions.also_liked(stores.Store.open(store))

@@ -70,7 +70,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--memory-limit", default="2GB")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="40,000 events of 500 users and 1,000 items")
     args = parser.parse_args()
+    if args.quick:
+        args.events, args.users, args.items = 40_000, 500, 1_000
     if args.events < WEEKS * max(args.users, args.items):
         parser.error(f"--events must be at least {WEEKS} times --users and --items")
     with tempfile.TemporaryDirectory(prefix="jaxneg-readers-") as scratch:
@@ -85,7 +88,7 @@ def main() -> None:
         seconds = time.perf_counter() - begin
     kept = metadata.counts["events"]
     line = {
-        "reader": "vk_lsvd", "events": args.events, "seconds": round(seconds, 2),
+        "benchmark": "readers", "reader": "vk_lsvd", "events": args.events, "seconds": round(seconds, 2),
         "events_per_second": round(args.events / seconds), "rows_kept": kept, "every_row_kept": kept == args.events,
         "users": args.users, "items": args.items, "cores": os.cpu_count(),
     }  # fmt: skip

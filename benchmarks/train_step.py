@@ -147,7 +147,7 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
         path = pathlib.Path(directory) / "store"
         write_store(path, length, np.random.default_rng(0))
         store, config = stores.Store.open(path), setting(length, str(path))
-        batches = pipeline.TrainBatches(store, config.data)
+        batches = pipeline.of_config(config, store)
         # As in training.
         built = program.build(
             config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch

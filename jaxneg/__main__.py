@@ -1,12 +1,19 @@
 """The ``jaxneg`` command, also as ``python -m jaxneg``: streams and signals are in order before much is imported."""
 
+import os
+import sys
+
 from jaxneg import signals
 
 
 def main() -> None:
     """Runs a verb and exits with its code."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # Where a locale knows ASCII alone, Python cannot pass other names of files on to what reads them.
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     signals.open_streams()
-    signals.install()
+    signals.install(*sys.argv[1:2])
     from jaxneg import cli
 
     cli.main()

@@ -16,6 +16,8 @@ Sequences are padded on the right: position 0 holds the oldest event, so a causa
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Array = Any  # numpy on the host, jax on the device
 
 PAD = 0  # the row of no item, no station, no attribute, no feedback
@@ -24,6 +26,16 @@ PAD = 0  # the row of no item, no station, no attribute, no feedback
 FEEDBACK = ("pad", "unknown", "thumb_down", "skip", "play", "thumb_up")
 CODE = {kind: code for code, kind in enumerate(FEEDBACK)}
 MASK = len(FEEDBACK)  # feedback code of an event that is hidden from the inputs; its item is PAD
+
+
+def latest(shown_T: np.ndarray, length: int) -> np.ndarray:
+    """Places of the events of one history that a model sees: of the last ``length`` of those shown, oldest first.
+
+    Args:
+      shown_T: bool, where an event is of a kind that is an input.
+      length: events that the model sees, L.
+    """
+    return np.flatnonzero(shown_T)[-length:]
 
 
 class Batch(NamedTuple):

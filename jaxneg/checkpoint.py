@@ -6,6 +6,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxneg import errors
+
 
 class Checkpointer:
     """Saves (state, progress) by step; the two latest and the best survive.
@@ -58,8 +60,8 @@ class Checkpointer:
             )
             try:
                 found = self._manager.restore(number, args=args)
-            except Exception:  # a damaged checkpoint raises whatever its storage layer raises
-                if number == steps[-1]:
+            except Exception as error:  # a damaged checkpoint raises whatever its storage layer raises
+                if number == steps[-1] or errors.refused(error):
                     raise
                 continue
             if step is None and not self._read_only:

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import math
 import os
 import pathlib
-import re
 import signal
 import sys
 import traceback
@@ -18,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console, fields, files, signals
+from jaxneg import config as configs, console, errors, fields, files, signals
 from jaxneg.config import Config
 from jaxneg.errors import UserError
 
@@ -52,33 +50,17 @@ it at once), 75 a step is stuck, one of many processes is lost, or another took 
 (start all again to continue; JAX itself may end them with 134 instead).
 """
 
-# Errors of the disk, which are the user's to mend wherever they strike.
-FULL, CLOSED, PLACE, MANY = (
-    "free some space",
-    "choose another place, or change its permissions",
-    "choose another path",
-    "raise the limit, as ulimit -n 4096 does",
-)
-MENDS = {
-    errno.EMFILE: MANY, errno.ENFILE: MANY,
-    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
-    errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
-    errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE,
-}  # fmt: skip
-
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a verb and exits with its code."""
     args = list(sys.argv[1:] if args is None else args)
     signals.open_streams()
-    signals.install()
-    if args:
-        signals.consequence(CONSEQUENCES.get(args[0], "start it again"))
+    signals.install(*args[:1])
     try:
         _run(args)
         sys.stdout.flush()
     except UserError as error:
-        _mend(str(error), everywhere=not error.by_all)
+        _mend(errors.with_remedy(error), everywhere=not error.by_all)
     except KeyboardInterrupt:  # of a library that has put its own handler in place
         signals.end(signal.SIGINT)
     except signals.Stopped as error:
@@ -89,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _leave(141)
     except Exception as error:
-        if (trouble := _disk_trouble(error)) is not None:
+        if (trouble := errors.trouble(error)) is not None:
             _mend(trouble)
         cluster = _cluster()
         if cluster is None:
@@ -99,19 +81,6 @@ def main(args: Sequence[str] | None = None) -> None:
             _leave(cluster.LOST)
         traceback.print_exception(error)
         _leave(1)
-
-
-# What a signal leaves of the work of a verb.
-NOTHING = "nothing was written: start it again"
-CONSEQUENCES = {
-    "prepare": NOTHING,
-    "simulate": NOTHING,
-    "export": NOTHING,
-    "evaluate": "an earlier report stays as it was: start it again",
-    "train": "the same command begins, or continues the run from its last checkpoint",
-    "sweep": "the same command continues it",
-    "demo": "the same command begins anew",
-}
 
 
 def _mend(text: str, everywhere: bool = False) -> NoReturn:
@@ -132,20 +101,6 @@ def _leave(code: int) -> NoReturn:
     if (cluster := _cluster()) is not None:
         cluster.leave(code)
     sys.exit(code)
-
-
-def _disk_trouble(error: BaseException | None) -> str | None:
-    """What is wrong with the disk, if that is the cause; libraries wrap what the system said, or quote it."""
-    while error is not None:
-        for code, mend in MENDS.items():
-            said = os.strerror(code)
-            if isinstance(error, OSError) and error.errno == code:
-                return f"{error.filename}: {said}: {mend}" if error.filename else f"{said}: {mend}"
-            if said in str(error):
-                path = re.search(r'"(/[^"]+)"', str(error))
-                return f"{path[1]}: {said}: {mend}" if path else f"{said}: {mend}"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _run(args: list[str]) -> None:
@@ -209,7 +164,7 @@ def _prepare(args: list[str]) -> None:
     counts = metadata.counts
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
-            console.say(f"jaxneg: {count:,} rows {name}")
+            console.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
     liked = opinions.also_liked(stores.Store.open(asked.out))
     if math.isfinite(liked):
         console.say(
@@ -282,7 +237,7 @@ def _ab(args: list[str]) -> None:
 
     command = _command(
         ab=(
-            _some("EXPORT"),
+            _some("EXPORT", paths=True),
             "Directories that jaxneg export wrote, of models trained on the log's store.",
             ...,
         ),
@@ -375,7 +330,7 @@ def _train(args: list[str]) -> None:
         processes=(Annotated[int, fields.Bounds(0, 1 << 20)], "How many processes there are.", 0),
         process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import cluster, run, train
+    from jaxneg import cluster, convergence, figures, run, train
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
@@ -400,10 +355,11 @@ def _train(args: list[str]) -> None:
     if not cluster.first():
         return
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
+    of = figures.validated(result)
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
-        f"validation {result['monitor']} {result['best_score']:.4f} at epoch {best:.4g}, "
-        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; "
+        f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
+        f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
         f"next, jaxneg evaluate {asked.workdir}"
     )
 
@@ -414,7 +370,9 @@ def _evaluate(args: list[str]) -> None:
         "Measures a run's best checkpoint, and the baselines, on held-out events; "
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
-        compare=(_some("OTHER", "none"), "Further runs on the same store, measured on the same examples.", ()),
+        compare=(
+            _some("OTHER", "none", paths=True), "Further runs on the same store, measured on the same examples.", ()
+        ),
         baselines=(
             Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"
         ),
@@ -522,7 +480,7 @@ def _with_config(
         return configs.parse(command, args, default=command(**_fields(base)), prog=prog, help=help)
 
     if args and not args[0].startswith("-"):
-        asked = parse(read(pathlib.Path(args[0])))
+        asked = parse(read(files.local(args[0], next(iter(fields)).upper())))
     else:
         asked = parse(read(getattr(parse(Config()), next(iter(fields)))))
     return asked, configs.check(Config(**_fields(asked)))
@@ -588,11 +546,11 @@ def _path(metavar: str) -> Any:
     return Annotated[pathlib.Path, tyro.conf.arg(metavar=metavar)]
 
 
-def _some(metavar: str, otherwise: str | None = None) -> Any:
-    """Any number of words; ``otherwise`` is what --help says of none."""
+def _some(metavar: str, otherwise: str | None = None, paths: bool = False) -> Any:
+    """Any number of words, or of paths; ``otherwise`` is what --help says of none."""
     several = f"{metavar} [{metavar} ...]"
     how = tyro.conf.arg(metavar=several) if otherwise is None else configs.option(several, otherwise)
-    return Annotated[tuple[str, ...], how]
+    return Annotated[tuple[fields.Where if paths else str, ...], how]
 
 
 def _command(base: type = object, /, **fields: tuple[Any, str, Any]) -> Any:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import tyro
 
+from jaxneg import files
 from jaxneg.errors import UserError
 
 T = TypeVar("T")
@@ -75,6 +76,11 @@ class Pattern:
     spoken: str
 
 
+class Local:
+    """Of text: a path of a file system, or none, and no address such as gs://bucket/name."""
+
+
+Where = Annotated[str, Local()]
 COUNT = 10**9  # of anything that is counted one by one
 Positive = Annotated[int, Bounds(1, COUNT)]
 Natural = Annotated[int, Bounds(0, COUNT)]
@@ -177,6 +183,8 @@ def _value(value: Any, hint: Any, name: str, prefix: str) -> Any:
         return settled(value, bare, inner)
     if typing.get_origin(bare) is tuple:
         return _tuple(value, typing.get_args(bare), notes, option)
+    if tyro.conf.Positional in notes:
+        option = next((n.metavar for n in notes if getattr(n, "metavar", None)), option)
     return _scalar(value, bare, notes, option)
 
 
@@ -247,6 +255,8 @@ def _text(value: Any, kind: type, notes: list[Any], option: str) -> Any:
     for pattern in (one for one in notes if isinstance(one, Pattern)):
         if not re.fullmatch(pattern.expression, path):
             raise UserError(f"{option} must be {pattern.spoken}, got {path}")
+    if kind is not str or any(isinstance(one, Local) for one in notes):
+        files.local(path, option)
     return value if type(value) is kind or (kind is not str and isinstance(value, kind)) else kind(path)
 
 

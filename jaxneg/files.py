@@ -44,8 +44,9 @@ def local(path: str | os.PathLike, option: str) -> pathlib.Path:
     """The path itself. Raises UserError where it is an address such as gs://bucket/name, naming the option."""
     if match := REMOTE.fullmatch(os.fspath(path)):
         scheme, rest = match.groups()
+        rest = f"/{rest}" if scheme == "file" else rest
         mend = (
-            f"give the path, /{rest}"
+            f"give the path, {rest}"
             if scheme == "file"
             else "copy it to a disk, or mount it, and give that path"
         )

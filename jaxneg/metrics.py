@@ -66,40 +66,58 @@ def pair_accuracy(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "
     return mean(pair_correct(score_B2, real_B))
 
 
-def auc(
-    liked_BC: Float[np.ndarray, "B C"],
-    liked_mask_BC: Bool[np.ndarray, "B C"],
-    disliked_BM: Float[np.ndarray, "B M"],
-    disliked_mask_BM: Bool[np.ndarray, "B M"],
-) -> Float[np.ndarray, "B"]:
-    """Per example the share of its (liked, disliked) pairs in which the liked item scores higher.
+class Pairs(NamedTuple):
+    """Pairs of a liked and a disliked item per example."""
 
-    A tie counts half. NaN where an example lacks liked or disliked items.
+    auc_B: np.ndarray  # float64, share of pairs whose liked item scores higher; NaN without a pair
+    pairs_B: np.ndarray  # int64, pairs compared
+    same_B: np.ndarray  # int64, pairs of an item with itself, which are left out
+
+
+def pairs(
+    liked_score_BC: Float[np.ndarray, "B C"],
+    liked_BC: Int[np.ndarray, "B C"],
+    disliked_score_BM: Float[np.ndarray, "B M"],
+    disliked_BM: Int[np.ndarray, "B M"],
+) -> Pairs:
+    """AUC of each example over its pairs of a liked and a disliked item that are not the same.
+
+    A tie counts half. An item that was liked and disliked makes no pair with itself, of which any score would get
+    one half right; its pairs with other items count.
+
+    Args:
+      liked_score_BC: scores of the liked items.
+      liked_BC: these items, 0 where there is none.
+      disliked_score_BM: scores of the disliked items.
+      disliked_BM: these items, 0 where there is none.
 
     Examples:
       Liked 0.9 and 0.4 against disliked 0.4: (1 + 0.5) / 2.
 
-      >>> liked_BC, disliked_BM = np.array([[0.9, 0.4]]), np.array([[0.4]])
-      >>> auc(liked_BC, np.array([[True, True]]), disliked_BM, np.array([[True]])).tolist()
-      [0.75]
+      >>> found = pairs(np.array([[0.9, 0.4]]), np.array([[1, 2]]), np.array([[0.4]]), np.array([[3]]))
+      >>> found.auc_B.tolist(), found.pairs_B.tolist()
+      ([0.75], [2])
     """
-    result_B = np.full(len(liked_BC), np.nan)
-    for b in np.flatnonzero(liked_mask_BC.any(-1) & disliked_mask_BM.any(-1)):
-        liked = liked_BC[b, liked_mask_BC[b]]
-        disliked = np.sort(disliked_BM[b, disliked_mask_BM[b]])
-        below, not_above = np.searchsorted(disliked, liked, "left"), np.searchsorted(disliked, liked, "right")
-        result_B[b] = (below + not_above).mean() / (2 * len(disliked))
-    return result_B
-
-
-def pairwise_auc(
-    liked_BC: Float[np.ndarray, "B C"],
-    liked_mask_BC: Bool[np.ndarray, "B C"],
-    disliked_BM: Float[np.ndarray, "B M"],
-    disliked_mask_BM: Bool[np.ndarray, "B M"],
-) -> Mean:
-    """Mean of ``auc`` over examples: each example that has a pair counts once, however many it has."""
-    return mean(auc(liked_BC, liked_mask_BC, disliked_BM, disliked_mask_BM))
+    size = len(liked_BC)
+    auc_B = np.full(size, np.nan)
+    pairs_B, same_B = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for b in np.flatnonzero((liked_BC > 0).any(-1) & (disliked_BM > 0).any(-1)):
+        liked, disliked = liked_BC[b] > 0, disliked_BM[b] > 0
+        item, other = liked_BC[b, liked], disliked_BM[b, disliked]
+        score, unsorted = liked_score_BC[b, liked], disliked_score_BM[b, disliked]
+        against = np.sort(unsorted)
+        below, not_above = np.searchsorted(against, score, "left"), np.searchsorted(against, score, "right")
+        right = (below.sum() + not_above.sum()) / 2
+        both = np.isin(item, other)
+        if both.any():
+            i, j = np.nonzero(item[both][:, None] == other[None])
+            a, c = score[both][i], unsorted[j]
+            right -= (a > c).sum() + 0.5 * (a == c).sum()
+            same_B[b] = len(i)
+        pairs_B[b] = len(item) * len(other) - same_B[b]
+        if pairs_B[b]:
+            auc_B[b] = right / pairs_B[b]
+    return Pairs(auc_B, pairs_B, same_B)
 
 
 class Ranking(NamedTuple):
@@ -324,51 +342,80 @@ def lorenz(count_V: Shaped[np.ndarray, "V"]) -> Float[np.ndarray, "W"]:
     return np.concatenate([[0.0], np.cumsum(x)]) / max(x.sum(), 1.0)
 
 
+def by_unit(
+    value_X: Float[np.ndarray, "X"], unit_X: Int[np.ndarray, "X"]
+) -> tuple[Float[np.ndarray, "G"], Float[np.ndarray, "G"]]:
+    """Sum and number of the values that are not NaN by unit, of the units that have some."""
+    known = ~np.isnan(value_X)
+    _, place = np.unique(unit_X[known], return_inverse=True)
+    count_G = np.bincount(place).astype(np.float64)
+    return np.bincount(place, value_X[known], len(count_G)).astype(np.float64), count_G
+
+
 def bootstrap(
-    value: Float[np.ndarray, "X"], *, resamples: int, seed: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of the mean of the values that are not NaN, by resampling them with replacement.
-
-    Ends are the (1 - level) / 2 and (1 + level) / 2 quantiles of the resampled means. NaN, NaN of nothing.
-
-    Examples:
-      >>> bootstrap(np.array([0.5, 0.5, np.nan]), resamples=10, seed=0)
-      (0.5, 0.5)
-    """
-    value = value[~np.isnan(value)]
-    if len(value) == 0:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = [
-        value[rng.integers(len(value), size=len(value), dtype=np.int32)].mean() for _ in range(resamples)
-    ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def bootstrap_ratio(
-    above: Float[np.ndarray, "X"],
-    below: Float[np.ndarray, "X"],
+    value_X: Float[np.ndarray, "X"],
+    unit_X: Int[np.ndarray, "X"],
     *,
     resamples: int,
     seed: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of sum(above) / sum(below), by resampling examples with both their values.
+    """Percentile interval of the mean of the values that are not NaN, by resampling units with replacement.
 
-    Resamples whose ``below`` sums to 0 are left out. NaN, NaN where all are.
+    A unit, such as a user, is drawn with all its values, as values of one unit are alike. Ends are the
+    (1 - level) / 2 and (1 + level) / 2 quantiles of the resampled means. NaN, NaN of fewer than two units, which say
+    nothing of how units differ.
+
+    Args:
+      value_X: values, NaN where there is none.
+      unit_X: whose value each is.
+      resamples: how many.
+      seed: of the draws.
+      level: of the interval.
 
     Examples:
-      >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]), resamples=10, seed=0)
+      >>> bootstrap(np.array([0.5, 0.5, np.nan]), np.array([1, 2, 2]), resamples=10, seed=0)
+      (0.5, 0.5)
+
+    Reference: Field and Welsh, Bootstrapping clustered data, JRSS B 2007 (the randomised cluster bootstrap).
+    """
+    return _resampled(*by_unit(value_X, unit_X), resamples=resamples, seed=seed, level=level)
+
+
+def bootstrap_ratio(
+    above_X: Float[np.ndarray, "X"],
+    below_X: Float[np.ndarray, "X"],
+    unit_X: Int[np.ndarray, "X"],
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of sum(above) / sum(below), by resampling units with all their values.
+
+    Resamples whose ``below`` sums to 0 are left out. NaN, NaN where all are, and of fewer than two units.
+
+    Examples:
+      >>> values = np.array([1.0, 2.0]), np.array([2.0, 4.0])
+      >>> bootstrap_ratio(*values, np.array([1, 2]), resamples=10, seed=0)
       (0.5, 0.5)
     """
-    rng = np.random.default_rng(seed)
+    _, place = np.unique(unit_X, return_inverse=True)
+    sums = (np.bincount(place, value_X).astype(np.float64) for value_X in (above_X, below_X))
+    return _resampled(*sums, resamples=resamples, seed=seed, level=level)
+
+
+def _resampled(
+    above_G: np.ndarray, below_G: np.ndarray, *, resamples: int, seed: int, level: float
+) -> tuple[float, float]:
+    """Quantiles of sum(above) / sum(below) over draws of the units with replacement."""
+    rng, units = np.random.default_rng(seed), len(below_G)
     ratios = []
-    for _ in range(resamples if len(below) else 0):
-        drawn = rng.integers(len(below), size=len(below), dtype=np.int32)
-        total = below[drawn].sum()
+    for _ in range(resamples if units > 1 else 0):
+        drawn = rng.integers(units, size=units, dtype=np.int32)
+        total = below_G[drawn].sum()
         if total != 0:
-            ratios.append(above[drawn].sum() / total)
+            ratios.append(above_G[drawn].sum() / total)
     if not ratios:
         return float("nan"), float("nan")
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])

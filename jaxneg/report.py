@@ -10,15 +10,29 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, files, locks, markdown, metrics, plots, probes, run, scoring, step as steps
+from jaxneg import (
+    convergence,
+    evaluate,
+    figures,
+    files,
+    locks,
+    markdown,
+    metrics,
+    plots,
+    probes,
+    run,
+    scoring,
+    step as steps,
+)
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
-from jaxneg.data import evaluation, pipeline, store as stores
+from jaxneg.data import evaluation, histories, store as stores
 from jaxneg.errors import UserError
 from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
+SEEDS = 3  # random starts of a baseline that has one
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
 NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
 
@@ -28,10 +42,14 @@ OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 
 class Measured(NamedTuple):
-    """A baseline's report, with the settings that validation chose for it."""
+    """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
 
     report: evaluate.Report
     settings: dict[str, Any]
+    sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
+    validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
+    seeds: int = 1
+    sd: Mapping[str, float] = types.MappingProxyType({})  # of each figure over the seeds; none of one
 
 
 class Compared(NamedTuple):
@@ -54,6 +72,8 @@ def evaluate_run(
     which: str = "usual",
 ) -> dict[str, Any]:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
+
+    The last checkpoint is measured beside the best, where it is there and another one.
 
     Args:
       trained: the run.
@@ -90,6 +110,7 @@ def _evaluate_run(
     score = run.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
+    last = measure_last(trained, directory, examples, on_progress)
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
@@ -107,7 +128,21 @@ def _evaluate_run(
         split=split,
         probed=probed,
         coverage=input_coverage(trained.store, examples),
+        last=last,
+        later=evaluation.later_share(trained.store),
     )
+
+
+def measure_last(
+    trained: run.Trained, directory: pathlib.Path, examples: evaluation.EvalBatches, on_progress: OnProgress
+) -> evaluate.Report | None:
+    """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
+    step = trained.result["steps"]
+    if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
+        return None
+    other = run.load(directory, trained.config, shared=trained.layout is not None, step=step)
+    score = run.catalogue_score(other)
+    return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
 def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
@@ -116,7 +151,7 @@ def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.Eval
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
     Responsiveness takes up to ``probes.EXAMPLES`` examples out of batches in a random order.
     """
-    shown = pipeline.shown_kinds(trained.config.data)
+    shown = histories.shown_kinds(trained.config.data)
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
     params, item_tables = steps.evaluated(trained.state)
@@ -183,10 +218,49 @@ def measure_baselines(
     measured = {}
     for name, fit in BASELINES[which].items():
         on_progress(0, len(examples), stage=f"tuning {name}")
-        fitted = fit(log, np.asarray(store.sign), lambda score: evaluate.separation(score, tuning)["auc"])
-        found = measure(fitted.score, examples, store, config, name, on_progress)
-        measured[name] = Measured(found, fitted.settings)
+        measured[name] = measure_baseline(fit, log, tuning, examples, store, config, name, on_progress)
     return measured
+
+
+def measure_baseline(
+    fit: baselines.Fit,
+    log: baselines.Log,
+    tuning: Sequence[EvalBatch],
+    examples: evaluation.EvalBatches,
+    store: stores.Store,
+    config: Config,
+    name: str,
+    on_progress: OnProgress = lambda *_, **__: None,
+) -> Measured:
+    """One baseline: fitted to a log, tuned for AUC on batches, measured on examples; from SEEDS random starts."""
+
+    def quality(score: evaluate.Score) -> float:
+        return evaluate.separation(score, tuning)["auc"]
+
+    fitted = fit(log, np.asarray(store.sign), quality)
+    found, validation = [], []
+    for seed in range(SEEDS if fitted.again else 1):
+        score = fitted.again(seed) if seed and fitted.again else fitted.score
+        found.append(measure(score, examples, store, config, name, on_progress))
+        validation.append(quality(score))
+    scalars = found[0].figures
+    sd = (
+        {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in scalars} if found[1:] else {}
+    )
+    return Measured(
+        evaluate.average(found, config.eval),
+        fitted.settings,
+        fitted.sees,
+        float(np.mean(validation)),
+        len(found),
+        sd,
+    )
+
+
+def best_baseline(validation_auc: Mapping[str, float | None]) -> str | None:
+    """The baseline with the highest AUC on validation, the first of those that tie; None of none."""
+    known = {name: auc for name, auc in validation_auc.items() if auc is not None and math.isfinite(auc)}
+    return max(known, key=known.__getitem__) if known else next(iter(validation_auc), None)
 
 
 def training_log(store: stores.Store) -> baselines.Log:
@@ -233,6 +307,8 @@ def write_report(
     split: str,
     probed: Mapping[str, Any] = types.MappingProxyType({}),
     coverage: Mapping[str, Any] = types.MappingProxyType({}),
+    last: evaluate.Report | None = None,
+    later: float = float("nan"),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and plots/ and returns what report.json holds.
 
@@ -246,6 +322,8 @@ def write_report(
       split: what was measured, "test" or "validation".
       probed: what ``probe`` found.
       coverage: what ``input_coverage`` found.
+      last: of the model's last checkpoint, where it was measured.
+      later: what ``evaluation.later_share`` found.
     """
     values = {
         "split": split,
@@ -254,6 +332,10 @@ def write_report(
         "share_histogram": _histogram(report.value_X["share"]),
         "input_coverage": _json(coverage),
         "probes": _json(probed),
+        "later_training_share": _json(later),
+        "last": _last_validation(config, result)
+        | ({} if last is None else last.to_dict() | _differences(report, last, config)),
+        "best_baseline": best_baseline({name: one.validation_auc for name, one in measured.items()}),
         "runs": {
             name: one.report.to_dict()
             | _training(one.config, one.result)
@@ -263,7 +345,8 @@ def write_report(
         },
         "baselines": {
             name: one.report.to_dict()
-            | {"epochs_to_convergence": None, "settings": one.settings}
+            | {"epochs_to_convergence": None, "settings": one.settings, "sees": one.sees, "seeds": one.seeds}
+            | _json({"validation_auc": one.validation_auc, "sd": one.sd})
             | _differences(report, one.report, config)
             for name, one in measured.items()
         },
@@ -295,13 +378,32 @@ def _json(value: Any) -> Any:
 
 def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was trained."""
-    names = ("epochs_to_convergence", "seconds_to_convergence", "hard_share", "stopped")
-    return {name: result[name] for name in names} | {
-        "false_negatives": result.get("false_negatives"),
-        "epochs": result["steps"] / result["steps_per_epoch"],
-        "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "best_validation": result["best_score"],
-        "p_hard": config.data.p_hard,
+    names = ("hard_share", "stopped", "monitor")
+    optional = (
+        *(f"{unit}_to_convergence" for unit in convergence.UNITS),
+        "not_converged", "compile_seconds", "device_seconds", "false_negatives",
+        *(f"validation_{name}" for name in ("pairs", "examples", "users")),
+    )  # fmt: skip
+    return (
+        {name: result[name] for name in names}
+        | {name: result.get(name) for name in optional}
+        | {
+            "epochs": result["steps"] / result["steps_per_epoch"],
+            "best_epoch": result["best_step"] / result["steps_per_epoch"],
+            "best_validation": result["best_score"],
+            "last_validation": result["history"][-1][result["monitor"]],
+            "p_hard": config.data.p_hard,
+        }
+    )
+
+
+def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The last epoch, whether it is the best, and its validation."""
+    line = result["history"][-1]
+    return {
+        "epoch": result["steps"] / result["steps_per_epoch"],
+        "is_best": result["steps"] == result["best_step"],
+        "validation": {name: line[name] for name in (*COMPARED, result["monitor"]) if name in line},
     }
 
 
@@ -325,21 +427,25 @@ def _draw(
     reports = {"model": report} | runs | {name: one.report for name, one in measured.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
-    others = sorted(measured, key=lambda name: -np.nan_to_num(accuracies[name][0]))
-    shown = {name: reports[name] for name in ["model", *others[:1]]}
+    best = best_baseline({name: one.validation_auc for name, one in measured.items()})
+    shown = {name: reports[name] for name in ["model", *([] if best is None else [best])]}
     cosines = dict(probed.get("feedback_cosines", {}))
     kinds = cosines.pop("kinds", [])
     try:
         return plots.draw(
             directory,
             histories={
-                name: (one["history"], one["epochs_to_convergence"])
+                name: (one["history"], one.get("epochs_to_convergence"))
                 for name, one in {
                     "model": result,
                     **{f"run {n}": c.result for n, c in compared.items()},
                 }.items()
             },
-            monitor=config.train.monitor,
+            monitor=result["monitor"],
+            title=figures.title(result["monitor"]),
+            counted=figures.counted(report.counts["pair_accuracy"]["users"], report.figures["pairs"]),
+            examples=figures.counted(report.figures["users"], examples=report.figures["examples"]),
+            validated=figures.validated(result),
             accuracies=accuracies,
             bands={name: one.bands for name, one in shown.items()},
             share=report.value_X["share"],

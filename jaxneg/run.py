@@ -100,14 +100,19 @@ def read_config(directory: pathlib.Path) -> Config:
     return configs.from_json(path.read_text())
 
 
-def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool = False) -> Trained:
-    """The best checkpoint of a run with its store. Raises UserError where something is missing or does not fit.
+def load(
+    directory: pathlib.Path, config: Config | None = None, *, shared: bool = False, step: int | None = None
+) -> Trained:
+    """The best checkpoint of a run, or another, with its store.
+
+    Raises UserError where something is missing or does not fit.
 
     Args:
       directory: of the run.
       config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
       shared: leave tables whose rows devices shared in training on as many devices, where there are; else they come
         whole.
+      step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
     if changed := [
@@ -128,18 +133,15 @@ def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool 
     shared = shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
     mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
     built = program.build(config, program.catalogue_of(store), mesh)
-    if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
-        raise UserError(
-            f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
-        )
+    step = result["best_step"] if step is None else step
+    if not (directory / "checkpoints" / str(step)).is_dir():
+        raise UserError(f"checkpoint {step} of {directory} is missing: train again in a new --workdir")
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(built.state, result["best_step"])
+        found = checkpoints.restore(built.state, step)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"checkpoint {result['best_step']} of {directory} cannot be read: {reason}"
-        ) from error
+        raise UserError(f"checkpoint {step} of {directory} cannot be read: {reason}") from error
     finally:
         checkpoints.close()
     assert found is not None  # a step was named

@@ -19,6 +19,18 @@ from collections.abc import Iterator
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 
+# What a signal leaves of the work of a verb.
+NOTHING = "nothing was written: start it again"
+CONSEQUENCES = {
+    "prepare": NOTHING,
+    "simulate": NOTHING,
+    "export": NOTHING,
+    "evaluate": "an earlier report stays as it was: start it again",
+    "train": "the same command begins, or continues the run from its last checkpoint",
+    "sweep": "the same command continues it",
+    "demo": "the same command begins anew",
+}
+
 _came: signal.Signals | None = None
 _deferring = 0
 _consequence = "start it again"
@@ -38,9 +50,10 @@ class Stopped(Exception):
         return 128 + self.by
 
 
-def install() -> None:
-    """Catches the signals from now on. Caught already, or not in the main thread: does nothing."""
+def install(verb: str = "") -> None:
+    """Catches the signals from now on, in a run of a verb. Caught already, or not in the main thread: does nothing."""
     global _woken
+    consequence(CONSEQUENCES.get(verb, "start it again"))
     if _woken is not None or threading.current_thread() is not threading.main_thread():
         return
     _woken, end = os.pipe()

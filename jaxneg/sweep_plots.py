@@ -24,6 +24,7 @@ def draw(
     axes: Mapping[str, Sequence[str]],
     points: Mapping[str, Sequence[Point]],
     titles: Mapping[str, str],
+    counted: str = "",
     baseline: tuple[str, Mapping[str, float]] | None = None,
 ) -> dict[str, str]:
     """Writes a plot per figure and returns titles by file name. Raises ImportError without matplotlib.
@@ -36,6 +37,7 @@ def draw(
       axes: labels of each axis of the sweep.
       points: of the cells that have the figure, by figure.
       titles: of the figures.
+      counted: how many pairs, examples and users they are of, in words.
       baseline: name and figures of a baseline, drawn as a line where it has the figure.
     """
     from matplotlib.figure import Figure
@@ -49,6 +51,8 @@ def draw(
             figure = _dots(Figure, list(axes), cells, titles[name], line)
         else:
             figure = _lines(Figure, axes, along, cells, titles[name], line)
+        if counted:
+            figure.supxlabel(counted, fontsize="small", color="#444444")
         figure.savefig(directory / f"{name}.png", dpi=120)
         made[f"{name}.png"] = titles[name]
     return made

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
+    "faults_verbs": {"held", "wrong", "seconds_undisturbed"},
     "big_data": {
         "events",
         "simulate_seconds",
@@ -23,6 +24,7 @@ KEYS = {
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
+    "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "simulate": {"sessions_per_s"},
     "study": {"sweeps", "claims"},
     "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
@@ -31,8 +33,8 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
 def test_every_benchmark_is_known():
-    # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py.
-    assert set(SCRIPTS) - {"real_data", "claims", "plan"} == set(KEYS)
+    # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py; two need real data.
+    assert set(SCRIPTS) - {"real_data", "hard_opinion", "claims", "plan"} == set(KEYS)
 
 
 @pytest.mark.slow
@@ -48,6 +50,8 @@ def test_benchmark_prints_one_json_object(name):
     assert found["benchmark"] == name
     if name == "catalogue":
         assert found["ratio"] == found["ratios"]["adagrad"] > 0 and min(found["ms_per_step"].values()) > 0
+    if name == "faults_verbs":
+        assert found["wrong"] == []
     if name == "ml1m":
         # Its made-up log allows 0.71 at best; by chance the mean discount of ten places out of 175 gives 0.026.
         assert found["popularity"]["ndcg@10"] < 0.1
@@ -70,6 +74,8 @@ def test_benchmark_prints_one_json_object(name):
     if name == "pipeline":
         assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
         assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]
+    if name == "readers":
+        assert found["every_row_kept"] and found["rows_kept"] == 40_000
     if name == "big_data":
         assert 190_000 < found["events"] < 210_000 and 0 < found["prepare_peak_gb"] < 1
         for part in ("pipeline", "train"):

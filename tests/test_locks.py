@@ -59,7 +59,7 @@ def test_a_second_one_is_told_who_holds_it(tmp_path, holder):
 
 def test_it_is_free_at_once_after_a_kill(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
-    # Not even fetched by its parent.
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and not even fetched by its parent
     began = time.monotonic()
     with locks.held(locks.inside(tmp_path / "run"), "run"):
         assert time.monotonic() - began < 2

@@ -245,8 +245,8 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, cap
     cli.main(["plan", "config.py", "--topology", "v5e:2x4", "--data.store", str(small_store)])
     printed = capsys.readouterr().out
     assert "fits: " in printed and "item tables" in printed and "all-reduce" in printed
-    spans = pipeline.train_spans(stores.Store.open(small_store), "session", 8)
-    assert told == [(len(spans.start_W), 1.0)]
+    data = DataConfig(length=8, batch_size=16, negatives=2)
+    assert told == [(pipeline.TrainBatches(stores.Store.open(small_store), data).spans, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import histories, pipeline, store as stores
 from jaxneg.errors import UserError
 
 
@@ -14,7 +14,8 @@ class EvalBatches:
     """Held-out examples of a split ("validation" or "test"), a batch at a time, in the order of the store.
 
     Each session with signed events in the split gives one example. Its context is what precedes the split's events:
-    in the session, or with reach "user" in all of the user's history. A session that lies wholly in the split is cut
+    in the session, or with reach "user" in all of the user's history: the last events of the kinds that are inputs. A
+    session that lies wholly in the split is cut
     in its middle: its first half is context, its second half held out. Examples without context are left out and
     counted in ``cold``.
     """
@@ -54,10 +55,8 @@ class EvalBatches:
             counts = np.bincount(self.example_S[self.liked_S == sign], minlength=self.examples)
             self.width = max(self.width, int(counts.max()))
         self.store, self.data, self.config = store, data, config
-        self._columns, self._shown = (
-            (store.item_T, store.feedback_T, store.station_T),
-            pipeline.shown_kinds(data),
-        )
+        self._columns = store.item_T, store.feedback_T, store.station_T
+        self._shown = histories.Shown(store, data)
 
     def _signed(self, store, cut_X, end_X):
         """The S held-out events with an opinion: their example, place in the log, and whether liked."""
@@ -67,6 +66,35 @@ class EvalBatches:
         sign = store.sign[store.feedback_T[event]]
         signed = sign != 0
         self.example_S, self.event_S, self.liked_S = example[signed], event[signed], sign[signed] > 0
+
+    @property
+    def users(self) -> int:
+        """How many users have an example."""
+        return len(np.unique(self.user_X))
+
+    @property
+    def paired_X(self) -> np.ndarray:
+        """bool [X], the examples that have a pair of a liked and a disliked item of one station."""
+        return self.pair_X2[:, 0] > 0
+
+    @property
+    def first_liked_X(self) -> np.ndarray:
+        """int32 [X], the first liked item of each example; 0 where there is none."""
+        at, first = np.unique(self.example_S[self.liked_S], return_index=True)
+        item_X = np.zeros(self.examples, np.int32)
+        item_X[at] = self.store.item_T[self.event_S[self.liked_S][first]]
+        return item_X
+
+    @property
+    def compared_X(self) -> np.ndarray:
+        """bool [X], the examples that have a liked and another disliked item, of any station."""
+        item = self.store.item_T[self.event_S]
+        order = np.lexsort((item, self.example_S))
+        at, other = (order[self.liked_S[order] == sign] for sign in (True, False))
+        example = self.example_S
+        low, high, first, last = _opposite(example[at], item[at], example[other], item[other])
+        meets = last - first > high - low
+        return np.bincount(example[at[meets]], minlength=self.examples) > 0
 
     def __len__(self) -> int:
         return -(-self.examples // self.config.batch_size)
@@ -78,16 +106,13 @@ class EvalBatches:
         size, length = self.config.batch_size, self.data.length
         first, last = k * size, min((k + 1) * size, self.examples)
         fill = size - (last - first)
-        begin = np.pad(self.begin_X[first:last], (0, fill))
-        cut = np.pad(self.cut_X[first:last], (0, fill))
+        begin, cut = (
+            np.pad(self._shown.before(place_X[first:last]), (0, fill))
+            for place_X in (self.begin_X, self.cut_X)
+        )
         start = np.maximum(begin, cut - length)
         seen_BL = start[:, None] + np.arange(length) < cut[:, None]
-        context = [pipeline.windows(column_T, start, length) for column_T in self._columns]
-        if not self._shown.all():
-            seen_BL &= self._shown[context[1]]
-            order_BL = np.argsort(~seen_BL, axis=1, kind="stable")
-            context = [np.take_along_axis(column_BL, order_BL, axis=1) for column_BL in context]
-            seen_BL = np.take_along_axis(seen_BL, order_BL, axis=1)
+        context = [self._shown.windows(column_T, start, length) for column_T in self._columns]
         low, high = np.searchsorted(self.example_S, [first, last])
         example, liked = self.example_S[low:high] - first, self.liked_S[low:high]
         item = self.store.item_T[self.event_S[low:high]]
@@ -113,29 +138,45 @@ def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.nda
 
 
 def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
-    """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
-    station = store.station_T[examples.event_S]
-    order = np.lexsort(
-        (~examples.liked_S, station, examples.example_S)
-    )  # a segment's liked events come first
-    example, station, liked = examples.example_S[order], station[order], examples.liked_S[order]
-    item = store.item_T[examples.event_S[order]]
-    new = np.concatenate([[True], (np.diff(example) != 0) | (np.diff(station) != 0)])
-    segment = np.cumsum(new) - 1
-    first = np.flatnonzero(new)
-    likes = np.bincount(segment[liked], minlength=len(first)).astype(np.int64)
-    pairs = likes * (np.bincount(segment, minlength=len(first)) - likes)
-    total = np.concatenate([[0], np.cumsum(pairs)])
-    bounds = np.searchsorted(example[first], np.arange(examples.examples + 1))
-    low, high = total[bounds[:-1]], total[bounds[1:]]
-    pick = low + (rng.random(examples.examples) * (high - low)).astype(np.int64)
-    chosen = high > low
-    at = np.searchsorted(total, pick[chosen], side="right") - 1
-    liked_at, disliked_at = np.divmod(pick[chosen] - total[at], pairs[at] // likes[at])
+    """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2].
+
+    Of events of one item there is no pair: any score would get one half right.
+    """
+    example, liked = examples.example_S, examples.liked_S
+    station, item = store.station_T[examples.event_S], store.item_T[examples.event_S]
+    order = np.lexsort((item, station, example))
+    new = np.concatenate([[True], (np.diff(example[order]) != 0) | (np.diff(station[order]) != 0)])
+    segment = np.empty(len(order), np.int64)
+    segment[order] = np.cumsum(new) - 1  # a station of an example
+    # Events in order of segment and item; the liked ones choose first.
+    at, other = (order[liked[order] == sign] for sign in (True, False))
+    low, high, first, last = _opposite(segment[at], item[at], segment[other], item[other])
+    weight = last - first - (high - low)  # disliked events of another item that a liked one can meet
+    total = np.concatenate([[0], np.cumsum(weight)])
+    bounds = np.searchsorted(example[at], np.arange(examples.examples + 1))
+    begin, end = total[bounds[:-1]], total[bounds[1:]]
+    pick = begin + (rng.random(examples.examples) * (end - begin)).astype(np.int64)
+    chosen = end > begin
+    e = np.searchsorted(total, pick[chosen], side="right") - 1
+    place = first[e] + pick[chosen] - total[e]
+    place += np.where(place >= low[e], high[e] - low[e], 0)  # past the events of the same item
     result = np.zeros((examples.examples, 2), np.int32)
-    result[chosen, 0] = item[first[at] + liked_at]
-    result[chosen, 1] = item[first[at] + likes[at] + disliked_at]
+    result[chosen, 0], result[chosen, 1] = item[at[e]], item[other[place]]
     return result
+
+
+def _opposite(
+    group: np.ndarray, item: np.ndarray, other_group: np.ndarray, other_item: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the other events of one's own group and item begin and end, and those of the group, all int64.
+
+    The other events are in order of group and item.
+    """
+    rows = int(max(item.max(initial=0), other_item.max(initial=0))) + 1
+    key, other_key = group.astype(np.int64) * rows + item, other_group.astype(np.int64) * rows + other_item
+    ends = [np.searchsorted(other_key, key, side) for side in ("left", "right")]
+    ends += [np.searchsorted(other_group, group, side) for side in ("left", "right")]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _shares(store: stores.Store) -> np.ndarray:
@@ -151,3 +192,26 @@ def _shares(store: stores.Store) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             shares[first : first + len(run) - 1] = np.diff(likes) / np.diff(signed)
     return shares
+
+
+def later_share(store: stores.Store, sessions: int = 1 << 16) -> float:
+    """Share of training events that come after the median test event; NaN without either.
+
+    Above 0 what a model knows of an item includes its future, as where each user's tail is held out. Of larger logs
+    it takes that many sessions, evenly spaced.
+    """
+    indptr = np.asarray(store.session_indptr)
+    at = np.unique(np.linspace(0, store.sessions - 1, min(sessions, store.sessions)).astype(np.int64))
+    parts = (
+        (indptr[:-1], np.asarray(store.session_train_end)),
+        (np.asarray(store.session_valid_end), indptr[1:]),
+    )
+    train, test = (_times(store, begin[at], end[at]) for begin, end in parts)
+    return float((train > np.median(test)).mean()) if len(train) and len(test) else float("nan")
+
+
+def _times(store: stores.Store, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Times of the events of some runs of the log."""
+    size = end - begin
+    event = np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size)
+    return np.asarray(store.time_T[event])

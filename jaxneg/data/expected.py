@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxneg.config import DataConfig
-from jaxneg.data import draws, negatives, opinions, store as stores
+from jaxneg.data import draws, histories, negatives, opinions, store as stores
 
 
 class Hard(NamedTuple):
@@ -116,8 +116,9 @@ def _by_session(store: stores.Store, config: DataConfig) -> np.ndarray:
 
 def _targets(store: stores.Store, config: DataConfig) -> Iterator[np.ndarray]:
     """Events that are ranked high where they are targets; the first of a session is taken for one too."""
+    counted = histories.shown_kinds(config) & ((np.asarray(store.sign) > 0) | (config.target == "any"))
     for event in opinions.training_runs(store):
-        yield event if config.target == "any" else event[store.sign[store.feedback_T[event]] > 0]
+        yield event[counted[store.feedback_T[event]]]
 
 
 def _running(weight: np.ndarray, item_X: np.ndarray) -> np.ndarray:

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from jaxneg.batch import FEEDBACK, MASK, Batch
+from jaxneg.batch import MASK, Batch
 from jaxneg.config import Config, DataConfig
 from jaxneg.data import (
     draws,
     expected,
     fields as of_batch,
+    histories,
     negatives,
     opinions,
     order as orders,
@@ -31,20 +32,24 @@ from jaxneg.errors import UserError
 
 
 class Spans(NamedTuple):
-    """W training sequences: events [start, stop) of the log, the first an input only, the last a target only."""
+    """W training sequences: events [start, stop), the first an input only, the last a target only.
+
+    Events are numbered as ``histories.Shown`` has them.
+    """
 
     start_W: np.ndarray  # int64
     stop_W: np.ndarray  # int64
     user_W: np.ndarray  # int32
 
 
-def train_spans(store: stores.Store, reach: str, length: int) -> Spans:
-    """Every training sequence of at most ``length`` inputs.
+def train_spans(store: stores.Store, config: DataConfig, shown: histories.Shown) -> Spans:
+    """Every training sequence of at most ``config.length`` inputs.
 
-    A session, or with reach "user" all of a user's history, is cut into runs of ``length`` targets; each event but
-    the first of all is the target once. Raises UserError where inputs across sessions would leak held-out events.
+    The inputs of a session, or with reach "user" of all of a user's history, are cut into runs of as many targets; each
+    but the first of all is the target once. Raises UserError where inputs across sessions would leak held-out events.
     """
-    if reach == "session":
+    length = config.length
+    if config.reach == "session":
         begin, end = np.asarray(store.session_indptr[:-1]), np.asarray(store.session_train_end)
         user = np.asarray(store.session_user)
     else:
@@ -54,6 +59,7 @@ def train_spans(store: stores.Store, reach: str, length: int) -> Spans:
         total = np.concatenate([[0], np.cumsum(trained)])
         end = begin + total[store.user_indptr[1:]] - total[store.user_indptr[:-1]]
         user = np.arange(len(begin), dtype=np.int32)
+    begin, end = shown.before(begin), shown.before(end)
     targets = end - begin - 1
     pieces = np.maximum(-(-targets // length), 0)
     which = np.repeat(np.arange(len(begin)), pieces)
@@ -89,6 +95,7 @@ class _Gather(grain.transforms.RandomMap):
         store: stores.Store,
         spans: Spans,
         rows: packing.Rows | None,
+        shown: histories.Shown,
         config: DataConfig,
         fields: Container[str],
         log_q: bool,
@@ -96,8 +103,7 @@ class _Gather(grain.transforms.RandomMap):
     ):
         self.spans, self.rows, self.config, self.fields = spans, rows, config, fields
         self.index = negatives.index_of(store, config)
-        self.sign = np.asarray(store.sign)
-        self.shown = shown_kinds(config)
+        self.sign, self.shown = np.asarray(store.sign), shown
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
         self.columns = [column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T)
@@ -106,7 +112,7 @@ class _Gather(grain.transforms.RandomMap):
         # Events of each row of which a batch's targets are taken, and the number of these where it is known before.
         self.count_V, self.targets, self.log_q = np.zeros(0, np.int64), 0.0, log_q
         if log_q and in_batch:
-            self.count_V = target_counts(store, config)
+            self.count_V = target_counts(store, config, shown)
 
     # Without an annotation, pyright takes the result of grain's abstract method for None.
     def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -167,10 +173,10 @@ class _Gather(grain.transforms.RandomMap):
         negative_BLN = np.zeros((*target_BL.shape, N), np.int32)
         hard_BLN = np.zeros(negative_BLN.shape, bool)
         negative_BLN[wanted_BL], hard_BLN[wanted_BL] = negative_PN, hard_PN
-        # Positions may share a target: the first liked event after several others.
-        targets = self.targets or float(config.blocks * _events(at_BM, target_BL > 0))
-        target_log_q_BL = np.zeros(target_BL.shape, np.float32)
+        target_log_q_BL, targets = np.zeros(target_BL.shape, np.float32), self.targets
         if len(self.count_V):
+            # Positions may share a target: the first liked event after several others.
+            targets = targets or float(config.blocks * _events(at_BM, target_BL > 0))
             target_log_q_BL[target_BL > 0] = self.log_q_of(target_BL[target_BL > 0], targets)
         batch = Batch(
             item_BL=item_BL,
@@ -223,18 +229,13 @@ class _Gather(grain.transforms.RandomMap):
         return draws.log_among(*missed)
 
     def _events(self, rng, start_B, size_B, width):
-        """Which of ``width`` places hold an event, and the columns there; kinds that are no inputs are left out."""
+        """Which of ``width`` places hold an event, and the columns there."""
         seen_BM = np.arange(width) < size_B[:, None]
-        columns = [windows(column_T, start_B, width) for column_T in self.columns]
+        columns = [self.shown.windows(column_T, start_B, width) for column_T in self.columns]
         if self.config.hard_scope == "session":
-            columns.append(start_B[:, None] + np.arange(width))
-        order_BM = None
+            columns.append(self.shown.places(start_B[:, None] + np.arange(width)))
         if self.config.shuffle_events:
             order_BM = rng.random(seen_BM.shape, dtype=np.float32)
-        if not self.shown.all():
-            seen_BM = seen_BM & self.shown[columns[1]]
-            order_BM = np.zeros(seen_BM.shape, np.float32) if order_BM is None else order_BM
-        if order_BM is not None:
             order_BM = np.argsort(order_BM + ~seen_BM, axis=1, kind="stable")  # padding stays last
             columns = [np.take_along_axis(column_BM, order_BM, axis=1) for column_BM in columns]
             seen_BM = np.take_along_axis(seen_BM, order_BM, axis=1)
@@ -250,17 +251,21 @@ class _Gather(grain.transforms.RandomMap):
         return hidden_BM
 
 
-def target_counts(store: stores.Store, config: DataConfig) -> np.ndarray:
+def target_counts(
+    store: stores.Store, config: DataConfig, shown: histories.Shown | None = None
+) -> np.ndarray:
     """Events of each row of which the targets of batches are taken, int64 [V].
 
-    Of all kinds that are shown, or of liked ones where others are never targets; the first of a session, or with reach
-    "user" of a listener, is none but in cloze training.
+    Of all kinds that are shown, or of liked ones where others are never targets; the first input of a session, or with
+    reach "user" of a listener, is none but in cloze training.
     """
+    shown = shown or histories.Shown(store, config)
     liked_alone = config.target == "next_positive" or (config.target == "positive" and config.mask > 0)
     first = np.asarray(store.session_indptr)[:-1]
     if config.reach == "user":
         first = first[np.asarray(store.user_indptr)[:-1]]
-    counted = shown_kinds(config) & ((np.asarray(store.sign) > 0) | (not liked_alone))
+    first = np.unique(shown.places(shown.before(first)))
+    counted = histories.shown_kinds(config) & ((np.asarray(store.sign) > 0) | (not liked_alone))
     count_V = np.zeros(store.items + 1, np.int64)
     for event in opinions.training_runs(store):
         if config.mask == 0:
@@ -317,39 +322,12 @@ class _Rows(grain.transforms.Map):
         )
 
 
-def shown_kinds(config: DataConfig) -> np.ndarray:
-    """Which feedback codes sequences keep, bool [6]."""
-    return np.array([not config.inputs or kind in config.inputs for kind in FEEDBACK])
-
-
 def _next(positive_BM: np.ndarray) -> np.ndarray:
     """Place of the first positive after each place; M where there is none."""
     M = positive_BM.shape[1]
     at_BM = np.where(positive_BM, np.arange(M), M)
     first_BM = np.minimum.accumulate(at_BM[:, ::-1], axis=1)[:, ::-1]
     return np.concatenate([first_BM[:, 1:], np.full((len(at_BM), 1), M)], axis=1)
-
-
-def windows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
-    """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
-    if isinstance(column_T, stores.Sharded):
-        if len(column_T.parts) == 1:
-            rows = windows(column_T.parts[0], start_B, width)
-        else:
-            rows = np.empty((len(start_B), width), column_T.dtype)
-            for part_T, at, inside in column_T.split(start_B):
-                rows[at] = windows(part_T, inside, width)
-        column_T.check(rows)
-        return rows
-    if len(column_T) < width:
-        return column_T[np.minimum(start_B[:, None] + np.arange(width), len(column_T) - 1)]
-    # Copying runs is several times faster than gathering events one by one.
-    runs = np.lib.stride_tricks.sliding_window_view(np.asarray(column_T), width)
-    last = len(runs) - 1
-    rows = runs[np.minimum(start_B, last)]
-    for b in np.flatnonzero(start_B > last):
-        rows[b] = column_T[np.minimum(start_B[b] + np.arange(width), len(column_T) - 1)]
-    return rows
 
 
 def warn_beyond_memory(store: stores.Store, config: DataConfig) -> str | None:
@@ -383,15 +361,16 @@ def _order(config: DataConfig, spans: int) -> orders.Order:
     return orders.BlockOrder(spans, config.batch_size, config.seed, block, pool)
 
 
-def _read(store: stores.Store, spans: Spans, first: int, end: int) -> None:
+def _read(store: stores.Store, spans: Spans, shown: histories.Shown, first: int, end: int) -> None:
     """Reads what training on the spans [first, end) needs, so that it is in the system's cache of files."""
 
     def between(bounds: np.ndarray, low: int, high: int) -> tuple[int, int]:
         inside = np.array(bounds[low : high + 1])
         return int(inside[0]), int(inside[-1])
 
+    begin, last = shown.places(np.array([spans.start_W[first], spans.stop_W[end - 1] - 1])).tolist()
     for column_T in (store.item_T, store.feedback_T, store.station_T, store.group_T):
-        np.array(column_T[spans.start_W[first] : spans.stop_W[end - 1]])
+        np.array(column_T[begin : last + 1])
     users = int(spans.user_W[first]), int(spans.user_W[end - 1]) + 1
     negative = between(store.negative_indptr, *between(store.user_group_indptr, *users))
     np.array(store.negative_item[slice(*negative)])
@@ -423,9 +402,11 @@ class TrainBatches:
           process: of ``processes``, whose rows alone come.
           processes: in all.
         """
-        spans = train_spans(store, config.reach, config.length)
+        shown = histories.Shown(store, config)
+        spans = train_spans(store, config, shown)
         if len(spans.start_W) == 0:
-            raise UserError(f"store {config.store} has no training sequence of two events or more")
+            kinds = f" of the kinds of --data.inputs {' '.join(config.inputs)}" if config.inputs else ""
+            raise UserError(f"store {config.store} has no training sequence of two events or more{kinds}")
         if config.batch_size % processes:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
@@ -445,11 +426,11 @@ class TrainBatches:
         if isinstance(source, orders.BlockOrder):
             own = config.batch_size // processes if apart else config.batch_size
             first = process * own if apart else 0
-            read = functools.partial(_read, store, spans)
+            read = functools.partial(_read, store, spans, shown)
             source = orders.ReadAhead(source, slice(first, first + own), read)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._config, self._user_W, self._hard = config, spans.user_W, "hard_BLN" in fields
-        gather = _Gather(store, spans, self._packing, config, fields, log_q, in_batch)
+        gather = _Gather(store, spans, self._packing, shown, config, fields, log_q, in_batch)
         self._index = gather.index
 
         def drawn(blocks: range) -> grain.MapDataset:

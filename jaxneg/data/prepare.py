@@ -13,9 +13,10 @@ with the log. Ids become numbers first; in all that follows events are rows of i
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -146,20 +147,21 @@ def prepare(
     with engine.reading(source or "the log"), stores.StoreWriter(out) as writer, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
-        left_out = {f"left out: {reason}": number for reason, number in events.left_out(raw).items()}
+        left_out = events.left_out(raw)
         raw = events.kept(raw)
-        settings = _resolved(settings, raw, total)
-        ids = {name: _ids(work, raw, name) for name in ("user", "item", "station")}
-        attributes = _attributes(work, raw)
-        coded = _coded(work, raw, ids, settings)
-        work.drop("log")
-        kept, numbered, dropped = _kept(work, coded, settings, total)
-        parted, rule = _split(work, kept, numbered, settings)
-        work.drop("coded", "keyed", "measured", "marked", "sessions", "cut")
-        words, stations, missing = _vocabulary(work, parted, attributes, ids, settings)
-        final = work.keep("number items and stations", "final", _final(parted, words, stations))
-        work.drop("kept")
-        _check_final(final, polarity, settings)
+        with _telling(left_out):
+            settings = _resolved(settings, raw, total)
+            ids = {name: _ids(work, raw, name) for name in ("user", "item", "station")}
+            attributes = _attributes(work, raw)
+            coded = _coded(work, raw, ids, settings)
+            work.drop("log")
+            kept, numbered, dropped = _kept(work, coded, settings, total)
+            parted, rule = _split(work, kept, numbered, settings)
+            work.drop("coded", "keyed", "measured", "marked", "sessions", "cut")
+            words, stations, missing = _vocabulary(work, parted, attributes, ids, settings)
+            final = work.keep("number items and stations", "final", _final(parted, words, stations))
+            work.drop("kept")
+            _check_final(final, polarity, settings)
         written = assemble.assemble(
             writer,
             final,
@@ -185,7 +187,7 @@ def prepare(
                 split=rule,
                 counts=counts,
                 feedback=written.feedback,
-                dropped=left_out
+                dropped={f"left out: {reason}": number for reason, number in left_out.items()}
                 | dropped
                 | missing
                 | {"stations_unseen_in_training": written.counts["stations_unseen"]},
@@ -194,6 +196,18 @@ def prepare(
                 shards=written.shards,
             )
         )
+
+
+@contextlib.contextmanager
+def _telling(left_out: dict[str, int]) -> Iterator[None]:
+    """A refusal within also tells what the reader left out, which may be why too few events are there."""
+    try:
+        yield
+    except UserError as error:
+        if not left_out:
+            raise
+        counts = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
+        raise UserError(f"{error} (rows left out: {counts})") from error
 
 
 class _Work:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jaxneg import batch, files, locks
+from jaxneg import batch, errors, files, locks
 from jaxneg.data import listeners
 from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
 from jaxneg.errors import UserError
@@ -356,6 +356,8 @@ def reopen(path: str | pathlib.Path) -> Simulation:
     except FileNotFoundError as error:
         raise UserError(f"no truth at {path}: jaxneg simulate leaves FILE.truth.npz beside FILE") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if errors.refused(error):
+            raise
         raise UserError(f"{path} is no truth of jaxneg simulate, or a damaged one: simulate again") from error
     simulation = Simulation(config)
     found = _fields(simulation.truth)

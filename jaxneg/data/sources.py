@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ibis
@@ -174,7 +174,7 @@ def read_csv(
     scans = scan_csv(con, files, types, names=names, delimiter=delimiter, quote=quote, encoding=encoding)
     for scan in scans:
         require(scan.files[0], list(scan.columns), list(types), mend)
-        _refuse_twice(scan, types)
+        refuse_twice(scan, types)
     return _union(scans)
 
 
@@ -202,11 +202,12 @@ def read_parquet(
     scans = scan_parquet(con, files)
     for scan in scans:
         require(scan.files[0], list(scan.columns), needed, mend)
-        _refuse_twice(scan, needed)
+        refuse_twice(scan, needed)
     return _union(scans)
 
 
-def _refuse_twice(scan: Scan, names: Mapping[str, str] | Sequence[str]) -> None:
+def refuse_twice(scan: Scan, names: Mapping[str, str] | Sequence[str]) -> None:
+    """Raises UserError if one of these names is that of several columns."""
     for name in names:
         if name in scan.twice:
             raise UserError(f"{spoken(scan.files[0])}: two columns are named {name}: rename or remove one")
@@ -271,10 +272,10 @@ def scan_csv(
     """Scans of delimited text; the arguments are those of ``read_csv``. Empty files are passed over."""
     heads = []
     for file in files:
-        skip, line = _first_line(file, encoding)
+        skip, line = first_line(file, encoding)
         if line or names is not None:
-            by = delimiter or max("\t;|,", key=line.count)
-            heads.append((tuple(names or _header(file, line, by, quote)), by, skip, file))
+            by = delimiter or delimiter_of(line)
+            heads.append((tuple(names or split_line(file, line, by, quote)), by, skip, file))
     if not heads:
         raise UserError(f"{spoken(files[0])}: the first line is no header with a name for each column: ''")
     scans = []
@@ -312,8 +313,10 @@ def _csv_view(
     return _numbered(engine.view(con, f"SELECT * FROM read_csv([{paths}], {', '.join(options)})"))
 
 
-def scan_parquet(con: ibis.BaseBackend, files: Sequence[pathlib.Path]) -> list[Scan]:
-    """Scans of Parquet files, by their schemas."""
+def scan_parquet(
+    con: ibis.BaseBackend, files: Sequence[pathlib.Path], only: Collection[str] | None = None
+) -> list[Scan]:
+    """Scans of Parquet files, by their schemas; with the columns ``only``, where given."""
     schemas = []
     for file in files:
         try:
@@ -335,8 +338,10 @@ def scan_parquet(con: ibis.BaseBackend, files: Sequence[pathlib.Path]) -> list[S
             paths = ", ".join(_text(engine.literal(staging.link(file, ".parquet"))) for file in group)
             source = f"read_parquet([{paths}], hive_partitioning = false)"
             found = engine.columns(con, source)  # by place: the engine gives names that occur twice another
-            own = dict(zip(found, _distinct(schema.names), strict=True))
-            select = ", ".join(f"{engine.quoted(name)} AS {engine.quoted(new)}" for name, new in own.items())
+            own = zip(found, _distinct(schema.names), schema, strict=True)
+            parts = [f"{_finite(engine.quoted(name), field.type)} AS {engine.quoted(new)}"
+                     for name, new, field in own if only is None or field.name in only]  # fmt: skip
+            select = ", ".join(parts) or "1 AS nothing"
             table = _numbered(engine.view(con, f"SELECT {select} FROM {source}"))
         scans.append(Scan(table, group, columns, twice, schema=schema))
     return scans
@@ -364,6 +369,12 @@ def _json_view(con: Any, files: Sequence[pathlib.Path], columns: str, layout: st
     file = f"{names}[CAST(file_index AS BIGINT) + 1] AS filename" if select == "*" else ""
     parts = ", ".join(part for part in (select, file) if part)
     return engine.view(con, f"SELECT {parts} FROM read_json([{listed}], {options})")
+
+
+def _finite(name: str, kind: Any) -> str:
+    """A column without NaN and infinities, which the statistics of Parquet leave out, so that the engine, which goes
+    by these, takes isnan for false."""
+    return f"CASE WHEN isfinite({name}) THEN {name} END" if pa.types.is_floating(kind) else name
 
 
 def _numbered(table: ir.Table) -> ir.Table:
@@ -466,7 +477,7 @@ def is_utf8(file: pathlib.Path) -> bool:
     return True
 
 
-def _first_line(file: pathlib.Path, encoding: str) -> tuple[int, str]:
+def first_line(file: pathlib.Path, encoding: str) -> tuple[int, str]:
     """Blank lines at the start of a file, and the first that is none; "" if there is none."""
     skip = 0
     with _open(file, encoding) as text:
@@ -477,7 +488,13 @@ def _first_line(file: pathlib.Path, encoding: str) -> tuple[int, str]:
     return 0, ""
 
 
-def _header(file: pathlib.Path, line: str, delimiter: str, quote: str) -> list[str]:
+def delimiter_of(line: str) -> str:
+    """Tab, semicolon, bar or comma, whichever a line holds most of."""
+    return max("\t;|,", key=line.count)
+
+
+def split_line(file: pathlib.Path, line: str, delimiter: str, quote: str) -> list[str]:
+    """The values of a line that names columns; column2 where the third has none."""
     quotes: Any = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     try:
         names = next(csv.reader([line], delimiter=delimiter, **quotes), []) if len(delimiter) == 1 else []

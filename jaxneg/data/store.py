@@ -202,8 +202,12 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Store":
-        """The store at ``path``. Raises UserError if there is none, or a damaged one, or another version."""
-        path = pathlib.Path(path)
+        """The store at ``path``. Raises UserError if there is none, or a damaged one, or another version.
+
+        Its arrays are mapped: a store that is cut short in place while it is open ends the process with SIGBUS, as any
+        mapped file does. Write beside it and rename, as ``prepare`` and plain rsync do, and rsync --inplace does not.
+        """
+        path = files.local(path, "store")
         metadata = _metadata(path)
         try:
             checks.names(metadata)

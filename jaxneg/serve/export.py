@@ -3,12 +3,14 @@
     model.stablehlo        query(params, item_BL, feedback_BL, station_BL) -> query_BE, any batch size,
                            for CPU, CUDA and TPU
     params.safetensors     its parameters
-    item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row
+    item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row; row 0 pads and
+                           scores below every item
     items.parquet          row, item id and attributes of every row; stations.parquet likewise
     manifest.json          versions, shapes, feedback codes, a SHA-256 of every other file and one of itself
 
-With item biases, E is the model's width + 1: the bias is the last column of a row and the query ends in 1, so
-that any maximum inner product index serves the model as it is.
+E is the model's width + 1: a query ends in 1, and the last column of a row is the item's bias, 0 in a model that has
+none, so that any maximum inner product index serves the model as it is. That of the padding row is ``NEVER``. Leave
+row 0 out of an index that quantises rows or joins them by distance, where one so far away makes the others alike.
 """
 
 import dataclasses
@@ -24,12 +26,13 @@ from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
 from jaxneg import arrays, documents, files, locks, program, run, scoring, step as steps
-from jaxneg.batch import FEEDBACK
+from jaxneg.batch import FEEDBACK, PAD
 from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
+NEVER = -1e18  # score of what is no item; its square still is a finite float32
 
 
 def export(trained: run.Trained, out: pathlib.Path) -> dict:
@@ -58,7 +61,6 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     params = {f"params.{name}": leaf for name, leaf in model_params.items()}
     params |= {f"tables.{name}": leaf for name, leaf in item_tables.items()}
     params |= {ATTRIBUTES: jnp.asarray(store.attribute_VA)}
-    biased = "bias_V" in item_tables
 
     def query(flat, item_BL, feedback_BL, station_BL):
         h_BD = scoring.last_hidden(
@@ -70,7 +72,7 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
             station_BL,
             flat[ATTRIBUTES],
         )
-        return jnp.concatenate([h_BD, jnp.ones_like(h_BD[:, :1])], axis=1) if biased else h_BD
+        return jnp.concatenate([h_BD, jnp.ones_like(h_BD[:, :1])], axis=1)
 
     (batch,) = jax_export.symbolic_shape("b")
     history = jax.ShapeDtypeStruct((batch, config.data.length), jnp.int32)
@@ -88,8 +90,8 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
         model_params, item_tables, params[ATTRIBUTES]
     )
-    item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1) if biased else np.asarray(row_VD)
-    np.save(directory / "item_embeddings.npy", item_VE.astype(np.float32))
+    item_VE = searched(row_VD, bias_V)
+    np.save(directory / "item_embeddings.npy", item_VE)
     for name in ("items.parquet", "stations.parquet"):
         shutil.copyfile(store.path / name, directory / name)
 
@@ -113,6 +115,14 @@ def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
     manifest = documents.sealed(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def searched(row_VD, bias_V) -> np.ndarray:
+    """item_VE of an index: rows as they are scored and then their biases, where row 0 can win no search."""
+    item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1).astype(np.float32)
+    item_VE[PAD] = 0.0
+    item_VE[PAD, -1] = NEVER
+    return item_VE
 
 
 def _under(flat, prefix):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from jax import export as jax_export
 from safetensors import SafetensorError, safe_open
 
-from jaxneg import arrays, documents
+from jaxneg import arrays, documents, errors
 from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
 from jaxneg.documents import Count, Range
@@ -151,7 +151,7 @@ def _params(path: pathlib.Path, manifest: Manifest) -> dict[str, np.ndarray]:
                 raise Damaged(f"{path.name} lacks {lacks[0]}, which query_params names")
             return {name: file.get_tensor(name) for name in manifest["query_params"]}
     except (SafetensorError, ValueError, TypeError, KeyError, OSError, OverflowError) as error:
-        if isinstance(error, Damaged):
+        if isinstance(error, Damaged) or errors.refused(error):
             raise
         raise Damaged(f"{path.name} cannot be read: {arrays.line(error)}") from error
 
@@ -162,6 +162,8 @@ def _model(path: pathlib.Path, manifest: Manifest, params: Mapping[str, np.ndarr
         model = jax_export.deserialize(bytearray(path.read_bytes()))
         text = model.mlir_module()
     except Exception as error:  # flatbuffers, jax and MLIR raise what they like
+        if errors.refused(error):
+            raise
         told = f"{path.name} cannot be read by jax {jax.__version__}, it was made by jax {manifest['jax']}"
         raise Damaged(f"{told}: {arrays.line(error)}") from error
     check_operations(text, path.name)

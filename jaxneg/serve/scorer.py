@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxneg.batch import PAD
+from jaxneg.batch import PAD, latest
 from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests
 
@@ -96,7 +96,8 @@ class Scorer:
                 "no item of the history is in the catalogue: give ids as they stand in items.parquet"
             )
         kinds = self.manifest["inputs"] or codes  # of feedback that the model was trained to see
-        known = [event for event in known if event.feedback in kinds][-self.manifest["length"] :]
+        shown_T = np.array([event.feedback in kinds for event in known])
+        known = [known[at] for at in latest(shown_T, self.manifest["length"])]
         context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
         for t, event in enumerate(known):
             station = self._stations.get(event.station, PAD) if event.station is not None else PAD

@@ -8,7 +8,7 @@ import pytest
 
 from jaxneg.batch import MASK
 from jaxneg.config import DataConfig
-from jaxneg.data import packing, pipeline
+from jaxneg.data import histories, packing, pipeline
 
 CONFIG = DataConfig(length=6, batch_size=4, seed=5)
 PACKED = dataclasses.replace(CONFIG, packed=True)
@@ -155,7 +155,7 @@ def test_false_negatives_are_counted_by_the_listener_of_each_segment(random_stor
             if store.sign[store.feedback_T[e]] > 0:
                 liked[int(store.session_user[s])].add(int(store.item_T[e]))
     # The listener of a sequence is known by its events, of which there is one sequence each.
-    spans, users = pipeline.train_spans(store, "session", CONFIG.length), {}
+    spans, users = pipeline.train_spans(store, CONFIG, histories.Shown(store, CONFIG)), {}
     for start, stop, user in zip(*spans, strict=True):
         users[tuple(tuple(column[start : stop - 1]) for column in (store.item_T, store.feedback_T))] = int(
             user

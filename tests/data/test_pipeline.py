@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxneg import config as configs
-from jaxneg.batch import FEEDBACK, MASK
+from jaxneg.batch import CODE, FEEDBACK, MASK, latest
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
-from jaxneg.data import evaluation, pipeline
+from jaxneg.data import evaluation, histories, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -166,33 +166,66 @@ def test_cloze_hides_what_it_asks_for(random_store):
 
 
 def test_sequences_keep_the_kinds_that_are_inputs(random_store):
-    store = random_store(11, longest=12)
-    config = dataclasses.replace(CONFIG, length=12, inputs=("play", "thumb_up"))
-    kept = {code for code, kind in enumerate(FEEDBACK) if kind in config.inputs}
-    found = {tuple(event_M) for (event_M,) in rows(pipeline.TrainBatches(store, config), "event_BM")}
-    expected = set()
-    for events in train_histories(store, "session").values():
-        run = [e for e in events[:13] if store.feedback_T[e] in kept]
-        if run and len(events) > 1:
-            expected.add(tuple(store.item_T[run]) + (0,) * (13 - len(run)))
-    assert found == expected
+    """Others are left out before histories are cut, so that each input but the first is the target once."""
+    store = random_store(11, longest=12, ordered=True)
+    for reach, inputs, length in (
+        ("session", ("play", "thumb_up"), 12),
+        ("session", ("skip", "thumb_down", "play"), 2),
+        ("user", ("play", "thumb_up"), 3),
+        ("user", ("thumb_down",), 1),
+        ("session", ("unknown", "thumb_down", "skip", "play", "thumb_up"), 3),
+    ):
+        config = dataclasses.replace(CONFIG, length=length, inputs=inputs, reach=reach, hard_scope="session")
+        batches = pipeline.TrainBatches(store, config)
+        found = collections.Counter(tuple(map(tuple, row)) for row in rows(batches, "event_BM", "target_BL"))
+        expected = collections.Counter()
+        for events in train_histories(store, reach).values():
+            events = [e for e in events if store.feedback_T[e] in [CODE[kind] for kind in inputs]]
+            for first in range(0, len(events) - 1, length):
+                run = store.item_T[events[first : first + length + 1]].tolist()
+                filled = (0,) * (length + 1 - len(run))
+                expected[(*run, *filled), (*run[1:], *filled)] += 1
+        assert found == expected and found
+        # Which events targets are counted of is known beside the batches.
+        targets = np.concatenate([target_L for (target_L,) in rows(batches, "target_BL")])
+        count_V = np.bincount(targets[targets > 0], minlength=store.items + 1)
+        np.testing.assert_array_equal(pipeline.target_counts(store, config), count_V)
 
 
-def test_contexts_keep_the_kinds_that_are_inputs(random_store):
-    store = random_store(12, longest=12)
-    some = dataclasses.replace(CONFIG, length=12, inputs=("skip", "thumb_down"))
-    kept = [code for code, kind in enumerate(FEEDBACK) if kind in some.inputs]
-    sides = [evaluation.EvalBatches(store, dataclasses.replace(some, inputs=()), EvalConfig(), "test"),
-             evaluation.EvalBatches(store, some, EvalConfig(), "test")]  # fmt: skip
-    for whole, part in zip(*sides, strict=True):
-        np.testing.assert_array_equal(whole.liked_BC, part.liked_BC)
-        for b in range(len(whole.item_BL)):
-            at = np.isin(whole.feedback_BL[b], kept)
-            for name in ("item_BL", "feedback_BL", "station_BL"):
-                expected = getattr(whole, name)[b][at]
-                found = getattr(part, name)[b]
-                np.testing.assert_array_equal(found[: at.sum()], expected)
-                assert not found[at.sum() :].any()
+def test_a_log_without_the_kinds_that_are_inputs_has_nothing_to_train_on(make_store):
+    events = [(1, "play", 1, "train"), (2, "skip", 1, "train"), (3, "play", 1, "test")]
+    store = make_store([(0, events), (1, [*events[:2], (4, "skip", 1, "test")])], items=5)
+    with pytest.raises(
+        UserError, match="no training sequence of two events or more of the kinds of --data.inp"
+    ):
+        pipeline.TrainBatches(store, dataclasses.replace(CONFIG, inputs=("thumb_up",)))
+    with pytest.raises(UserError, match="of --data.inputs skip$"):  # one of each listener
+        pipeline.TrainBatches(store, dataclasses.replace(CONFIG, inputs=("skip",)))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("reach", ["session", "user"])
+@pytest.mark.parametrize("inputs", [(), ("play", "thumb_up"), ("skip", "thumb_down"), ("unknown",)])
+def test_contexts_are_the_latest_events_of_the_kinds_that_are_inputs(random_store, split, reach, inputs):
+    store = random_store(12, longest=12, ordered=True)
+    config = dataclasses.replace(CONFIG, length=3, inputs=inputs, reach=reach)
+    batches = evaluation.EvalBatches(store, config, EvalConfig(batch_size=5), split)
+    shown = [CODE[kind] for kind in inputs or FEEDBACK]
+    found = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
+        events = np.arange(begin, cut)
+        events = events[latest(np.isin(store.feedback_T[events], shown), 3)]
+        for found_XL, column_T in zip(
+            found[:3], (store.item_T, store.feedback_T, store.station_T), strict=True
+        ):
+            np.testing.assert_array_equal(found_XL[x], np.pad(column_T[events], (0, 3 - len(events))))
+    assert batches.examples > 3
+
+
+def test_the_latest_events_of_a_history():
+    assert latest(np.array([True, False, True, True, False]), 2).tolist() == [2, 3]
+    assert latest(np.array([True, False, False]), 2).tolist() == [0]
+    assert latest(np.zeros(3, bool), 2).tolist() == latest(np.zeros(0, bool), 2).tolist() == []
 
 
 def test_shared_negatives_are_the_same_for_all_hosts_and_know_their_chance(random_store):
@@ -294,7 +327,7 @@ def test_examples_equal_plain_loops(random_store, split, reach):
                 (store.item_T[a], store.item_T[b])
                 for a in liked
                 for b in disliked
-                if store.station_T[a] == store.station_T[b]
+                if store.station_T[a] == store.station_T[b] and store.item_T[a] != store.item_T[b]
             }
             assert tuple(pair) in pairs if pairs else tuple(pair) == (0, 0)
             assert user_ == user
@@ -316,6 +349,28 @@ def test_pairs_are_uniform_over_same_station_pairs(make_store):
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
     again = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
     np.testing.assert_array_equal(np.concatenate([b.pair_B2[b.real_B] for b in again]), batches[0].pair_B2)
+
+
+def test_an_item_makes_no_pair_with_itself(make_store):
+    """Likes of 2, 2, 3 and dislikes of 2, 3, 4: of nine pairs three are of an item with itself."""
+    events = [(1, "play", 1, "train")] + [
+        (item, kind, 1, "test")
+        for item, kind in [(2, "play"), (2, "skip"), (3, "skip"), (2, "play"), (4, "skip"), (3, "play")]
+    ]
+    only_itself = [(1, "play", 1, "train"), (5, "play", 1, "test"), (5, "skip", 1, "test")]
+    elsewhere = [*only_itself, (6, "skip", 2, "test")]
+    store = make_store(
+        [(user, events) for user in range(3000)] + [(3000, only_itself), (3001, elsewhere)], items=6
+    )
+    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
+    counts = collections.Counter(map(tuple, batches.pair_X2[:3000].tolist()))
+    expected = {(2, 3): 1000, (2, 4): 1000, (3, 2): 500, (3, 4): 500}
+    assert set(counts) == set(expected)
+    assert max(abs(counts[pair] - n) for pair, n in expected.items()) < 5 * 1000**0.5
+    assert batches.pair_X2[3000:].tolist() == [[0, 0], [0, 0]]
+    assert batches.paired_X[[2999, 3000, 3001]].tolist() == [True, False, False]
+    assert batches.compared_X[[2999, 3000, 3001]].tolist() == [True, False, True]
+    assert batches.users == 3002
 
 
 def test_examples_without_context_are_counted(make_store):
@@ -390,7 +445,7 @@ def test_false_negatives_counts_random_negatives_that_the_listener_likes(random_
                 liked[int(store.session_user[s])].add(int(store.item_T[e]))
     config = dataclasses.replace(CONFIG, p_hard=0.3, negatives=3)
     batches = pipeline.TrainBatches(store, config)
-    spans, order = pipeline.train_spans(store, "session", 3), batches._order
+    spans, order = pipeline.train_spans(store, config, histories.Shown(store, config)), batches._order
     false = drawn = 0
     for step in range(batches.steps_per_epoch):
         batch = batches[step]

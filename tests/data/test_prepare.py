@@ -601,6 +601,21 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
     assert "2 rows (no track), 1 rows (a podcast)" in inspect._dropped(found.dropped)
 
 
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"split": "tail", "min_user_events": 1}, "no event is left for the test"),
+        ({"split": "tail", "min_user_events": 9}, "no event is left: of 4"),
+        ({"session": "station"}, "the log has none"),
+    ],
+)
+def test_a_refusal_tells_what_was_left_out(con, tmp_path, settings, refusal):
+    rows = [event("u", f"i{k}", k) for k in range(4)] + [{"left_out": "unknown track"}] * 4
+    with pytest.raises(UserError, match=rf"{refusal}.*\(rows left out: 4 unknown track\)$"):
+        prepare.prepare(reasons(rows), tmp_path / "store", prepare.PrepareConfig(**settings), con)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_log_of_which_all_is_left_out_is_refused_with_the_counts(con, tmp_path):
     rows = [{"left_out": "no track"}, {"left_out": "a podcast"}, {"left_out": "no track"}]
     with pytest.raises(UserError, match="no row is left to prepare: left out are 2 no track, 1 a podcast"):

@@ -361,7 +361,7 @@ def test_table_without_a_clock_takes_the_order_of_rows(con, tmp_path):
 
 def test_table_keeps_the_order_of_a_large_file(con, tmp_path):
     count = 300_000
-    lines = "\n".join(f"u,{number},5,play" for number in range(count))
+    lines = "\n".join(f"u,{number},1704103200,play" for number in range(count))
     (tmp_path / "log.csv").write_text(f"user,item,time,feedback\n{lines}\n")
     log = READERS["table"].read(con, tmp_path, READERS["table"].Options())
     assert log.filter(log.item.cast("int64") != log.order).count().to_pyarrow().as_py() == 0
@@ -415,7 +415,7 @@ BAD = [
     ),
     ("table", bad_table("user,item,time\nu,i,5\n"), "log.csv: no column feedback and no column played"),
     ("table", bad_rows("u,i,noon,play\n"), "column time holds 'noon', which is no time"),
-    ("table", bad_rows("u,i,5,loved\n"), "column feedback holds 'loved'"),
+    ("table", bad_rows("u,i,1704103200,loved\n"), "column feedback holds 'loved'"),
     ("table", bad_rows(""), "the log is empty"),
     ("table", bad_table(""), "log.csv: the first line is no header"),
     ("table", bad_rows(",i,5,play\n"), "column user has no value in 1 of 1 rows"),
@@ -558,9 +558,7 @@ def test_directories_of_two_kinds_are_refused(con, tmp_path):
         rows_of(con, "table", tmp_path)
     (tmp_path / "log.parquet").unlink()
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(
-        UserError, match="other.csv: columns who, what, when, artist, vote missing; it has a, b"
-    ):
+    with pytest.raises(UserError, match="other.csv: columns who, what, when missing; it has a, b"):
         rows_of(con, "table", tmp_path, **NAMED)
 
 

@@ -9,8 +9,10 @@ import pytest
 from jax import export as jax_export
 from safetensors import numpy as safetensors
 
-from jaxneg import program, run
+from jaxneg import config as configs, program, run, sharding
+from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
+from jaxneg.data import evaluation, store as stores
 from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 
@@ -34,8 +36,8 @@ def test_exported_scores_are_live_scores(name, tolerance, trained, exported, exa
     model, score = scorer.Scorer.open(exported(name)), run.catalogue_score(trained(name))
     for batch in examples:
         found = model.scores(batch.item_BL, batch.feedback_BL, batch.station_BL)
-        np.testing.assert_allclose(found, score(batch), **tolerance)
-        assert np.ptp(found[:, 1:], axis=1).min() > 0.01  # a model that tells items apart
+        np.testing.assert_allclose(found[:, 1:], score(batch)[:, 1:], **tolerance)
+        assert np.ptp(found[batch.real_B, 1:], axis=1).min() > 1e-3  # a model that tells items apart
     assert sum(int(batch.real_B.sum()) for batch in examples) > 20
 
 
@@ -82,7 +84,8 @@ def test_the_files_say_what_they_hold(trained, exported):
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == expected
     tables = live.state.tables
     item_VE, params = np.load(out / "item_embeddings.npy"), safetensors.load_file(out / "params.safetensors")
-    np.testing.assert_allclose(item_VE, np.column_stack([tables["item_VD"], tables["bias_V"]]), rtol=1e-6)
+    expected_VE = np.column_stack([tables["item_VD"], tables["bias_V"]])
+    np.testing.assert_allclose(item_VE[1:], expected_VE[1:], rtol=1e-6)
     for name, leaf in live.state.params.items():
         np.testing.assert_array_equal(params[f"params.{name}"], leaf)
     assert manifest["items"] == live.store.items == len(item_VE) - 1
@@ -122,7 +125,40 @@ def test_an_index_of_inner_products_serves_the_biases_too(trained, exported, exa
     query_BE = scorer.Scorer.open(out).query(batch.item_BL, batch.feedback_BL, batch.station_BL)
     np.testing.assert_array_equal(query_BE[:, -1], 1.0)
     item_VE = np.load(out / "item_embeddings.npy")
-    np.testing.assert_allclose(query_BE @ item_VE.T, run.catalogue_score(trained("tied"))(batch), **CLOSE)
+    live_BV = run.catalogue_score(trained("tied"))(batch)
+    np.testing.assert_allclose((query_BE @ item_VE.T)[:, 1:], live_BV[:, 1:], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "name", ["tied", "items alone, without biases", "hidden events, some inputs, averaged"]
+)
+def test_the_padding_row_wins_no_search_that_others_make(name, exported, examples):
+    out = exported(name)
+    model, item_VE = scorer.Scorer.open(out), np.load(out / "item_embeddings.npy")
+    for batch in examples:
+        query_BE = model.query(batch.item_BL, batch.feedback_BL, batch.station_BL)
+        np.testing.assert_array_equal(query_BE[:, -1], 1.0)
+        score_BV = query_BE @ item_VE.T
+        assert (score_BV[:, 0] < score_BV[:, 1:].min(axis=1)).all()
+        np.testing.assert_array_equal(np.argmax(score_BV, axis=1), np.argmax(score_BV[:, 1:], axis=1) + 1)
+        np.testing.assert_array_equal(score_BV[:, 1:], model.scores(*batch[:3])[:, 1:])
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_padding_row_loses_where_all_scores_are_negative(biased):
+    """As under a loss that pushes all scores down, which a row of zeros would lead."""
+    rng = np.random.default_rng(0)
+    row_VD = np.float32(-rng.random((50, 6)) - 0.1)
+    row_VD[0] = rng.normal(size=6)  # with attributes in the output it need not be zeros
+    bias_V = np.float32(-1e4 * rng.random(50)) if biased else np.zeros(50, np.float32)
+    item_VE = export.searched(row_VD, bias_V)
+    for scale in (0.0, 1e-3, 1.0, 1e6, 1e12):
+        query_BE = np.float32(np.concatenate([scale * rng.random((20, 6)), np.ones((20, 1))], axis=1))
+        score_BV = query_BE @ item_VE.T
+        assert (score_BV[:, 1:] <= 0).all() and (np.argmin(score_BV, axis=1) == 0).all()
+        assert (np.argmax(score_BV, axis=1) > 0).all()
+    np.testing.assert_array_equal(item_VE[1:], np.column_stack([row_VD, bias_V])[1:])
+    assert np.isfinite(item_VE).all() and np.isfinite((item_VE**2).sum(axis=1)).all()
 
 
 def test_what_is_there_stays(trained, tmp_path):
@@ -172,3 +208,40 @@ class _Blank:
 
     def serialize(self):
         return b""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--data.inputs play thumb_up",
+        "--data.inputs skip thumb_down --data.reach user --model.encoder gru4rec --model.item-bias none",
+        "--data.inputs thumb_up skip play --model.encoder bert4rec --data.mask 0.2 --data.reach user",
+        "--data.length 2 --model.feedback none",
+    ],
+)
+def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store, tmp_path):
+    """Histories are cut by one rule: kinds that are no inputs go first, then all but the last events."""
+    store = stores.Store.open(small_store)
+    base = configs.override(
+        configs.Config(),
+        f"--data.length 4 --model.width 8 --model.layers 1 --model.row-scale 1 {options}".split(),
+    )
+    built = program.build(base, program.catalogue_of(store), sharding.make_mesh(1))
+    live = run.Trained(
+        base, store, built.model, built.init(), {"best_step": 0, "monitor": "auc", "best_score": 0.5}
+    )
+    export.export(live, tmp_path / "out")
+    model, score = scorer.Scorer.open(tmp_path / "out"), run.catalogue_score(live)
+    batches = evaluation.EvalBatches(store, base.data, base.eval, "test")
+    top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
+    vocabulary, differs = store.vocabulary(), 0
+    stations = {row: name for name, row in model._stations.items()}
+    for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
+        items = vocabulary.names(store.item_T[begin:cut])
+        kinds = [FEEDBACK[code] for code in store.feedback_T[begin:cut]]
+        where = [stations[row] for row in store.station_T[begin:cut].tolist()]
+        found = model.recommend(list(map(scorer.Event, items, kinds, where)), 10)
+        assert [one.item for one in found] == vocabulary.names(top_Xk[x] + 1)
+        kept = np.isin(kinds, base.data.inputs or FEEDBACK)
+        differs += kept[-base.data.length :].sum() < min(kept.sum(), base.data.length)
+    assert batches.examples > 20 and (differs > 0) == bool(base.data.inputs)

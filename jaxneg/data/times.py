@@ -1,0 +1,255 @@
+"""Times of a log: one unit, or one way of writing, a column, decided from all of it.
+
+Numbers that are seconds, milliseconds, microseconds or nanoseconds of one unit between 1990 and tomorrow, or dates
+such as 20240115, are read as these; all else is refused unless the user names the unit.
+"""
+
+# ibis types its expressions at run time.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
+
+import datetime
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from jaxneg.data import columns as cols, events
+from jaxneg.data.columns import Column
+from jaxneg.errors import UserError
+
+DAY = 86_400
+EARLIEST = 631_152_000  # 1990-01-01, in seconds: before it nobody logged what people listen to
+LEAST, MOST = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999, in milliseconds
+UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # milliseconds of one
+COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%g"}
+# Beside ISO: those that can be read in one way only, as the month has a name or the order is that of ISO.
+WRITTEN = [
+    "%d %b %Y %H:%M:%S", "%d %b %Y %H:%M", "%d %b %Y, %H:%M:%S", "%d %b %Y, %H:%M", "%d %b %Y",
+    "%d %B %Y %H:%M:%S", "%d %B %Y %H:%M", "%d %B %Y, %H:%M", "%d %B %Y",
+    "%d-%b-%Y %H:%M:%S", "%d-%b-%Y %H:%M", "%d-%b-%Y",
+    "%b %d, %Y %H:%M:%S", "%b %d, %Y, %H:%M:%S", "%b %d, %Y %H:%M", "%b %d, %Y, %H:%M", "%b %d, %Y",
+    "%b %d, %Y %I:%M:%S %p", "%b %d, %Y, %I:%M:%S %p", "%b %d, %Y %I:%M %p", "%b %d, %Y, %I:%M %p",
+    "%B %d, %Y %H:%M:%S", "%B %d, %Y %H:%M", "%B %d, %Y",
+    "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%a, %d %b %Y %H:%M:%S GMT",
+    "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y.%m.%d %H:%M:%S", "%Y.%m.%d %H:%M", "%Y.%m.%d",
+]  # fmt: skip
+ZONED = ["%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%z"]
+NOT_TIMES = ("nan", "nat", "none", "null", "\\n", "inf", "-inf", "infinity", "-infinity", "+inf", "<na>")
+
+
+@ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "array<string>"), "timestamp"))
+def _parsed(_text, _formats): ...
+
+
+@ibis.udf.scalar.builtin(name="try_strptime", signature=(("string", "array<string>"), "timestamp('UTC')"))
+def _parsed_zoned(_text, _formats): ...
+
+
+def _written(text: ir.Value, formats: list[str]) -> ir.Value:
+    """Milliseconds of text in one of these formats, null if it is in none."""
+    parse = _parsed_zoned if any("%z" in form.lower() for form in formats) else _parsed
+    return events.milliseconds(parse(text, ibis.array(formats)))
+
+
+def _text(column: Column) -> ir.Value:
+    text = cols.text(column).strip().nullif("")
+    return ibis.ifelse(text.lower().isin(NOT_TIMES), ibis.null("string"), text)
+
+
+def _iso(text: ir.Value) -> ir.Value:
+    year = text.length() > 4
+    dated = ibis.ifelse(year & text.substr(4, 1).isin(("-", "/")), text, ibis.null("string"))
+    return events.milliseconds(dated.try_cast("timestamp('UTC')"))
+
+
+def _dated(text: ir.Value, spark: bool) -> ir.Value:
+    """Milliseconds of dates in text, null for what is none."""
+    if spark:
+        return _iso(text)
+    return ibis.coalesce(_iso(text), _written(text, WRITTEN), _written(text, ZONED))
+
+
+def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
+    """What ``Clock`` has to know of a column of a piece, as aggregates over its table."""
+    if column.kind == "null":
+        return {}
+    low, high = EARLIEST * 1000, (time.time() + DAY) * 1000
+    if column.kind == "stamp":
+        # An infinite time has no milliseconds.
+        stamp = column.value.cast("timestamp")
+        ms = events.milliseconds(stamp)
+        found = {"present": ms.notnull().sum(), "dates": ms.notnull().sum()}
+        return found | _span("date", ms) | {"dates_usual": ms.between(low, int(high)).sum()}
+    if column.kind == "text":
+        text = _text(column)
+        if form:
+            ms = _formatted(text, form)
+            given = {"present": text.notnull().sum(), "dates": ms.notnull().sum()}
+            bad = text.min(where=ms.isnull() & text.notnull())
+            return given | {"example": bad, "dates_usual": ms.notnull().sum()} | _span("date", ms)
+        number = cols.number(column._replace(value=text))
+        ms = _dated(text, spark)
+        ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
+        found = {
+            "present": text.notnull().sum(), "dates": ms.notnull().sum(),
+            "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
+            "dates_usual": ms.between(low, int(high)).sum(),
+        } | _span("date", ms)  # fmt: skip
+    else:
+        if form:
+            return look(Column(cols.text(column), "text"), form, spark=spark)
+        number = cols.number(column)
+        found = {"present": number.notnull().sum()}
+    found |= {"numbers": number.notnull().sum(), "low": number.min(), "high": number.max()}
+    usual = {f"usual_{unit}": (number * scale).between(low, high).sum() for unit, scale in UNITS.items()}
+    return found | usual
+
+
+def _span(name: str, ms: ir.Value) -> dict[str, ir.Value]:
+    return {f"{name}_low": ms.min(), f"{name}_high": ms.max()}
+
+
+def compact(column: Column) -> dict[str, ir.Value]:
+    """Numbers that are dates of each length of COMPACT, as aggregates: the second look, where no unit fits."""
+    if column.kind == "null":
+        return {}
+    return {f"compact_{size}": _compact(column, size).notnull().sum() for size in COMPACT}
+
+
+def _compact(column: Column, size: int) -> ir.Value:
+    digits = cols.whole(column).cast("string")
+    digits = ibis.ifelse(digits.length() == size, digits, ibis.null("string"))
+    ms = _written(digits, [COMPACT[size]])
+    return ibis.ifelse(ms.between(EARLIEST * 1000, int((time.time() + DAY) * 1000)), ms, ibis.null("int64"))
+
+
+def _formatted(text: ir.Value, form: str) -> ir.Value:
+    return _written(text, [form])
+
+
+class Clock:
+    """How the times of a log are read: by a unit, as compact dates of a length, or as written.
+
+    Args:
+      where: the log and the column, for messages.
+      found: sums, least and most of what ``look`` and ``compact`` say of all pieces.
+      unit: of numbers; "auto" goes by what is found.
+      form: strptime format, or "".
+    """
+
+    def __init__(self, where: str, found: Mapping[str, Any], unit: str, form: str, *, spark: bool = False):
+        self.unit, self.form, self.spark = unit, form, spark
+        self.size = 0
+        present, numbers, dates = (found.get(name) or 0 for name in ("present", "numbers", "dates"))
+        rest = present - numbers - dates
+        if rest > 0:
+            how = f"is not written as {form}" if form else "is no time"
+            mend = "correct it" if form else (
+                "use numbers or YYYY-MM-DD HH:MM:SS, or say how it is written with --time-format '%d/%m/%Y %H:%M'"
+            )  # fmt: skip
+            raise UserError(
+                f"{where} holds {found['example']!r}, which {how} ({rest:,} of {present:,} rows): {mend}"
+            )
+        if numbers and dates:
+            raise UserError(
+                f"{where} holds numbers in {numbers:,} rows and dates in {dates:,}: write all in one way"
+            )
+        if dates:
+            self._check_dates(where, found, dates)
+        elif numbers:
+            self._check_numbers(where, found, numbers)
+
+    def _check_dates(self, where: str, found: Mapping[str, Any], dates: int) -> None:
+        low, high = found["date_low"], found["date_high"]
+        if not LEAST <= low <= high <= MOST:
+            raise UserError(f"{where} holds a time outside the years 1 to 9999: correct or remove the row")
+        if self.unit == "auto" and not self.form and not found["dates_usual"]:
+            raise UserError(
+                f"{where} runs from {_shown(low)} to {_shown(high)}, all of it before 1990 or after today: a number "
+                "taken for a date? If it is right, give --time-unit order"
+            )
+
+    def _check_numbers(self, where: str, found: Mapping[str, Any], numbers: int) -> None:
+        low, high = found["low"], found["high"]
+        runs = f"{where} runs from {low:.10g} to {high:.10g}"
+        names = "--time-unit s, ms, us or ns, or --time-unit order if it just counts"
+        if self.unit == "order":
+            if not -(2.0**63) < low <= high < 2.0**63:
+                raise UserError(f"{runs}, which is beyond 64 bits: give smaller numbers")
+            return
+        if self.unit != "auto":
+            if not LEAST <= low * UNITS[self.unit] <= high * UNITS[self.unit] <= MOST:
+                raise UserError(
+                    f"{runs}, which in {self.unit} is outside the years 1 to 9999: give another --time-unit"
+                )
+            return
+        usual = {unit: found[f"usual_{unit}"] or 0 for unit in UNITS}
+        best = max(usual, key=lambda unit: usual[unit])
+        if usual[best] == numbers:
+            self.unit = best
+            return
+        if not usual[best] and "compact_8" in found:
+            self.size = next((size for size in COMPACT if found[f"compact_{size}"] == numbers), 0)
+            if self.size:
+                return
+        if usual[best]:
+            raise UserError(
+                f"{runs}, and {numbers - usual[best]:,} of {numbers:,} rows lie outside 1990 to today in {best}: "
+                f"remove them, or give {names}"
+            )
+        raise UserError(
+            f"{runs}, which is no time between 1990 and today in s, ms, us or ns, nor dates such as 20240131 "
+            f"(days of a spreadsheet? a counter?): give {names}, or write dates as YYYY-MM-DD HH:MM:SS"
+        )
+
+    def milliseconds(self, column: Column) -> ir.Value:
+        """Milliseconds since the epoch, rounded down."""
+        if column.kind == "null":
+            return ibis.null("int64")
+        if column.kind == "stamp":
+            return events.milliseconds(column.value)
+        if self.form:
+            return _formatted(_text(Column(cols.text(column), "text")), self.form)
+        if column.kind != "text":
+            return self._scaled(column)
+        text = _text(column)
+        column = column._replace(value=text)
+        number = cols.number(column)
+        return ibis.ifelse(number.notnull(), self._scaled(column), _dated(text, self.spark))
+
+    def _scaled(self, column: Column) -> ir.Value:
+        if self.size:
+            return _compact(column, self.size)
+        if self.unit in ("order", "ms"):
+            return cols.whole(column)
+        whole = _exactly(column)
+        if self.unit in ("auto", "s"):  # auto: there are no numbers
+            broken = cols.rounded(cols.number(column) * 1000)
+            exact = whole * ibis.literal(1000, "int64")
+        else:
+            by = {"us": 1000, "ns": 1_000_000}[self.unit]
+            broken = (cols.number(column) / by).floor().cast("int64")
+            exact = (whole - ((whole % by) + by) % by) // by
+        return broken if column.kind in ("real", "decimal") else ibis.coalesce(exact, broken)
+
+
+def _exactly(column: Column) -> ir.Value:
+    """Whole numbers; null for text with a fraction, which the engine would round."""
+    whole = cols.whole(column)
+    if column.kind != "text":
+        return whole
+    return ibis.ifelse(whole.cast("float64") == cols.number(column), whole, ibis.null("int64"))
+
+
+def unfit(found: Mapping[str, Any], unit: str, form: str) -> bool:
+    """Whether numbers fit no unit, so that the second look is worth it."""
+    if unit != "auto" or form or not found.get("numbers"):
+        return False
+    return not any(found[f"usual_{name}"] for name in UNITS)
+
+
+def _shown(ms: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}"
