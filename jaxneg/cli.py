@@ -354,6 +354,11 @@ def _train(args: list[str]) -> None:
         _leave(stopped.code)
     if not cluster.first():
         return
+    if liked := result.get("hard_also_liked"):  # older results lack it
+        console.say(
+            f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
+            "training; --data.hard-opinion says what counts of them"
+        )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     of = figures.validated(result)
     console.say(

@@ -291,6 +291,7 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
     lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "share of hard ones that their listener likes elsewhere": lambda one: _number(one["hard_also_liked"]),
         "share of random ones that their listener likes elsewhere": lambda one: _number(
             one["false_negatives"]
         ),
