@@ -354,6 +354,11 @@ def _train(args: list[str]) -> None:
         _leave(stopped.code)
     if not cluster.first():
         return
+    if liked := result.get("hard_also_liked"):  # older results lack it
+        console.say(
+            f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
+            "training; --data.hard-opinion says what counts of them"
+        )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     of = figures.validated(result)
     console.say(
@@ -371,7 +376,7 @@ def _evaluate(args: list[str]) -> None:
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         compare=(
-            _some("OTHER", "none", paths=True), "Further runs on the same store, measured on the same examples.", ()
+            _some("OTHER", "none", paths=True), "Further runs on the store, each measured as it would be alone.", ()
         ),
         baselines=(
             Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"

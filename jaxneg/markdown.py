@@ -27,8 +27,10 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
         f"# Report on the {values['split']} split",
+        *values.get("notes", ()),
         f"{_counted(values, 'pair_accuracy')} of {values['examples']:,} examples in all. {_verdict(values)}",
         *_notes(values),
+        *_otherwise(values["runs"]),
         "## Liked above disliked",
         "Pair accuracy takes one liked and one disliked item of the same station per example "
         f"({_counted(values, 'pair_accuracy')}), AUC all pairs ({_counted(values, 'auc')}). An item that was liked and "
@@ -74,6 +76,16 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         _settings_table(values["baselines"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each run is measured with that the model is not."""
+    return [
+        f"Run {name} is measured with its own settings ({'; '.join(one['measured_otherwise'])}): its figures are those "
+        "of its own report, its differences are over the examples that both have."
+        for name, one in runs.items()
+        if one.get("measured_otherwise")
+    ]
 
 
 def _separation_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
@@ -174,7 +186,7 @@ def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
 def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return _table(
         ["", *columns],
-        [[name, *(_number(one[figure]) for figure in columns.values())] for name, one in rows.items()],
+        [[name, *(_number(one.get(figure)) for figure in columns.values())] for name, one in rows.items()],
     )
 
 
@@ -291,6 +303,7 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
     lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "share of hard ones that their listener likes elsewhere": lambda one: _number(one["hard_also_liked"]),
         "share of random ones that their listener likes elsewhere": lambda one: _number(
             one["false_negatives"]
         ),
@@ -353,6 +366,8 @@ def _verdict(values: Mapping[str, Any]) -> str:
 
 def _against(other: Mapping[str, Any]) -> str:
     low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
+    if other["difference_pair_accuracy"] is None:
+        return "not compared with it, as they share no pair"
     apart = low is not None
     is_ = "above" if apart and low > 0 else "below" if apart and high < 0 else "not told apart from"
     return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"

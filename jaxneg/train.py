@@ -185,10 +185,16 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
+        if run.preparation_of(workdir) not in (None, run.preparation_id(store)):
+            raise UserError(
+                f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
+                "--data.store the one of before, or choose a new --workdir"
+            )
     _check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
     files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
-    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    identity = {"catalogue": catalogue, "preparation": run.preparation_id(store), "store": config.data.store}
+    files.write_json(workdir / "store.json", identity)
     files.write_json(workdir / "environment.json", run.environment())
 
 

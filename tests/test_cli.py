@@ -94,6 +94,16 @@ def test_the_config_may_stand_after_the_options(work, monkeypatch):
     assert config.model.width == 8 and config.train.epochs == 1
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.8125, True), (0.0, False), (None, False)])
+def test_training_tells_of_hard_negatives_that_their_listener_likes(work, monkeypatch, capsys, share, said):
+    result = json.loads((RUN / "result.json").read_text()) | {"hard_also_liked": share}
+    monkeypatch.setattr(train, "train", lambda *_: result)
+    cli.main(["train", "config.py", "--workdir", "new"])
+    assert (
+        "81.2% of the hard negatives are songs that their listener likes" in capsys.readouterr().err
+    ) == said
+
+
 def test_training_again_continues(work, capsys):
     before = (RUN / "result.json").read_bytes()
     cli.main("train config.py --workdir run --train.log-every 7".split())
