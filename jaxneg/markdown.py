@@ -308,8 +308,8 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
             one["false_negatives"]
         ),
         "converged after epochs": lambda one: _converged(one, "epochs", ".4g"),
-        "steps": lambda one: _converged(one, "steps", ",d"),
-        "sequences": lambda one: _converged(one, "sequences", ",d"),
+        "steps": lambda one: _converged(one, "steps", ",.0f"),
+        "sequences": lambda one: _converged(one, "sequences", ",.0f"),
         "seconds of steps": lambda one: _converged(one, "seconds", ".1f"),
         "seconds of compiling": lambda one: _format(one.get("compile_seconds"), ".1f"),
         "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
