@@ -175,8 +175,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def timeless(progress: dict[str, Any]) -> dict[str, Any]:
-    history = [{k: v for k, v in line.items() if k != "seconds"} for line in progress["history"]]
-    return progress | {"history": history, "seconds": 0.0}
+    history = [{k: v for k, v in line.items() if "seconds" not in k} for line in progress["history"]]
+    return {k: v for k, v in progress.items() if "seconds" not in k} | {"history": history}
 
 
 def measure(directory: pathlib.Path, processes: int, faults: list[str], seed: int = 0) -> dict[str, Any]:

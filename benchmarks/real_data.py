@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/real_data.py --quick    # one set, one short run
 
 Reads the sets under JAXNEG_DATA (default ../shared/data). Each set is split by the rule of its reader: the last 20% of
-each user's events, or sessions where there are at least five, are the test, the 10% before validation. Settings are
-those of configs/, chosen on validation; baselines choose theirs on validation too. Run again, it continues where it
+each user's events, or sessions where there are at least five, are the test, the 10% before validation; KuaiRand by
+time, so that training sees nothing after the test begins. Settings are those of configs/, chosen on validation;
+baselines choose theirs on validation too, and so is the best of them. Run again, it continues where it
 stopped. Writes real_data.md and real_data.json to --out and prints one JSON object as its last line.
 """
 
@@ -33,6 +34,7 @@ SETS = {
     "ml_latest_small_2016": "movielens",
     "spotify_history": "spotify",
 }
+BY_TIME = ("kuairand_pure",)  # others are split by the rule of their reader
 # What is trained on each set: its config, and the papers' objective at three shares of hard negatives.
 VARIANTS = {
     "config": (),
@@ -48,7 +50,7 @@ RANKED = {
 }
 FIGURES = ("pair_accuracy", "auc", "hit_rate@10", *RANKED)
 EVENT_FIELDS = ("user_T", "item_T", "sign_T", "session_T")
-ENDS = ("pair_accuracy_low", "pair_accuracy_high")
+ENDS = tuple(f"{of}_{end}" for of in ("pair_accuracy", "auc") for end in ("low", "high"))
 
 
 def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
@@ -56,7 +58,8 @@ def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
     store = work / "stores" / SETS[name]
     if not (store / "metadata.json").exists():
         reader = readers.READERS[SETS[name]]
-        settings = prepare.with_defaults(prepare.PrepareConfig(), **reader.settings)
+        own = prepare.PrepareConfig(split="time") if name in BY_TIME else prepare.PrepareConfig()
+        settings = prepare.with_defaults(own, **reader.settings)
         con = engine.connect()
         with engine.reading(DATA / name):
             events = reader.read(con, DATA / name, reader.Options())
@@ -107,18 +110,21 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
     held_out = list(evaluation.EvalBatches(opened, config.data, config.eval, "validation"))
     examples = evaluation.EvalBatches(opened, config.data, config.eval, "test")
-    fitted = baselines.matrix_factorisation(
-        signed, sign, lambda score: evaluate.separation(stripped(score), held_out)["auc"]
-    )
-    its = evaluate.evaluate(
-        stripped(fitted.score), examples, items=opened.items, config=config.eval, cold=examples.cold
-    )
-    return found | {"matrix_factorisation, signed events only": report.Measured(its, fitted.settings)}
+
+    def fit(log, sign, validate):
+        fitted = baselines.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
+        start = fitted.again
+        again = None if start is None else lambda seed: stripped(start(seed))
+        return fitted._replace(score=stripped(fitted.score), again=again)
+
+    its = report.measure_baseline(fit, signed, held_out, examples, opened, config, "signed events only")
+    return found | {"matrix_factorisation, signed events only": its}
 
 
-def summary(by_name: dict[str, report.Measured], runs: dict) -> dict:
+def summary(by_name: dict[str, report.Measured], runs: dict, later: float) -> dict:
     """Figures of a set: baselines, models by variant with mean and s.d. over seeds, and paired differences."""
-    best = max(by_name, key=lambda key: by_name[key].report.figures["auc"])
+    best = report.best_baseline({key: one.validation_auc for key, one in by_name.items()})
+    assert best is not None  # there are baselines
     reference = by_name[best].report
     models = {}
     for variant in dict.fromkeys(key[0] for key in runs):
@@ -129,22 +135,25 @@ def summary(by_name: dict[str, report.Measured], runs: dict) -> dict:
             values = [found.figures[figure] for found in reports]
             line[figure] = statistics.mean(values)
             line[f"{figure}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
-        line["epochs_to_convergence"] = statistics.mean(r["epochs_to_convergence"] for r in results)
+        line["epochs_to_convergence"] = [r["epochs_to_convergence"] for r in results]  # None where it has not
         line["validation_auc"] = statistics.mean(max(step["auc"] for step in r["history"]) for r in results)
+        line["last_validation_auc"] = statistics.mean(r["history"][-1]["auc"] for r in results)
         line["hard_share"] = statistics.mean(r["hard_share"] for r in results)
         for of in ("pair_accuracy", "auc"):
-            # Each example's value averaged over seeds, less the baseline's; the interval is over examples.
+            # Each example's value averaged over seeds, less the baseline's; the interval is over users.
             difference_X = np.mean([found.value_X[of] for found in reports], axis=0) - reference.value_X[of]
             line[f"difference_{of}"] = metrics.mean(difference_X).value
             line[f"difference_{of}_low"], line[f"difference_{of}_high"] = metrics.bootstrap(
-                difference_X, resamples=1000, seed=0
+                difference_X, reference.user_X, resamples=1000, seed=0
             )
         models[variant] = line
     return {
-        "examples": reference.figures["examples"],
-        "pairs": reference.figures["pairs"],
+        **{name: reference.figures[name] for name in ("users", "examples", "pairs", "auc_pairs", "same_pairs")},
+        "later_training_share": later,
         "baselines": {
             key: {figure: one.report.figures[figure] for figure in (*FIGURES, *ENDS)}
+            | {"validation_auc": one.validation_auc, "seeds": one.seeds, "sees": one.sees}
+            | {f"{of}_sd": one.sd.get(of, 0.0) for of in ("pair_accuracy", "auc")}
             for key, one in by_name.items()
         },
         "best_baseline": best,
@@ -157,9 +166,13 @@ def markdown(found: dict) -> str:
     parts = [
         "# Real feedback logs: the model beside baselines",
         "`.venv/bin/python benchmarks/real_data.py`: the last 20% of each user's events, or sessions, are the test, "
-        "the 10% before validation. Settings are those of `configs/`, chosen on validation, as are the baselines'.",
-        "Models: mean over seeds ± standard deviation. Differences are paired, to the best baseline by AUC (bold), "
-        "each example's value averaged over seeds first, with 95% bootstrap intervals over examples.",
+        "the 10% before validation; of KuaiRand the last in time. Settings are those of `configs/`, chosen on "
+        "validation, as are the baselines'.",
+        "Models, and baselines with a random start: mean over seeds ± standard deviation. Differences are paired, to "
+        "the best baseline by AUC on validation (bold), each example's value averaged over seeds first. Brackets "
+        "hold 95% bootstrap intervals that resample users. Models see the last events of a listener (--data.length), "
+        'the rows with "all history" all training events. Epochs to convergence are those of each seed; - has not '
+        "converged.",
     ]
     head = [
         "",
@@ -178,20 +191,28 @@ def markdown(found: dict) -> str:
                 + [f"{line[figure]:.4f} ± {line[f'{figure}_sd']:.4f}" for figure in ("pair_accuracy", "auc")]
                 + [f"{line['difference_auc']:+.4f} {ends}"]
                 + [f"{line[figure]:.4f}" for figure in RANKED]
-                + [f"{line['epochs_to_convergence']:.1f}"]
+                + [", ".join("-" if n is None else f"{n:.1f}" for n in line["epochs_to_convergence"])]
             )
         for key, line in sorted(one["baselines"].items(), key=lambda pair: -pair[1]["auc"]):
             title = key.replace("_", " ")
-            ends = f"[{line['pair_accuracy_low']:.4f}, {line['pair_accuracy_high']:.4f}]"
+            title += ", all history" if line["sees"] == "history" else ""
             rows.append(
                 [f"**{title}**" if key == one["best_baseline"] else title]
-                + [f"{line['pair_accuracy']:.4f} {ends}", f"{line['auc']:.4f}", ""]
+                + [
+                    f"{line[of]:.4f}"
+                    + (f" ± {line[f'{of}_sd']:.4f}" if line["seeds"] > 1 else "")
+                    + f" [{line[f'{of}_low']:.4f}, {line[f'{of}_high']:.4f}]"
+                    for of in ("pair_accuracy", "auc")
+                ]
+                + [""]
                 + [f"{line[figure]:.4f}" for figure in RANKED]
                 + [""]
             )
         parts.append(f"## {name}")
         parts.append(
-            f"{one['examples']:,} examples, {one['pairs']:,} with a pair of a liked and a disliked item."
+            f"{one['examples']:,} examples of {one['users']:,} users, {one['pairs']:,} with a pair of a liked and a "
+            f"disliked item; {one['auc_pairs']:,} pairs of AUC, and {one['same_pairs']:,} of an item with itself are "
+            f"left out. {one['later_training_share']:.1%} of the training events come after the median test event."
         )
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"
@@ -229,7 +250,8 @@ def main() -> None:
         for name in args.sets:
             by_name = measured(name, stores_of[name])
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
-            found[name] = summary(by_name, runs)
+            later = evaluation.later_share(stores.Store.open(stores_of[name]))
+            found[name] = summary(by_name, runs, later)
             console.say(f"{name}: done")
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)

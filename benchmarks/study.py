@@ -100,6 +100,8 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
         return False
     out.mkdir(parents=True, exist_ok=True)
     environment = json.loads(next((work / name / "cells").glob("*/environment.json")).read_text())
+    table["ordered"] = False  # songs of a simulated session are drawn each by itself from its station
+    table["figures"] = claims.FIGURES
     table["made_with"] = {
         "command": f"jaxneg sweep configs/study_{name}.py --workdir runs/study/{name}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(environment['devices'])}",
@@ -153,6 +155,9 @@ def main() -> None:
     if (args.work / AB / "ab.json").is_file():
         for path in (args.work / AB).iterdir():
             shutil.copyfile(path, args.out / path.name)
+        files.write_json(
+            args.out / "ab.json", {"figures": claims.FIGURES} | json.loads((args.out / "ab.json").read_text())
+        )
     verdicts = claims.write(args.out.parent, args.out.parent / "claims.md")
     print(json.dumps({"benchmark": "study", "sweeps": done, "claims": verdicts}))
 

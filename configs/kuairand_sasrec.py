@@ -1,11 +1,12 @@
 """SASRec on KuaiRand-Pure (short videos; long view or like against no click), Gao et al., CIKM 2022.
 
-    jaxneg prepare kuairand DATA/kuairand_pure --out stores/kuairand
+    jaxneg prepare kuairand DATA/kuairand_pure --split time --out stores/kuairand
     jaxneg train configs/kuairand_sasrec.py --data.store stores/kuairand --workdir runs/kuairand
 
-Ten events per user: little to learn about a user and much about a video, so biases start from the log's odds and the
-rest is held back by small first rows, dropout, weight decay and averaged weights. Time, score and spread:
-benchmarks/results/real_data.md.
+The split is by time: with each user's tail held out, a twelfth of the training events come after an average test
+event, and like rates see the future of their videos. Ten events per user: little to learn about a user and much about
+a video, so biases start from the log's odds and the rest is held back by small first rows, dropout, weight decay and
+averaged weights. Time, score and spread: benchmarks/results/real_data.md.
 """
 
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

@@ -20,7 +20,7 @@ def get_config() -> Config:
         model=ModelConfig(width=32, layers=1, output_attributes=True),
         loss=LossConfig(hardest=1),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100),
-        train=TrainConfig(epochs=10, patience=3, monitor="auc"),
+        train=TrainConfig(epochs=10, patience=3, monitor="pair_accuracy"),
     )
 
 

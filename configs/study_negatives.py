@@ -16,7 +16,7 @@ def get_config() -> Config:
         data=DataConfig(store="runs/study/store", length=20, batch_size=256),
         model=ModelConfig(width=32, layers=1, output_attributes=True),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100),
-        train=TrainConfig(epochs=20, patience=8, monitor="auc", evaluate_every=94),
+        train=TrainConfig(epochs=20, patience=8, monitor="pair_accuracy", evaluate_every=94),
     )
 
 

@@ -3,8 +3,9 @@
     jaxneg sweep configs/study_term.py --workdir runs/study/term
 
 By weight; in the form of the authors' code, whose queries meet the skips of another session and whose main loss takes
-skipped songs for targets; and with a share of the skips only. The store is that of study_p_hard.py. Hardware, time and
-result: benchmarks/results/study/term.md.
+skipped songs for targets; in the paper's form with such targets; and with a share of the skips only. Checkpoints are
+chosen by the figure that is judged, the released HR@1, and the last epoch stands beside the best. The store is that of
+study_p_hard.py. Hardware, time and result: benchmarks/results/study/term.md.
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
@@ -20,8 +21,8 @@ def get_config() -> Config:
         model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
         loss=LossConfig(name="sampled_softmax", in_batch=True),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
-        train=TrainConfig(epochs=5, patience=0, monitor="ndcg@10"),
-        eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000),
+        train=TrainConfig(epochs=40, patience=5, monitor="released_hit_rate@1"),
+        eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000, released_batch=64),
     )  # fmt: skip
 
 
@@ -39,8 +40,10 @@ def get_sweep() -> Sweep:
     term |= {f"released form, weight {value}": weight(value, *released) for value in (0.25, 0.5)}
     term |= {
         "skips as targets": ("--data.target", "any"),
+        "skips as targets, weight 0.5": weight(0.5, "--data.target", "any"),
         "skips as targets, released form, weight 0.5": weight(0.5, *released, "--data.target", "any"),
     }
     figures = [f"{kind}hit_rate@{k}" for kind in ("released_", "") for k in (1, 5, 10, 20)]
+    figures += [f"last_released_hit_rate@{k}" for k in (1, 20)]
     figures += ["pair_accuracy", "auc", "mrr_positive", "mrr_negative"]
     return Sweep({"term": term}, figures=tuple(figures), reference={"term": "off"})

@@ -164,7 +164,7 @@ def _prepare(args: list[str]) -> None:
     counts = metadata.counts
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
-            console.say(f"jaxneg: {count:,} rows {name}")
+            console.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
     liked = opinions.also_liked(stores.Store.open(asked.out))
     if math.isfinite(liked):
         console.say(
@@ -330,7 +330,7 @@ def _train(args: list[str]) -> None:
         processes=(Annotated[int, fields.Bounds(0, 1 << 20)], "How many processes there are.", 0),
         process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import cluster, run, train
+    from jaxneg import cluster, convergence, figures, run, train
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
@@ -354,11 +354,17 @@ def _train(args: list[str]) -> None:
         _leave(stopped.code)
     if not cluster.first():
         return
+    if liked := result.get("hard_also_liked"):  # older results lack it
+        console.say(
+            f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
+            "training; --data.hard-opinion says what counts of them"
+        )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
+    of = figures.validated(result)
     console.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
-        f"validation {result['monitor']} {result['best_score']:.4f} at epoch {best:.4g}, "
-        f"within 0.1% of it after {result['epochs_to_convergence']:.4g}; "
+        f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
+        f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
         f"next, jaxneg evaluate {asked.workdir}"
     )
 
@@ -370,7 +376,7 @@ def _evaluate(args: list[str]) -> None:
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         compare=(
-            _some("OTHER", "none", paths=True), "Further runs on the same store, measured on the same examples.", ()
+            _some("OTHER", "none", paths=True), "Further runs on the store, each measured as it would be alone.", ()
         ),
         baselines=(
             Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"

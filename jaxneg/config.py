@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from jaxneg import documents, experiments
+from jaxneg import documents, experiments, figures
 from jaxneg.errors import UserError as UserError
 from jaxneg.fields import (
     COUNT,
@@ -158,8 +158,11 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Positive = 50  # at most
-    patience: Natural = 5  # evaluations without a better one before stopping; 0 never stops early
-    monitor: Literal["pair_accuracy", "auc", "ndcg@10"] = "pair_accuracy"  # validation figure that decides
+    patience: Natural = 5
+    """evaluations after warm-up without a better one before stopping; 0 never stops early"""
+    monitor: Annotated[str, tyro.conf.arg(metavar="FIGURE")] = "pair_accuracy"
+    """validation figure that decides: pair_accuracy, user_pair_accuracy, auc, mrr_positive, or ndcg@K, hit_rate@K,
+    next_hit_rate@K and released_hit_rate@K with a K of --eval.ks; take the one that the model is judged by"""
     evaluate_every: Natural = 0  # steps between validations; 0 validates once an epoch
     checkpoint_every: Natural = 0  # steps between checkpoints; 0 saves at each validation
     log_every: Positive = 50  # steps between lines of metrics
@@ -181,6 +184,7 @@ class EvalConfig:
     exclude_seen: bool = False
     """drop the context's items from rankings (films are not watched again, songs are)"""
     released: Natural = 0  # random items that stand for the catalogue in released_hit_rate@k; 0 leaves it out
+    released_batch: Positive = 64  # examples in order whose next liked items are candidates together in it
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def check(config: Config) -> Config:
         (data.batch_size % data.blocks == 0, "--data.blocks", f"a divisor of {batch}", data.blocks),
         (model.width % model.heads == 0, "--model.heads", f"a divisor of the width {model.width}", model.heads),
         (data.batch_size % optim.accumulate == 0, "--optim.accumulate", f"a divisor of {batch}", optim.accumulate),
+        (figures.is_monitor(config.train.monitor), "--train.monitor", f"one of {figures.SPOKEN}", config.train.monitor),
         (len(config.eval.ks) > 0, "--eval.ks", "one cut-off or more", config.eval.ks),
     ]  # fmt: skip
     for holds, name, rule, value in rules:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -48,11 +49,11 @@ class Steps:
             self._bar.stop()
 
     def __call__(
-        self, done: int, total: int, figures: dict[str, float] | None = None, stage: str = ""
+        self, done: int, total: int, figures: Mapping[str, float | int] | None = None, stage: str = ""
     ) -> None:
         """Shows that ``done`` of ``total`` is done, with the latest figures beside it."""
         title = f"{self._title}: {stage}" if stage else self._title
-        text = "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())
+        text = "  ".join(f"{name} {_number(value)}" for name, value in (figures or {}).items())
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task(title, total=total, figures=text)
@@ -62,6 +63,10 @@ class Steps:
         if now - self._said >= QUIET_SECONDS or (done >= total and text):
             self._said = now
             say(f"{title} {done:,} of {total:,}  {text}".rstrip())
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def say(text: str) -> None:

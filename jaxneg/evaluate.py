@@ -4,14 +4,15 @@ A baseline, a checkpoint and an exported model are measured by the same lines. A
 the liked and disliked items that follow it. Averages go over an example's targets first, then over examples.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxneg import metrics
+from jaxneg import metrics, released
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
 
@@ -69,7 +70,7 @@ Score = Callable[[EvalBatch], Any]
 
 ENOUGH = 5  # events of context that count as a usable history
 CUT = 10  # cut-off of MAP and of the disliked items' MRR
-DRAWS = 100  # tries for a random item that an example does not hold
+ENDS = ("pair_accuracy", "auc")  # figures that have an interval, as do the two of pairs by user
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,18 @@ class Report:
     """What was measured. Arrays keep one value per example X, so that models can be compared pair by pair."""
 
     figures: dict[str, float]  # by name, as to_dict gives them
+    counts: dict[str, dict[str, int]]  # by name, what a figure is a mean over: users, examples, pairs
     bands: tuple[dict[str, float], ...]  # the same by share of positives, with the band's ends low and high
     pair_X2: np.ndarray  # int32, the pairs compared
+    user_X: np.ndarray  # int32, whose example each is
     value_X: dict[str, np.ndarray]  # float64 by name; NaN where an example has no such value
     shown_V: dict[int, np.ndarray]  # int64 by k, how often each item is in a top k, padding row excluded
     liked_rank: np.ndarray  # float64, ranks of all liked targets
     disliked_rank: np.ndarray  # float64, ranks of all disliked targets
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures and bands as JSON can hold them: None where there was nothing to measure."""
-        return _json(self.figures) | {"bands": [_json(band) for band in self.bands]}
+        """Figures, bands and counts as JSON can hold them: None where there was nothing to measure."""
+        return _json(self.figures) | {"bands": [_json(band) for band in self.bands], "counts": self.counts}
 
 
 def _json(figures: dict[str, float]) -> dict[str, float | None]:
@@ -103,8 +106,12 @@ def evaluate(
 ) -> Report:
     """Measures a score function on held-out examples. Definitions are those of ``metrics``, and:
 
-    - pair_accuracy: over each example's pair, with a bootstrap interval over examples; pairs counts them.
-    - auc: all liked against all disliked items of an example.
+    - pair_accuracy: over each example's pair; pairs counts them, and users those who have an example. Here as
+      everywhere an interval comes of a bootstrap that resamples users with all their examples.
+    - user_pair_accuracy: the mean of a user's pairs first, then over users. drawn_pair_accuracy: one pair of each
+      user, drawn at random, as Mei et al. have it.
+    - auc: all liked against all disliked items of an example; auc_pairs counts them. An item that was both liked and
+      disliked makes no pair with itself; same_pairs counts those that are left out.
     - random_accuracy: the pair's liked item, or the first liked one, against a uniform random item that is
       neither in the example's context nor among its liked items. Every score function meets the same draws.
     - hit_rate@k, ndcg@k: liked targets in the whole catalogue; delta_ forms subtract those of disliked
@@ -115,11 +122,13 @@ def evaluate(
       unseen_liked_log_rank, unseen_disliked_log_rank: the natural logarithm of their ranks. Of disliked
       targets, a low MRR and a high log rank are good.
     - next_hit_rate@k: of the first liked target of each example alone, in the whole catalogue.
-    - released_hit_rate@k: of the same targets among fewer candidates, the different first liked targets of the
-      batch and ``config.released`` random items; released_candidates is their mean number. It is how Seshadri
-      and Knees measured. It grows as ``config.batch_size`` falls, and keeps seen items.
+    - released_hit_rate@k: of the same targets among fewer candidates, the different first liked targets of
+      ``config.released_batch`` examples in order and ``config.released`` random items; released_candidates is their
+      mean number. It is how Seshadri and Knees measured, in the batches of their code. It keeps seen items.
     - gini@k, item_coverage@k: over the top k of all examples.
     - user_coverage: share of examples with an event of context; user_coverage_5: with at least five.
+
+    No figure depends on the size of the batches.
 
     Args:
       score: from a batch to scores_BV, or to Scored.
@@ -131,18 +140,17 @@ def evaluate(
         users.
 
     Reference: Seshadri and Knees, Leveraging Negative Signals with Self-Attention for Sequential Music
-    Recommendation, 2023, arXiv:2309.11623.
+    Recommendation, 2023, arXiv:2309.11623. Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024,
+    arXiv:2406.04488.
     """
     k_max = min(max(config.ks), items)
     rng = np.random.default_rng(config.pair_seed)
-    released_rng = np.random.default_rng((config.pair_seed, 1))  # its own, so that it moves no other draw
+    hits = released.Hits(items, config)
     bands = np.linspace(0.0, 1.0, config.bands + 1)
     shown_WV = {k: np.zeros((config.bands, items + 1), np.int64) for k in config.ks}
     columns: dict[str, list[np.ndarray]] = {}
-    pairs, liked_ranks, disliked_ranks = [], [], []
+    pairs, users, liked_ranks, disliked_ranks = [], [], [], []
     for batch in batches:
-        # Draws come before the rows that fill up are dropped, so they do not depend on the score.
-        random_B = _random_items(rng, batch, items)
         real = np.flatnonzero(batch.real_B)
         scored = _scored(score(batch))
         if isinstance(scored, Matrix):  # whose rows that only fill up are anything, also NaN
@@ -162,34 +170,58 @@ def evaluate(
         for k, count_WV in shown_WV.items():
             top_Bk = ranking.top_Bk[:, :k]
             np.add.at(count_WV, (np.broadcast_to(band_B[:, None], top_Bk.shape), top_Bk), 1)
-        values = _values(batch, scored, random_B[real], ranking, config)
+        values = _values(batch, scored, _random_items(rng, batch, items), ranking, config)
         if config.released:
-            values |= _released(released_rng, batch.liked_BC[:, 0], scored, items, config)
+            hits.add(batch.liked_BC[:, 0], scored)
         for name, value_B in values.items():
             columns.setdefault(name, []).append(value_B)
         pairs.append(batch.pair_B2)
+        users.append(batch.user_B)
         for kept, rank_BC in zip((liked_ranks, disliked_ranks), ranking.targets, strict=True):
             kept.append(rank_BC[~np.isnan(rank_BC)])
     if not pairs:
         raise ValueError("no batch to evaluate")
     value_X = {name: np.concatenate(column) for name, column in columns.items()}
+    if config.released:
+        value_X |= hits.values()
+    pair_X2, user_X = np.concatenate(pairs), np.concatenate(users)
     band_X = band(value_X["share"], config.bands)
+    figures = _figures(
+        value_X, user_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold
+    )
     return Report(
-        figures=_figures(value_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold),
+        figures=figures | by_user(value_X["pair_accuracy"], user_X, config),
+        counts=_counts(value_X, user_X),
         bands=tuple(
             {"low": float(bands[w]), "high": float(bands[w + 1])}
             | _figures(
                 {name: column[band_X == w] for name, column in value_X.items()},
+                user_X[band_X == w],
                 {k: count_WV[w, 1:] for k, count_WV in shown_WV.items()},
                 config,
             )
             for w in range(config.bands)
         ),
-        pair_X2=np.concatenate(pairs),
+        pair_X2=pair_X2,
+        user_X=user_X,
         value_X=value_X,
         shown_V={k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()},
         liked_rank=np.concatenate(liked_ranks),
         disliked_rank=np.concatenate(disliked_ranks),
+    )
+
+
+def narrowed(report: Report, at: np.ndarray) -> Report:
+    """The report with the values of some of its examples alone, to be compared with those of another; figures stay."""
+    fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(Report)}
+    return dataclasses.replace(
+        report,
+        **{
+            name: value[at]
+            for name, value in fields.items()
+            if name.endswith(("_X", "_X2")) and name != "value_X"
+        },
+        value_X={name: column[at] for name, column in report.value_X.items()},
     )
 
 
@@ -203,17 +235,23 @@ def separation(score: Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
     for batch in batches:
         scored = _scored(score(batch))
         pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
-        correct += metrics.pair_accuracy(pair_B2, batch.real_B & (batch.pair_B2[:, 0] > 0))
-        auc += metrics.pairwise_auc(
-            liked_BC, batch.real_B[:, None] & (batch.liked_BC > 0), disliked_BC, batch.disliked_BC > 0
-        )
+        correct += metrics.pair_accuracy(pair_B2, batch.real_B & _paired(batch))
+        liked = batch.liked_BC * batch.real_B[:, None]
+        auc += metrics.mean(metrics.pairs(liked_BC, liked, disliked_BC, batch.disliked_BC).auc_B)
     return {"pair_accuracy": correct.value, "auc": auc.value}
+
+
+def _paired(batch: EvalBatch) -> np.ndarray:
+    """bool_B, which examples have a pair of two items."""
+    return (batch.pair_B2[:, 0] > 0) & (batch.pair_B2[:, 0] != batch.pair_B2[:, 1])
 
 
 def paired_difference(
     a: Report, b: Report, of: str = "pair_accuracy", *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of a's value less b's over the examples where both have one, and its 95% bootstrap interval.
+    """Mean of a's value less b's over the examples where both have one, and its 95% interval over users.
+
+    The ends are NaN where only one user is left.
 
     ``of`` names a per-example value: pair_accuracy, auc, random_accuracy, mrr_positive, hit_rate@10, ...
     Raises ValueError if the reports are of different examples.
@@ -221,14 +259,73 @@ def paired_difference(
     if not np.array_equal(a.pair_X2, b.pair_X2):
         raise ValueError("the reports are of different examples: evaluate both on the same batches")
     difference_X = a.value_X[of] - b.value_X[of]
-    return metrics.mean(difference_X).value, *metrics.bootstrap(difference_X, resamples=resamples, seed=seed)
+    ends = metrics.bootstrap(difference_X, a.user_X, resamples=resamples, seed=seed)
+    return metrics.mean(difference_X).value, *ends
+
+
+def average(reports: Sequence[Report], config: EvalConfig) -> Report:
+    """The report of several runs on the same examples: values and figures are means over runs.
+
+    Intervals are over users, of each example's value averaged over runs. Ranks are those of the first run.
+    """
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    value_X = {name: np.mean([one.value_X[name] for one in reports], axis=0) for name in first.value_X}
+    band_X = band(value_X["share"], config.bands)
+
+    def mean(each: Sequence[dict[str, float]], at: np.ndarray) -> dict[str, float]:
+        figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+        counted = {name: value for name, value in each[0].items() if isinstance(value, int)}
+        return figures | counted | _ends(value_X, first.user_X, at, config)
+
+    everywhere = np.ones(len(band_X), bool)
+    return Report(
+        figures=mean([one.figures for one in reports], everywhere)
+        | by_user(value_X["pair_accuracy"], first.user_X, config),
+        counts=first.counts,
+        bands=tuple(mean([one.bands[w] for one in reports], band_X == w) for w in range(config.bands)),
+        pair_X2=first.pair_X2,
+        user_X=first.user_X,
+        value_X=value_X,
+        shown_V={k: np.sum([one.shown_V[k] for one in reports], axis=0) for k in first.shown_V},
+        liked_rank=first.liked_rank,
+        disliked_rank=first.disliked_rank,
+    )
+
+
+def _ends(
+    value_X: dict[str, np.ndarray], user_X: np.ndarray, at: np.ndarray, config: EvalConfig
+) -> dict[str, float]:
+    """Ends of the intervals over users of the examples where ``at`` is True."""
+    ends = {}
+    for name in ENDS:
+        interval = metrics.bootstrap(
+            value_X[name][at], user_X[at], resamples=config.bootstrap, seed=config.pair_seed
+        )
+        ends |= {f"{name}_{end}": value for end, value in zip(("low", "high"), interval, strict=True)}
+    return ends
+
+
+def by_user(value_X: np.ndarray, user_X: np.ndarray, config: EvalConfig) -> dict[str, float]:
+    """Pair accuracy by user: the mean of each one's pairs, and one drawn pair of each, with intervals over users."""
+    known = np.flatnonzero(~np.isnan(value_X))
+    # In a random order the first pair of each user is a draw, whatever the size of a batch.
+    order = known[np.random.default_rng((config.pair_seed, 2)).permutation(len(known))]
+    user, first = np.unique(user_X[order], return_index=True)
+    sums, count = metrics.by_unit(value_X, user_X)
+    figures = {}
+    for name, value in (("user", sums / count), ("drawn", value_X[order[first]])):
+        low, high = metrics.bootstrap(value, user, resamples=config.bootstrap, seed=config.pair_seed)
+        name = f"{name}_pair_accuracy"
+        figures |= {name: metrics.mean(value).value, f"{name}_low": low, f"{name}_high": high}
+    return figures
 
 
 def _values(
     batch: EvalBatch, scored: Scored, random_B, ranking: metrics.Ranking, config: EvalConfig
 ) -> dict[str, np.ndarray]:
     """Values of each example by name, NaN where it has none."""
-    liked, disliked = batch.liked_BC > 0, batch.disliked_BC > 0
     liked_B = np.where(batch.pair_B2[:, 0] > 0, batch.pair_B2[:, 0], batch.liked_BC[:, 0])
     against_random_B2 = np.stack([liked_B, random_B], axis=1)
     liked_rank_BC, disliked_rank_BC = ranking.targets
@@ -236,11 +333,16 @@ def _values(
         np.where(_held(item_BC, batch.item_BL), np.nan, rank_BC)
         for item_BC, rank_BC in zip((batch.liked_BC, batch.disliked_BC), ranking.targets, strict=True)
     )
+    pairs = metrics.pairs(
+        scored.of(batch.liked_BC), batch.liked_BC, scored.of(batch.disliked_BC), batch.disliked_BC
+    )
     values = {
         "share": np.asarray(batch.share_B, np.float64),
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
-        "pair_accuracy": metrics.pair_correct(scored.of(batch.pair_B2), batch.pair_B2[:, 0] > 0),
-        "auc": metrics.auc(scored.of(batch.liked_BC), liked, scored.of(batch.disliked_BC), disliked),
+        "pair_accuracy": metrics.pair_correct(scored.of(batch.pair_B2), _paired(batch)),
+        "auc": pairs.auc_B,
+        "auc_pairs": pairs.pairs_B.astype(np.float64),
+        "same_pairs": pairs.same_B.astype(np.float64),
         "random_accuracy": metrics.pair_correct(
             scored.of(against_random_B2), np.logical_and(liked_B > 0, random_B > 0)
         ),
@@ -265,41 +367,27 @@ def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
     return np.stack([np.isin(item_C, seen_L) for item_C, seen_L in zip(item_BC, context_BL, strict=True)])
 
 
-def _released(
-    rng: np.random.Generator, target_B: np.ndarray, scored: Scored, items: int, config: EvalConfig
-) -> dict[str, np.ndarray]:
-    """Hit rates of the targets among the batch's different targets and random other items, and how many they are."""
-    target = np.unique(target_B[target_B > 0])
-    others = np.setdiff1d(np.arange(1, items + 1), target)
-    drawn = rng.choice(others, size=min(config.released, len(others)), replace=False)
-    # Column 0 pads, as in a catalogue; the target's column is its place among the candidates.
-    candidates = np.concatenate([[0], target, drawn])
-    place_B = np.where(target_B > 0, np.searchsorted(target, target_B) + 1, 0)
-    score_BC = scored.of(np.broadcast_to(candidates, (len(target_B), len(candidates))))
-    rank_B = metrics.rank(score_BC, (place_B[:, None],)).targets[0][:, 0]
-    return {
-        "released_candidates": np.where(target_B > 0, len(candidates) - 1.0, np.nan),
-        **{f"released_hit_rate@{k}": metrics.hit_rate(rank_B, k) for k in config.ks},
-    }
-
-
 def _figures(
-    value_X: dict[str, np.ndarray], shown_V: dict[int, np.ndarray], config: EvalConfig, cold: int = 0
+    value_X: dict[str, np.ndarray],
+    user_X: np.ndarray,
+    shown_V: dict[int, np.ndarray],
+    config: EvalConfig,
+    cold: int = 0,
 ) -> dict[str, float]:
     """Averages over examples, and exposure over items."""
     mean = {name: metrics.mean(column) for name, column in value_X.items()}
-    low, high = metrics.bootstrap(value_X["pair_accuracy"], resamples=config.bootstrap, seed=config.pair_seed)
+    ends = _ends(value_X, user_X, np.ones(len(user_X), bool), config)
     examples = len(value_X["context"])
     covered = {
         n: metrics.Mean(float((value_X["context"] >= n).sum()), examples + cold).value for n in (1, ENOUGH)
     }
     return {
-        "pair_accuracy": mean["pair_accuracy"].value,
-        "pair_accuracy_low": low,
-        "pair_accuracy_high": high,
-        "pairs": mean["pair_accuracy"].count,
-        "auc": mean["auc"].value,
+        **{name: mean[name].value for name in ENDS},
+        **ends,
+        "users": len(np.unique(user_X)),
         "examples": examples,
+        "pairs": mean["pair_accuracy"].count,
+        **{name: int(mean[name].sum) for name in ("auc_pairs", "same_pairs")},
         "random_accuracy": mean["random_accuracy"].value,
         **{f"{name}@{k}": mean[f"{name}@{k}"].value for k in config.ks for name in ("hit_rate", "ndcg")},
         **{
@@ -320,6 +408,20 @@ def _figures(
     }
 
 
+def _counts(value_X: dict[str, np.ndarray], user_X: np.ndarray) -> dict[str, dict[str, int]]:
+    """Users and examples that have each value, and the pairs of those that are of pairs."""
+    found = {}
+    for name, column in value_X.items():
+        known = ~np.isnan(column)
+        found[name] = {"users": len(np.unique(user_X[known])), "examples": int(known.sum())}
+    found["pair_accuracy"]["pairs"] = found["pair_accuracy"]["examples"]
+    found["auc"]["pairs"] = int(value_X["auc_pairs"].sum())
+    users = found["pair_accuracy"]["users"]
+    found["user_pair_accuracy"] = found["pair_accuracy"]
+    found["drawn_pair_accuracy"] = dict.fromkeys(("users", "examples", "pairs"), users)
+    return found
+
+
 def band(share_B: np.ndarray, bands: int) -> np.ndarray:
     """Which of ``bands`` equal parts of [0, 1] a share is in: a part holds its lower end, the last both."""
     # A float32 share such as 0.6 is meant to sit on an end.
@@ -328,12 +430,19 @@ def band(share_B: np.ndarray, bands: int) -> np.ndarray:
 
 
 def _random_items(rng: np.random.Generator, batch: EvalBatch, items: int) -> np.ndarray:
-    """Per example a uniform item that is neither liked nor in its context; 0 where none was found."""
-    held_BC = np.concatenate([batch.liked_BC, batch.item_BL], axis=1)
-    random_B = rng.integers(1, items + 1, size=len(held_BC))
-    for _ in range(DRAWS):
-        wrong = np.flatnonzero((held_BC == random_B[:, None]).any(-1))
-        if len(wrong) == 0:
-            return random_B
-        random_B[wrong] = rng.integers(1, items + 1, size=len(wrong))
-    return np.where((held_BC == random_B[:, None]).any(-1), 0, random_B)
+    """Per example a uniform item that is neither liked nor in its context; 0 where it holds all of them.
+
+    One number is drawn for each example in turn, so that the draws do not depend on the size of a batch.
+    """
+    held_BC = np.sort(np.concatenate([batch.liked_BC, batch.item_BL], axis=1), axis=1).astype(np.int64)
+    again = np.zeros(held_BC.shape, bool)
+    again[:, 1:] = held_BC[:, 1:] == held_BC[:, :-1]
+    real = (held_BC > 0) & ~again
+    held_BC = np.sort(
+        np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1
+    )  # the others are beyond all
+    free_B = items - real.sum(1)
+    rank_B = (rng.random(len(held_BC)) * free_B).astype(np.int64)  # of the item among the free ones, from 0
+    before_BC = held_BC - 1 - np.arange(held_BC.shape[1])  # free items below each held one
+    item_B = rank_B + 1 + (before_BC <= rank_B[:, None]).sum(1)
+    return np.where(free_B > 0, item_B, 0)

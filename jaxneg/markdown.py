@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxneg import evaluate, probes
+from jaxneg import convergence, evaluate, figures, probes
 from jaxneg.config import Config
 
+FEW = 20  # users below which an interval over them is rough
 NO_PLOTS = "no plots: matplotlib is not installed (pip install 'jaxneg[plots]')"
 
 
@@ -20,24 +21,37 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
     """
     ranked = sorted(values["baselines"].items(), key=lambda pair: -(pair[1]["pair_accuracy"] or 0))
     runs = {f"run {name}": one for name, one in values["runs"].items()}
-    rows = {"**model**": values} | runs | {name.replace("_", " "): one for name, one in ranked}
+    last = {"its last epoch": values["last"]} if "pair_accuracy" in values["last"] else {}
+    rows = {"**model**": values} | last | runs | {name.replace("_", " "): one for name, one in ranked}
     k = evaluate.CUT if evaluate.CUT in config.eval.ks else min(config.eval.ks)
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
         f"# Report on the {values['split']} split",
-        f"{values['pairs']:,} pairs from {values['examples']:,} examples. {_verdict(values)}",
+        *values.get("notes", ()),
+        f"{_counted(values, 'pair_accuracy')} of {values['examples']:,} examples in all. {_verdict(values)}",
+        *_notes(values),
+        *_otherwise(values["runs"]),
         "## Liked above disliked",
-        "Pair accuracy takes one liked and one disliked item of the same station per example, AUC all pairs. "
-        "Brackets hold 95% bootstrap intervals over examples. Differences are paired, the model less the "
-        "baseline. Chance is 0.5.",
-        _separation_table(rows),
+        "Pair accuracy takes one liked and one disliked item of the same station per example "
+        f"({_counted(values, 'pair_accuracy')}), AUC all pairs ({_counted(values, 'auc')}). An item that was liked and "
+        f"disliked makes no pair with itself: {values['same_pairs']:,} such pairs are left out. Brackets hold 95% "
+        "bootstrap intervals that resample users, each with all of their examples. Differences are paired, the model "
+        "less the row's. Chance is 0.5. Baselines with a random start: mean ± standard deviation over "
+        "seeds. The last column says what a row sees of a listener.",
+        _separation_table(rows, config),
+        "Pair accuracy by user: the mean of a user's pairs first, then over users; and with one pair of each user, "
+        f"drawn at random, as Mei et al. (2024) have it ({_counted(values, 'drawn_pair_accuracy')}).",
+        _user_table(rows),
         _image(titles, "accuracy.png"),
         "## Ranking and exposure",
         f"Held-out items among the whole catalogue{left_out}. Δ is the figure of liked less that of disliked "
-        f"items. Gini and coverage are over the top {k} of all examples: a lower Gini is more diverse.",
+        f"items. Gini and coverage are over the top {k} of all examples: a lower Gini is more diverse. Liked: "
+        f"{_counted(values, 'mrr_positive')}; disliked: {_counted(values, 'mrr_negative')}.",
         _ranking_table(rows, k),
         f"Ranks of held-out items that are not in the context: MRR cut off at {evaluate.CUT}, and the mean natural "
-        "logarithm of ranks. Disliked items should have a low MRR and a high log rank.",
+        "logarithm of ranks. Disliked items should have a low MRR and a high log rank. Liked: "
+        f"{_counted(values, f'unseen_liked_mrr@{evaluate.CUT}')}; disliked: "
+        f"{_counted(values, f'unseen_disliked_mrr@{evaluate.CUT}')}.",
         _unseen_table(rows),
         _image(titles, "ranks.png"),
         _next_text(values, config),
@@ -51,18 +65,31 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         _image(titles, "share.png"),
         *_feedback_parts({"model": values} | runs, titles),
         "## Training",
-        _training_table({"model": values} | runs, config.train.monitor),
+        "Converged is a run at the first validation that has 95% of its gain over the one before training, if it ended "
+        "because patience ran out. Seconds are of training steps, without compiling, validating and saving. "
+        f"Validation: {figures.validated(values) or 'not counted by the version that trained it'}.",
+        _training_table({"model": values} | runs),
         _image(titles, "validation.png"),
         "" if titles else f"There are {NO_PLOTS}.",
         "## Settings of the baselines",
-        "Fitted to the training events, chosen for AUC on validation examples.",
+        "Fitted to the training events, chosen for AUC on validation examples; so is the best of them.",
         _settings_table(values["baselines"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _separation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items"]
+def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each run is measured with that the model is not."""
+    return [
+        f"Run {name} is measured with its own settings ({'; '.join(one['measured_otherwise'])}): its figures are those "
+        "of its own report, its differences are over the examples that both have."
+        for name, one in runs.items()
+        if one.get("measured_otherwise")
+    ]
+
+
+def _separation_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
+    head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items", "sees"]
     return _table(
         head,
         [
@@ -70,13 +97,49 @@ def _separation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 name,
                 _interval(one, "pair_accuracy"),
                 _interval(one, "difference_pair_accuracy", "+"),
-                _number(one["auc"]),
+                _interval(one, "auc"),
                 _interval(one, "difference_auc", "+"),
                 _number(one["random_accuracy"]),
+                _sees(one.get("sees", "context"), config),
             ]
             for name, one in rows.items()
         ],
     )
+
+
+def _sees(what: str, config: Config) -> str:
+    """What of a listener a row's scores depend on."""
+    last = f"last {config.data.length:,} events"
+    return {"nothing": "nothing", "context": last, "history": f"all training events, and the {last}"}[what]
+
+
+def _user_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    names = {"user_pair_accuracy": "mean over users", "drawn_pair_accuracy": "one pair a user"}
+    return _table(
+        ["", *names.values()], [[name, *(_interval(one, of) for of in names)] for name, one in rows.items()]
+    )
+
+
+def _counted(values: Mapping[str, Any], figure: str) -> str:
+    """How many a figure is of, in words."""
+    of = values["counts"][figure]
+    return figures.counted(of["users"], of.get("pairs"), of["examples"])
+
+
+def _notes(values: Mapping[str, Any]) -> list[str]:
+    """What a reader should know before the figures: few users, and training that sees the test's future."""
+    found = []
+    users = values["counts"]["pair_accuracy"]["users"]
+    if 0 < users < FEW:
+        found.append(
+            f"**{figures.counted(users)}** with a pair: an interval over so few is rough, and of one there is none."
+        )
+    if later := values["later_training_share"]:
+        found.append(
+            f"{later:.1%} of the training events come after the median test event, so that what training knows of an "
+            "item includes its future. A split by time (`jaxneg prepare --split time`) leaves none."
+        )
+    return found
 
 
 def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
@@ -107,7 +170,7 @@ def _next_text(values: Mapping[str, Any], config: Config) -> str:
         return f"{text}."
     return (
         f"{text}, and as the released code of Seshadri and Knees takes them: among the next liked items of the "
-        f"{config.eval.batch_size} examples of a batch and {config.eval.released:,} random items, "
+        f"{config.eval.released_batch} examples in a row and {config.eval.released:,} random items, "
         f"{values['released_candidates'] or 0:,.0f} candidates on average."
     )
 
@@ -123,7 +186,7 @@ def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
 def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return _table(
         ["", *columns],
-        [[name, *(_number(one[figure]) for figure in columns.values())] for name, one in rows.items()],
+        [[name, *(_number(one.get(figure)) for figure in columns.values())] for name, one in rows.items()],
     )
 
 
@@ -169,9 +232,10 @@ def _feedback_parts(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, 
         one = next(iter(moved.values()))
         turned = " or ".join(f"from a {like} into a {dislike}" for like, dislike in one["flip"].items())
         parts += [
-            f"How the top {one['top']} of {one['examples']:,} examples moves when the last event turns "
+            f"How the top {one['top']} of {figures.counted(one['users'], examples=one['examples'])} moves when the "
+            "last event turns "
             f"{turned}: the share of it that is similar to that event's item, before and after. Brackets hold 95% "
-            "bootstrap intervals over examples.".replace("_", " "),
+            "bootstrap intervals over users.".replace("_", " "),
             _responsiveness_table(moved),
         ]
     return parts
@@ -210,10 +274,21 @@ def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
 def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     figures = ("auc", "mrr_positive", "mrr_negative", f"gini@{k}")
     return _table(
-        ["share", "examples", "pairs", "pair accuracy", "AUC", "MRR liked", "MRR disliked", f"Gini@{k}"],
+        [
+            "share",
+            "users",
+            "examples",
+            "pairs",
+            "pair accuracy",
+            "AUC",
+            "MRR liked",
+            "MRR disliked",
+            f"Gini@{k}",
+        ],
         [
             [
                 f"{band['low']:.2f} to {band['high']:.2f}",
+                f"{band['users']:,}",
                 f"{band['examples']:,}",
                 f"{band['pairs']:,}",
                 _interval(band, "pair_accuracy"),
@@ -224,22 +299,37 @@ def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     )
 
 
-def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
+def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
+        "share of hard ones that their listener likes elsewhere": lambda one: _number(one["hard_also_liked"]),
         "share of random ones that their listener likes elsewhere": lambda one: _number(
             one["false_negatives"]
         ),
-        "epochs to convergence": lambda one: f"{one['epochs_to_convergence']:.4g}",
-        "seconds to convergence": lambda one: f"{one['seconds_to_convergence']:.1f}",
+        "converged after epochs": lambda one: _converged(one, "epochs", ".4g"),
+        "steps": lambda one: _converged(one, "steps", ",.0f"),
+        "sequences": lambda one: _converged(one, "sequences", ",.0f"),
+        "seconds of steps": lambda one: _converged(one, "seconds", ".1f"),
+        "seconds of compiling": lambda one: _format(one.get("compile_seconds"), ".1f"),
         "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
-        f"best validation {monitor.replace('_', ' ')}": lambda one: (
-            f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}"
-        ),
+        "figure that decided": lambda one: figures.title(one["monitor"]),
+        "best validation": lambda one: f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}",
+        "last validation": lambda one: f"{_number(one['last_validation'])}, epoch {one['epochs']:.4g}",
     }
     rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
     return _table(["", *runs], rows, align="---")
+
+
+def _converged(one: Mapping[str, Any], unit: str, how: str) -> str:
+    """A figure of convergence, or that the run has not."""
+    if one["epochs_to_convergence"] is None:
+        return convergence.short(one) if unit == "epochs" else "not converged"
+    return _format(one.get(f"{unit}_to_convergence"), how)
+
+
+def _format(value: float | int | None, how: str) -> str:
+    return "" if value is None else f"{value:{how}}"
 
 
 def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
@@ -255,35 +345,28 @@ def _verdict(values: Mapping[str, Any]) -> str:
     if values["pair_accuracy"] is None:
         return "No example has both a liked and a disliked item, so there is no pair accuracy."
     said = [f"The model puts the liked item first in {_interval(values, 'pair_accuracy')} of pairs."]
-    best = _best(values)
+    best = values["best_baseline"]
     if best is not None:
         baseline = values["baselines"][best]
         said.append(
-            f"The best baseline, {best.replace('_', ' ')}, does in {_number(baseline['pair_accuracy'])}: "
+            f"The best baseline by AUC on validation, {best.replace('_', ' ')}, does in "
+            f"{_number(baseline['pair_accuracy'])}: "
             f"the model is {_against(baseline)}."
         )
     for name, one in values["runs"].items():
-        said.append(
-            f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
-            f"it converged after {values['epochs_to_convergence']:.4g} epochs, {name} after "
-            f"{one['epochs_to_convergence']:.4g}."
-        )
+        said.append(f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}.")
+    if values["runs"]:
+        trained = {"the model": values} | values["runs"]
+        said.append(f"Trained: {'; '.join(f'{n}, {convergence.short(one)}' for n, one in trained.items())}.")
     return " ".join(said)
-
-
-def _best(values: Mapping[str, Any]) -> str | None:
-    """Name of the baseline with the highest pair accuracy."""
-    known = {
-        name: one["pair_accuracy"]
-        for name, one in values["baselines"].items()
-        if one["pair_accuracy"] is not None
-    }
-    return max(known, key=known.__getitem__) if known else None
 
 
 def _against(other: Mapping[str, Any]) -> str:
     low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
-    is_ = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+    if other["difference_pair_accuracy"] is None:
+        return "not compared with it, as they share no pair"
+    apart = low is not None
+    is_ = "above" if apart and low > 0 else "below" if apart and high < 0 else "not told apart from"
     return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
 
 
@@ -295,8 +378,12 @@ def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
     """A figure with its interval, "0.8123 [0.8001, 0.8240]"; empty where there is none."""
     if values.get(name) is None:
         return ""
-    low, high = (_number(values[f"{name}_{end}"], sign) for end in ("low", "high"))
-    return f"{_number(values[name], sign)} [{low}, {high}]"
+    text = _number(values[name], sign)
+    if (sd := (values.get("sd") or {}).get(name)) is not None:
+        text += f" ± {_number(sd)}"
+    if values.get(f"{name}_low") is None:  # of one user
+        return text
+    return f"{text} [{_number(values[f'{name}_low'], sign)}, {_number(values[f'{name}_high'], sign)}]"
 
 
 def _table(head: list[str], rows: list[list[str]], align: str = "---:") -> str:

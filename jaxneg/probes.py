@@ -141,7 +141,7 @@ def responsiveness(
 
     Similar by "attribute" shares a value of any attribute, such as the artist; by "row" has a cosine above 0.5
     between the rows that are scored. Each comes as {"before", "after", "change", "change_low", "change_high"},
-    "item" likewise for the item itself. Intervals are 95% bootstrap intervals over examples. A change is NaN where
+    "item" likewise for the item itself. Intervals are 95% bootstrap intervals over users. A change is NaN where
     nothing was similar before; "attribute" is missing where tracks have no attributes.
 
     Args:
@@ -159,6 +159,7 @@ def responsiveness(
     Recommenders, 2023, arXiv:2308.12256.
     """
     columns: dict[str, list[np.ndarray]] = {}
+    users: list[np.ndarray] = []
     examples, k = 0, min(TOP, max(1, (len(row_VD) - 1) // 10))
     for batch in batches:
         at, last_B, flipped = _flipped(batch, flip)
@@ -171,20 +172,25 @@ def responsiveness(
                 measured |= {f"{name} {end}": share_B for name, share_B in shares.items()}
             for name, value_B in measured.items():
                 columns.setdefault(name, []).append(value_B)
+            users.append(np.asarray(batch.user_B)[at])
             examples += len(at)
         if examples >= limit:
             break
-    found: dict[str, Any] = {"examples": examples, "top": k, "flip": dict(flip)}
+    user_X = np.concatenate(users) if users else np.zeros(0, np.int32)
+    found: dict[str, Any] = {
+        "users": len(np.unique(user_X)), "examples": examples, "top": k, "flip": dict(flip),
+    }  # fmt: skip
     if examples == 0:
         return found
     value_X = {name: np.concatenate(column) for name, column in columns.items()}
     found["overlap"] = metrics.mean(value_X["overlap"]).value
     found["overlap_low"], found["overlap_high"] = metrics.bootstrap(
-        value_X["overlap"], resamples=resamples, seed=seed
+        value_X["overlap"], user_X, resamples=resamples, seed=seed
     )
     for name in ("attribute", "row", "item"):
         if f"{name} before" in value_X:
-            found[name] = _change(value_X[f"{name} before"], value_X[f"{name} after"], resamples, seed)
+            both = value_X[f"{name} before"], value_X[f"{name} after"]
+            found[name] = _change(*both, user_X, resamples, seed)
     return found
 
 
@@ -239,9 +245,11 @@ def _near(row_VD: np.ndarray, top_Bk: np.ndarray, item_B: np.ndarray) -> Bool[np
     return np.einsum("BkD,BD->Bk", top_BkD, item_BD) > NEAR * length_Bk
 
 
-def _change(before_X: np.ndarray, after_X: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+def _change(
+    before_X: np.ndarray, after_X: np.ndarray, user_X: np.ndarray, resamples: int, seed: int
+) -> dict[str, float]:
     before, after = before_X.mean(), after_X.mean()
-    low, high = metrics.bootstrap_ratio(after_X, before_X, resamples=resamples, seed=seed)
+    low, high = metrics.bootstrap_ratio(after_X, before_X, user_X, resamples=resamples, seed=seed)
     return {
         "before": float(before),
         "after": float(after),

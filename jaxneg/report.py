@@ -1,5 +1,6 @@
 """A run beside the baselines on held-out events: report.json, report.md and plots in the run's directory."""
 
+import dataclasses
 import math
 import pathlib
 import sys
@@ -10,7 +11,21 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, files, locks, markdown, metrics, plots, probes, run, scoring, step as steps
+from jaxneg import (
+    config as configs,
+    convergence,
+    evaluate,
+    figures,
+    files,
+    locks,
+    markdown,
+    metrics,
+    plots,
+    probes,
+    run,
+    scoring,
+    step as steps,
+)
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, histories, store as stores
@@ -19,7 +34,9 @@ from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
+SEEDS = 3  # random starts of a baseline that has one
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
+MEASURING = ("data.inputs", "data.reach", "data.length", "eval.")  # what figures hang on
 NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
 
 BASELINES = {"usual": baselines.BASELINES, "all": baselines.BASELINES | factorisations.FACTORISATIONS}
@@ -28,19 +45,24 @@ OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 
 class Measured(NamedTuple):
-    """A baseline's report, with the settings that validation chose for it."""
+    """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
 
     report: evaluate.Report
     settings: dict[str, Any]
+    sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
+    validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
+    seeds: int = 1
+    sd: Mapping[str, float] = types.MappingProxyType({})  # of each figure over the seeds; none of one
 
 
 class Compared(NamedTuple):
-    """Another run's report on the same examples."""
+    """Another run's report, on examples with contexts of its own."""
 
     report: evaluate.Report
     config: Config
     result: Mapping[str, Any]  # contents of its result.json
     probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
+    session_X: np.ndarray | None = None  # its examples; None where they are those of the run
 
 
 def evaluate_run(
@@ -55,16 +77,19 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
 
+    The last checkpoint is measured beside the best, where it is there and another one.
+
     Args:
       trained: the run.
       directory: of the run; the report is written there.
       split: "test" or "validation".
       on_progress: told (done, total, stage=...) in batches.
-      compare: directories of further runs on the same catalogue, measured on this run's examples.
+      compare: directories of further runs on the same store, each measured as it would be alone: with the contexts
+        that it was trained for. Where ``trained.config`` has another ``eval`` than the run's own, so have they.
       measured: what ``measure_baselines`` gave for the same store, config and split, to spare a repetition.
       which: baselines to measure, "usual" or "all".
 
-    Raises UserError where a run to compare with is of another catalogue or length.
+    Raises UserError where a run to compare with is of another store.
     """
     with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
         files.clean_inside(directory)
@@ -83,20 +108,22 @@ def _evaluate_run(
     """What ``evaluate_run`` does, for the holder of the lock."""
     names = [path.absolute().name for path in compare]
     runs = {
-        name if names.count(name) == 1 else str(path): _load_other(path, trained)
+        name if names.count(name) == 1 else str(path): _load_other(path, trained, directory)
         for name, path in zip(names, compare, strict=True)
     }
     examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     score = run.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
+    last = measure_last(trained, directory, examples, on_progress)
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
     for name, other in runs.items():
         score = run.catalogue_score(other)
-        its = measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
-        compared[name] = Compared(its, other.config, other.result, probe(other, score, examples))
+        own = evaluation.EvalBatches(other.store, other.config.data, other.config.eval, split)
+        its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
+        compared[name] = Compared(its, other.config, other.result, probe(other, score, own), own.session_X)
     return write_report(
         directory,
         found,
@@ -107,7 +134,35 @@ def _evaluate_run(
         split=split,
         probed=probed,
         coverage=input_coverage(trained.store, examples),
+        last=last,
+        later=evaluation.later_share(trained.store),
+        session_X=examples.session_X,
+        notes=_notes(directory, trained),
     )
+
+
+def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
+    """What a reader must know of how a run was measured."""
+    if run.preparation_of(directory) in (None, run.preparation_id(trained.store)):
+        return []
+    note = (
+        f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
+        "held-out events may have been trained on, and the best validation is of other events."
+    )
+    print(f"jaxneg: {note[0].lower()}{note[1:]}", file=sys.stderr)
+    return [note]
+
+
+def measure_last(
+    trained: run.Trained, directory: pathlib.Path, examples: evaluation.EvalBatches, on_progress: OnProgress
+) -> evaluate.Report | None:
+    """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
+    step = trained.result["steps"]
+    if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
+        return None
+    other = run.load(directory, trained.config, shared=trained.layout is not None, step=step)
+    score = run.catalogue_score(other)
+    return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
 def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
@@ -157,14 +212,26 @@ def input_coverage(store: stores.Store, examples: evaluation.EvalBatches) -> dic
     }
 
 
-def _load_other(directory: pathlib.Path, trained: run.Trained) -> run.Trained:
-    other = run.load(directory)
-    if run.catalogue_id(other.store) != run.catalogue_id(trained.store):
+def _load_other(directory: pathlib.Path, trained: run.Trained, beside: pathlib.Path) -> run.Trained:
+    """A run to compare with, on the store that is measured, with the options of ``eval`` that were asked for."""
+    config = run.read_config(directory)
+    if run.catalogue_of(directory) != run.catalogue_id(trained.store):
         raise UserError(f"run {directory} is of another catalogue: compare runs of one store")
-    if other.config.data.length != trained.config.data.length:
-        lengths = f"{other.config.data.length} events and this one {trained.config.data.length}"
-        raise UserError(f"run {directory} sees {lengths}: compare runs of one --data.length")
-    return other
+    prepared = {run.preparation_of(one) for one in (directory, beside)} - {None}
+    if len(prepared) > 1:
+        raise UserError(f"run {directory} is of another preparation of the log: compare runs of one store")
+    own = run.read_config(beside).eval if (beside / "config.json").is_file() else trained.config.eval
+    asked = {
+        one.name: getattr(trained.config.eval, one.name)
+        for one in dataclasses.fields(own)
+        if getattr(trained.config.eval, one.name) != getattr(own, one.name)
+    }
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, store=trained.config.data.store),
+        eval=dataclasses.replace(config.eval, **asked),
+    )
+    return run.load(directory, config)
 
 
 def measure_baselines(
@@ -183,10 +250,49 @@ def measure_baselines(
     measured = {}
     for name, fit in BASELINES[which].items():
         on_progress(0, len(examples), stage=f"tuning {name}")
-        fitted = fit(log, np.asarray(store.sign), lambda score: evaluate.separation(score, tuning)["auc"])
-        found = measure(fitted.score, examples, store, config, name, on_progress)
-        measured[name] = Measured(found, fitted.settings)
+        measured[name] = measure_baseline(fit, log, tuning, examples, store, config, name, on_progress)
     return measured
+
+
+def measure_baseline(
+    fit: baselines.Fit,
+    log: baselines.Log,
+    tuning: Sequence[EvalBatch],
+    examples: evaluation.EvalBatches,
+    store: stores.Store,
+    config: Config,
+    name: str,
+    on_progress: OnProgress = lambda *_, **__: None,
+) -> Measured:
+    """One baseline: fitted to a log, tuned for AUC on batches, measured on examples; from SEEDS random starts."""
+
+    def quality(score: evaluate.Score) -> float:
+        return evaluate.separation(score, tuning)["auc"]
+
+    fitted = fit(log, np.asarray(store.sign), quality)
+    found, validation = [], []
+    for seed in range(SEEDS if fitted.again else 1):
+        score = fitted.again(seed) if seed and fitted.again else fitted.score
+        found.append(measure(score, examples, store, config, name, on_progress))
+        validation.append(quality(score))
+    scalars = found[0].figures
+    sd = (
+        {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in scalars} if found[1:] else {}
+    )
+    return Measured(
+        evaluate.average(found, config.eval),
+        fitted.settings,
+        fitted.sees,
+        float(np.mean(validation)),
+        len(found),
+        sd,
+    )
+
+
+def best_baseline(validation_auc: Mapping[str, float | None]) -> str | None:
+    """The baseline with the highest AUC on validation, the first of those that tie; None of none."""
+    known = {name: auc for name, auc in validation_auc.items() if auc is not None and math.isfinite(auc)}
+    return max(known, key=known.__getitem__) if known else next(iter(validation_auc), None)
 
 
 def training_log(store: stores.Store) -> baselines.Log:
@@ -233,6 +339,10 @@ def write_report(
     split: str,
     probed: Mapping[str, Any] = types.MappingProxyType({}),
     coverage: Mapping[str, Any] = types.MappingProxyType({}),
+    session_X: np.ndarray | None = None,
+    notes: Sequence[str] = (),
+    last: evaluate.Report | None = None,
+    later: float = float("nan"),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and plots/ and returns what report.json holds.
 
@@ -240,30 +350,40 @@ def write_report(
       directory: of the run.
       report: of the model.
       measured: baselines by name, on the same examples.
-      compared: other runs by name, on the same examples.
+      compared: other runs by name; differences are over the examples that both have.
       config: of the run.
       result: contents of the run's result.json.
       split: what was measured, "test" or "validation".
       probed: what ``probe`` found.
       coverage: what ``input_coverage`` found.
+      session_X: what the run's examples are known by.
+      notes: sentences for the head of the report.
+      last: of the model's last checkpoint, where it was measured.
+      later: what ``evaluation.later_share`` found.
     """
     values = {
         "split": split,
+        "notes": list(notes),
         **report.to_dict(),
         **_training(config, result),
         "share_histogram": _histogram(report.value_X["share"]),
         "input_coverage": _json(coverage),
         "probes": _json(probed),
+        "later_training_share": _json(later),
+        "last": _last_validation(config, result)
+        | ({} if last is None else last.to_dict() | _differences(report, last, config)),
+        "best_baseline": best_baseline({name: one.validation_auc for name, one in measured.items()}),
         "runs": {
             name: one.report.to_dict()
             | _training(one.config, one.result)
-            | _differences(report, one.report, config)
-            | {"probes": _json(one.probed)}
+            | _differences(*_shared(report, session_X, one), config)
+            | {"measured_otherwise": _otherwise(config, one.config), "probes": _json(one.probed)}
             for name, one in compared.items()
         },
         "baselines": {
             name: one.report.to_dict()
-            | {"epochs_to_convergence": None, "settings": one.settings}
+            | {"epochs_to_convergence": None, "settings": one.settings, "sees": one.sees, "seeds": one.seeds}
+            | _json({"validation_auc": one.validation_auc, "sd": one.sd})
             | _differences(report, one.report, config)
             for name, one in measured.items()
         },
@@ -295,22 +415,64 @@ def _json(value: Any) -> Any:
 
 def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was trained."""
-    names = ("epochs_to_convergence", "seconds_to_convergence", "hard_share", "stopped")
-    return {name: result[name] for name in names} | {
-        "false_negatives": result.get("false_negatives"),
-        "epochs": result["steps"] / result["steps_per_epoch"],
-        "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "best_validation": result["best_score"],
-        "p_hard": config.data.p_hard,
+    names = ("hard_share", "stopped", "monitor")
+    optional = (
+        *(f"{unit}_to_convergence" for unit in convergence.UNITS),
+        "not_converged", "compile_seconds", "device_seconds", "false_negatives", "hard_also_liked",
+        *(f"validation_{name}" for name in ("pairs", "examples", "users")),
+    )  # fmt: skip
+    return (
+        {name: result[name] for name in names}
+        | {name: result.get(name) for name in optional}
+        | {
+            "epochs": result["steps"] / result["steps_per_epoch"],
+            "best_epoch": result["best_step"] / result["steps_per_epoch"],
+            "best_validation": result["best_score"],
+            "last_validation": result["history"][-1][result["monitor"]],
+            "p_hard": config.data.p_hard,
+        }
+    )
+
+
+def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The last epoch, whether it is the best, and its validation."""
+    line = result["history"][-1]
+    return {
+        "epoch": result["steps"] / result["steps_per_epoch"],
+        "is_best": result["steps"] == result["best_step"],
+        "validation": {name: line[name] for name in (*COMPARED, result["monitor"]) if name in line},
     }
+
+
+def _shared(
+    report: evaluate.Report, session_X: np.ndarray | None, other: Compared
+) -> tuple[evaluate.Report, evaluate.Report]:
+    """Both reports over the examples that both have."""
+    if session_X is None or other.session_X is None:
+        return report, other.report
+    _, at, its = np.intersect1d(session_X, other.session_X, assume_unique=True, return_indices=True)
+    return evaluate.narrowed(report, at), evaluate.narrowed(other.report, its)
+
+
+def _otherwise(config: Config, other: Config) -> list[str]:
+    """Settings by which another run's examples or figures differ from the run's, as "data.length: 8 -> 5"."""
+    return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
 
 
 def _differences(report: evaluate.Report, other: evaluate.Report, config: Config) -> dict[str, float | None]:
     """The model's figures less a baseline's on the same examples, as difference_<figure>, _low and _high."""
     found = {}
+    same = (report.pair_X2 == other.pair_X2).all(axis=1)
     for of in COMPARED:
+        # With other seeds an example has other pairs, but one AUC.
+        at = same if of == "pair_accuracy" else np.ones(len(same), bool)
+        theirs = dataclasses.replace(other, pair_X2=report.pair_X2)
         ends = evaluate.paired_difference(
-            report, other, of, resamples=config.eval.bootstrap, seed=config.eval.pair_seed
+            evaluate.narrowed(report, at),
+            evaluate.narrowed(theirs, at),
+            of,
+            resamples=config.eval.bootstrap,
+            seed=config.eval.pair_seed,
         )
         for suffix, value in zip(("", "_low", "_high"), ends, strict=True):
             found[f"difference_{of}{suffix}"] = value if np.isfinite(value) else None
@@ -325,21 +487,25 @@ def _draw(
     reports = {"model": report} | runs | {name: one.report for name, one in measured.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
-    others = sorted(measured, key=lambda name: -np.nan_to_num(accuracies[name][0]))
-    shown = {name: reports[name] for name in ["model", *others[:1]]}
+    best = best_baseline({name: one.validation_auc for name, one in measured.items()})
+    shown = {name: reports[name] for name in ["model", *([] if best is None else [best])]}
     cosines = dict(probed.get("feedback_cosines", {}))
     kinds = cosines.pop("kinds", [])
     try:
         return plots.draw(
             directory,
             histories={
-                name: (one["history"], one["epochs_to_convergence"])
+                name: (one["history"], one.get("epochs_to_convergence"))
                 for name, one in {
                     "model": result,
                     **{f"run {n}": c.result for n, c in compared.items()},
                 }.items()
             },
-            monitor=config.train.monitor,
+            monitor=result["monitor"],
+            title=figures.title(result["monitor"]),
+            counted=figures.counted(report.counts["pair_accuracy"]["users"], report.figures["pairs"]),
+            examples=figures.counted(report.figures["users"], examples=report.figures["examples"]),
+            validated=figures.validated(result),
             accuracies=accuracies,
             bands={name: one.bands for name, one in shown.items()},
             share=report.value_X["share"],

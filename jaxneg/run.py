@@ -2,7 +2,7 @@
 
 config.json         the experiment, as resolved
 environment.json    versions, devices, command
-store.json          which catalogue it was trained on
+store.json          which catalogue and which preparation of the log it was trained on
 metrics.jsonl       figures by step; tensorboard/ holds the same
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
@@ -16,9 +16,9 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxneg import (
     config as configs,
     documents,
     evaluate,
+    files,
     metrics,
     models,
     program,
@@ -53,6 +54,7 @@ class TrainedOn(TypedDict):
     """What store.json holds at least."""
 
     catalogue: str
+    preparation: NotRequired[str]
     store: str
 
 
@@ -84,12 +86,28 @@ def catalogue_id(store: stores.Store) -> str:
     return hashlib.sha256((store.path / "items.parquet").read_bytes()).hexdigest()
 
 
+def preparation_id(store: stores.Store) -> str:
+    """A checksum of all that a store holds: two preparations of a log that differ in anything differ in it."""
+    sums = store.metadata.sums or {  # before format version 3 there were none
+        name: files.fingerprint(store.path / name) for name in store.metadata.files
+    }
+    text = json.dumps([sorted(sums.items()), sorted(store.metadata.polarity.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def preparation_of(directory: pathlib.Path) -> str | None:
+    """The checksum of the store that a run was trained on; None where it does not say."""
+    return _trained_on(directory).get("preparation")
+
+
 def catalogue_of(directory: pathlib.Path) -> str | None:
     """The checksum of the catalogue that a run was trained on; None if it crashed before saying so."""
+    return _trained_on(directory).get("catalogue")
+
+
+def _trained_on(directory: pathlib.Path) -> Mapping[str, Any]:
     path = directory / "store.json"
-    if not os.path.lexists(path):
-        return None
-    return documents.read(path, TrainedOn, AGAIN, more=True)["catalogue"]
+    return documents.read(path, TrainedOn, AGAIN, more=True) if os.path.lexists(path) else {}
 
 
 def environment() -> dict[str, Any]:
@@ -139,14 +157,19 @@ def read_result(directory: pathlib.Path) -> dict[str, Any]:
     return documents.read(path, Result, AGAIN, more=True)
 
 
-def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool = False) -> Trained:
-    """The best checkpoint of a run with its store. Raises UserError where something is missing or does not fit.
+def load(
+    directory: pathlib.Path, config: Config | None = None, *, shared: bool = False, step: int | None = None
+) -> Trained:
+    """The best checkpoint of a run, or another, with its store.
+
+    Raises UserError where something is missing or does not fit.
 
     Args:
       directory: of the run.
       config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
       shared: leave tables whose rows devices shared in training on as many devices, where there are; else they come
         whole.
+      step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
     if changed := [
@@ -165,20 +188,19 @@ def load(directory: pathlib.Path, config: Config | None = None, *, shared: bool 
     shared = shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
     mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
     built = program.build(config, program.catalogue_of(store), mesh)
-    if not (directory / "checkpoints" / str(result["best_step"])).is_dir():
-        raise UserError(
-            f"checkpoint {result['best_step']} of {directory} is missing: train again in a new --workdir"
-        )
+    step = result["best_step"] if step is None else step
+    if not (directory / "checkpoints" / str(step)).is_dir():
+        raise UserError(f"checkpoint {step} of {directory} is missing: train again in a new --workdir")
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(built.state, result["best_step"])
+        found = checkpoints.restore(built.state, step)
     except UserError as error:
         raise UserError(f"{error}: {AGAIN}") from error
     finally:
         checkpoints.close()
     assert found is not None  # a step was named
-    if found[1].get("step") != result["best_step"]:
-        raise UserError(f"checkpoint {result['best_step']} of {directory} is of another step: {AGAIN}")
+    if found[1].get("step") != step:
+        raise UserError(f"checkpoint {step} of {directory} is of another step: {AGAIN}")
     state = found[0]
     if built.layout is not None and not shared:
         by_item = jax.tree.map(jnp.asarray, tables.gathered(state.tables, store.items))

@@ -43,10 +43,17 @@ from jaxneg.data import evaluation, store as stores
 from jaxneg.errors import UserError
 
 TRAINING = (
-    "epochs_to_convergence", "seconds_to_convergence", "hard_share", "epochs", "best_epoch", "best_validation",
-    "steps", "seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked",
+    "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
+    "hard_share", "epochs", "best_epoch", "best_validation", "last_validation", "steps", "seconds", "device_seconds",
+    "compile_seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked", "validation_pairs",
+    "validation_examples", "validation_users",
 )  # fmt: skip
-RAW = ("best_score", "best_step", "steps_per_epoch")  # of a result, which become others of these
+RAW = (
+    "best_score",
+    "best_step",
+    "last_score",
+    "steps_per_epoch",
+)  # of a result, which become others of these
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 # What may differ between the runs of a cell without changing what is measured.
 FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
@@ -99,7 +106,7 @@ def sweep(
         tasks = _tasks(cells, workdir, split, say)
         if baselines:
             _check_baselines(workdir, config, split)
-            if not _baselines_path(workdir, split).is_file():
+            if not _stands(_baselines_path(workdir, split)):
                 tasks["baselines"] = _task("baselines", config, workdir, split)
         total, done = len(cells), sum(cell.name not in tasks for cell in cells)
         places = _places(workdir, jobs) if tasks else []
@@ -143,7 +150,7 @@ def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
         return np.zeros((len(batch.user_B), store.items + 1), np.float32)
 
     measured = evaluate.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
-    known = [*measured, *TRAINING]
+    known = [*measured, *(f"last_{name}" for name in measured), *TRAINING]
     for name in spec.figures:
         if name not in known and not name.startswith(PROBED):
             raise UserError(f"no figure {name}: choose among {', '.join(known)}, {'*, '.join(PROBED)}*")
@@ -163,6 +170,12 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     if changed := [line for line in configs.differences(old, config) if not line.startswith(FREE)]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
+        )
+    preparation = run.preparation_id(stores.Store.open(config.data.store))
+    if run.preparation_of(directory) not in (None, preparation):
+        raise UserError(
+            f"{directory} was trained on another preparation of the log than {config.data.store} now is: give "
+            "--data.store the one of before, or choose a new --workdir"
         )
     if run.catalogue_of(directory) not in (None, catalogue):
         raise UserError(
@@ -191,7 +204,7 @@ def _tasks(
         if cell.trouble is not None:
             _write_failure(workdir, cell.name, cell.trouble)
             say(f"{cell.name} failed: {cell.trouble}")
-        elif _figures_path(directory, split).is_file():
+        elif _stands(_figures_path(directory, split)):
             standing += 1
         else:
             tasks[cell.name] = _task("cell", cell.config, directory, split)
@@ -202,6 +215,14 @@ def _tasks(
 
 def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dict[str, str]:
     return {"kind": kind, "config": configs.to_json(config), "directory": str(directory), "split": split}
+
+
+def _stands(path: pathlib.Path) -> bool:
+    """Whether something was measured, by a version that kept whose example each is, and is as it was written."""
+    try:
+        return path.is_file() and bool(sweep_table.load_values(path.with_suffix(".npz")))
+    except UserError:
+        return False
 
 
 def _figures_path(directory: pathlib.Path, split: str) -> pathlib.Path:
@@ -291,18 +312,31 @@ def measure_cell(
     found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
     sweep_table.save_values(
-        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.value_X)}
+        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.user_X, found.value_X)}
     )
-    figures = {
+    written = {
         "split": split,
         **found.to_dict(),
+        **_last(trained, directory, found, examples, measuring),
         **_training(trained.result),
         **_probed(report.probe(trained, score, examples)),
     }
-    files.write_json(path, documents.sealed(figures))
+    files.write_json(path, documents.sealed(written))
     for old in (directory / "checkpoints").iterdir():
         if old.name.isdigit() and int(old.name) != trained.result["best_step"]:
             shutil.rmtree(old)
+
+
+def _last(
+    trained: run.Trained,
+    directory: pathlib.Path,
+    best: evaluate.Report,
+    examples: evaluation.EvalBatches,
+    on_progress: Callable[..., None],
+) -> dict[str, Any]:
+    """Figures of the last epoch, as last_<figure>; those of the best where it is the last, or the only one left."""
+    found = report.measure_last(trained, directory, examples, on_progress) or best
+    return {f"last_{name}": value for name, value in sweep_table.scalars(found.to_dict()).items()}
 
 
 def _training(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,13 +344,14 @@ def _training(result: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": result["steps"] / result["steps_per_epoch"],
         "best_epoch": result["best_step"] / result["steps_per_epoch"],
         "best_validation": result["best_score"],
+        "last_validation": result["history"][-1][result["monitor"]],
         "seconds_per_epoch": _seconds_per_epoch(result["history"]),
     }
     other = {name: value for name, value in sweep_table.scalars(result).items() if name not in RAW}
     return other | derived
 
 
-def _seconds_per_epoch(history: Sequence[Mapping[str, float]]) -> float | None:
+def _seconds_per_epoch(history: Sequence[Mapping[str, float | int]]) -> float | None:
     """Median over validations after the first, so that neither compiling nor a restart counts; None without two."""
     pairs = itertools.pairwise(history)
     rates = [(b["seconds"] - a["seconds"]) / (b["epoch"] - a["epoch"]) for a, b in pairs]
@@ -348,10 +383,21 @@ def measure_baselines(
 
     measured = report.measure_baselines(store, config, split, watched)
     values = {
-        name: sweep_table.Values(one.report.pair_X2, one.report.value_X) for name, one in measured.items()
+        name: sweep_table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
+        for name, one in measured.items()
     }
     sweep_table.save_values(path.with_suffix(".npz"), values)
-    figures = {name: one.report.to_dict() | {"settings": one.settings} for name, one in measured.items()}
+    figures = {
+        name: one.report.to_dict()
+        | {
+            "settings": one.settings,
+            "sees": one.sees,
+            "seeds": one.seeds,
+            "validation_auc": one.validation_auc if math.isfinite(one.validation_auc) else None,
+        }
+        | {f"{of}_sd": one.sd[of] for of in sweep_table.COMPARED if of in one.sd}
+        for name, one in measured.items()
+    }
     written = {
         "catalogue": run.catalogue_id(store),
         "config": dataclasses.asdict(config),
@@ -448,6 +494,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             axes=table["axes"],
             points={name: some for name, some in points.items() if some},
             titles={name: sweep_table.title(name) for name in points},
+            counted=sweep_table.how_many(table["cells"]),
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:

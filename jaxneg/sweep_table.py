@@ -16,25 +16,20 @@ from scipy import special
 
 from jaxneg import arrays, documents, files, metrics
 from jaxneg.errors import UserError
+from jaxneg.figures import counted, title
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
 COMPARED = ("pair_accuracy", "auc")  # figures whose values per example are kept
 LEVEL = 0.95
-SECONDS = " Seconds hold for this machine, busy as it was, and include compiling, which later cells are mostly spared."
-TITLES = {
-    "pair_accuracy": "pair accuracy", "auc": "AUC", "mrr_positive": "MRR liked", "mrr_negative": "MRR disliked",
-    "random_accuracy": "against random items", "epochs_to_convergence": "epochs to convergence",
-    "seconds_to_convergence": "seconds to convergence", "hard_share": "share of hard negatives",
-}  # fmt: skip
-NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "gini": "Gini", "item_coverage": "coverage",
-         "delta_hit_rate": "ΔHR", "delta_ndcg": "ΔNDCG"}  # fmt: skip
+SECONDS = " Seconds hold for this machine, busy as it was; those to convergence are of training steps alone."
 
 
 class Values(NamedTuple):
     """Values per example X of one cell and seed, or of a baseline."""
 
     pair_X2: np.ndarray  # the pairs compared: alike where the examples are
+    user_X: np.ndarray  # whose example each is
     value_X: Mapping[str, np.ndarray]  # by figure, NaN where an example has none
 
 
@@ -66,19 +61,24 @@ def spread(values: Sequence[float]) -> dict[str, Figure]:
 
 def over_examples(
     a: Sequence[Values], b: Sequence[Values], of: str, *, resamples: int, seed: int
-) -> dict[str, float] | None:
-    """Mean of a's values less b's and its 95% bootstrap interval over examples, each averaged over seeds first.
+) -> dict[str, Figure] | None:
+    """Mean of a's values less b's and its 95% bootstrap interval over users, examples averaged over seeds first.
 
-    None where the two are of different examples.
+    With how many users and examples it is of. The ends are None where that is one user; None in all where the two are
+    of different examples.
     """
     both = [*a, *b]
     if not a or not b or any(not np.array_equal(one.pair_X2, both[0].pair_X2) for one in both):
         return None
     a_X, b_X = (np.stack([one.value_X[of] for one in side]).astype(np.float64).mean(0) for side in (a, b))
     difference_X = a_X - b_X
-    low, high = metrics.bootstrap(difference_X, resamples=resamples, seed=seed)
-    mean = metrics.mean(difference_X).value
-    return {"mean": mean, "low": low, "high": high} if math.isfinite(mean) else None
+    low, high = metrics.bootstrap(difference_X, both[0].user_X, resamples=resamples, seed=seed)
+    mean, known = metrics.mean(difference_X), ~np.isnan(difference_X)
+    if not mean.count:
+        return None
+    ends = {"low": low, "high": high} if math.isfinite(low) else {"low": None, "high": None}
+    users = len(np.unique(both[0].user_X[known]))
+    return {"mean": mean.value, **ends, "users": users, "examples": mean.count}
 
 
 def summary(
@@ -101,10 +101,10 @@ def summary(
       figures: those that tables and plots show.
       reference: labels that make the cell to compare with of each cell; none compares nothing.
       baselines: figures and values by name.
-      resamples: of the bootstrap over examples.
+      resamples: of the bootstrap over users.
       seed: of the bootstrap.
     """
-    best = max(baselines, key=lambda name: baselines[name][0]["auc"] or 0.0) if baselines else None
+    best = max(baselines, key=lambda name: baselines[name][0].get("validation_auc") or 0.0, default=None)
     cells = []
     for labels, one in found.items():
         names = sorted({name for line in one.figures.values() for name in line})
@@ -138,7 +138,14 @@ def summary(
 
 def _known(figures: Mapping[int, Mapping[str, Figure]], name: str) -> list[float]:
     values = [figures[s].get(name) for s in sorted(figures)]
+    if _flatters(name, values):
+        return []
     return [float(value) for value in values if value is not None]
+
+
+def _flatters(name: str, values: Sequence[Figure]) -> bool:
+    """Whether a mean over what is known would flatter: it would be of the runs that converged in time alone."""
+    return name.endswith("_to_convergence") and None in values
 
 
 def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, seed: int) -> dict[str, Any]:
@@ -147,7 +154,8 @@ def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, see
     over_seeds = {}
     for name in names:
         pairs = [(one.figures[s].get(name), other.figures[s].get(name)) for s in common]
-        over_seeds[name] = spread([float(a - b) for a, b in pairs if a is not None and b is not None])
+        known = [float(a - b) for a, b in pairs if a is not None and b is not None]
+        over_seeds[name] = spread([] if _flatters(name, [end for pair in pairs for end in pair]) else known)
     mine, its = ([side.values[s] for s in common] for side in (one, other))
     return {
         "over_seeds": over_seeds,
@@ -171,12 +179,6 @@ def csv_text(table: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def title(figure: str) -> str:
-    """A figure as people read it: "ndcg@10" -> "NDCG@10"."""
-    name, at, k = figure.partition("@")
-    return TITLES.get(figure) or (f"{NAMES[name]}@{k}" if at and name in NAMES else figure.replace("_", " "))
-
-
 def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     """One row per cell, baselines below; then differences to the reference, failures and plots.
 
@@ -198,13 +200,33 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     word = "seed" if table["seeds"] == 1 else "seeds"
     parts = [
         f"# Sweep on the {table['split']} split",
-        f"Mean ± standard deviation over {table['seeds']} {word}.{SECONDS if timed else ''}",
+        f"Mean ± standard deviation over {table['seeds']} {word}. {_counted(cells)}{SECONDS if timed else ''}",
         _rows([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
         *(f"![{text}]({path})" for path, text in images.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def how_many(cells: Sequence[Mapping[str, Any]]) -> str:
+    """How many pairs, examples and users the figures of the test are of, in words."""
+    names = ("users", "pairs", "examples")
+    found = {tuple(line.get(name) for name in names) for cell in cells for line in cell["seeds"].values()}
+    return "; or ".join(counted(*counts) for counts in sorted(c for c in found if None not in c))
+
+
+def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on what the figures are of, and one on runs that have not converged."""
+    text = f"Figures are of {of}." if (of := how_many(cells)) else ""
+    lines = [line for cell in cells for line in cell["seeds"].values()]
+    limit = sum(line.get("epochs_to_convergence", 0) is None for line in lines)
+    if limit:
+        text += (
+            f" {limit} of {len(lines)} runs are not known to have converged, as they stopped at their limit or never "
+            "passed their first validation: no row with such a run has figures to convergence."
+        )
+    return text.strip()
 
 
 def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
@@ -217,7 +239,7 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         asked.append(
             (
                 "less_best_baseline",
-                f"Less the best baseline by AUC, {name}",
+                f"Less the best baseline by AUC on validation, {name}",
                 lambda cell: cell["less_best_baseline"],
             )
         )
@@ -234,7 +256,7 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         parts += [
             f"## {heading}",
             "Paired: each example's value averaged over seeds first. Brackets hold 95% bootstrap intervals over "
-            "examples.",
+            "users, each drawn with all of their examples.",
             _rows(head, rows),
         ]
     return parts
@@ -265,9 +287,11 @@ def _cell(one: Mapping[str, Any] | None) -> str:
     return _number(one["mean"]) + ("" if one["sd"] is None else f" ± {_number(one['sd'])}")
 
 
-def _interval(one: Mapping[str, float] | None) -> str:
+def _interval(one: Mapping[str, Figure] | None) -> str:
     if one is None:
         return ""
+    if one["low"] is None:
+        return _number(one["mean"], "+")
     return f"{_number(one['mean'], '+')} [{_number(one['low'], '+')}, {_number(one['high'], '+')}]"
 
 
@@ -298,23 +322,25 @@ def load_values(path: Any) -> dict[str, Values]:
     try:
         found = arrays.npz(path)
         names = documents.parsed(str(found["names"]), list[str])
-        pair_X2 = found["pair_X2"]
+        pair_X2, user_X = found["pair_X2"], found["user_X"]
         values = {name: {of: found[f"{name}.{of}"] for of in COMPARED} for name in names}
         X = len(pair_X2)
-        shapes = [(pair_X2, (X, 2)), *((one, (X,)) for value in values.values() for one in value.values())]
+        by_example = [user_X, *(one for value in values.values() for one in value.values())]
+        shapes = [(pair_X2, (X, 2)), *((one, (X,)) for one in by_example)]
         if any(array.shape != shape or array.dtype.kind not in "iuf" for array, shape in shapes):
             raise arrays.Damaged(f"{path.name} holds arrays of other shapes")
     except (arrays.Damaged, documents.Wrong, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: {arrays.line(error)}: remove {path.with_suffix('.json')} to measure again"
         ) from error
-    return {name: Values(pair_X2, value) for name, value in values.items()}
+    return {name: Values(pair_X2, user_X, value) for name, value in values.items()}
 
 
 def save_values(path: Any, values: Mapping[str, Values]) -> None:
     """Writes values per example of things measured on the same examples, whole or not at all."""
     first = next(iter(values.values()))
-    arrays: dict[str, Any] = {"names": np.array(json.dumps(list(values))), "pair_X2": first.pair_X2}
+    arrays: dict[str, Any] = {"names": np.array(json.dumps(list(values))), "pair_X2": first.pair_X2,
+                              "user_X": first.user_X}  # fmt: skip
     for name, one in values.items():
         arrays |= {f"{name}.{of}": np.asarray(one.value_X[of], np.float32) for of in COMPARED}
     files.write_arrays(path, arrays)

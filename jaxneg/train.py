@@ -1,9 +1,10 @@
-"""The loop: validate, save, take a batch, dispatch the step, log the steps before it. The step is jitted here."""
+"""The loop: validate, save, take a batch, dispatch the step, log the steps before it."""
 
 import contextlib
 import json
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from jaxneg import (
     cluster,
     config as configs,
     console,
+    convergence,
     documents,
     files,
     locks,
@@ -39,7 +41,7 @@ FREE = (
     "data.prefetch", "data.store",
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
-CONVERGED = 0.999  # of the best validation figure
+FEW = 20  # steps of an epoch below which figures by epoch are coarse
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
 Stop = Callable[[int], bool]  # step -> whether to save there and end
@@ -53,9 +55,10 @@ def train(
 ) -> dict[str, Any]:
     """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
 
-    Returns the contents of ``result.json``: best validation figure and step, epochs to convergence, seconds, and
-    why training stopped. Raises UserError on a directory of another experiment and on a loss that is not finite, and
-    cluster.Stopped where ``stop`` said so.
+    Returns the contents of ``result.json``: best and last validation figure and step, what ``convergence`` says,
+    seconds, and why training stopped. Raises UserError on a directory of another experiment, on a figure to monitor
+    that validation cannot give, before anything is written, and on a loss that is not finite; cluster.Stopped where
+    ``stop`` said so.
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
@@ -104,10 +107,13 @@ def _train(
             state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
             progress = _start()
         else:
-            state, progress = restored
-            if lacks := [name for name in _start() if name not in progress]:
-                raise UserError(f"checkpoint of {workdir} says nothing of {lacks[0]}: choose a new --workdir")
+            if "step" not in restored[1]:
+                raise UserError(f"checkpoint of {workdir} says nothing of its step: choose a new --workdir")
+            state, progress = restored[0], _start() | restored[1]
         writer.rewind(progress["step"])
+        if cluster.first():
+            for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
+                print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         hard = batches.hard_also_liked(store)
         shares = {"false_negatives": false, "hard_also_liked": hard}
@@ -141,7 +147,30 @@ def _train(
 
 def _start() -> dict[str, Any]:
     return {"step": 0, "best_score": None, "best_step": 0, "since_best": 0, "history": [], "seconds": 0.0,
-            "hard": 0, "negatives": 0}  # fmt: skip
+            "device_seconds": 0.0, "compile_seconds": 0.0, "hard": 0, "negatives": 0}  # fmt: skip
+
+
+def warnings(config: Config, per_epoch: int) -> list[str]:
+    """A line for each setting with which figures by epoch, or early stopping, say less than they seem to."""
+    warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
+    allowed = patience * (config.train.evaluate_every or per_epoch)
+    found = []
+    if per_epoch < FEW:
+        found.append(
+            f"an epoch has {per_epoch} steps, fewer than {FEW}: figures by epoch are coarse; "
+            f"lower --data.batch-size ({config.data.batch_size})"
+        )
+    if warmup >= epochs * per_epoch:
+        found.append(
+            f"--optim.warmup-steps {warmup} is no less than all {epochs * per_epoch} steps: "
+            "the learning rate never reaches its peak"
+        )
+    elif patience and warmup > allowed:
+        found.append(
+            f"--optim.warmup-steps {warmup} is more than the {allowed} steps that --train.patience {patience} allows "
+            "without a better validation: patience counts after warm-up"
+        )
+    return found
 
 
 def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
@@ -162,11 +191,16 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
+        if run.preparation_of(workdir) not in (None, run.preparation_id(store)):
+            raise UserError(
+                f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
+                "--data.store the one of before, or choose a new --workdir"
+            )
     _check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
     files.write_json(workdir / "config.json", documents.sealed(json.loads(configs.to_json(config))))
-    trained_on = {"catalogue": catalogue, "store": config.data.store}
-    files.write_json(workdir / "store.json", documents.sealed(trained_on))
+    identity = {"catalogue": catalogue, "preparation": run.preparation_id(store), "store": config.data.store}
+    files.write_json(workdir / "store.json", documents.sealed(identity))
     files.write_json(workdir / "environment.json", run.environment())
 
 
@@ -216,15 +250,15 @@ class _Loop:
         step = progress["step"]
         source = batches.since(step)
         self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
-        score = None
+        score, fresh, compiled = None, step == 0 and not progress["history"], False
         while True:
             feed(step)
             stopping = self.stop(step)
-            due = step > 0 and step != progress["step"]
+            due = fresh or (step > 0 and step != progress["step"])
             if due and (step % self.validate_every == 0 or step == self.total):
                 self._flush(step)
                 score = self._validate(step, state)
-                on_progress(step, self.total, progress["history"][-1])
+                on_progress(step, self.total, self._shown())
             if due and (score is not None or step % self.save_every == 0 or stopping):
                 self._flush(step)
                 progress.update(step=step, seconds=self.before + time.perf_counter() - self.began)
@@ -232,20 +266,37 @@ class _Loop:
                 best = score is not None and step == progress["best_step"]
                 self.checkpoints.save(step, state, progress, score if best else -math.inf)
                 score = None
+            fresh = False
             if step >= self.total or self._patience_is_out():
-                return self._finish(step, "epochs done" if step >= self.total else "patience ran out")
+                return self._finish(
+                    step, convergence.PATIENCE if self._patience_is_out() else convergence.LIMIT
+                )
             if stopping:
                 self.checkpoints.wait()
                 raise cluster.Stopped(f"stopped after step {step} of {self.total}")
+            if not self.pending:
+                self.mark = time.perf_counter()  # of the steps that the next flush waits for
             batch: Batch = put(next(source))
+            began = time.perf_counter()
             state, metrics_ = update(state, batch, self.attribute_VA)
-            if self.one_by_one:
+            if self.one_by_one or not compiled:
                 jax.block_until_ready(metrics_)
+            if not compiled:  # the first step of a process compiles, and counts for itself
+                self.mark = time.perf_counter()
+                progress["compile_seconds"] += self.mark - began
+                compiled = True
             if len(self.pending) >= self.config.train.log_every:
                 self.checkpoints.check()
                 on_progress(step, self.total, self._flush(step))
             self.pending.append(metrics_)
             step += 1
+
+    def _shown(self) -> dict[str, float | int]:
+        """What a person sees of the last validation: the figure that decides, and how many it is of."""
+        line = self.progress["history"][-1]
+        return {
+            name: line[name] for name in ("epoch", self.config.train.monitor, "pairs", "examples", "users")
+        }
 
     def _patience_is_out(self) -> bool:
         return 0 < self.config.train.patience <= self.progress["since_best"]
@@ -276,6 +327,8 @@ class _Loop:
         self.progress["hard"] += hard
         self.progress["negatives"] += negatives
         now = time.perf_counter()
+        self.progress["device_seconds"] += now - self.mark
+        self.mark = now
         line = {
             "epoch": step / self.per_epoch,
             "loss": loss,
@@ -292,20 +345,27 @@ class _Loop:
         self.logged = time.perf_counter()
         if self.config.train.monitor not in figures:
             raise UserError(
-                f"validation {self.config.train.monitor} cannot be computed: "
-                "no example has a liked and a disliked item; prepare with a longer validation window "
-                f"or with feedback kinds that count as negative, or use --train.monitor {validation.NDCG}"
+                f"validation {self.config.train.monitor} is no number at step {step}: "
+                f"lower --optim.learning-rate ({self.config.optim.learning_rate})"
             )
         score = figures[self.config.train.monitor]
         progress = self.progress
         better = progress["best_score"] is None or score > progress["best_score"]
+        warming = step <= self.config.optim.warmup_steps  # patience counts after it
         progress.update(
             best_score=score if better else progress["best_score"],
             best_step=step if better else progress["best_step"],
-            since_best=0 if better else progress["since_best"] + 1,
+            since_best=0 if better or warming else progress["since_best"] + 1,
         )
         seconds = self.before + time.perf_counter() - self.began
-        line = {"epoch": step / self.per_epoch, "seconds": seconds, **figures}
+        line = {
+            "step": step,
+            "epoch": step / self.per_epoch,
+            "sequences": round(step * self.sequences_per_step),
+            "seconds": seconds,
+            "device_seconds": progress["device_seconds"],
+            **figures,
+        }
         progress["history"].append(line)
         self.writer.write(
             step, {f"validation_{name}" if name in figures else name: v for name, v in line.items()}
@@ -321,20 +381,17 @@ class _Loop:
             "best_step": progress["best_step"],
             "steps": step,
             "steps_per_epoch": self.per_epoch,
+            "last_score": progress["history"][-1][self.config.train.monitor],
             "stopped": stopped,
             "seconds": progress["seconds"],
+            "device_seconds": progress["device_seconds"],
+            "compile_seconds": progress["compile_seconds"],
             "hard_share": progress["hard"] / max(progress["negatives"], 1),
+            **{f"validation_{name}": count for name, count in self.validation.counts.items()},
             **self.facts,
-            **convergence(progress["history"], self.config.train.monitor),
+            **convergence.convergence(progress["history"], self.config.train.monitor, stopped),
             "history": progress["history"],
         }
         if cluster.first():
             files.write_json(self.workdir / "result.json", documents.sealed(result))
         return result
-
-
-def convergence(history: list[dict[str, float]], monitor: str) -> dict[str, float]:
-    """Epochs and seconds until a validation first came within 0.1% of the best one."""
-    best = max(line[monitor] for line in history)
-    first = next(line for line in history if line[monitor] >= CONVERGED * best)
-    return {"epochs_to_convergence": first["epoch"], "seconds_to_convergence": first["seconds"]}

@@ -137,7 +137,7 @@ MISTAKES = {
     "share too large": (nothing, f"{PREPARE} --split tail --test-share 1.2", "--test-share must be above 0 and below 1, got 1.2"),
     "no such polarity": (nothing, f"{PREPARE} --polarity kind", "--polarity kind is unknown: choose one of default"),
     "no such feedback kind": (nothing, f"{PREPARE} --positive liked", "--positive liked is no feedback kind"),
-    "no memory limit": (nothing, f"{PREPARE} --memory-limit lots", "--memory-limit must be a size"),
+    "no memory limit": (nothing, f"{PREPARE} --memory-limit lots", "--memory-limit must be a size.*got lots"),
     # the log
     "no such log": (nothing, "prepare table none.csv --out new", "no such file or directory: none.csv"),
     "log of an unknown format": (write("log.xlsx", "PK"), "prepare table log.xlsx --out new", "kind of file not known by its name"),

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
+    "faults_verbs": {"held", "wrong", "seconds_undisturbed"},
     "big_data": {
         "events",
         "simulate_seconds",
@@ -49,6 +50,8 @@ def test_benchmark_prints_one_json_object(name):
     assert found["benchmark"] == name
     if name == "catalogue":
         assert found["ratio"] == found["ratios"]["adagrad"] > 0 and min(found["ms_per_step"].values()) > 0
+    if name == "faults_verbs":
+        assert found["wrong"] == []
     if name == "ml1m":
         # Its made-up log allows 0.71 at best; by chance the mean discount of ten places out of 175 gives 0.026.
         assert found["popularity"]["ndcg@10"] < 0.1

@@ -115,6 +115,64 @@ def test_the_online_test_wants_intervals_clear_of_zero():
         assert claims.judge_online({"arms": others | arms})[1] == said
 
 
+def contrastive(path, ordered=None, change=0.02):
+    figures = ("released_hit_rate@1", "released_hit_rate@5", "released_hit_rate@10", "released_hit_rate@20",
+               "pair_accuracy")  # fmt: skip
+    cells = {
+        (encoder, name): {of: (0.2 + up * (name != "off"), 0.201 + up * (name != "off"))
+                          for of, up in zip(figures, (change, 0.001, 0.001, 0.0, 0.0), strict=True)}
+        for encoder in claims.ENCODERS for name in ("off", "predicted", "item")
+    }  # fmt: skip
+    table(path, "contrastive", cells)
+    file = path / "study" / "contrastive.json"
+    marked = {} if ordered is None else {"ordered": ordered}
+    file.write_text(json.dumps(json.loads(file.read_text()) | marked))
+
+
+@pytest.mark.parametrize("row", ["15", "16", "17", "18"])
+@pytest.mark.parametrize("change", [0.02, -0.02])
+def test_a_term_that_needs_an_order_is_not_tested_on_sessions_without_one(tmp_path, row, change):
+    [claim] = [one for one in claims.CLAIMS if one.number == row]
+    for ordered in (None, False):
+        contrastive(tmp_path, ordered, change)
+        found, said = claim.judge(tmp_path)
+        assert said == claims.UNTESTED and claims.ORDERLESS in found
+    contrastive(tmp_path, True, change)
+    found, said = claim.judge(tmp_path)
+    assert said == (claims.SEEN if change > 0 else claims.NOT_SEEN) and claims.ORDERLESS not in found
+
+
+def test_rows_of_the_contrastive_term_are_not_judged_in_the_committed_claims():
+    rows = {
+        line.split(" | ")[0].strip("| "): line for line in (RESULTS / "claims.md").read_text().splitlines()
+    }
+    for row in ("15", "16", "17", "18", "19", "21", "21b"):
+        assert f"**{claims.UNTESTED}**" in rows[row], row
+    for row in ("14", "20"):
+        assert f"**{claims.SEEN}**" in rows[row], row
+
+
+def test_a_mean_over_the_seeds_that_converged_is_none(tmp_path):
+    cells = {(p,): {"epochs_to_convergence": (3.0, 4.0)} for p in claims.P_HARD}
+    table(tmp_path, "p_hard", cells)
+    assert claims.epochs(tmp_path)[1] in (claims.SEEN, claims.PARTLY, claims.NOT_SEEN)
+    cells[("0.4",)] = {"epochs_to_convergence": (3.0, None)}
+    table(tmp_path, "p_hard", cells)
+    with pytest.raises(claims.NotConverged, match=r"not all seeds of 0\.4 have converged"):
+        claims.epochs(tmp_path)
+
+
+def test_every_table_that_is_of_before_is_marked():
+    """A result of the definitions of 0.1 says so in its first lines, in JSON as a note, and in claims.md."""
+    head = (RESULTS / "claims.md").read_text().split("| # |")[0]
+    for path in [*RESULTS.glob("study/*.json"), *RESULTS.glob("real_*.json")]:
+        found = json.loads(path.read_text())
+        if found.get("figures", 1) < claims.FIGURES:
+            assert found["note"].startswith("As of before (0.1 figures: "), path
+            assert "As of before (0.1 figures: " in path.with_suffix(".md").read_text()[:400], path
+            assert path.name in head or path.name == "real_data.json"
+
+
 def test_a_claim_without_its_benchmark_is_open(tmp_path):
     counted = claims.write(tmp_path, tmp_path / "claims.md")
     text = (tmp_path / "claims.md").read_text()

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from jaxneg.data.readers import READERS
 RUN = pathlib.Path("run")
 FIGURES = {
     "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "auc", "ndcg@10", "hit_rate@10",
-    "mrr_positive", "mrr_negative", "gini@10", "epochs_to_convergence",
+    "mrr_positive", "mrr_negative", "gini@10",
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_training_takes_the_config_and_its_options(work):
     config = json.loads((RUN / "config.json").read_text())
     assert config["model"]["width"] == 8 and config["train"]["log_every"] == 7
     result = json.loads((RUN / "result.json").read_text())
-    assert result["stopped"] == "epochs done" and len(result["history"]) == 2
+    assert result["stopped"] == "epochs done" and len(result["history"]) == 3
     assert [line["step"] for line in logs.read(RUN) if "loss" in line][:2] == [7, 14]
 
 
@@ -93,11 +94,23 @@ def test_the_config_may_stand_after_the_options(work, monkeypatch):
     assert config.model.width == 8 and config.train.epochs == 1
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.8125, True), (0.0, False), (None, False)])
+def test_training_tells_of_hard_negatives_that_their_listener_likes(work, monkeypatch, capsys, share, said):
+    result = json.loads((RUN / "result.json").read_text()) | {"hard_also_liked": share}
+    monkeypatch.setattr(train, "train", lambda *_: result)
+    cli.main(["train", "config.py", "--workdir", "new"])
+    assert (
+        "81.2% of the hard negatives are songs that their listener likes" in capsys.readouterr().err
+    ) == said
+
+
 def test_training_again_continues(work, capsys):
     before = (RUN / "result.json").read_bytes()
     cli.main("train config.py --workdir run --train.log-every 7".split())
     assert (RUN / "result.json").read_bytes() == before
-    assert "epochs done after 2 epochs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "epochs done after 2 epochs" in said and "not converged: it stopped at its limit" in said
+    assert re.search(r"at the last \(\d+ pairs in \d+ examples of \d+ users\)", said)
 
 
 def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
@@ -111,7 +124,9 @@ def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
     assert found["pair_accuracy_low"] <= found["pair_accuracy"] <= found["pair_accuracy_high"]
     assert found["baselines"] and all(FIGURES <= set(one) for one in found["baselines"].values())
     result = json.loads((RUN / "result.json").read_text())
-    assert found["epochs_to_convergence"] == result["epochs_to_convergence"]
+    assert (
+        found["epochs_to_convergence"] is result["epochs_to_convergence"] is None
+    )  # it stopped at its limit
     assert strict((RUN / "report.json").read_text()) == found
     assert (RUN / "report.md").read_text().startswith("#")
 

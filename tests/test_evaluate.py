@@ -13,7 +13,7 @@ ITEMS = 30
 CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
 
 
-def make_batches(seed=0, batches=3, size=8, real=20):
+def make_batches(seed=0, batches=3, size=8, real=20, each=1):
     """Batches of random examples; the last is filled up with rows that are not real."""
     rng = np.random.default_rng(seed)
     made = []
@@ -36,7 +36,7 @@ def make_batches(seed=0, batches=3, size=8, real=20):
                 pair_B2=np.where(both[:, None], np.stack([liked_BC[:, 0], disliked_BC[:, 0]], 1), 0).astype(
                     np.int32
                 ),
-                user_B=np.arange(k * size, (k + 1) * size, dtype=np.int32),
+                user_B=np.arange(k * size, (k + 1) * size, dtype=np.int32) // each,
                 share_B=rng.choice([0.0, 0.1, 0.25, 0.5, 0.6, 1.0], size).astype(np.float32),
                 real_B=np.arange(k * size, (k + 1) * size) < real,
             )
@@ -45,7 +45,7 @@ def make_batches(seed=0, batches=3, size=8, real=20):
 
 
 def make_score(seed=1, levels=12):
-    """Scores with many ties, the padding row highest."""
+    """Scores with many ties, the padding row highest; alike for all examples of a user."""
     table = np.random.default_rng(seed).integers(levels, size=(400, ITEMS + 1)).astype(np.float32)
     table[:, 0] = levels
     return lambda batch: table[batch.user_B]
@@ -54,7 +54,8 @@ def make_score(seed=1, levels=12):
 def by_loops(score, batches, config, keep=lambda share: True):
     """Every figure that has no random draw, example by example."""
     ks = config.ks
-    lists = {name: [] for name in ("pair", "auc", "mrr+", "mrr-", "context")}
+    names = ("pair", "auc", "mrr+", "mrr-", "context", "all pairs", "same pairs", "user")
+    lists = {name: [] for name in names}
     lists |= {(name, k, kind): [] for name in ("hit_rate", "ndcg") for k in ks for kind in "+-"}
     lists |= {(name, kind): [] for name in ("ap", "unseen ap", "unseen log") for kind in "+-"}
     lists |= {("next", k): [] for k in ks}
@@ -67,11 +68,14 @@ def by_loops(score, batches, config, keep=lambda share: True):
             seen = context if config.exclude_seen else set()
             lists["context"].append(int((batch.item_BL[b] > 0).sum()))
             compare = lambda x, y, s=score_V: 1.0 if s[x] > s[y] else 0.5 if s[x] == s[y] else 0.0  # noqa: E731
-            if batch.pair_B2[b, 0]:
+            if batch.pair_B2[b, 0] != batch.pair_B2[b, 1]:
                 lists["pair"].append(compare(*batch.pair_B2[b]))
             liked, disliked = ([int(v) for v in row[b] if v] for row in (batch.liked_BC, batch.disliked_BC))
-            if liked and disliked:
-                pairs = [compare(x, y) for x in liked for y in disliked]
+            pairs = [compare(x, y) for x in liked for y in disliked if x != y]
+            lists["all pairs"].append(len(pairs))
+            lists["same pairs"].append(len(liked) * len(disliked) - len(pairs))
+            lists["user"].append(int(batch.user_B[b]))
+            if pairs:
                 lists["auc"].append(sum(pairs) / len(pairs))
             for kind, targets in (("+", liked), ("-", disliked)):
                 ranks = []
@@ -104,6 +108,9 @@ def by_loops(score, batches, config, keep=lambda share: True):
         "pair_accuracy": mean["pair"],
         "pairs": len(lists["pair"]),
         "auc": mean["auc"],
+        "auc_pairs": sum(lists["all pairs"]),
+        "same_pairs": sum(lists["same pairs"]),
+        "users": len(set(lists["user"])),
         "examples": len(lists["context"]),
         "mrr_positive": mean["mrr+"],
         "mrr_negative": mean["mrr-"],
@@ -152,7 +159,9 @@ def test_flat_keys_are_those_that_scripts_read():
     assert set(values) == {
         "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "pairs", "auc", "examples",
         "random_accuracy", "mrr_positive", "mrr_negative", "user_coverage", "user_coverage_5", "bands",
-        "map@10", "unseen_liked_mrr@10", "unseen_disliked_mrr@10", "unseen_liked_log_rank", "unseen_disliked_log_rank",
+        "map@10", "counts", "users", "auc_low", "auc_high", "auc_pairs", "same_pairs",
+        *(f"{name}_pair_accuracy{end}" for name in ("user", "drawn") for end in ("", "_low", "_high")),
+        "unseen_liked_mrr@10", "unseen_disliked_mrr@10", "unseen_liked_log_rank", "unseen_disliked_log_rank",
     } | {f"{name}@{k}" for name in at_k for k in (10, 100)}  # fmt: skip
     assert values["item_coverage@100"] == 1.0  # 100 is more than all items
     json.loads(json.dumps(values, allow_nan=False))
@@ -181,7 +190,7 @@ def test_jax_scores_and_one_big_batch_give_the_same():
     whole = EvalBatch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
     at_once = evaluate.evaluate(score, [whole], items=ITEMS, config=CONFIG).to_dict()
     for name, value in plain.to_dict().items():
-        if name not in ("bands", "random_accuracy"):  # the draw is per batch
+        if name not in ("bands", "counts"):
             assert at_once[name] == pytest.approx(value), name
 
 
@@ -282,14 +291,18 @@ def test_worked_example():
     figures = evaluate.evaluate(lambda _: scores, [batch], items=4, config=config).figures
     assert figures == pytest.approx(
         {
-            "pair_accuracy": 1.0, "pair_accuracy_low": 1.0, "pair_accuracy_high": 1.0, "pairs": 1, "auc": 1.0,
+            "pair_accuracy": 1.0, "pairs": 1, "auc": 1.0, "auc_pairs": 1, "same_pairs": 0, "users": 1,
+            "user_pair_accuracy": 1.0, "drawn_pair_accuracy": 1.0,
+            **{f"{name}_{end}": math.nan for end in ("low", "high")  # of one user there is no interval
+               for name in ("pair_accuracy", "auc", "user_pair_accuracy", "drawn_pair_accuracy")},
             "examples": 1, "random_accuracy": 1.0, "hit_rate@2": 1.0, "ndcg@2": 1 / math.log2(3),
             "delta_hit_rate@2": 1.0, "delta_ndcg@2": 1 / math.log2(3),
             "mrr_positive": 1 / 2, "mrr_negative": 1 / 3, "gini@2": 0.5, "next_hit_rate@2": 1.0, "map@10": 1 / 2,
             "unseen_liked_mrr@10": 1 / 2, "unseen_disliked_mrr@10": 1 / 3,
             "unseen_liked_log_rank": math.log(2), "unseen_disliked_log_rank": math.log(3),
             "item_coverage@2": 0.5, "user_coverage": 1.0, "user_coverage_5": 0.0,
-        }
+        },
+        nan_ok=True,
     )  # fmt: skip
 
 
@@ -363,21 +376,94 @@ def test_released_items_are_drawn_uniformly():
     assert abs(found - chance) < 4 * math.sqrt(chance * (1 - chance) / draws)
 
 
-def test_released_figures_depend_on_the_batch_and_move_no_other():
+def test_released_groups_are_of_their_own_size_and_move_no_other_figure():
     batches, score = make_batches(batches=4, real=32), make_score()
     plain = evaluate.evaluate(score, batches, items=ITEMS, config=CONFIG).to_dict()
-    config = EvalConfig(ks=(3, 7), bands=4, bootstrap=50, released=3)
-    measured = evaluate.evaluate(score, batches, items=ITEMS, config=config).to_dict()
+    options = {"ks": (3, 7), "bands": 4, "bootstrap": 50, "released": 3}
+    measured, fewer = (
+        evaluate.evaluate(
+            score, batches, items=ITEMS, config=EvalConfig(**options, released_batch=size)
+        ).to_dict()
+        for size in (8, 4)
+    )
     assert not [name for name in plain if name.startswith("released")]
     for name, value in plain.items():
-        if name != "bands":
-            assert measured[name] == value
-    halves = [
-        EvalBatch(*(leaf[part] for leaf in batch)) for batch in batches for part in (slice(4), slice(4, 8))
-    ]
-    fewer = evaluate.evaluate(score, halves, items=ITEMS, config=config).to_dict()
+        if name not in ("bands", "counts"):
+            assert measured[name] == fewer[name] == value
     assert fewer["released_candidates"] < measured["released_candidates"]
-    assert fewer["next_hit_rate@3"] == pytest.approx(measured["next_hit_rate@3"])
+    # Of each four examples: their different first liked items, and three more.
+    firsts = np.concatenate([batch.liked_BC[:, 0] for batch in batches])
+    expected = [
+        len(set(firsts[n // 4 * 4 : n // 4 * 4 + 4]) - {0}) + 3 for n in range(len(firsts)) if firsts[n]
+    ]
+    assert fewer["released_candidates"] == pytest.approx(np.mean(expected))
+
+
+def cut(batches, size):
+    """The same examples in batches of another size, the last filled up with rows that are not real."""
+    whole = [np.concatenate(leaves) for leaves in zip(*batches, strict=True)]
+    real = np.flatnonzero(whole[-1])
+    for first in range(0, len(real), size):
+        at = real[first : first + size]
+        fill = [(0, size - len(at))]
+        yield EvalBatch(*(np.pad(leaf[at], fill + [(0, 0)] * (leaf.ndim - 1)) for leaf in whole))
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_no_figure_depends_on_the_size_of_batches(exclude_seen):
+    batches, score = make_batches(batches=30, real=231, each=3), make_score()
+    config = EvalConfig(ks=(1, 7), bands=3, bootstrap=20, released=5, released_batch=10,
+                        exclude_seen=exclude_seen)  # fmt: skip
+    found = [
+        evaluate.evaluate(score, cut(batches, size), items=ITEMS, config=config) for size in (1, 7, 64, 1024)
+    ]
+    for other in found[1:]:
+        assert other.to_dict() == found[0].to_dict()
+        for name, column in found[0].value_X.items():
+            np.testing.assert_array_equal(other.value_X[name], column)
+    assert found[0].figures["random_accuracy"] < 1 and found[0].figures["released_hit_rate@1"] < 1
+
+
+def test_random_items_are_uniform_over_what_an_example_does_not_hold():
+    batch = make_batches(batches=1, size=4, real=4)[0]._replace(
+        liked_BC=np.array([[5, 5], [1, 2], [30, 0], [0, 0]], np.int32),
+        item_BL=np.array([[5, 9, 0], [2, 3, 4], [29, 28, 28], [0, 0, 0]], np.int32),
+    )
+    rng, draws = np.random.default_rng(0), 4000
+    drawn = np.stack([evaluate._random_items(rng, batch, ITEMS) for _ in range(draws)])
+    for b, held in enumerate([{5, 9}, {1, 2, 3, 4}, {28, 29, 30}, set()]):
+        free = sorted(set(range(1, ITEMS + 1)) - held)
+        count = np.bincount(drawn[:, b], minlength=ITEMS + 1)
+        assert set(np.flatnonzero(count)) == set(free)
+        expected = draws / len(free)
+        assert np.abs(count[free] - expected).max() < 4.5 * math.sqrt(expected)
+
+
+def test_pairs_by_user_by_hand():
+    """User 0 has three pairs right and one wrong, user 1 one wrong, user 2 no pair."""
+    liked = np.array([[1], [1], [1], [2], [2], [1]], np.int32)
+    disliked = np.array([[2], [2], [2], [1], [1], [1]], np.int32)  # the last with itself
+    batch = EvalBatch(
+        *(np.full((6, 2), code, np.int32) for code in (3, 4, 0)),
+        liked, disliked, np.concatenate([liked, disliked], 1), np.array([0, 0, 0, 0, 1, 2], np.int32),
+        np.full(6, 0.5, np.float32), np.ones(6, bool),
+    )  # fmt: skip
+    scores = np.tile(np.float32([0, 3, 2, 1]), (6, 1))
+    drawn = set()
+    for seed in range(40):
+        config = EvalConfig(ks=(1,), bands=1, bootstrap=200, pair_seed=seed)
+        report = evaluate.evaluate(lambda _: scores, [batch], items=3, config=config)
+        drawn.add(report.figures["drawn_pair_accuracy"])
+    figures = report.figures
+    assert figures["pair_accuracy"] == 3 / 5 and figures["user_pair_accuracy"] == (3 / 4 + 0) / 2
+    assert drawn == {0.5, 0.0}  # one pair of user 0, which is right or not, and the one of user 1
+    assert (figures["pair_accuracy_low"], figures["pair_accuracy_high"]) == (0.0, 0.75)
+    assert (figures["user_pair_accuracy_low"], figures["user_pair_accuracy_high"]) == (0.0, 0.75)
+    assert (figures["users"], figures["pairs"], figures["auc_pairs"], figures["same_pairs"]) == (3, 5, 5, 1)
+    assert report.counts["pair_accuracy"] == {"users": 2, "examples": 5, "pairs": 5}
+    assert report.counts["auc"] == {"users": 2, "examples": 5, "pairs": 5}
+    assert report.counts["drawn_pair_accuracy"] == {"users": 2, "examples": 2, "pairs": 2}
+    assert report.counts["hit_rate@1"] == {"users": 3, "examples": 6}
 
 
 def test_released_without_a_liked_item_is_empty():

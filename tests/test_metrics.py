@@ -28,22 +28,37 @@ def test_pair_accuracy_counts_ties_half_and_leaves_out_fill():
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_auc_equals_all_pairs(levels):
+@pytest.mark.parametrize("items", [6, 10**6])  # of 6 items most examples have some on both sides
+def test_auc_is_over_all_pairs_of_two_items(levels, items):
     rng = np.random.default_rng(0)
-    liked_BC, disliked_BM = (rng.integers(levels, size=(20, c)).astype(np.float32) for c in (5, 7))
-    mask_BC, mask_BM = rng.random((20, 5)) < 0.4, rng.random((20, 7)) < 0.4
-    expected = []
-    for b in range(20):
-        pairs = [
-            1.0 if x > y else 0.5 if x == y else 0.0
-            for x in liked_BC[b, mask_BC[b]]
-            for y in disliked_BM[b, mask_BM[b]]
-        ]
-        expected.append(sum(pairs) / len(pairs) if pairs else math.nan)
-    np.testing.assert_allclose(metrics.auc(liked_BC, mask_BC, disliked_BM, mask_BM), expected, rtol=1e-12)
-    found = metrics.pairwise_auc(liked_BC, mask_BC, disliked_BM, mask_BM)
-    assert found.value == pytest.approx(np.nanmean(expected))
-    assert found.count == np.isfinite(expected).sum()
+    liked_BC, disliked_BM = (
+        rng.integers(1, items + 1, size=(40, c)) * (rng.random((40, c)) < 0.4) for c in (5, 7)
+    )
+    table = {}  # an item has one score in an example
+    score = lambda b, item: table.setdefault((b, item), np.float32(rng.integers(levels)))  # noqa: E731
+    liked_score_BC, disliked_score_BM = (
+        np.array([[score(b, int(item)) for item in row] for b, row in enumerate(item_BC)])
+        for item_BC in (liked_BC, disliked_BM)
+    )
+    expected, counted, same = [], [], []
+    for b in range(40):
+        all_pairs = [(int(x), int(y)) for x in liked_BC[b] if x for y in disliked_BM[b] if y]
+        of_two = [(table[b, x], table[b, y]) for x, y in all_pairs if x != y]
+        wins = [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in of_two]
+        expected.append(sum(wins) / len(wins) if wins else math.nan)
+        counted.append(len(of_two))
+        same.append(len(all_pairs) - len(of_two))
+    found = metrics.pairs(liked_score_BC, liked_BC, disliked_score_BM, disliked_BM)
+    np.testing.assert_allclose(found.auc_B, expected, rtol=1e-12)
+    assert (found.pairs_B.tolist(), found.same_B.tolist()) == (counted, same)
+    assert (sum(same) > 0) == (items == 6)
+
+
+def test_an_item_with_itself_alone_is_no_pair():
+    score_B1 = np.array([[1.0], [1.0]])
+    found = metrics.pairs(score_B1, np.array([[3], [3]]), score_B1, np.array([[3], [4]]))
+    assert np.isnan(found.auc_B[0]) and found.auc_B[1] == 0.5
+    assert (found.pairs_B.tolist(), found.same_B.tolist()) == ([0, 1], [1, 0])
 
 
 @pytest.mark.parametrize("levels", [4, 10**6])
@@ -205,43 +220,83 @@ def test_item_coverage():
     assert metrics.item_coverage(np.array([0, 3, 1, 0])) == 0.5
 
 
+def slow_bootstrap(value, unit, resamples, seed):
+    """Units drawn by name, their values laid end to end."""
+    units = sorted({u for u, v in zip(unit, value, strict=True) if not math.isnan(v)})
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = [units[n] for n in rng.integers(len(units), size=len(units), dtype=np.int32)]
+        values = [v for d in drawn for u, v in zip(unit, value, strict=True) if u == d and not math.isnan(v)]
+        means.append(sum(values) / len(values))
+    return np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("users", [2, 5, 40])
+def test_bootstrap_resamples_units_with_all_their_values(users):
+    rng = np.random.default_rng(users)
+    unit = rng.integers(users, size=120) * 7  # in no order, with gaps
+    value = np.where(rng.random(120) < 0.2, np.nan, rng.random(120) + unit / 70)
+    found = metrics.bootstrap(value, unit, resamples=40, seed=3)
+    np.testing.assert_allclose(found, slow_bootstrap(value.tolist(), unit.tolist(), 40, 3), rtol=1e-12)
+
+
+def test_five_users_leave_an_interval_of_five_users():
+    """100 pairs of each: users are right in .5 to .9 of theirs. Over pairs the interval would be a tenth of that."""
+    unit = np.repeat(np.arange(5), 100)
+    rate = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    value = (np.tile(np.arange(100), 5) < 100 * rate[unit]).astype(float)
+    low, high = metrics.bootstrap(value, unit, resamples=4000, seed=0)
+    # The mean of five draws of rates with s.d. sqrt(.02): s.d. .0632.
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.02 / 5), rel=0.1)
+    over_pairs = metrics.bootstrap(value, np.arange(500), resamples=4000, seed=0)
+    assert over_pairs[1] - over_pairs[0] < 0.4 * (high - low)
+
+
 def test_bootstrap_is_seeded_and_as_wide_as_the_normal_interval():
     value = (np.random.default_rng(5).random(2000) < 0.7).astype(float)
-    low, high = metrics.bootstrap(value, resamples=2000, seed=0)
-    assert (low, high) == metrics.bootstrap(np.append(value, np.nan), resamples=2000, seed=0)
-    assert (low, high) != metrics.bootstrap(value, resamples=2000, seed=1)
+    unit = np.arange(2001)
+    low, high = metrics.bootstrap(value, unit[:2000], resamples=2000, seed=0)
+    assert (low, high) == metrics.bootstrap(np.append(value, np.nan), unit, resamples=2000, seed=0)
+    assert (low, high) != metrics.bootstrap(value, unit[:2000], resamples=2000, seed=1)
     wide = 2 * 1.96 * value.std() / math.sqrt(2000)
     assert high - low == pytest.approx(wide, rel=0.06)  # 2,000 resamples leave an end a few percent uncertain
     assert low < value.mean() < high
 
 
-def test_bootstrap_of_nothing_and_of_one_value():
-    assert np.isnan(metrics.bootstrap(np.array([np.nan]), resamples=10, seed=0)).all()
-    assert metrics.bootstrap(np.array([0.5]), resamples=10, seed=0) == (0.5, 0.5)
+@pytest.mark.parametrize("value", [[], [math.nan], [0.5], [0.5, 0.7, math.nan]])
+def test_fewer_than_two_units_have_no_interval(value):
+    unit = np.array([0, 0, 1][: len(value)], np.int64)
+    assert np.isnan(metrics.bootstrap(np.array(value), unit, resamples=10, seed=0)).all()
 
 
 def test_bootstrap_ratio_of_a_fixed_ratio_is_that_ratio():
-    """Pairs are drawn together: apart, the ratio would vary."""
+    """Values are drawn together: apart, the ratio would vary."""
     below = np.random.default_rng(7).random(50)
-    low, high = metrics.bootstrap_ratio(0.4 * below, below, resamples=200, seed=0)
+    low, high = metrics.bootstrap_ratio(0.4 * below, below, np.arange(50) // 3, resamples=200, seed=0)
     assert low == pytest.approx(0.4) and high == pytest.approx(0.4)
 
 
-def test_bootstrap_ratio_is_as_wide_as_the_normal_interval():
-    """Variance of a ratio of means by the delta method: var(y - r x) / (n mean(x)^2)."""
+@pytest.mark.parametrize("each", [1, 3])
+def test_bootstrap_ratio_is_as_wide_as_the_normal_interval(each):
+    """Variance of a ratio of means by the delta method: var(y - r x) / (n mean(x)^2), of what each unit sums up."""
     rng = np.random.default_rng(8)
     below = rng.uniform(1, 3, size=1500)
     above = 0.7 * below + rng.normal(size=1500)
     ratio = above.sum() / below.sum()
-    low, high = metrics.bootstrap_ratio(above, below, resamples=2000, seed=0)
+    # Each unit's values are the same ``each`` times over, which tells no more than once.
+    unit = np.tile(np.arange(1500), each)
+    low, high = metrics.bootstrap_ratio(
+        np.tile(above, each), np.tile(below, each), unit, resamples=2000, seed=0
+    )
     wide = 2 * 1.96 * (above - ratio * below).std() / (math.sqrt(1500) * below.mean())
     assert high - low == pytest.approx(wide, rel=0.06)  # 2,000 resamples leave an end a few percent uncertain
     assert low < ratio < high
 
 
 def test_bootstrap_ratio_of_nothing_and_over_zero():
-    assert np.isnan(metrics.bootstrap_ratio(np.zeros(0), np.zeros(0), resamples=10, seed=0)).all()
-    assert np.isnan(metrics.bootstrap_ratio(np.ones(3), np.zeros(3), resamples=10, seed=0)).all()
+    none, three, two = np.zeros(0, np.int64), np.arange(3), np.arange(2)
+    assert np.isnan(metrics.bootstrap_ratio(np.zeros(0), np.zeros(0), none, resamples=10, seed=0)).all()
+    assert np.isnan(metrics.bootstrap_ratio(np.ones(3), np.zeros(3), three, resamples=10, seed=0)).all()
     # A resample without the one example that counts below has no ratio; all others have 1.
-    found = metrics.bootstrap_ratio(np.array([1.0, 0.0]), np.array([1.0, 0.0]), resamples=50, seed=0)
-    assert found == (1.0, 1.0)
+    one = np.array([1.0, 0.0])
+    assert metrics.bootstrap_ratio(one, one, two, resamples=50, seed=0) == (1.0, 1.0)

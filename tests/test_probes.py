@@ -256,7 +256,7 @@ def test_responsiveness_without_likes_or_attributes():
     options = {"flip": {"play": "skip"}, "row_VD": row_VD, "resamples": 5}
     disliked = batch._replace(feedback_BL=np.where(batch.feedback_BL == PLAY, SKIP, batch.feedback_BL))
     found = probes.responsiveness(score, [disliked], attribute_VA=attribute_VA, **options)
-    assert found == {"examples": 0, "top": 30, "flip": {"play": "skip"}}
+    assert found == {"users": 0, "examples": 0, "top": 30, "flip": {"play": "skip"}}
     found = probes.responsiveness(score, [batch], attribute_VA=attribute_VA[:, :0], **options)
     assert "attribute" not in found and "row" in found
 

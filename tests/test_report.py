@@ -1,22 +1,26 @@
+import itertools
 import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, evaluate, report, run
+from jaxneg import config as configs, evaluate, figures, metrics, plots, report, run
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import evaluation, store as stores
+from jaxneg.models import baselines
 
 ITEMS = 40
 RESULT = {
     "monitor": "pair_accuracy", "best_score": 0.81, "best_step": 30, "steps": 50, "steps_per_epoch": 10,
     "stopped": "patience ran out", "seconds": 5.0, "hard_share": 0.43, "epochs_to_convergence": 2.0,
-    "seconds_to_convergence": 2.0,
+    "steps_to_convergence": 20, "sequences_to_convergence": 2560, "seconds_to_convergence": 2.0,
+    "compile_seconds": 1.5, "validation_pairs": 1312, "validation_examples": 1400, "validation_users": 40,
     "history": [{"epoch": e, "seconds": e, "pair_accuracy": 0.8 - 0.2 / e, "auc": 0.75} for e in (1.0, 5.0)],
 }  # fmt: skip
 CONFIG = configs.override(configs.Config(), ["--eval.bootstrap", "50", "--eval.bands", "3"])
@@ -72,8 +76,10 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     mrr_negative gini@10 epochs_to_convergence baselines"""
     assert set(keys.split()) <= set(values)
     assert values["epochs_to_convergence"] == 2.0
-    of_training = """split runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
-    false_negatives stopped p_hard share_histogram input_coverage probes"""
+    of_training = """split notes runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
+    false_negatives hard_also_liked stopped p_hard share_histogram input_coverage probes last last_validation monitor
+    later_training_share best_baseline not_converged compile_seconds device_seconds steps_to_convergence
+    sequences_to_convergence validation_pairs validation_examples validation_users"""
     own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
         assert own <= set(baseline)
@@ -92,7 +98,7 @@ def test_report_reads_as_markdown(tmp_path):
         if line.startswith("|"):
             assert "None" not in line and "nan" not in line
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 
@@ -137,9 +143,9 @@ def test_another_run_stands_beside_the_model(tmp_path, no_plots):
     assert (one["p_hard"], one["epochs_to_convergence"]) == (0.0, 5.0)
     assert one["difference_auc"] == values["baselines"]["popularity"]["difference_auc"]
     text = (tmp_path / "report.md").read_text()
-    assert "it converged after 2 epochs, random after 5." in text
+    assert "Trained: the model, converged after 2 epochs; random, converged after 5 epochs." in text
     assert "| p_hard | 0.5 | 0 |" in text
-    assert text.count("| run random | ") == 4
+    assert text.count("| run random | ") == 5
 
 
 PROBED = {
@@ -149,13 +155,91 @@ PROBED = {
         "gate": [[1.0, math.nan], [math.nan, math.nan]],
     },
     "responsiveness": {
-        "examples": 7, "top": 100, "flip": {"play": "skip"},
+        "users": 3, "examples": 7, "top": 100, "flip": {"play": "skip"},
         "overlap": 0.5, "overlap_low": 0.4, "overlap_high": 0.6,
         "attribute": {"before": 0.2, "after": 0.1, "change": -0.5, "change_low": -0.6, "change_high": -0.4},
         "row": {"before": 0.0, "after": 0.0, "change": math.nan, "change_low": math.nan, "change_high": math.nan},
         "item": {"before": 1.0, "after": 0.0, "change": -1.0, "change_low": -1.0, "change_high": -1.0},
     },
 }  # fmt: skip
+
+
+def test_users_examples_and_pairs_stand_beside_every_figure(tmp_path, no_plots):
+    """Sixty examples of six users, four of them with a pair of an item with itself alone."""
+    batch = make_batch()
+    batch = batch._replace(user_B=batch.user_B // 10)
+    same = np.flatnonzero(batch.pair_B2[:, 0] == batch.pair_B2[:, 1])
+    values = write(tmp_path, batch)
+    pairs = 60 - len(same)
+    assert values["users"] == 6 and values["pairs"] == pairs and values["same_pairs"] > 0
+    whole = 4 * 60 - values["same_pairs"]
+    assert values["counts"]["auc"] == {"users": 6, "examples": 60, "pairs": whole}
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        f"{pairs} pairs in {pairs} examples of 6 users" in text
+        and f"{whole} pairs in 60 examples of 6 users" in text
+    )
+    assert f"{values['same_pairs']} such pairs are left out" in text
+    assert "**6 users** with a pair: an interval over so few is rough" in text
+    assert "6 pairs in 6 examples of 6 users" in text  # one of each
+    assert "Liked: 60 examples of 6 users" in text
+    assert "Validation: 1,312 pairs in 1,400 examples of 40 users." in text
+
+
+def test_a_run_that_has_not_converged_says_so_wherever_it_is_shown(tmp_path):
+    model, measured = make_reports(make_batch())
+    unknown = {f"{unit}_to_convergence": None for unit in ("epochs", "steps", "sequences", "seconds")}
+    limit = RESULT | unknown | {"stopped": "epochs done", "not_converged": "it stopped at its limit"}
+    twin = report.Compared(measured["popularity"].report, CONFIG, RESULT)
+    values = report.write_report(
+        tmp_path, model, measured, {"b": twin}, config=CONFIG, result=limit, split="test"
+    )
+    assert values["epochs_to_convergence"] is None and values["not_converged"] == "it stopped at its limit"
+    text = (tmp_path / "report.md").read_text()
+    assert "Trained: the model, not converged: it stopped at its limit; b, converged after 2 epochs." in text
+    assert "| converged after epochs | not converged: it stopped at its limit | 2 |" in text
+    assert "| steps | not converged | 20 |" in text
+
+
+def test_one_user_has_figures_and_no_interval(tmp_path):
+    batch = make_batch()
+    values = write(tmp_path, batch._replace(user_B=np.zeros_like(batch.user_B)))
+    assert values["pair_accuracy"] > 0.5 and values["pair_accuracy_low"] is None
+    one = values["baselines"]["popularity"]
+    assert one["difference_auc"] is not None and one["difference_auc_high"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert "not told apart from" in text and "None" not in text and "nan" not in text
+
+
+def test_the_best_baseline_is_that_of_validation(tmp_path, no_plots):
+    model, measured = make_reports(make_batch())
+    measured["popularity"] = measured["popularity"]._replace(validation_auc=0.6)
+    measured["like_rate"] = measured["like_rate"]._replace(
+        validation_auc=0.7, seeds=3, sd={"auc": 0.01}, sees="history"
+    )
+    values = report.write_report(tmp_path, model, measured, config=CONFIG, result=RESULT, split="test")
+    assert values["best_baseline"] == "like_rate"
+    assert (values["baselines"]["like_rate"]["sd"], values["baselines"]["like_rate"]["seeds"]) == (
+        {"auc": 0.01},
+        3,
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert "The best baseline by AUC on validation, like rate," in text
+    assert "| 0.5000 ± 0.0100 [0.5000, 0.5000] |" in text
+    assert "| all training events, and the last 50 events |" in text
+
+
+@pytest.mark.parametrize(
+    "monitor", ["user_pair_accuracy", "auc", "ndcg@10", "hit_rate@100", "mrr_positive", "next_hit_rate@10"]
+)
+def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
+    history = [line | {monitor: 0.1 * n} for n, line in enumerate(RESULT["history"])]
+    model, measured = make_reports(make_batch())
+    config = configs.override(CONFIG, ["--train.monitor", monitor])
+    result = RESULT | {"monitor": monitor, "history": history}
+    report.write_report(tmp_path, model, measured, config=config, result=result, split="test")
+    assert (tmp_path / "plots" / "validation.png").read_bytes().startswith(PNG)
+    assert f"| figure that decided | {figures.title(monitor)} |" in (tmp_path / "report.md").read_text()
 
 
 def test_probes_are_reported_beside_those_of_another_run(tmp_path):
@@ -174,7 +258,7 @@ def test_probes_are_reported_beside_those_of_another_run(tmp_path):
     assert "|  | model, added | model, gate | run other, added |" in text
     assert "| skip, play | -0.2500 |  |  |" in text
     assert "| thumb down, skip |  |  | +0.7500 |" in text
-    assert "top 100 of 7 examples moves when the last event turns from a play into a skip:" in text
+    assert "top 100 of 7 examples of 3 users moves when the last event turns from a play into a skip:" in text
     assert "| its relative change | -0.5000 [-0.6000, -0.4000] |" in text
     assert "| likes | 0.5000 | 0.2500 | 0.7500 |  |" in text
     assert (tmp_path / "plots" / "feedback.png").read_bytes().startswith(PNG)
@@ -248,6 +332,64 @@ def test_evaluate_run_reports_probes(worked, tmp_path, monkeypatch):
     assert "## What feedback means to the model" in (tmp_path / "report.md").read_text()
 
 
+def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
+    monkeypatch.chdir(worked)
+    directory = shutil.copytree("run", tmp_path / "run")
+    trained = run.load(directory)
+    steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    other = next(step for step in steps if step != trained.result["best_step"])
+    trained = trained._replace(result=trained.result | {"steps": other})
+    values = report.evaluate_run(trained, directory, measured={})
+    last = values["last"]
+    assert not last["is_best"] and last["validation"] == {
+        name: trained.result["history"][-1][name] for name in ("pair_accuracy", "auc")
+    }
+    score = run.catalogue_score(run.load(directory, step=other))
+    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
+    found = evaluate.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
+    assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
+    assert last["difference_auc"] == pytest.approx(values["auc"] - last["auc"])
+    assert "| its last epoch |" in (directory / "report.md").read_text()
+    best = report.evaluate_run(trained._replace(result=trained.result | {"steps": trained.result["best_step"]}),
+                               tmp_path, measured={})  # fmt: skip
+    assert best["last"]["is_best"] and "auc" not in best["last"]
+
+
+def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch):
+    monkeypatch.chdir(worked)
+    trained = run.load(pathlib.Path("run"))
+    store, config = trained.store, trained.config
+    examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
+    tuning = list(evaluation.EvalBatches(store, config.data, config.eval, "validation"))
+    fits = {}
+
+    def fit(log, sign, validate):
+        def make(seed):
+            rng = np.random.default_rng(seed)
+            table = rng.random((log.users + 1, log.items + 1)).astype(np.float32)
+            fits[seed] = lambda batch: table[batch.user_B]
+            return fits[seed]
+
+        return baselines.Fitted(make(0), {"a": 1}, "history", make)
+
+    found = report.measure_baseline(fit, report.training_log(store), tuning, examples, store, config, "drawn")
+    each = [report.measure(fits[s], examples, store, config, "", lambda *_, **__: None) for s in range(3)]
+    assert (found.seeds, found.sees) == (3, "history")
+    for name in ("pair_accuracy", "auc", "ndcg@10", "gini@10"):
+        values = [one.figures[name] for one in each]
+        assert found.report.figures[name] == pytest.approx(np.mean(values))
+        assert found.sd[name] == pytest.approx(np.std(values, ddof=1))
+    assert found.report.bands[1]["auc"] == pytest.approx(np.mean([one.bands[1]["auc"] for one in each]))
+    aucs = np.mean([one.value_X["auc"] for one in each], axis=0)
+    low, high = metrics.bootstrap(
+        aucs, each[0].user_X, resamples=config.eval.bootstrap, seed=config.eval.pair_seed
+    )
+    assert (found.report.figures["auc_low"], found.report.figures["auc_high"]) == (low, high)
+    assert found.validation_auc == pytest.approx(
+        np.mean([evaluate.separation(fits[s], tuning)["auc"] for s in range(3)])
+    )
+
+
 @pytest.mark.realdata
 def test_baselines_are_as_strong_as_published_signal_on_cm100k(tmp_path):
     """The data comes with figures: AUC .765 by like rate, .766 by signed item-item, .827 by factors."""
@@ -273,3 +415,40 @@ def test_baselines_are_as_strong_as_published_signal_on_cm100k(tmp_path):
     assert found["like_rate"] > 0.75  # another tail, so a point less is no fault
     assert found["item_item"] > 0.755
     assert found["matrix_factorisation"] > 0.82
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run b", "run b"),
+        ("x" * 32, "x" * 32),
+        ("run /" + "very/long/" * 12 + "b", "run /ver…g/very/long/very/long/b"),
+        ("é" * 33, "é" * 8 + "…" + "é" * 23),
+    ],
+)
+def test_a_name_is_as_long_as_a_plot_has_room_for(name, said):
+    assert figures.shortened(name) == said and len(said) <= 32
+
+
+def test_plots_of_runs_with_long_names_keep_their_axes(tmp_path):
+    """Without room a layout gives up, and matplotlib warns of axes of no size, which is an error in tests."""
+    long = "run /" + "a_very_long_directory_name_" * 6
+    line = (0.6, 0.5, 0.7)
+    history = [{"epoch": n, "auc": 0.5 + 0.1 * n} for n in range(3)]
+    names = ["model", *(f"{long}/{n}" for n in range(6))]
+    titles = plots.draw(
+        tmp_path, histories=dict.fromkeys(names, (history, None)), monitor="auc", title="AUC", counted="1 pair",
+        examples="", validated="", accuracies=dict.fromkeys(names, line), bands={"model": []}, share=np.zeros(3),
+        ranks={kind: (np.ones(1), 1.0) for kind in ("liked", "disliked")}, items=3, exposure={},
+    )  # fmt: skip
+    assert set(titles) == {path.name for path in tmp_path.iterdir()}
+    assert 0.5 < width(tmp_path / "validation.png") and 0.4 < width(tmp_path / "accuracy.png")
+
+
+def width(path: pathlib.Path) -> float:
+    """Share of a picture's width that its axes take, by the longest dark line of its rows: the x axis."""
+    import matplotlib.image
+
+    dark_YX = matplotlib.image.imread(path)[..., :3].mean(axis=-1) < 0.3
+    longest = max(sum(group) for row in dark_YX for dark, group in itertools.groupby(row.astype(int)) if dark)
+    return longest / dark_YX.shape[1]

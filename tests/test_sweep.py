@@ -178,7 +178,8 @@ def test_spread_is_the_t_interval():
 def values(*pair_accuracy):
     pair_X2 = np.arange(2 * len(pair_accuracy), dtype=np.int32).reshape(-1, 2)
     value_X = np.array(pair_accuracy, np.float32)
-    return sweep_table.Values(pair_X2, {"pair_accuracy": value_X, "auc": 1 - value_X})
+    users = np.arange(len(value_X))
+    return sweep_table.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
 
 
 def found(accuracies, values=None, failed=None):
@@ -213,6 +214,22 @@ def test_differences_are_paired_over_seeds_and_over_examples():
     assert other["figures"]["none"]["mean"] is None
 
 
+def test_intervals_of_differences_resample_users():
+    """Ten examples of one user gain, ten of another lose: between two users there are three means."""
+    cells = {("0",): found({0: 0.5}, {0: values(*[0.5] * 20)})}
+    better = values(*[1.0] * 10, *[0.0] * 10)
+    cells[("1",)] = found({0: 0.6}, {0: better._replace(user_X=np.repeat([3, 8], 10))})
+    cells[("0",)].values[0] = cells[("0",)].values[0]._replace(user_X=np.repeat([3, 8], 10))
+    one = summary(cells, reference={"p": "0"})["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
+    assert one == {"mean": 0.0, "low": -0.5, "high": 0.5, "users": 2, "examples": 20}
+    for cell in cells.values():
+        cell.values[0] = cell.values[0]._replace(user_X=np.zeros(20, int))
+    table = summary(cells, reference={"p": "0"})
+    one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
+    assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
+    assert "| 1 | +0.0000 | +0.0000 |" in sweep_table.markdown(table, {})
+
+
 def test_only_common_seeds_and_equal_examples_are_compared():
     cells = {
         ("0",): found({1: 0.7}, {1: values(1, 1)}, {0: "ran out"}),
@@ -234,16 +251,37 @@ def test_only_common_seeds_and_equal_examples_are_compared():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("unit", ["epochs", "steps", "sequences", "seconds"])
+@pytest.mark.parametrize(("second", "mean"), [(6.0, 5.0), (None, None)])
+def test_a_mean_is_not_of_those_that_converged_in_time(unit, second, mean):
+    name = f"{unit}_to_convergence"
+    cells = {
+        ("0",): sweep_table.Found(
+            {0: {name: 4.0, "auc": 0.5}, 1: {name: second, "auc": None}}, {0: values(1), 1: values(1)}, {}
+        ),
+        ("1",): sweep_table.Found(
+            {0: {name: 3.0, "auc": 0.6}, 1: {name: 3.0, "auc": 0.7}}, {0: values(1), 1: values(1)}, {}
+        ),
+    }
+    zero, one = summary(cells, reference={"p": "0"})["cells"]
+    assert zero["figures"][name]["mean"] == mean and zero["figures"]["auc"]["mean"] == 0.5
+    assert one["less_reference"]["over_seeds"][name]["mean"] == (None if mean is None else 3.0 - mean)
+    assert one["figures"][name]["mean"] == 3.0 and zero["seeds"]["0"][name] == 4.0
+
+
 def test_the_best_baseline_is_compared_with():
     cells = {("0",): found({0: 0.5}, {0: values(1, 1)})}
-    of = {"low": ({"auc": 0.4, "pair_accuracy": 0.1}, values(1, 1)), "high": ({"auc": 0.6}, values(0, 1))}
+    of = {  # the best on validation is not that on the test
+        "low": ({"auc": 0.9, "validation_auc": 0.4, "pair_accuracy": 0.1}, values(1, 1)),
+        "high": ({"auc": 0.6, "validation_auc": 0.5}, values(0, 1)),
+    }
     table = summary(cells, baselines=of)
     assert table["best_baseline"] == "high"
     assert table["cells"][0]["less_best_baseline"]["pair_accuracy"]["mean"] == 0.5
     text = sweep_table.markdown(table, {"plots/a.png": "A"})
-    assert "Less the best baseline by AUC, high" in text and "![A](plots/a.png)" in text
+    assert "Less the best baseline by AUC on validation, high" in text and "![A](plots/a.png)" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| high |  |  |", "| low |  | 0.1000 |"]
+    assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| low |  | 0.1000 |", "| high |  |  |"]
 
 
 def test_titles():
@@ -299,6 +337,19 @@ def swept(base, tmp_path_factory):
     return workdir, table, said
 
 
+def test_cells_have_their_last_epoch_beside_the_best(swept):
+    workdir, table, _ = swept
+    for cell in table["cells"]:
+        for s, line in cell["seeds"].items():
+            result = json.loads(
+                (
+                    workdir / "cells" / f"p_hard={cell['labels']['p_hard']},seed={s}" / "result.json"
+                ).read_text()
+            )
+            assert line["last_validation"] == result["last_score"]
+            assert (line["last_auc"] == line["auc"]) == (result["best_step"] == result["steps"])
+
+
 @pytest.fixture
 def copied(swept, tmp_path):
     """A copy of it to change; shutil keeps the times of files."""
@@ -335,10 +386,18 @@ def test_a_sweep_leaves_what_it_should(swept):
     assert any(name.startswith("cosine_") for name in table["cells"][0]["figures"])
     assert "popularity" in table["baselines"]
     drawn = {path.name for path in (workdir / "plots").iterdir()}
-    assert drawn == {f"{name}.png" for name in FIGURES}
+    # Runs of two epochs stop at their limit, so that there is no figure of convergence to draw.
+    assert drawn == {f"{name}.png" for name in FIGURES if name != "epochs_to_convergence"}
+    assert all(
+        line["epochs_to_convergence"] is None for cell in table["cells"] for line in cell["seeds"].values()
+    )
     lines = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
     assert [(line["p_hard"], line["seed"]) for line in lines] == [*itertools.product("01", "01")]
     text = (workdir / "table.md").read_text()
+    one = table["cells"][0]["seeds"]["0"]
+    of = f"{one['pairs']} pairs in {one['examples']} examples of {one['users']} users"
+    assert f"Figures are of {of}. 4 of 4 runs are not known to have converged" in text
+    assert {line["users"] for line in lines} == {str(one["users"])}
     assert "## Less p_hard 0" in text and "| popularity |" in text and "(plots/gini@10.png)" in text
 
 
@@ -483,7 +542,7 @@ def test_a_failing_cell_is_told_and_tried_again(config_file, copied, capsys):
 def get_sweep():
     from jaxneg.grid import Sweep, over
 
-    wild = {"wild": ("--optim.learning-rate", "1e38", "--optim.clip", "0")}
+    wild = {"wild": ("--optim.learning-rate", "1e30", "--optim.clip", "0")}
     return Sweep({"p_hard": over("--data.p-hard", 0, 1) | wild}, seeds=1)
 """)
     before = times(copied)

@@ -49,7 +49,9 @@ def assert_same_state(a, b):
 
 
 def without_clock(lines):
-    return [{k: v for k, v in line.items() if k not in ("seconds", "sequences_per_s")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k != "sequences_per_s" and "seconds" not in k} for line in lines
+    ]
 
 
 def test_a_run_leaves_what_it_should(small_store, tmp_path):
@@ -57,12 +59,20 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     result = train.train(config, tmp_path / "run")
     assert run.read_config(tmp_path / "run") == config
     assert result["steps"] == 3 * result["steps_per_epoch"] and result["stopped"] == "epochs done"
-    assert len(result["history"]) == 3
+    assert [line["step"] for line in result["history"]] == [n * result["steps_per_epoch"] for n in range(4)]
     scores = [line["pair_accuracy"] for line in result["history"]]
     assert result["best_score"] == max(scores)
-    assert result["best_step"] == (1 + scores.index(max(scores))) * result["steps_per_epoch"]
-    within = [line["epoch"] for line in result["history"] if line["pair_accuracy"] >= 0.999 * max(scores)]
-    assert result["epochs_to_convergence"] == within[0]
+    assert result["best_step"] == scores.index(max(scores)) * result["steps_per_epoch"]
+    assert result["last_score"] == scores[-1]
+    assert result["epochs_to_convergence"] is None and result["not_converged"] == "it stopped at its limit"
+    examples = evaluation.EvalBatches(stores.Store.open(small_store), config.data, config.eval, "validation")
+    counts = (int(examples.paired_X.sum()), examples.examples, examples.users)
+    assert tuple(result[f"validation_{name}"] for name in ("pairs", "examples", "users")) == counts
+    assert all(
+        tuple(line[name] for name in ("pairs", "examples", "users")) == counts for line in result["history"]
+    )
+    assert 0 < result["device_seconds"] and 0 < result["compile_seconds"]
+    assert result["device_seconds"] + result["compile_seconds"] < result["seconds"]
     assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -114,16 +124,111 @@ def test_patience_stops_early(small_store, tmp_path):
     config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 50, "patience": 2})
     result = train.train(config, tmp_path / "run")
     assert result["stopped"] == "patience ran out"
-    assert (
-        result["steps"] == 3 * result["steps_per_epoch"] and result["best_step"] == result["steps_per_epoch"]
+    # Step 0 is the first validation; the second and the third, both after warm-up, are no better.
+    assert result["steps"] == 2 * result["steps_per_epoch"] and result["best_step"] == 0
+    assert result["epochs_to_convergence"] is None
+    assert result["not_converged"] == "no validation was above the first"
+    assert int(run.load(tmp_path / "run").state.step) == 0
+
+
+def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
+    config = of(
+        CONFIG,
+        small_store,
+        optim={"learning_rate": 1e-12, "warmup_steps": 18},
+        train={"epochs": 50, "patience": 2, "evaluate_every": 4},
     )
+    result = train.train(config, tmp_path / "run")
+    assert result["steps"] == 24  # 20 is the first validation after warm-up
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train warning: ")]
+    assert any(
+        "--optim.warmup-steps 18 is more than the 8 steps that --train.patience 2 allows" in x for x in said
+    )
+    assert any("fewer than 500: its figures are noisy" in line for line in said)
+
+
+def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
+    def warned(per_epoch, **changed):
+        config = dataclasses.replace(
+            CONFIG,
+            optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
+            train=dataclasses.replace(CONFIG.train, **changed),
+        )
+        return train.warnings(config, per_epoch)
+
+    assert warned(20) == []
+    [line] = warned(19)
+    assert "an epoch has 19 steps, fewer than 20" in line
+    [line] = warned(30, epochs=2, warmup=60)
+    assert "--optim.warmup-steps 60 is no less than all 60 steps" in line
+    assert warned(30, epochs=9, warmup=60, patience=2) == []
+    [line] = warned(30, epochs=9, warmup=61, patience=2)
+    assert "more than the 60 steps" in line
+    [line] = warned(30, epochs=9, warmup=61, patience=2, evaluate_every=10)
+    assert "more than the 20 steps" in line
+    assert warned(30, epochs=9, warmup=61, patience=0) == []  # never stops early
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "auc",
+        "user_pair_accuracy",
+        "mrr_positive",
+        "ndcg@5",
+        "hit_rate@5",
+        "next_hit_rate@10",
+        "released_hit_rate@5",
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_every_monitor_is_what_evaluate_finds_on_validation(small_store, tmp_path, monitor, shards):
+    if shards > 1 and monitor in ("auc", "user_pair_accuracy", "hit_rate@5", "next_hit_rate@10"):
+        pytest.skip("one of each way of scoring is enough")
+    config = of(
+        CONFIG,
+        small_store,
+        train={"epochs": 1, "monitor": monitor, "devices": shards, "shards": shards},
+        optim={"rows": "adagrad"} if shards > 1 else {},
+        eval={"ks": (5, 10), "released": 20, "released_batch": 10, "batch_size": 24, "bootstrap": 5},
+    )
+    result = train.train(config, tmp_path / "run")
+    trained = run.load(tmp_path / "run", step=result["steps"])
+    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "validation")
+    found = report.measure(
+        run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+    )
+    line = result["history"][-1]
+    for name in ("pair_accuracy", "auc", monitor):
+        assert line[name] == pytest.approx(found.figures[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("monitor", "ks", "said"),
+    [
+        (
+            "ndcg@20",
+            (10, 100),
+            "--train.monitor ndcg@20 is not measured with --eval.ks 10 100: add 20 to --eval.ks",
+        ),
+        ("hit_rate@1", (5,), "add 1 to --eval.ks, or choose among pair_accuracy, .*hit_rate@5"),
+        ("released_hit_rate@10", (10,), "give --eval.released 1000"),
+    ],
+)
+def test_a_monitor_that_is_not_measured_is_refused_before_anything_is_made(
+    small_store, tmp_path, monitor, ks, said
+):
+    config = of(CONFIG, small_store, train={"monitor": monitor}, eval={"ks": ks})
+    with pytest.raises(UserError, match=said):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_first_of_equally_good_checkpoints_is_kept(small_store, tmp_path):
     config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 6})
     result = train.train(config, tmp_path / "run")
     assert len({line["pair_accuracy"] for line in result["history"]}) == 1
-    assert int(run.load(tmp_path / "run").state.step) == result["best_step"] == result["steps_per_epoch"]
+    assert int(run.load(tmp_path / "run").state.step) == result["best_step"] == 0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store, tmp_path):

@@ -79,7 +79,7 @@ class Written:
         self.shards: list[int] = []  # first event of each, and the end; empty if there is one
 
     def catalogue(self, words: ir.Table, stations: ir.Table) -> None:
-        """items.parquet, stations.parquet, attribute_NAME.parquet and attributes.npy."""
+        """items.parquet, stations.parquet, attribute_K.parquet and attributes.npy."""
         names = events.attribute_names(words)
         text = [pa.field(name, pa.string()) for name in names]
         schema = pa.schema([("row", pa.int32()), ("item", pa.string()), ("count", pa.int64()), *text])
@@ -89,23 +89,28 @@ class Written:
         table = stations.select("row", "id").order_by("row")
         self.counts["stations"] = self._writer.table("stations", schema, engine.stream(table))
         coded = words.select("row", *names)
-        for name in names:
-            coded = self._attribute(name, words, coded)
+        for number, name in enumerate(names):
+            coded = self._attribute(number, name, words, coded)
         column = self._writer.column("attribute_VA", width=len(names))
         column.append(np.zeros((1, len(names)), np.int32))
         for part in _stream(coded.order_by("row")):
             columns = [part[name] for name in names]
             column.append(np.stack(columns, 1) if names else np.zeros((len(part["row"]), 0)))
 
-    def _attribute(self, name: str, words: ir.Table, coded: ir.Table) -> ir.Table:
-        """Writes the values of an attribute, most frequent first; ``coded`` with their rows in its place."""
+    def _attribute(self, number: int, name: str, words: ir.Table, coded: ir.Table) -> ir.Table:
+        """Writes the values of an attribute, most frequent first; ``coded`` with their rows in its place.
+
+        Table and file are named by its number: its own name is the user's, and may be anything.
+        """
         known = words.filter(words[name].notnull())
         values = known.group_by(value=known[name]).agg(count=known["count"].sum())
         row = ibis.row_number().over(order_by=[ibis.desc("count"), ibis.asc("value")]) + 1
-        values = self._keep("number attributes", name, values.select("value", code=row.cast("int32")))
+        values = self._keep(
+            "number attributes", f"values{number}", values.select("value", code=row.cast("int32"))
+        )
         schema = pa.schema([("row", pa.int32()), ("value", pa.string())])
         table = values.select("value", row="code").select("row", "value").order_by("row")
-        size = self._writer.table(name, schema, engine.stream(table))
+        size = self._writer.table(f"{events.ATTRIBUTE}{number}", schema, engine.stream(table))
         self.attributes.append({"name": name.removeprefix(events.ATTRIBUTE), "size": size})
         joined = coded.left_join(values, [(name, "value")])
         return joined.mutate(**{name: joined.code.fill_null(0)}).drop("code", "value")

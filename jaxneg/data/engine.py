@@ -118,7 +118,7 @@ def drop(con: Any, name: str) -> None:
         spark.drop(con, name)
     else:
         # Not ibis' drop_table: it writes a statement that DuckDB 2.0 rejects.
-        con.raw_sql(f'DROP TABLE IF EXISTS "{name}"')
+        con.raw_sql(f"DROP TABLE IF EXISTS {quoted(name)}")
 
 
 def fetch(table: ir.Table) -> pa.Table:

@@ -39,6 +39,7 @@ class EvalBatches:
         keep = signed & warm
         kept = held_out[keep]
         self.begin_X, self.cut_X, self.user_X = begin[kept], cut[kept], user[kept].astype(np.int32)
+        self.session_X = kept  # what an example is known by, whatever its context
         renumber = np.cumsum(keep) - 1
         events = keep[self.example_S]
         self.example_S, self.event_S = renumber[self.example_S[events]], self.event_S[events]
@@ -48,7 +49,9 @@ class EvalBatches:
             raise UserError(
                 f"no {split} example: no session has a liked or disliked event in that split after a context"
             )
-        self.pair_X2 = _pairs(store, self, np.random.default_rng(config.pair_seed))
+        # A draw for those without context too: one example has one pair, however far back inputs go.
+        draw_X = np.random.default_rng(config.pair_seed).random(int(signed.sum()))[warm[signed]]
+        self.pair_X2 = _pairs(store, self, draw_X)
         self.share_X = _shares(store)[self.user_X]
         self.width = 1
         for sign in (True, False):
@@ -66,6 +69,35 @@ class EvalBatches:
         sign = store.sign[store.feedback_T[event]]
         signed = sign != 0
         self.example_S, self.event_S, self.liked_S = example[signed], event[signed], sign[signed] > 0
+
+    @property
+    def users(self) -> int:
+        """How many users have an example."""
+        return len(np.unique(self.user_X))
+
+    @property
+    def paired_X(self) -> np.ndarray:
+        """bool [X], the examples that have a pair of a liked and a disliked item of one station."""
+        return self.pair_X2[:, 0] > 0
+
+    @property
+    def first_liked_X(self) -> np.ndarray:
+        """int32 [X], the first liked item of each example; 0 where there is none."""
+        at, first = np.unique(self.example_S[self.liked_S], return_index=True)
+        item_X = np.zeros(self.examples, np.int32)
+        item_X[at] = self.store.item_T[self.event_S[self.liked_S][first]]
+        return item_X
+
+    @property
+    def compared_X(self) -> np.ndarray:
+        """bool [X], the examples that have a liked and another disliked item, of any station."""
+        item = self.store.item_T[self.event_S]
+        order = np.lexsort((item, self.example_S))
+        at, other = (order[self.liked_S[order] == sign] for sign in (True, False))
+        example = self.example_S
+        low, high, first, last = _opposite(example[at], item[at], example[other], item[other])
+        meets = last - first > high - low
+        return np.bincount(example[at[meets]], minlength=self.examples) > 0
 
     def __len__(self) -> int:
         return -(-self.examples // self.config.batch_size)
@@ -108,30 +140,46 @@ def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.nda
     return matrix
 
 
-def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
-    """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2]."""
-    station = store.station_T[examples.event_S]
-    order = np.lexsort(
-        (~examples.liked_S, station, examples.example_S)
-    )  # a segment's liked events come first
-    example, station, liked = examples.example_S[order], station[order], examples.liked_S[order]
-    item = store.item_T[examples.event_S[order]]
-    new = np.concatenate([[True], (np.diff(example) != 0) | (np.diff(station) != 0)])
-    segment = np.cumsum(new) - 1
-    first = np.flatnonzero(new)
-    likes = np.bincount(segment[liked], minlength=len(first)).astype(np.int64)
-    pairs = likes * (np.bincount(segment, minlength=len(first)) - likes)
-    total = np.concatenate([[0], np.cumsum(pairs)])
-    bounds = np.searchsorted(example[first], np.arange(examples.examples + 1))
-    low, high = total[bounds[:-1]], total[bounds[1:]]
-    pick = low + (rng.random(examples.examples) * (high - low)).astype(np.int64)
-    chosen = high > low
-    at = np.searchsorted(total, pick[chosen], side="right") - 1
-    liked_at, disliked_at = np.divmod(pick[chosen] - total[at], pairs[at] // likes[at])
+def _pairs(store: stores.Store, examples: EvalBatches, draw_X: np.ndarray) -> np.ndarray:
+    """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2].
+
+    Of events of one item there is no pair: any score would get one half right.
+    """
+    example, liked = examples.example_S, examples.liked_S
+    station, item = store.station_T[examples.event_S], store.item_T[examples.event_S]
+    order = np.lexsort((item, station, example))
+    new = np.concatenate([[True], (np.diff(example[order]) != 0) | (np.diff(station[order]) != 0)])
+    segment = np.empty(len(order), np.int64)
+    segment[order] = np.cumsum(new) - 1  # a station of an example
+    # Events in order of segment and item; the liked ones choose first.
+    at, other = (order[liked[order] == sign] for sign in (True, False))
+    low, high, first, last = _opposite(segment[at], item[at], segment[other], item[other])
+    weight = last - first - (high - low)  # disliked events of another item that a liked one can meet
+    total = np.concatenate([[0], np.cumsum(weight)])
+    bounds = np.searchsorted(example[at], np.arange(examples.examples + 1))
+    begin, end = total[bounds[:-1]], total[bounds[1:]]
+    pick = begin + (draw_X * (end - begin)).astype(np.int64)
+    chosen = end > begin
+    e = np.searchsorted(total, pick[chosen], side="right") - 1
+    place = first[e] + pick[chosen] - total[e]
+    place += np.where(place >= low[e], high[e] - low[e], 0)  # past the events of the same item
     result = np.zeros((examples.examples, 2), np.int32)
-    result[chosen, 0] = item[first[at] + liked_at]
-    result[chosen, 1] = item[first[at] + likes[at] + disliked_at]
+    result[chosen, 0], result[chosen, 1] = item[at[e]], item[other[place]]
     return result
+
+
+def _opposite(
+    group: np.ndarray, item: np.ndarray, other_group: np.ndarray, other_item: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the other events of one's own group and item begin and end, and those of the group, all int64.
+
+    The other events are in order of group and item.
+    """
+    rows = int(max(item.max(initial=0), other_item.max(initial=0))) + 1
+    key, other_key = group.astype(np.int64) * rows + item, other_group.astype(np.int64) * rows + other_item
+    ends = [np.searchsorted(other_key, key, side) for side in ("left", "right")]
+    ends += [np.searchsorted(other_group, group, side) for side in ("left", "right")]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _shares(store: stores.Store) -> np.ndarray:
@@ -147,3 +195,26 @@ def _shares(store: stores.Store) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             shares[first : first + len(run) - 1] = np.diff(likes) / np.diff(signed)
     return shares
+
+
+def later_share(store: stores.Store, sessions: int = 1 << 16) -> float:
+    """Share of training events that come after the median test event; NaN without either.
+
+    Above 0 what a model knows of an item includes its future, as where each user's tail is held out. Of larger logs
+    it takes that many sessions, evenly spaced.
+    """
+    indptr = np.asarray(store.session_indptr)
+    at = np.unique(np.linspace(0, store.sessions - 1, min(sessions, store.sessions)).astype(np.int64))
+    parts = (
+        (indptr[:-1], np.asarray(store.session_train_end)),
+        (np.asarray(store.session_valid_end), indptr[1:]),
+    )
+    train, test = (_times(store, begin[at], end[at]) for begin, end in parts)
+    return float((train > np.median(test)).mean()) if len(train) and len(test) else float("nan")
+
+
+def _times(store: stores.Store, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Times of the events of some runs of the log."""
+    size = end - begin
+    event = np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size)
+    return np.asarray(store.time_T[event])

@@ -244,7 +244,7 @@ def _split(split: dict[str, Any], span: dict[str, int]) -> str:
 def _dropped(dropped: dict[str, int]) -> str:
     return (
         ", ".join(
-            f"{count:,} rows ({name.removeprefix('left out: ')})"
+            f"{count:,} row{'s' * (count > 1)} ({name.removeprefix('left out: ')})"
             if name.startswith("left out: ")
             else f"{count:,} {name.replace('_', ' ')}"
             for name, count in dropped.items()

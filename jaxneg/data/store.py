@@ -5,7 +5,7 @@
     items.parquet           row (1..items, most frequent first), item, count in training, raw attributes
     stations.parquet        row (from 1), id
     users.parquet           row (from 0), id
-    attribute_NAME.parquet  row (from 1), value             attributes.npy  int32 [V, A], 0 for none
+    attribute_K.parquet     row (from 1), value of column K of attributes.npy, int32 [V, A], 0 for none
     event_item, event_feedback, event_station, event_time, event_group      one number per event, T in all
         ordered by (user, start of session, session, time); the group numbers (user, station) pairs
         in a large store cut into shards, runs of whole users, of one file each: event_item-00001-of-00004.npy

@@ -4,9 +4,10 @@ Each takes ``(log, sign, validate)`` and picks its few settings by what ``valida
 so none is beaten for want of tuning. Besides the log they see what a model sees: the context of each example.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,6 +34,12 @@ class Fitted(NamedTuple):
 
     score: Score
     settings: dict[str, Any]
+    sees: Literal["nothing", "context", "history"] = (
+        "nothing"  # of a listener: the context, or all events of the log
+    )
+    again: Callable[[int], Score] | None = (
+        None  # the same settings from another random start; None if there is none
+    )
 
     def __call__(self, batch: EvalBatch) -> np.ndarray:
         return self.score(batch)
@@ -124,7 +131,7 @@ def personal_rate(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
         return score
 
     chosen = _best(make, validate, own_strength=(2.0, 5.0, 15.0), bonus=(0.0, 0.02, 0.1))
-    return chosen._replace(settings=chosen.settings | {"strength": strength})
+    return chosen._replace(settings=chosen.settings | {"strength": strength}, sees="history")
 
 
 def transitions(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
@@ -177,7 +184,8 @@ def transitions(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
         return score
 
-    return _best(make, validate, of=("count", "rate"), window=(1, 3), strength=(2.0, 10.0, 50.0))
+    chosen = _best(make, validate, of=("count", "rate"), window=(1, 3), strength=(2.0, 10.0, 50.0))
+    return chosen._replace(sees="context")
 
 
 def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
@@ -223,9 +231,10 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
         return score
 
-    return _best(
+    chosen = _best(
         make, validate, unit=tuple(unit_T), damping=(0.5, 1.0), against=(0.0, 0.5, 1.0), prior=(0.0, 1.0, 4.0)
     )
+    return chosen._replace(sees="context")
 
 
 def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
@@ -244,11 +253,11 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
     center = float(log.sign_T.mean()) if len(log.sign_T) else 0.0
 
     def fitted(
-        factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...]
+        factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...], seed: int = 0
     ) -> list[tuple[dict[str, Any], Score]]:
         penalty = np.diag([l2] * factors + [l2_bias]).astype(np.float32)
         item_VF = np.zeros((log.items + 1, factors + 1), np.float32)
-        item_VF[:, :factors] = 0.1 * np.random.default_rng(0).standard_normal((log.items + 1, factors))
+        item_VF[:, :factors] = 0.1 * np.random.default_rng(seed).standard_normal((log.items + 1, factors))
         found = []
         for sweep in range(1, max(sweeps) + 1):
             user_UF = _ridge(count, total, item_VF, center, penalty)
@@ -276,7 +285,13 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
     def choose(candidates: list[tuple[dict[str, Any], Score]]) -> Fitted:
         quality = [validate(score) for _, score in candidates]
         settings, score = candidates[int(np.argmax(np.nan_to_num(quality, nan=-np.inf)))]
-        return Fitted(score, settings)
+        return Fitted(
+            score, settings, "history", functools.partial(again, settings) if settings["factors"] else None
+        )
+
+    def again(settings: dict[str, Any], seed: int) -> Score:
+        chosen = {**settings, "sweeps": (settings["sweeps"],)}
+        return fitted(**chosen, seed=seed)[0][1]
 
     biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
     l2_bias = biases.settings["l2_bias"]

@@ -17,7 +17,7 @@ in the training log and those of the context. What stands in both counts once.
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -56,9 +56,9 @@ def wrmf(log: Log, sign: np.ndarray, validate: Validate, form: Form = "plain") -
     """
     counts = _counts(log, form)
 
-    def fitted(factors: int, alpha: float, l2: float, preference: float = 0.0) -> Score:
+    def fitted(factors: int, alpha: float, l2: float, preference: float = 0.0, seed: int = 0) -> Score:
         count, total = observed(counts, form, preference)
-        sweeps = alternating(count, total, factors=factors, alpha=alpha, l2=l2)
+        sweeps = alternating(count, total, factors=factors, alpha=alpha, l2=l2, seed=seed)
         _, item_VF = next(itertools.islice(sweeps, SWEEPS - 1, None))
 
         def score(batch: EvalBatch) -> np.ndarray:
@@ -73,7 +73,8 @@ def wrmf(log: Log, sign: np.ndarray, validate: Validate, form: Form = "plain") -
     if form == "nr":
         grid["preference"] = (0.0, -1.0)
     settings = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
-    return _best((Fitted(fitted(**chosen), chosen) for chosen in settings), validate)
+    best = _best((Fitted(fitted(**chosen), chosen, "history") for chosen in settings), validate)
+    return best._replace(again=lambda seed: fitted(**best.settings, seed=seed))
 
 
 def observed(counts: Counts, form: Form, preference: float) -> tuple[sp.csr_array, sp.csr_array]:
@@ -85,10 +86,10 @@ def observed(counts: Counts, form: Form, preference: float) -> tuple[sp.csr_arra
 
 
 def alternating(
-    count: sp.csr_array, total: sp.csr_array, *, factors: int, alpha: float, l2: float
+    count: sp.csr_array, total: sp.csr_array, *, factors: int, alpha: float, l2: float, seed: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Factors of users and items, float32 [U, F] and [V, F], after each sweep of least squares, without end."""
-    item_VF = 0.1 * np.random.default_rng(0).standard_normal((count.shape[1], factors), np.float32)
+    item_VF = 0.1 * np.random.default_rng(seed).standard_normal((count.shape[1], factors), np.float32)
     item_VF[0] = 0.0  # the padding row is no item
     turned = count.T.tocsr(), total.T.tocsr()
     while True:
@@ -149,17 +150,24 @@ def bpr(log: Log, sign: np.ndarray, validate: Validate, form: Form = "plain") ->
                 if epoch in EPOCHS:
                     settings = {"factors": factors, "l2": l2, "epochs": epoch}
                     settings |= {"share": share} if form == "nr" else {}
-                    yield Fitted(scores(item_VG.copy(), l2, share), settings)
+                    yield Fitted(scores(item_VG.copy(), l2, share), settings, "history")
 
-    return _best(candidates(), validate)
+    def again(seed: int) -> Score:
+        chosen: dict[str, Any] = {"share": 0.0} | best.settings
+        run = trained(counts, chosen["factors"], l2=chosen["l2"], share=chosen["share"], seed=seed)
+        item_VG = next(itertools.islice(run, chosen["epochs"] - 1, None))
+        return scores(item_VG.copy(), chosen["l2"], chosen["share"])
+
+    best = _best(candidates(), validate)
+    return best._replace(again=again)
 
 
-def trained(counts: Counts, factors: int, *, l2: float, share: float) -> Iterator[np.ndarray]:
+def trained(counts: Counts, factors: int, *, l2: float, share: float, seed: int = 0) -> Iterator[np.ndarray]:
     """Item factors with the bias as last column, float32 [V, F + 1], after each epoch; one array, without end.
 
     An epoch draws one triple for each liked pair. The last factor of users is 1.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     user_UG, item_VG = (0.1 * rng.standard_normal((n, factors + 1), np.float32) for n in counts.liked.shape)
     user_UG[:, -1], item_VG[0], item_VG[:, -1] = 1.0, 0.0, 0.0
     squares = np.zeros_like(user_UG), np.zeros_like(item_VG)

@@ -327,7 +327,7 @@ def test_examples_equal_plain_loops(random_store, split, reach):
                 (store.item_T[a], store.item_T[b])
                 for a in liked
                 for b in disliked
-                if store.station_T[a] == store.station_T[b]
+                if store.station_T[a] == store.station_T[b] and store.item_T[a] != store.item_T[b]
             }
             assert tuple(pair) in pairs if pairs else tuple(pair) == (0, 0)
             assert user_ == user
@@ -349,6 +349,28 @@ def test_pairs_are_uniform_over_same_station_pairs(make_store):
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
     again = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
     np.testing.assert_array_equal(np.concatenate([b.pair_B2[b.real_B] for b in again]), batches[0].pair_B2)
+
+
+def test_an_item_makes_no_pair_with_itself(make_store):
+    """Likes of 2, 2, 3 and dislikes of 2, 3, 4: of nine pairs three are of an item with itself."""
+    events = [(1, "play", 1, "train")] + [
+        (item, kind, 1, "test")
+        for item, kind in [(2, "play"), (2, "skip"), (3, "skip"), (2, "play"), (4, "skip"), (3, "play")]
+    ]
+    only_itself = [(1, "play", 1, "train"), (5, "play", 1, "test"), (5, "skip", 1, "test")]
+    elsewhere = [*only_itself, (6, "skip", 2, "test")]
+    store = make_store(
+        [(user, events) for user in range(3000)] + [(3000, only_itself), (3001, elsewhere)], items=6
+    )
+    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
+    counts = collections.Counter(map(tuple, batches.pair_X2[:3000].tolist()))
+    expected = {(2, 3): 1000, (2, 4): 1000, (3, 2): 500, (3, 4): 500}
+    assert set(counts) == set(expected)
+    assert max(abs(counts[pair] - n) for pair, n in expected.items()) < 5 * 1000**0.5
+    assert batches.pair_X2[3000:].tolist() == [[0, 0], [0, 0]]
+    assert batches.paired_X[[2999, 3000, 3001]].tolist() == [True, False, False]
+    assert batches.compared_X[[2999, 3000, 3001]].tolist() == [True, False, True]
+    assert batches.users == 3002
 
 
 def test_examples_without_context_are_counted(make_store):
@@ -493,3 +515,15 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
 def test_a_batch_that_blocks_do_not_divide_is_refused():
     with pytest.raises(UserError, match="--data.blocks must be a divisor of the batch size 128, got 3"):
         configs.check(Config(data=DataConfig(blocks=3)))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_example_has_one_pair_however_far_back_inputs_go(random_store, split):
+    store = random_store(16, users=60, longest=12, ordered=True)
+    sides = [
+        evaluation.EvalBatches(store, dataclasses.replace(CONFIG, reach=reach), EvalConfig(), split)
+        for reach in ("session", "user")
+    ]
+    near, far = (dict(zip(one.session_X.tolist(), one.pair_X2.tolist(), strict=True)) for one in sides)
+    assert set(near) < set(far) and {s: far[s] for s in near} == near
+    assert sum(pair[0] > 0 for pair in near.values()) > 5

@@ -285,7 +285,7 @@ def test_attributes_are_numbered_by_frequency(con, tmp_path):
     assert metadata.attributes == [{"name": "artist", "size": 3}, {"name": "mood", "size": 1}]
     np.testing.assert_array_equal(store.attribute_VA, [[0, 0], [1, 0], [2, 0], [0, 1], [2, 0], [3, 0]])
     assert store.vocabulary().attributes["artist"].to_pylist() == ["X", "Y", None, "Y", "Z"]
-    values = pa.parquet.read_table(store.path / "attribute_artist.parquet").to_pydict()
+    values = pa.parquet.read_table(store.path / "attribute_0.parquet").to_pydict()
     assert values == {"row": [1, 2, 3], "value": ["X", "Y", "Z"]}
 
 
@@ -598,7 +598,7 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
         "left out: a podcast": 1,
     }
     assert found.counts == without.counts and found.feedback == without.feedback
-    assert "2 rows (no track), 1 rows (a podcast)" in inspect._dropped(found.dropped)
+    assert "2 rows (no track), 1 row (a podcast)" in inspect._dropped(found.dropped)
 
 
 @pytest.mark.parametrize(
