@@ -5,9 +5,11 @@ than it was saved is damaged.
 """
 
 import contextlib
+import gc
 import logging
 import math
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,25 +92,32 @@ class Checkpointer:
         return None
 
     def _read(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        where = f"checkpoint {number} of {self._directory.parent}"
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
             with _quiet():
-                found = self._manager.restore(number, args=args)
-            state, progress = found["state"], found["progress"]
-            if not isinstance(progress, dict):
-                raise documents.Wrong("its progress is no object")
-            told = progress.pop(documents.SEAL, None)
-            expected = progress.get(SUMS)
-            if told is not None:
-                documents.check_seal(progress, told)
-                if expected != sums(state):
-                    raise documents.Wrong("its arrays are not those that were saved")
-            progress.pop(SUMS, None)
+                return self._whole(number, abstract)
         except Exception as error:  # a damaged checkpoint raises whatever its storage layer raises
             if errors.refused(error):
                 raise
-            raise UserError(f"{where} cannot be read, it is damaged: {_reason(error)}") from error
+            reason = _reason(error)
+        with _quiet():
+            gc.collect()  # tasks that orbax gave up complain when they are thrown away
+        raise UserError(
+            f"checkpoint {number} of {self._directory.parent} cannot be read, it is damaged: {reason}"
+        )
+
+    def _whole(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        found = self._manager.restore(number, args=args)
+        state, progress = found["state"], found["progress"]
+        if not isinstance(progress, dict):
+            raise documents.Wrong("its progress is no object")
+        told = progress.pop(documents.SEAL, None)
+        expected = progress.get(SUMS)
+        if told is not None:
+            documents.check_seal(progress, told)
+            if expected != sums(state):
+                raise documents.Wrong("its arrays are not those that were saved")
+        progress.pop(SUMS, None)
         return state, progress
 
     def steps(self) -> list[int]:
@@ -155,14 +164,16 @@ def _sum(leaf: jax.Array) -> jax.Array:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what orbax logs, traceback and all, of errors that it raises as well."""
+    """Without what orbax and its tasks say, traceback and all, of errors that are raised as well."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     try:
+        sys.unraisablehook = lambda _: None
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         yield
     finally:
+        sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
