@@ -376,7 +376,7 @@ def _evaluate(args: list[str]) -> None:
         "writes report.md, report.json and plots.",
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         compare=(
-            _some("OTHER", "none", paths=True), "Further runs on the same store, measured on the same examples.", ()
+            _some("OTHER", "none", paths=True), "Further runs on the store, each measured as it would be alone.", ()
         ),
         baselines=(
             Literal["usual", "all"], "The usual ones, or also WRMF and BPR with their forms, in minutes.", "usual"

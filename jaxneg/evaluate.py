@@ -4,6 +4,7 @@ A baseline, a checkpoint and an exported model are measured by the same lines. A
 the liked and disliked items that follow it. Averages go over an example's targets first, then over examples.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,20 @@ def evaluate(
         shown_V={k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()},
         liked_rank=np.concatenate(liked_ranks),
         disliked_rank=np.concatenate(disliked_ranks),
+    )
+
+
+def narrowed(report: Report, at: np.ndarray) -> Report:
+    """The report with the values of some of its examples alone, to be compared with those of another; figures stay."""
+    fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(Report)}
+    return dataclasses.replace(
+        report,
+        **{
+            name: value[at]
+            for name, value in fields.items()
+            if name.endswith(("_X", "_X2")) and name != "value_X"
+        },
+        value_X={name: column[at] for name, column in report.value_X.items()},
     )
 
 

@@ -1,5 +1,6 @@
 """A run beside the baselines on held-out events: report.json, report.md and plots in the run's directory."""
 
+import dataclasses
 import math
 import pathlib
 import sys
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxneg import (
+    config as configs,
     convergence,
     evaluate,
     figures,
@@ -34,6 +36,7 @@ SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
 SEEDS = 3  # random starts of a baseline that has one
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
+MEASURING = ("data.inputs", "data.reach", "data.length", "eval.")  # what figures hang on
 NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
 
 BASELINES = {"usual": baselines.BASELINES, "all": baselines.BASELINES | factorisations.FACTORISATIONS}
@@ -53,12 +56,13 @@ class Measured(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Another run's report on the same examples."""
+    """Another run's report, on examples with contexts of its own."""
 
     report: evaluate.Report
     config: Config
     result: Mapping[str, Any]  # contents of its result.json
     probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
+    session_X: np.ndarray | None = None  # its examples; None where they are those of the run
 
 
 def evaluate_run(
@@ -80,11 +84,12 @@ def evaluate_run(
       directory: of the run; the report is written there.
       split: "test" or "validation".
       on_progress: told (done, total, stage=...) in batches.
-      compare: directories of further runs on the same catalogue, measured on this run's examples.
+      compare: directories of further runs on the same store, each measured as it would be alone: with the contexts
+        that it was trained for. Where ``trained.config`` has another ``eval`` than the run's own, so have they.
       measured: what ``measure_baselines`` gave for the same store, config and split, to spare a repetition.
       which: baselines to measure, "usual" or "all".
 
-    Raises UserError where a run to compare with is of another catalogue or length.
+    Raises UserError where a run to compare with is of another store.
     """
     with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
         files.clean_inside(directory)
@@ -103,7 +108,7 @@ def _evaluate_run(
     """What ``evaluate_run`` does, for the holder of the lock."""
     names = [path.absolute().name for path in compare]
     runs = {
-        name if names.count(name) == 1 else str(path): _load_other(path, trained)
+        name if names.count(name) == 1 else str(path): _load_other(path, trained, directory)
         for name, path in zip(names, compare, strict=True)
     }
     examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
@@ -116,8 +121,9 @@ def _evaluate_run(
     compared = {}
     for name, other in runs.items():
         score = run.catalogue_score(other)
-        its = measure(score, examples, trained.store, trained.config, f"run {name}", on_progress)
-        compared[name] = Compared(its, other.config, other.result, probe(other, score, examples))
+        own = evaluation.EvalBatches(other.store, other.config.data, other.config.eval, split)
+        its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
+        compared[name] = Compared(its, other.config, other.result, probe(other, score, own), own.session_X)
     return write_report(
         directory,
         found,
@@ -130,7 +136,21 @@ def _evaluate_run(
         coverage=input_coverage(trained.store, examples),
         last=last,
         later=evaluation.later_share(trained.store),
+        session_X=examples.session_X,
+        notes=_notes(directory, trained),
     )
+
+
+def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
+    """What a reader must know of how a run was measured."""
+    if run.preparation_of(directory) in (None, run.preparation_id(trained.store)):
+        return []
+    note = (
+        f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
+        "held-out events may have been trained on, and the best validation is of other events."
+    )
+    print(f"jaxneg: {note[0].lower()}{note[1:]}", file=sys.stderr)
+    return [note]
 
 
 def measure_last(
@@ -192,14 +212,26 @@ def input_coverage(store: stores.Store, examples: evaluation.EvalBatches) -> dic
     }
 
 
-def _load_other(directory: pathlib.Path, trained: run.Trained) -> run.Trained:
-    other = run.load(directory)
-    if run.catalogue_id(other.store) != run.catalogue_id(trained.store):
+def _load_other(directory: pathlib.Path, trained: run.Trained, beside: pathlib.Path) -> run.Trained:
+    """A run to compare with, on the store that is measured, with the options of ``eval`` that were asked for."""
+    config = run.read_config(directory)
+    if run.catalogue_of(directory) != run.catalogue_id(trained.store):
         raise UserError(f"run {directory} is of another catalogue: compare runs of one store")
-    if other.config.data.length != trained.config.data.length:
-        lengths = f"{other.config.data.length} events and this one {trained.config.data.length}"
-        raise UserError(f"run {directory} sees {lengths}: compare runs of one --data.length")
-    return other
+    prepared = {run.preparation_of(one) for one in (directory, beside)} - {None}
+    if len(prepared) > 1:
+        raise UserError(f"run {directory} is of another preparation of the log: compare runs of one store")
+    own = run.read_config(beside).eval if (beside / "config.json").is_file() else trained.config.eval
+    asked = {
+        one.name: getattr(trained.config.eval, one.name)
+        for one in dataclasses.fields(own)
+        if getattr(trained.config.eval, one.name) != getattr(own, one.name)
+    }
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, store=trained.config.data.store),
+        eval=dataclasses.replace(config.eval, **asked),
+    )
+    return run.load(directory, config)
 
 
 def measure_baselines(
@@ -307,6 +339,8 @@ def write_report(
     split: str,
     probed: Mapping[str, Any] = types.MappingProxyType({}),
     coverage: Mapping[str, Any] = types.MappingProxyType({}),
+    session_X: np.ndarray | None = None,
+    notes: Sequence[str] = (),
     last: evaluate.Report | None = None,
     later: float = float("nan"),
 ) -> dict[str, Any]:
@@ -316,17 +350,20 @@ def write_report(
       directory: of the run.
       report: of the model.
       measured: baselines by name, on the same examples.
-      compared: other runs by name, on the same examples.
+      compared: other runs by name; differences are over the examples that both have.
       config: of the run.
       result: contents of the run's result.json.
       split: what was measured, "test" or "validation".
       probed: what ``probe`` found.
       coverage: what ``input_coverage`` found.
+      session_X: what the run's examples are known by.
+      notes: sentences for the head of the report.
       last: of the model's last checkpoint, where it was measured.
       later: what ``evaluation.later_share`` found.
     """
     values = {
         "split": split,
+        "notes": list(notes),
         **report.to_dict(),
         **_training(config, result),
         "share_histogram": _histogram(report.value_X["share"]),
@@ -339,8 +376,8 @@ def write_report(
         "runs": {
             name: one.report.to_dict()
             | _training(one.config, one.result)
-            | _differences(report, one.report, config)
-            | {"probes": _json(one.probed)}
+            | _differences(*_shared(report, session_X, one), config)
+            | {"measured_otherwise": _otherwise(config, one.config), "probes": _json(one.probed)}
             for name, one in compared.items()
         },
         "baselines": {
@@ -407,12 +444,35 @@ def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def _shared(
+    report: evaluate.Report, session_X: np.ndarray | None, other: Compared
+) -> tuple[evaluate.Report, evaluate.Report]:
+    """Both reports over the examples that both have."""
+    if session_X is None or other.session_X is None:
+        return report, other.report
+    _, at, its = np.intersect1d(session_X, other.session_X, assume_unique=True, return_indices=True)
+    return evaluate.narrowed(report, at), evaluate.narrowed(other.report, its)
+
+
+def _otherwise(config: Config, other: Config) -> list[str]:
+    """Settings by which another run's examples or figures differ from the run's, as "data.length: 8 -> 5"."""
+    return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
+
+
 def _differences(report: evaluate.Report, other: evaluate.Report, config: Config) -> dict[str, float | None]:
     """The model's figures less a baseline's on the same examples, as difference_<figure>, _low and _high."""
     found = {}
+    same = (report.pair_X2 == other.pair_X2).all(axis=1)
     for of in COMPARED:
+        # With other seeds an example has other pairs, but one AUC.
+        at = same if of == "pair_accuracy" else np.ones(len(same), bool)
+        theirs = dataclasses.replace(other, pair_X2=report.pair_X2)
         ends = evaluate.paired_difference(
-            report, other, of, resamples=config.eval.bootstrap, seed=config.eval.pair_seed
+            evaluate.narrowed(report, at),
+            evaluate.narrowed(theirs, at),
+            of,
+            resamples=config.eval.bootstrap,
+            seed=config.eval.pair_seed,
         )
         for suffix, value in zip(("", "_low", "_high"), ends, strict=True):
             found[f"difference_{of}{suffix}"] = value if np.isfinite(value) else None

@@ -2,7 +2,7 @@
 
 config.json         the experiment, as resolved
 environment.json    versions, devices, command
-store.json          which catalogue it was trained on
+store.json          which catalogue and which preparation of the log it was trained on
 metrics.jsonl       figures by step; tensorboard/ holds the same
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
@@ -28,6 +28,7 @@ from jaxneg import (
     checkpoint,
     config as configs,
     evaluate,
+    files,
     metrics,
     models,
     program,
@@ -58,6 +59,21 @@ class Trained(NamedTuple):
 def catalogue_id(store: stores.Store) -> str:
     """A checksum of the catalogue: runs and stores that share it agree on every row."""
     return hashlib.sha256((store.path / "items.parquet").read_bytes()).hexdigest()
+
+
+def preparation_id(store: stores.Store) -> str:
+    """A checksum of all that a store holds: two preparations of a log that differ in anything differ in it."""
+    sums = store.metadata.sums or {  # before format version 3 there were none
+        name: files.fingerprint(store.path / name) for name in store.metadata.files
+    }
+    text = json.dumps([sorted(sums.items()), sorted(store.metadata.polarity.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def preparation_of(directory: pathlib.Path) -> str | None:
+    """The checksum of the store that a run was trained on; None where it does not say."""
+    path = directory / "store.json"
+    return json.loads(path.read_text()).get("preparation") if path.is_file() else None
 
 
 def catalogue_of(directory: pathlib.Path) -> str | None:

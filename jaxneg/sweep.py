@@ -170,6 +170,12 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
+    preparation = run.preparation_id(stores.Store.open(config.data.store))
+    if run.preparation_of(directory) not in (None, preparation):
+        raise UserError(
+            f"{directory} was trained on another preparation of the log than {config.data.store} now is: give "
+            "--data.store the one of before, or choose a new --workdir"
+        )
     if run.catalogue_of(directory) not in (None, catalogue):
         raise UserError(
             f"{directory} was trained on another catalogue than {config.data.store}: choose a new --workdir"

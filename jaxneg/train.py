@@ -104,7 +104,8 @@ def _train(
             progress = _start()
         else:
             state, progress = restored[0], _start() | restored[1]
-        writer.rewind(progress["step"])
+        # Without a checkpoint the validation at step 0, too, is written again.
+        writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
             for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)
@@ -185,10 +186,16 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
+        if run.preparation_of(workdir) not in (None, run.preparation_id(store)):
+            raise UserError(
+                f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
+                "--data.store the one of before, or choose a new --workdir"
+            )
     _check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
     files.write_json(workdir / "config.json", json.loads(configs.to_json(config)))
-    files.write_json(workdir / "store.json", {"catalogue": catalogue, "store": config.data.store})
+    identity = {"catalogue": catalogue, "preparation": run.preparation_id(store), "store": config.data.store}
+    files.write_json(workdir / "store.json", identity)
     files.write_json(workdir / "environment.json", run.environment())
 
 
@@ -349,7 +356,7 @@ class _Loop:
         line = {
             "step": step,
             "epoch": step / self.per_epoch,
-            "sequences": step * self.sequences_per_step,
+            "sequences": round(step * self.sequences_per_step),
             "seconds": seconds,
             "device_seconds": progress["device_seconds"],
             **figures,

@@ -39,6 +39,7 @@ class EvalBatches:
         keep = signed & warm
         kept = held_out[keep]
         self.begin_X, self.cut_X, self.user_X = begin[kept], cut[kept], user[kept].astype(np.int32)
+        self.session_X = kept  # what an example is known by, whatever its context
         renumber = np.cumsum(keep) - 1
         events = keep[self.example_S]
         self.example_S, self.event_S = renumber[self.example_S[events]], self.event_S[events]
@@ -48,7 +49,9 @@ class EvalBatches:
             raise UserError(
                 f"no {split} example: no session has a liked or disliked event in that split after a context"
             )
-        self.pair_X2 = _pairs(store, self, np.random.default_rng(config.pair_seed))
+        # A draw for those without context too: one example has one pair, however far back inputs go.
+        draw_X = np.random.default_rng(config.pair_seed).random(int(signed.sum()))[warm[signed]]
+        self.pair_X2 = _pairs(store, self, draw_X)
         self.share_X = _shares(store)[self.user_X]
         self.width = 1
         for sign in (True, False):
@@ -137,7 +140,7 @@ def _ragged(row: np.ndarray, value: np.ndarray, rows: int, width: int) -> np.nda
     return matrix
 
 
-def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator) -> np.ndarray:
+def _pairs(store: stores.Store, examples: EvalBatches, draw_X: np.ndarray) -> np.ndarray:
     """A pair per example, uniform over its pairs of a liked and a disliked event of the same station, int32 [X, 2].
 
     Of events of one item there is no pair: any score would get one half right.
@@ -155,7 +158,7 @@ def _pairs(store: stores.Store, examples: EvalBatches, rng: np.random.Generator)
     total = np.concatenate([[0], np.cumsum(weight)])
     bounds = np.searchsorted(example[at], np.arange(examples.examples + 1))
     begin, end = total[bounds[:-1]], total[bounds[1:]]
-    pick = begin + (rng.random(examples.examples) * (end - begin)).astype(np.int64)
+    pick = begin + (draw_X * (end - begin)).astype(np.int64)
     chosen = end > begin
     e = np.searchsorted(total, pick[chosen], side="right") - 1
     place = first[e] + pick[chosen] - total[e]

@@ -515,3 +515,15 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
 def test_a_batch_that_blocks_do_not_divide_is_refused():
     with pytest.raises(UserError, match="--data.blocks must be a divisor of the batch size 128, got 3"):
         configs.check(Config(data=DataConfig(blocks=3)))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_example_has_one_pair_however_far_back_inputs_go(random_store, split):
+    store = random_store(16, users=60, longest=12, ordered=True)
+    sides = [
+        evaluation.EvalBatches(store, dataclasses.replace(CONFIG, reach=reach), EvalConfig(), split)
+        for reach in ("session", "user")
+    ]
+    near, far = (dict(zip(one.session_X.tolist(), one.pair_X2.tolist(), strict=True)) for one in sides)
+    assert set(near) < set(far) and {s: far[s] for s in near} == near
+    assert sum(pair[0] > 0 for pair in near.values()) > 5
