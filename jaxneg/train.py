@@ -110,7 +110,8 @@ def _train(
             if "step" not in restored[1]:
                 raise UserError(f"checkpoint of {workdir} says nothing of its step: choose a new --workdir")
             state, progress = restored[0], _start() | restored[1]
-        writer.rewind(progress["step"])
+        # Without a checkpoint the validation at step 0, too, is written again.
+        writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
             for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)

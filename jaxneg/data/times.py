@@ -94,7 +94,7 @@ def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
         ms = _dated(text, spark)
         ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
         found = {
-            "present": text.notnull().sum(), "dates": ms.notnull().sum(),
+            "present": text.notnull().sum(), "dates": ms.notnull().sum(), "iso": _iso(text).notnull().sum(),
             "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
             "dates_usual": ms.between(low, int(high)).sum(),
         } | _span("date", ms)  # fmt: skip
@@ -142,7 +142,9 @@ class Clock:
 
     def __init__(self, where: str, found: Mapping[str, Any], unit: str, form: str, *, spark: bool = False):
         self.unit, self.form, self.spark = unit, form, spark
-        self.size = 0
+        self.size, self.dates = 0, bool(found.get("dates"))
+        # Most are: other ways of writing cost a lot to try.
+        self.iso = found.get("iso") == found.get("dates")
         present, numbers, dates = (found.get(name) or 0 for name in ("present", "numbers", "dates"))
         rest = present - numbers - dates
         if rest > 0:
@@ -215,10 +217,12 @@ class Clock:
             return _formatted(_text(Column(cols.text(column), "text")), self.form)
         if column.kind != "text":
             return self._scaled(column)
-        text = _text(column)
-        column = column._replace(value=text)
-        number = cols.number(column)
-        return ibis.ifelse(number.notnull(), self._scaled(column), _dated(text, self.spark))
+        # On the bare column where that will do: an engine computes an expression anew wherever it stands.
+        if self.dates and self.iso:
+            value = column.value.strip()
+            dated = ibis.ifelse(value.lower().contains("inf"), ibis.null("string"), value)
+            return events.milliseconds(dated.try_cast("timestamp('UTC')"))
+        return _dated(_text(column), self.spark) if self.dates else self._scaled(column)
 
     def _scaled(self, column: Column) -> ir.Value:
         if self.size:
@@ -238,10 +242,9 @@ class Clock:
 
 def _exactly(column: Column) -> ir.Value:
     """Whole numbers; null for text with a fraction, which the engine would round."""
-    whole = cols.whole(column)
     if column.kind != "text":
-        return whole
-    return ibis.ifelse(whole.cast("float64") == cols.number(column), whole, ibis.null("int64"))
+        return cols.whole(column)
+    return ibis.ifelse(column.value.contains("."), ibis.null("int64"), column.value.try_cast("int64"))
 
 
 def unfit(found: Mapping[str, Any], unit: str, form: str) -> bool:
