@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -334,9 +335,10 @@ def _train(args: list[str]) -> None:
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
-    logging.getLogger("absl").setLevel(
-        logging.CRITICAL
-    )  # orbax logs, traceback and all, what it raises as well
+    # What orbax raises it logs as well, traceback and all, and its event loop and Python tell of what it then left undone.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
     if cluster.first():
