@@ -335,7 +335,7 @@ def _train(args: list[str]) -> None:
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
-    # What orbax raises it logs as well, traceback and all, and its event loop and Python tell of what it then left undone.
+    # What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then left undone.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
