@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Without huge pages XLA's CPU client spends a third of a step on page faults; it must be set before Python starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: venv demo test test-quick lint format lock clean
+.PHONY: venv demo test test-quick lint format docs options lock clean
 
 venv: .venv/installed
 
@@ -36,9 +36,20 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site is made in site/; a warning is an error. Reports of the benchmarks become pages of it.
+docs: venv
+	$(BIN)/python -m pip install -qq --constraint requirements.lock --editable '.[docs]'
+	$(BIN)/python tools/options_page.py --check
+	rm -rf docs/measured && cp -r benchmarks/results docs/measured
+	$(BIN)/zensical build --strict --clean
+
+# After a change of an option: docs/reference/options.md anew.
+options: venv
+	$(BIN)/python tools/options_page.py
+
 # Needs uv (pip install uv).
 lock:
 	uv pip compile --universal --quiet --python-version 3.11 --extra dev --no-header --no-emit-index-url -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site docs/measured .cache

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from jaxneg import signals
 
@@ -14,9 +15,16 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     signals.open_streams()
     signals.install(*sys.argv[1:2])
+    sys.unraisablehook = _unraisable
     from jaxneg import cli
 
     cli.main()
+
+
+def _unraisable(told: Any) -> None:
+    """Where one file of a checkpoint fails, tensorstore still tells orbax's loop of the others, which is closed."""
+    if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(told)
 
 
 if __name__ == "__main__":

@@ -51,4 +51,4 @@ def spoken(result: Mapping[str, Any]) -> str:
     if None in values:  # not converged, or a run of an earlier version
         return text
     _, steps, sequences, seconds = values
-    return f"{text}, {steps:,} steps, {sequences:,} sequences and {seconds:.1f} seconds of steps"
+    return f"{text}, {steps:,} steps, {sequences:,.0f} sequences and {seconds:.1f} seconds of steps"

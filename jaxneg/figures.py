@@ -59,5 +59,13 @@ def validated(run: Mapping[str, Any]) -> str:
     return "" if users is None else counted(users, pairs, examples)
 
 
+def shortened(name: str, most: int = 32) -> str:
+    """A name that a plot has room for: of a long one the beginning and, longer, the end, as paths differ there."""
+    if len(name) <= most:
+        return name
+    start = most // 4
+    return f"{name[:start]}…{name[start + 1 - most :]}"
+
+
 def _number(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"

@@ -28,6 +28,13 @@ def bce(
       mask_BL: True where a target exists.
 
     Reference: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018, arXiv:1808.09781.
+
+    Examples:
+      One target against one negative, both with logit 0: 2 log 2.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1)), jnp.array([[True]])
+      >>> round(float(bce(pos_BL, neg_BLN, mask_BL)), 4)
+      1.3863
     """
     return _mean(jax.nn.softplus(-pos_BL) + jax.nn.softplus(neg_BLN).sum(-1), mask_BL)
 
@@ -57,6 +64,13 @@ def gbce(
       calibration: t in [0, 1]; 0 gives bce / (N + 1), the authors recommend 0.75.
 
     Reference: Petrov and Macdonald, gSASRec, 2023, arXiv:2308.07192.
+
+    Examples:
+      One of four other items is drawn, so beta = 1 - 1 * (1 - 1/4): (log 2 / 4 + log 2) / 2.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1)), jnp.array([[True]])
+      >>> round(float(gbce(pos_BL, neg_BLN, mask_BL, catalogue_size=5, calibration=1.0)), 4)
+      0.4332
     """
     N = neg_BLN.shape[-1]
     alpha = min(N / max(catalogue_size - 1, 1), 1.0)
@@ -82,6 +96,13 @@ def sampled_softmax(
       mask_BL: True where a target exists.
 
     Reference: Wilm et al., TRON, 2023, arXiv:2307.14906.
+
+    Examples:
+      A target that scores as its three negatives do has a share of 1/4: log 4.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 3)), jnp.array([[True]])
+      >>> round(float(sampled_softmax(pos_BL, neg_BLN, mask_BL)), 4)
+      1.3863
     """
     return _mean(jax.nn.softplus(_odds(pos_BL, neg_BLN)), mask_BL)
 
@@ -106,6 +127,13 @@ def refined_softmax(
       mask_BL: True where a target exists.
 
     Reference: Khrylchenko et al., Correcting the LogQ Correction, RecSys 2025, arXiv:2507.09331.
+
+    Examples:
+      Two negatives that score as the target does leave it p = 1/3: 2/3 * log 2.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 2)), jnp.array([[True]])
+      >>> round(float(refined_softmax(pos_BL, neg_BLN, mask_BL)), 4)
+      0.4621
     """
     odds_BL = _odds(pos_BL, neg_BLN)
     there_BL = (neg_BLN > ABSENT).any(-1)
@@ -133,6 +161,13 @@ def bpr_max(
       penalty: weight of the squared scores of negatives, which holds them near 0.
 
     Reference: Hidasi and Karatzoglou, Recurrent Neural Networks with Top-k Gains, 2018, arXiv:1706.03847.
+
+    Examples:
+      Against one negative w is 1: log 2 for equal logits of 1, and the penalty 0.5 * 1.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.ones((1, 1)), jnp.ones((1, 1, 1)), jnp.array([[True]])
+      >>> round(float(bpr_max(pos_BL, neg_BLN, mask_BL, penalty=0.5)), 4)
+      1.1931
     """
     there_BLN = neg_BLN > ABSENT
     log_w_BLN = jax.nn.log_softmax(neg_BLN)
@@ -159,6 +194,13 @@ def top1_max(
       mask_BL: True where a target exists.
 
     Reference: Hidasi and Karatzoglou, Recurrent Neural Networks with Top-k Gains, 2018, arXiv:1706.03847.
+
+    Examples:
+      Against one negative w is 1: 1/2 for equal logits, and 1/2 for a negative at 0.
+
+      >>> pos_BL, neg_BLN, mask_BL = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1)), jnp.array([[True]])
+      >>> float(top1_max(pos_BL, neg_BLN, mask_BL))
+      1.0
     """
     there_BLN = neg_BLN > ABSENT
     square_BLN = jnp.where(there_BLN, neg_BLN, 0.0) ** 2
@@ -190,6 +232,13 @@ def not_to_recommend(
       weight: of rejected targets.
 
     Reference: Wang et al., Learning from Negative User Feedback, 2023, arXiv:2308.12256.
+
+    Examples:
+      A liked and a rejected target, each with half of the softmax: (log 2 + 2 log 2) / 2.
+
+      >>> logit_BL, neg_BLN, label_BL = jnp.zeros((1, 2)), jnp.zeros((1, 2, 1)), jnp.array([[1, -1]])
+      >>> round(float(not_to_recommend(logit_BL, neg_BLN, label_BL, weight=2.0)), 4)
+      1.0397
     """
     odds_BL = _odds(logit_BL, neg_BLN)
     liked_BL, rejected_BL = label_BL > 0, label_BL < 0
@@ -216,6 +265,15 @@ def feedback(
       mask_BL: True where a target exists.
 
     Reference: feedback prediction of Khrylchenko et al., ARGUS, 2025, arXiv:2507.15994.
+
+    Examples:
+      Odds of 3 to 1 for a like that came: -log 3/4. Without label: (-log 3/4 - log 1/4) / 2.
+
+      >>> logit_BL, mask_BL = jnp.log(jnp.array([[3.0]])), jnp.array([[True]])
+      >>> round(float(feedback(logit_BL, jnp.array([[1]]), mask_BL)), 4)
+      0.2877
+      >>> round(float(feedback(logit_BL, jnp.array([[0]]), mask_BL)), 4)
+      0.837
     """
     liked_BL = (1.0 + label_BL.astype(jnp.float32)) / 2.0
     loss_BL = liked_BL * jax.nn.softplus(-logit_BL) + (1.0 - liked_BL) * jax.nn.softplus(logit_BL)
@@ -247,6 +305,13 @@ def info_nce(
       temperature: above 0; the authors' code has 0.1.
 
     Reference: Seshadri and Knees, 2023, arXiv:2309.11623; Seshadri, Shashaani and Knees, 2024, arXiv:2409.07367.
+
+    Examples:
+      The context points at the liked event and stands across the rejected one: log(1 + exp(0 - 1)).
+
+      >>> right_BMD, up_BMD, yes_BM = jnp.array([[[2.0, 0.0]]]), jnp.array([[[0.0, 3.0]]]), jnp.array([[True]])
+      >>> round(float(info_nce(right_BMD, right_BMD, up_BMD, yes_BM, yes_BM, temperature=1.0)), 4)
+      0.3133
     """
     query_BM = query_BM & negative_BM.any(1, keepdims=True)
     context_BMD, positive_BMD = _unit(context_BMD, query_BM), _unit(positive_BMD, query_BM)
@@ -286,7 +351,12 @@ def info_nce_released(
 
 
 def next_positive(positive_BM: Bool[Array, "B M"]) -> Int32[Array, "B M"]:
-    """Index of the first positive strictly after each event, M where there is none."""
+    """Index of the first positive strictly after each event, M where there is none.
+
+    Examples:
+      >>> next_positive(jnp.array([[False, True, False, True]])).tolist()
+      [[1, 3, 3, 4]]
+    """
     M = positive_BM.shape[1]
     at_BM = jnp.where(positive_BM, jnp.arange(M, dtype=jnp.int32)[None], M)
     at_BM = jax.lax.cummin(at_BM, axis=1, reverse=True)
@@ -297,6 +367,10 @@ def hardest(neg_BLN: Float32[Array, "B L N"], k: int) -> Int32[Array, "B L k"]:
     """Indices of the k negatives that score highest, best first; ABSENT ones come last. No gradient flows.
 
     k is at most N. Equal scores keep their order.
+
+    Examples:
+      >>> hardest(jnp.array([[[0.1, 0.9, 0.5]]]), 2).tolist()
+      [[[1, 2]]]
     """
     return jax.lax.top_k(jax.lax.stop_gradient(neg_BLN), k)[1]
 

@@ -68,7 +68,7 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         "Converged is a run at the first validation that has 95% of its gain over the one before training, if it ended "
         "because patience ran out. Seconds are of training steps, without compiling, validating and saving. "
         f"Validation: {figures.validated(values) or 'not counted by the version that trained it'}.",
-        _training_table({"model": values} | runs, values["monitor"]),
+        _training_table({"model": values} | runs),
         _image(titles, "validation.png"),
         "" if titles else f"There are {NO_PLOTS}.",
         "## Settings of the baselines",
@@ -170,7 +170,7 @@ def _next_text(values: Mapping[str, Any], config: Config) -> str:
         return f"{text}."
     return (
         f"{text}, and as the released code of Seshadri and Knees takes them: among the next liked items of the "
-        f"{config.eval.batch_size} examples of a batch and {config.eval.released:,} random items, "
+        f"{config.eval.released_batch} examples in a row and {config.eval.released:,} random items, "
         f"{values['released_candidates'] or 0:,.0f} candidates on average."
     )
 
@@ -299,7 +299,7 @@ def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     )
 
 
-def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
+def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
@@ -308,17 +308,14 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
             one["false_negatives"]
         ),
         "converged after epochs": lambda one: _converged(one, "epochs", ".4g"),
-        "steps": lambda one: _converged(one, "steps", ",d"),
-        "sequences": lambda one: _converged(one, "sequences", ",d"),
+        "steps": lambda one: _converged(one, "steps", ",.0f"),
+        "sequences": lambda one: _converged(one, "sequences", ",.0f"),
         "seconds of steps": lambda one: _converged(one, "seconds", ".1f"),
         "seconds of compiling": lambda one: _format(one.get("compile_seconds"), ".1f"),
         "epochs trained": lambda one: f"{one['epochs']:.4g} ({one['stopped']})",
-        f"best validation {figures.title(monitor)}": lambda one: (
-            f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}"
-        ),
-        f"last validation {figures.title(monitor)}": lambda one: (
-            f"{_number(one['last_validation'])}, epoch {one['epochs']:.4g}"
-        ),
+        "figure that decided": lambda one: figures.title(one["monitor"]),
+        "best validation": lambda one: f"{_number(one['best_validation'])}, epoch {one['best_epoch']:.4g}",
+        "last validation": lambda one: f"{_number(one['last_validation'])}, epoch {one['epochs']:.4g}",
     }
     rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
     return _table(["", *runs], rows, align="---")
@@ -357,10 +354,10 @@ def _verdict(values: Mapping[str, Any]) -> str:
             f"the model is {_against(baseline)}."
         )
     for name, one in values["runs"].items():
-        said.append(
-            f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}; "
-            f"in training the model {convergence.short(values)}; {name} {convergence.short(one)}."
-        )
+        said.append(f"Run {name} does in {_number(one['pair_accuracy'])}: the model is {_against(one)}.")
+    if values["runs"]:
+        trained = {"the model": values} | values["runs"]
+        said.append(f"Trained: {'; '.join(f'{n}, {convergence.short(one)}' for n, one in trained.items())}.")
     return " ".join(said)
 
 

@@ -31,13 +31,23 @@ class Mean:
 
 
 def mean(value: Float[np.ndarray, "*S"]) -> Mean:
-    """Mean of the values that are not NaN."""
+    """Mean of the values that are not NaN.
+
+    Examples:
+      >>> mean(np.array([1.0, 0.0, np.nan]))
+      Mean(sum=1.0, count=2)
+    """
     known = ~np.isnan(value)
     return Mean(float(value[known].sum(dtype=np.float64)), int(known.sum()))
 
 
 def pair_correct(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
-    """Per pair 1 where the first score is above the second, 0.5 if they tie, 0 below, NaN without a pair."""
+    """Per pair 1 where the first score is above the second, 0.5 if they tie, 0 below, NaN without a pair.
+
+    Examples:
+      >>> pair_correct(np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]]), np.array([True, True, False])).tolist()
+      [1.0, 0.5, nan]
+    """
     correct_B = (score_B2[:, 0] > score_B2[:, 1]) + 0.5 * (score_B2[:, 0] == score_B2[:, 1])
     return np.where(real_B, correct_B, np.nan)
 
@@ -46,6 +56,12 @@ def pair_accuracy(score_B2: Float[np.ndarray, "B 2"], real_B: Bool[np.ndarray, "
     """Share of pairs whose liked item, the first, scores above the disliked one. A tie counts half.
 
     Reference: Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024, arXiv:2406.04488.
+
+    Examples:
+      A pair in the right order and a tie: (1 + 0.5) / 2.
+
+      >>> pair_accuracy(np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([True, True])).value
+      0.75
     """
     return mean(pair_correct(score_B2, real_B))
 
@@ -74,6 +90,13 @@ def pairs(
       liked_BC: these items, 0 where there is none.
       disliked_score_BM: scores of the disliked items.
       disliked_BM: these items, 0 where there is none.
+
+    Examples:
+      Liked 0.9 and 0.4 against disliked 0.4: (1 + 0.5) / 2.
+
+      >>> found = pairs(np.array([[0.9, 0.4]]), np.array([[1, 2]]), np.array([[0.4]]), np.array([[3]]))
+      >>> found.auc_B.tolist(), found.pairs_B.tolist()
+      ([0.75], [2])
     """
     size = len(liked_BC)
     auc_B = np.full(size, np.nan)
@@ -126,6 +149,13 @@ def rank(
       targets: blocks of rows to rank, 0 where there is none.
       k: how many leading items to list.
       seen_BL: rows left out of the ranking, except that a target is always ranked; 0 where there is none.
+
+    Examples:
+      Two items tie for the second place, so each has rank 2.5; of the top two the lower row comes first.
+
+      >>> ranking = rank(np.array([[0.0, 0.5, 0.9, 0.5]]), (np.array([[2, 1, 3, 0]]),), k=2)
+      >>> ranking.targets[0].tolist(), ranking.top_Bk.tolist()
+      ([[1.0, 2.5, 2.5, nan]], [[2, 1]])
     """
     if np.isnan(score_BV[:, 1:]).any():
         raise ValueError(NAN)
@@ -153,7 +183,12 @@ def rank(
 def top(
     score_BV: Scores, *, k: int, seen_BL: Int[np.ndarray, "B L"] | None = None
 ) -> Int[np.ndarray, "B {k}"]:
-    """The top k of ``rank`` alone, which needs no sort of the catalogue. Raises ValueError on scores that are NaN."""
+    """The top k of ``rank`` alone, which needs no sort of the catalogue. Raises ValueError on scores that are NaN.
+
+    Examples:
+      >>> top(np.array([[0.0, 0.5, 0.9, 0.5]]), k=2, seen_BL=np.array([[2]])).tolist()
+      [[1, 3]]
+    """
     if np.isnan(score_BV[:, 1:]).any():
         raise ValueError(NAN)
     top_Bk = np.zeros((len(score_BV), k), np.int64)
@@ -184,17 +219,32 @@ def _top(score_C: np.ndarray, size: int, threshold: np.floating) -> np.ndarray:
 
 
 def hit_rate(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
-    """1 where the target is in the top k, rank <= k, else 0; NaN where there is no target."""
+    """1 where the target is in the top k, rank <= k, else 0; NaN where there is no target.
+
+    Examples:
+      >>> hit_rate(np.array([1.0, 10.5, np.nan]), 10).tolist()
+      [1.0, 0.0, nan]
+    """
     return np.where(np.isnan(rank_), np.nan, rank_ <= k)
 
 
 def ndcg(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarray, "*S"]:
-    """1 / log2(1 + rank) of a single target where rank <= k, else 0; NaN where there is no target."""
+    """1 / log2(1 + rank) of a single target where rank <= k, else 0; NaN where there is no target.
+
+    Examples:
+      >>> ndcg(np.array([1.0, 3.0, 11.0]), 10).tolist()
+      [1.0, 0.5, 0.0]
+    """
     return np.where(np.isnan(rank_), np.nan, (rank_ <= k) / np.log2(1 + rank_))
 
 
 def mrr(rank_: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """Reciprocal rank of the target; NaN where there is no target. Its mean is the MRR."""
+    """Reciprocal rank of the target; NaN where there is no target. Its mean is the MRR.
+
+    Examples:
+      >>> mrr(np.array([1.0, 4.0])).tolist()
+      [1.0, 0.25]
+    """
     return 1 / rank_
 
 
@@ -202,6 +252,10 @@ def average_precision(rank_: Float[np.ndarray, "*S"], k: int) -> Float[np.ndarra
     """1 / rank of a single target where rank <= k, else 0; NaN where there is no target.
 
     With one target per query the mean of it is MAP@k and MRR@k alike.
+
+    Examples:
+      >>> average_precision(np.array([2.0, 20.0]), 10).tolist()
+      [0.5, 0.0]
     """
     return np.where(np.isnan(rank_), np.nan, (rank_ <= k) / rank_)
 
@@ -213,6 +267,12 @@ def average_precision_bounds(hr1: float, hr5: float, hr10: float) -> tuple[float
         high = hr1 + (hr5 - hr1) / 2 + (hr10 - hr5) / 6      every target at the near end
 
     ``low`` always holds. ``high`` takes whole ranks: a tie for the first place has rank 1.5, and 1 / 1.5 > 1 / 2.
+
+    Examples:
+      A target in ten is at rank 1, none in between, and another in ten at ranks 6 to 10.
+
+      >>> [round(bound, 4) for bound in average_precision_bounds(0.1, 0.1, 0.2)]
+      [0.11, 0.1167]
     """
     low = hr1 + (hr5 - hr1) / 5 + (hr10 - hr5) / 10
     high = hr1 + (hr5 - hr1) / 2 + (hr10 - hr5) / 6
@@ -220,12 +280,22 @@ def average_precision_bounds(hr1: float, hr5: float, hr10: float) -> tuple[float
 
 
 def log_rank(rank_: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """Natural logarithm of the rank; NaN where there is no target. Far down the list it still tells ranks apart."""
+    """Natural logarithm of the rank; NaN where there is no target. Far down the list it still tells ranks apart.
+
+    Examples:
+      >>> log_rank(np.array([1.0])).tolist()
+      [0.0]
+    """
     return np.log(rank_)
 
 
 def over_targets(value_BC: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B"]:
-    """Per example the mean over its targets, those that are not NaN; NaN where there are none."""
+    """Per example the mean over its targets, those that are not NaN; NaN where there are none.
+
+    Examples:
+      >>> over_targets(np.array([[1.0, 0.5, np.nan], [np.nan, np.nan, np.nan]])).tolist()
+      [0.75, nan]
+    """
     known_BC = ~np.isnan(value_BC)
     count_B = known_BC.sum(-1)
     return np.where(count_B > 0, np.where(known_BC, value_BC, 0.0).sum(-1) / np.maximum(count_B, 1), np.nan)
@@ -237,6 +307,12 @@ def gini(count_V: Shaped[np.ndarray, "V"]) -> float:
         G = sum_i (2i - n - 1) x_(i) / (n * sum x),   x_(1) <= ... <= x_(n)
 
     NaN where nothing was shown.
+
+    Examples:
+      Of four items one is shown four times: (2 * 4 - 4 - 1) * 4 / (4 * 4).
+
+      >>> gini(np.array([0, 4, 0, 0])), gini(np.array([1, 1]))
+      (0.75, 0.0)
     """
     x = np.sort(count_V.astype(np.float64))
     n, total = len(x), x.sum()
@@ -246,12 +322,22 @@ def gini(count_V: Shaped[np.ndarray, "V"]) -> float:
 
 
 def item_coverage(count_V: Shaped[np.ndarray, "V"]) -> float:
-    """Share of all items that were shown at least once; NaN of no items."""
+    """Share of all items that were shown at least once; NaN of no items.
+
+    Examples:
+      >>> item_coverage(np.array([0, 4, 0, 0]))
+      0.25
+    """
     return float((count_V > 0).mean()) if len(count_V) else float("nan")
 
 
 def lorenz(count_V: Shaped[np.ndarray, "V"]) -> Float[np.ndarray, "W"]:
-    """Share of exposure that the i least shown items hold together, for i from 0 to n."""
+    """Share of exposure that the i least shown items hold together, for i from 0 to n.
+
+    Examples:
+      >>> lorenz(np.array([3, 1])).tolist()
+      [0.0, 0.25, 1.0]
+    """
     x = np.sort(count_V.astype(np.float64))
     return np.concatenate([[0.0], np.cumsum(x)]) / max(x.sum(), 1.0)
 
@@ -287,6 +373,10 @@ def bootstrap(
       seed: of the draws.
       level: of the interval.
 
+    Examples:
+      >>> bootstrap(np.array([0.5, 0.5, np.nan]), np.array([1, 2, 2]), resamples=10, seed=0)
+      (0.5, 0.5)
+
     Reference: Field and Welsh, Bootstrapping clustered data, JRSS B 2007 (the randomised cluster bootstrap).
     """
     return _resampled(*by_unit(value_X, unit_X), resamples=resamples, seed=seed, level=level)
@@ -304,6 +394,11 @@ def bootstrap_ratio(
     """Percentile interval of sum(above) / sum(below), by resampling units with all their values.
 
     Resamples whose ``below`` sums to 0 are left out. NaN, NaN where all are, and of fewer than two units.
+
+    Examples:
+      >>> values = np.array([1.0, 2.0]), np.array([2.0, 4.0])
+      >>> bootstrap_ratio(*values, np.array([1, 2]), resamples=10, seed=0)
+      (0.5, 0.5)
     """
     _, place = np.unique(unit_X, return_inverse=True)
     sums = (np.bincount(place, value_X).astype(np.float64) for value_X in (above_X, below_X))

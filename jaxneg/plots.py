@@ -1,11 +1,14 @@
-"""Plots of a report as PNG, from plain figures. Needs matplotlib and imports nothing of ours."""
+"""Plots of a report as PNG, from plain figures. Needs matplotlib."""
 
+import itertools
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxneg.figures import shortened
 
 MODEL, BASELINE, LIKED, DISLIKED, GREY = (
     "#0072B2",
@@ -87,14 +90,14 @@ def draw(
 def _validation(figure, histories, monitor, title, validated):
     made, axes = figure(4.0)
     last = 1.0
-    for (name, (history, converged)), color in zip(histories.items(), RUNS, strict=False):
+    for (name, (history, converged)), color in zip(histories.items(), itertools.cycle(RUNS), strict=False):
         lines = [line for line in history if monitor in line]
         if not lines:
             continue
         epochs, values = ([line[of] for line in lines] for of in ("epoch", monitor))
         last = max(last, *epochs)
         best = int(np.argmax(values))
-        axes.plot(epochs, values, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
+        axes.plot(epochs, values, color=color, marker="o", markersize=3.5, linewidth=2, label=shortened(name))
         axes.plot(
             epochs[best], values[best], "*", color=color, markeredgecolor="white", markersize=15, zorder=5,
             linestyle="none", label=f"best: {values[best]:.3f}, epoch {epochs[best]:.4g}",
@@ -149,13 +152,16 @@ def _accuracy(figure, accuracies, counted):
         color=GREY,
         va="center",
     )
-    axes.set_yticks(range(len(ordered)), [name.replace("_", " ") for name in ordered])
+    axes.set_yticks(
+        range(len(ordered)),
+        [shortened(name if name.startswith("run ") else name.replace("_", " ")) for name in ordered],
+    )
     axes.get_yticklabels()[ordered.index(model)].set_fontweight("bold")
     axes.set_ylim(-0.6, len(ordered) - 0.3)
     known = np.array([accuracies[name] for name in ordered])
     axes.set_xlim(min(0.48, np.nanmin(known, initial=0.5) - 0.02), np.nanmax(known, initial=0.5) + 0.05)
     axes.set(
-        xlabel="liked item above disliked one, share of pairs (95% interval over users)",
+        xlabel="liked above disliked, share of pairs\n(95% interval over users)",
         title=_titled("Pair accuracy", counted),
     )
     return made

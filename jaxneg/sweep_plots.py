@@ -1,8 +1,10 @@
-"""Plots of a sweep as PNG: one per figure, over the axes of the sweep. Needs matplotlib and imports nothing of ours."""
+"""Plots of a sweep as PNG: one per figure, over the axes of the sweep. Needs matplotlib."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from jaxneg.figures import shortened
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")  # apart for all eyes
 MARKERS = "osD^vPX"
@@ -85,7 +87,7 @@ def _lines(kind, axes, along, cells, title, baseline):
         shift = 0.06 * (n - (len(lines) - 1) / 2) if len(lines) <= 8 else 0.0
         x = [x_labels.index(point.labels[along]) + shift for point in points]
         color, marker = COLORS[n % len(COLORS)], MARKERS[n // len(COLORS) % len(MARKERS)]
-        name = ", ".join(f"{axis} {label}" for axis, label in zip(others, labels, strict=True))
+        name = ", ".join(f"{axis} {shortened(label)}" for axis, label in zip(others, labels, strict=True))
         plot.errorbar(
             x, [point.mean for point in points], yerr=_whiskers(points), color=color, marker=marker,
             markersize=6, linewidth=2, capsize=3, label=name or None,
@@ -93,6 +95,7 @@ def _lines(kind, axes, along, cells, title, baseline):
     if baseline is not None and baseline[1] is not None:
         plot.axhline(baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=baseline[0])
     plot.set_xticks(range(len(x_labels)), x_labels)
+    plot.set_xlim(-0.3, len(x_labels) - 0.7)  # also where a cell has no figure
     plot.set(xlabel=list(axes)[along], ylabel=f"{title} (mean, 95% interval)", title=title)
     if plot.get_legend_handles_labels()[1]:
         if len(lines) <= 4:
@@ -113,9 +116,7 @@ def _dots(kind, names, cells, title, baseline):
     if baseline is not None and baseline[1] is not None:
         plot.axvline(baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=baseline[0])
         plot.legend(frameon=False, loc="best")
-    texts = [
-        point.labels[0] if len(names) == 1 else ", ".join(point.labels) or "all seeds" for point in ordered
-    ]
+    texts = [", ".join(map(shortened, point.labels)) or "all seeds" for point in ordered]
     plot.set_yticks(range(len(ordered)), texts)
     plot.set_ylim(-0.6, len(ordered) - 0.4)
     plot.set(xlabel=f"{title} (mean, 95% interval)", ylabel=", ".join(names), title=title)

@@ -137,7 +137,14 @@ def summary(
 
 def _known(figures: Mapping[int, Mapping[str, Figure]], name: str) -> list[float]:
     values = [figures[s].get(name) for s in sorted(figures)]
+    if _flatters(name, values):
+        return []
     return [float(value) for value in values if value is not None]
+
+
+def _flatters(name: str, values: Sequence[Figure]) -> bool:
+    """Whether a mean over what is known would flatter: it would be of the runs that converged in time alone."""
+    return name.endswith("_to_convergence") and None in values
 
 
 def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, seed: int) -> dict[str, Any]:
@@ -146,7 +153,8 @@ def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, see
     over_seeds = {}
     for name in names:
         pairs = [(one.figures[s].get(name), other.figures[s].get(name)) for s in common]
-        over_seeds[name] = spread([float(a - b) for a, b in pairs if a is not None and b is not None])
+        known = [float(a - b) for a, b in pairs if a is not None and b is not None]
+        over_seeds[name] = spread([] if _flatters(name, [end for pair in pairs for end in pair]) else known)
     mine, its = ([side.values[s] for s in common] for side in (one, other))
     return {
         "over_seeds": over_seeds,
@@ -215,7 +223,7 @@ def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
     if limit:
         text += (
             f" {limit} of {len(lines)} runs are not known to have converged, as they stopped at their limit or never "
-            "passed their first validation: their epochs and seconds to convergence are left out."
+            "passed their first validation: no row with such a run has figures to convergence."
         )
     return text.strip()
 

@@ -364,7 +364,7 @@ class _Loop:
         line = {
             "step": step,
             "epoch": step / self.per_epoch,
-            "sequences": step * self.sequences_per_step,
+            "sequences": round(step * self.sequences_per_step),
             "seconds": seconds,
             "device_seconds": progress["device_seconds"],
             **figures,

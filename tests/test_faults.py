@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_cluster import SLURM, assert_near
 
-from jaxneg import logs
+from jaxneg import cli, logs
 
 PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "faults.py"
 spec = importlib.util.spec_from_file_location("faults", PATH)
@@ -89,6 +89,43 @@ def test_what_a_person_must_mend_is_said_once(rehearsal):
     (line,) = [line for line in said.splitlines() if "jaxneg: " in line]
     assert line.startswith("[0] jaxneg: ") and "nowhere" in line
     assert "exit codes 0: 2, 1: 2" in said and not (rehearsal.directory / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--optim.learning-rate 0.02", "--optim.learning-rate is 0.02"),
+        ("--model.width 16", "--model.width is 16"),
+        ("--train.epochs 3", "--train.epochs is 3"),
+        ("--data.store other", " of the store is "),
+    ],
+)
+def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, option, named):
+    if "store" in option:
+        prepared = "prepare table log.parquet --out other --attributes artist --session given --split tail"
+        monkeypatch.chdir(rehearsal.directory)
+        cli.main(prepared.split())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "jaxneg", "train", "config.py", "--workdir", "differ"]
+    cluster = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    processes = [
+        subprocess.Popen(
+            [*command, *cluster, str(k), *(option.split() if k else [])],
+            cwd=rehearsal.directory,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PATH.parents[1])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    for text in said:
+        (line,) = [line for line in text.splitlines() if line.startswith("jaxneg: ")]
+        assert line.startswith("jaxneg: process 1: ") and named in line, line
+    assert not (rehearsal.directory / "differ").exists()
 
 
 def test_processes_find_each_other_by_the_variables_of_slurm(rehearsal):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, evaluate, figures, metrics, report, run
+from jaxneg import config as configs, evaluate, figures, metrics, plots, report, run
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import evaluation, store as stores
 from jaxneg.models import baselines
@@ -142,7 +143,7 @@ def test_another_run_stands_beside_the_model(tmp_path, no_plots):
     assert (one["p_hard"], one["epochs_to_convergence"]) == (0.0, 5.0)
     assert one["difference_auc"] == values["baselines"]["popularity"]["difference_auc"]
     text = (tmp_path / "report.md").read_text()
-    assert "in training the model converged after 2 epochs; random converged after 5 epochs." in text
+    assert "Trained: the model, converged after 2 epochs; random, converged after 5 epochs." in text
     assert "| p_hard | 0.5 | 0 |" in text
     assert text.count("| run random | ") == 5
 
@@ -195,7 +196,7 @@ def test_a_run_that_has_not_converged_says_so_wherever_it_is_shown(tmp_path):
     )
     assert values["epochs_to_convergence"] is None and values["not_converged"] == "it stopped at its limit"
     text = (tmp_path / "report.md").read_text()
-    assert "in training the model not converged: it stopped at its limit; b converged after 2 epochs" in text
+    assert "Trained: the model, not converged: it stopped at its limit; b, converged after 2 epochs." in text
     assert "| converged after epochs | not converged: it stopped at its limit | 2 |" in text
     assert "| steps | not converged | 20 |" in text
 
@@ -238,10 +239,7 @@ def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
     result = RESULT | {"monitor": monitor, "history": history}
     report.write_report(tmp_path, model, measured, config=config, result=result, split="test")
     assert (tmp_path / "plots" / "validation.png").read_bytes().startswith(PNG)
-    assert (
-        f"| best validation {figures.title(monitor)} | 0.8100, epoch 3 |"
-        in (tmp_path / "report.md").read_text()
-    )
+    assert f"| figure that decided | {figures.title(monitor)} |" in (tmp_path / "report.md").read_text()
 
 
 def test_probes_are_reported_beside_those_of_another_run(tmp_path):
@@ -417,3 +415,40 @@ def test_baselines_are_as_strong_as_published_signal_on_cm100k(tmp_path):
     assert found["like_rate"] > 0.75  # another tail, so a point less is no fault
     assert found["item_item"] > 0.755
     assert found["matrix_factorisation"] > 0.82
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run b", "run b"),
+        ("x" * 32, "x" * 32),
+        ("run /" + "very/long/" * 12 + "b", "run /ver…g/very/long/very/long/b"),
+        ("é" * 33, "é" * 8 + "…" + "é" * 23),
+    ],
+)
+def test_a_name_is_as_long_as_a_plot_has_room_for(name, said):
+    assert figures.shortened(name) == said and len(said) <= 32
+
+
+def test_plots_of_runs_with_long_names_keep_their_axes(tmp_path):
+    """Without room a layout gives up, and matplotlib warns of axes of no size, which is an error in tests."""
+    long = "run /" + "a_very_long_directory_name_" * 6
+    line = (0.6, 0.5, 0.7)
+    history = [{"epoch": n, "auc": 0.5 + 0.1 * n} for n in range(3)]
+    names = ["model", *(f"{long}/{n}" for n in range(6))]
+    titles = plots.draw(
+        tmp_path, histories=dict.fromkeys(names, (history, None)), monitor="auc", title="AUC", counted="1 pair",
+        examples="", validated="", accuracies=dict.fromkeys(names, line), bands={"model": []}, share=np.zeros(3),
+        ranks={kind: (np.ones(1), 1.0) for kind in ("liked", "disliked")}, items=3, exposure={},
+    )  # fmt: skip
+    assert set(titles) == {path.name for path in tmp_path.iterdir()}
+    assert 0.5 < width(tmp_path / "validation.png") and 0.4 < width(tmp_path / "accuracy.png")
+
+
+def width(path: pathlib.Path) -> float:
+    """Share of a picture's width that its axes take, by the longest dark line of its rows: the x axis."""
+    import matplotlib.image
+
+    dark_YX = matplotlib.image.imread(path)[..., :3].mean(axis=-1) < 0.3
+    longest = max(sum(group) for row in dark_YX for dark, group in itertools.groupby(row.astype(int)) if dark)
+    return longest / dark_YX.shape[1]

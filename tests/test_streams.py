@@ -85,6 +85,7 @@ def test_closed_streams_do_not_matter(here, tmp_path, shell):
     assert jaxneg(f"inspect {tmp_path / 'store'} --verify", here).returncode == 0
 
 
+NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 NARROW = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -176,3 +177,12 @@ def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number,
     assert process.returncode == code and "Traceback" not in said, said
     assert len(said.splitlines()) == 1 and "the same command" in said, said
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/.*"))
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_line(here, tmp_path):
+    ended = jaxneg(
+        f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 2; ", env=NO_CACHE
+    )
+    lines = [line for line in ended.stderr.decode().splitlines() if not line.startswith("train ")]
+    assert ended.returncode == 2 and len(lines) == 1, ended.stderr
+    assert lines[0].endswith("File too large: free some space") and "checkpoints" in lines[0]

@@ -251,6 +251,24 @@ def test_only_common_seeds_and_equal_examples_are_compared():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("unit", ["epochs", "steps", "sequences", "seconds"])
+@pytest.mark.parametrize(("second", "mean"), [(6.0, 5.0), (None, None)])
+def test_a_mean_is_not_of_those_that_converged_in_time(unit, second, mean):
+    name = f"{unit}_to_convergence"
+    cells = {
+        ("0",): sweep_table.Found(
+            {0: {name: 4.0, "auc": 0.5}, 1: {name: second, "auc": None}}, {0: values(1), 1: values(1)}, {}
+        ),
+        ("1",): sweep_table.Found(
+            {0: {name: 3.0, "auc": 0.6}, 1: {name: 3.0, "auc": 0.7}}, {0: values(1), 1: values(1)}, {}
+        ),
+    }
+    zero, one = summary(cells, reference={"p": "0"})["cells"]
+    assert zero["figures"][name]["mean"] == mean and zero["figures"]["auc"]["mean"] == 0.5
+    assert one["less_reference"]["over_seeds"][name]["mean"] == (None if mean is None else 3.0 - mean)
+    assert one["figures"][name]["mean"] == 3.0 and zero["seeds"]["0"][name] == 4.0
+
+
 def test_the_best_baseline_is_compared_with():
     cells = {("0",): found({0: 0.5}, {0: values(1, 1)})}
     of = {  # the best on validation is not that on the test

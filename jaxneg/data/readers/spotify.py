@@ -56,12 +56,10 @@ DAYS_OFFLINE = 90  # downloads stop playing after 30 days without a connection
 @dataclass(frozen=True)
 class Options:
     skip_seconds: fields.Weight = 30.0  # played for less is a skip
-    forward_seconds: fields.Weight = (
-        60.0  # extended form: ended by the forward button after less than this is a skip
-    )
-    scroll_seconds: fields.Weight = (
-        0.0  # played for less is unknown, not a skip; 1 takes out scrolling in a queue
-    )
+    forward_seconds: fields.Weight = 60.0
+    """extended form: ended by the forward button after less than this is a skip"""
+    scroll_seconds: fields.Weight = 0.0
+    """played for less is unknown, not a skip; 1 takes out scrolling in a queue"""
     person: str = ""  # name of the one person whose exports these all are; empty goes by directories
 
 

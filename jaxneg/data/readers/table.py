@@ -55,9 +55,8 @@ class Options:
     """the log is of one person, of this name, and has no column of users"""
     attributes: Annotated[tuple[str, ...], configs.option("COLUMN [COLUMN ...]", "none")] = ()
     """columns that describe the item, such as artist"""
-    values: str = (
-        ""  # feedback value=kind pairs, as in "1=thumb_up,0=skip,=unknown"; empty if the column holds kinds
-    )
+    values: str = ""
+    """feedback value=kind pairs, as in "1=thumb_up,0=skip,=unknown"; empty if the column holds kinds"""
     threshold: fields.Weight = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"
     """of numbers; auto takes the one unit in which all lie between 1990 and today, or dates such as 20240131"""
@@ -66,9 +65,8 @@ class Options:
     missing: Literal["refuse", "leave-out", "keep"] = "refuse"
     """ids that read as no value (nan, None, null, \\\\N): refuse the log, leave their rows out, take them as ids"""
     nested: bool = False  # a name with dots, a.b, is field b of object a even where a column a.b exists
-    header: bool = (
-        True  # the first line of delimited text names the columns; else they are column0, column1, ...
-    )
+    header: bool = True
+    """the first line of delimited text names the columns; else they are column0, column1, ..."""
     columns: Annotated[str, configs.option("A,B,...", "column0,column1,...")] = ""
     """names of the columns of text without header"""
     quoting: Literal["auto", "double", "none"] = "auto"

@@ -29,9 +29,8 @@ WEEK = 7 * 24 * 3600 * 1000  # milliseconds
 @dataclass(frozen=True)
 class Options:
     played_share: fields.Share = 0.5  # watched for at least so much of its length is a play, else a skip
-    skip_seconds: fields.Weight = (
-        5.0  # of videos without a known length: watched for less is a skip, else a play
-    )
+    skip_seconds: fields.Weight = 5.0
+    """of videos without a known length: watched for less is a skip, else a play"""
     place_station: bool = False  # take the place (feed, search, group and so on) as the station
     metadata: Annotated[
         pathlib.Path | None, configs.option("PATH", "items_metadata.parquet below or above the source")
