@@ -105,7 +105,8 @@ def _train(
         else:
             state, progress = restored[0], _start() | restored[1]
             checkpoints.prune(progress["best_step"])
-        writer.rewind(progress["step"])
+        # Without a checkpoint the validation at step 0, too, is written again.
+        writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
             for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)

@@ -2,6 +2,8 @@
 
 import csv
 import datetime
+import itertools
+import os
 import pathlib
 import shlex
 
@@ -14,7 +16,13 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.data import store as stores
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
-CASES = sorted(path.parent.name for path in CORPUS.glob("*/arguments"))
+NAMES = sorted(path.parent.name for path in CORPUS.glob("*/arguments"))
+QUICK = 3  # cases of a kind that run every time; the others are slow together
+CASES = [
+    pytest.param(name, marks=[] if number < QUICK else [pytest.mark.slow])
+    for _, kind in itertools.groupby(NAMES, key=lambda name: name[0])
+    for number, name in enumerate(kind)
+]
 SPLIT = "--split tail --test-share 0.01 --valid-share 0 --min-user-events 1 --memory-limit 500MB".split()
 
 

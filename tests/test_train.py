@@ -98,6 +98,21 @@ def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):
     assert [x for x in lines if "validation_auc" in x] == [x for x in others if "validation_auc" in x]
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(small_store, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no room")
+
+    config = of(CONFIG, small_store, train={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpointer, "save", fail)
+        with pytest.raises(OSError, match="no room"):
+            train.train(config, tmp_path)
+    assert [line["step"] for line in logs.read(tmp_path)] == [0]  # a validation
+    train.train(config, tmp_path)
+    at_start = [line for line in logs.read(tmp_path) if line["step"] == 0]
+    assert len(at_start) == 1  # and no second one
+
+
 def test_a_finished_run_is_left_as_it_is(small_store, tmp_path):
     config = of(CONFIG, small_store, train={"epochs": 1})
     first = train.train(config, tmp_path / "run")

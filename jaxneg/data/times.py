@@ -94,7 +94,7 @@ def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
         ms = _dated(text, spark)
         ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
         found = {
-            "present": text.notnull().sum(), "dates": ms.notnull().sum(),
+            "present": text.notnull().sum(), "dates": ms.notnull().sum(), "iso": _iso(text).notnull().sum(),
             "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
             "dates_usual": ms.between(low, int(high)).sum(),
         } | _span("date", ms)  # fmt: skip
@@ -142,7 +142,10 @@ class Clock:
 
     def __init__(self, where: str, found: Mapping[str, Any], unit: str, form: str, *, spark: bool = False):
         self.unit, self.form, self.spark = unit, form, spark
-        self.size = 0
+        self.size, self.dates = 0, bool(found.get("dates"))
+        self.iso = found.get("iso") == found.get(
+            "dates"
+        )  # as most are: other ways of writing cost a lot to try
         present, numbers, dates = (found.get(name) or 0 for name in ("present", "numbers", "dates"))
         rest = present - numbers - dates
         if rest > 0:
@@ -215,10 +218,12 @@ class Clock:
             return _formatted(_text(Column(cols.text(column), "text")), self.form)
         if column.kind != "text":
             return self._scaled(column)
-        text = _text(column)
-        column = column._replace(value=text)
-        number = cols.number(column)
-        return ibis.ifelse(number.notnull(), self._scaled(column), _dated(text, self.spark))
+        if self.dates:
+            text = _text(column)
+            return _iso(text) if self.iso else _dated(text, self.spark)
+        return self._scaled(
+            column
+        )  # on the bare column: an engine computes an expression anew wherever it stands
 
     def _scaled(self, column: Column) -> ir.Value:
         if self.size:
@@ -238,10 +243,9 @@ class Clock:
 
 def _exactly(column: Column) -> ir.Value:
     """Whole numbers; null for text with a fraction, which the engine would round."""
-    whole = cols.whole(column)
     if column.kind != "text":
-        return whole
-    return ibis.ifelse(whole.cast("float64") == cols.number(column), whole, ibis.null("int64"))
+        return cols.whole(column)
+    return ibis.ifelse(column.value.contains("."), ibis.null("int64"), column.value.try_cast("int64"))
 
 
 def unfit(found: Mapping[str, Any], unit: str, form: str) -> bool:
