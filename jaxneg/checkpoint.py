@@ -9,6 +9,12 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxneg import errors
 
 
+def latest(directory: pathlib.Path) -> int:
+    """The last step of which a directory holds a whole checkpoint; 0 without any."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 class Checkpointer:
     """Saves (state, progress) by step; the two latest and the best survive.
 
@@ -69,6 +75,12 @@ class Checkpointer:
                     self._manager.delete(damaged)
             return found["state"], found["progress"]
         return None
+
+    def prune(self, best: int) -> None:
+        """Deletes all but the two latest and the best step, also those of before a restart, which orbax leaves."""
+        steps = self.steps()
+        for step in set(steps) - {best, *steps[-2:]}:
+            self._manager.delete(step)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())

@@ -348,6 +348,9 @@ def _train(args: list[str]) -> None:
             if warning := pipeline.warn_beyond_memory(store, config.data):
                 console.say(f"jaxneg: {warning}")
     try:
+        before = None
+        with contextlib.suppress(UserError):  # training says it
+            before = run.ended(asked.workdir)
         with console.Steps("train") as steps, cluster.Terminate() as stop:
             result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)
     except cluster.Stopped as stopped:
@@ -360,6 +363,10 @@ def _train(args: list[str]) -> None:
         console.say(
             f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
             "training; --data.hard-opinion says what counts of them"
+        )
+    if before is not None and before["steps"] == result["steps"]:
+        console.say(
+            f"{asked.workdir} was finished before: nothing was trained; more --train.epochs continue it"
         )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     of = figures.validated(result)

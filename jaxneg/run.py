@@ -27,6 +27,7 @@ import jaxneg
 from jaxneg import (
     checkpoint,
     config as configs,
+    convergence,
     evaluate,
     files,
     metrics,
@@ -74,6 +75,19 @@ def preparation_of(directory: pathlib.Path) -> str | None:
     """The checksum of the store that a run was trained on; None where it does not say."""
     path = directory / "store.json"
     return json.loads(path.read_text()).get("preparation") if path.is_file() else None
+
+
+def ended(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Contents of the result.json of a run; None where it has not ended, or is being continued since."""
+    path = directory / "result.json"
+    if not path.is_file():
+        return None
+    result, epochs = json.loads(path.read_text()), read_config(directory).train.epochs
+    stopped_short = (
+        result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
+    )
+    later = checkpoint.latest(directory / "checkpoints") > result["steps"]
+    return None if stopped_short or later else result
 
 
 def catalogue_of(directory: pathlib.Path) -> str | None:
@@ -137,9 +151,9 @@ def load(
         if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
     ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
-    if not (directory / "result.json").is_file():
+    result = ended(directory)
+    if result is None:
         raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
-    result = json.loads((directory / "result.json").read_text())
     store = stores.Store.open(config.data.store)
     if catalogue_id(store) != catalogue_of(directory):
         raise UserError(

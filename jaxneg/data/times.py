@@ -143,9 +143,8 @@ class Clock:
     def __init__(self, where: str, found: Mapping[str, Any], unit: str, form: str, *, spark: bool = False):
         self.unit, self.form, self.spark = unit, form, spark
         self.size, self.dates = 0, bool(found.get("dates"))
-        self.iso = found.get("iso") == found.get(
-            "dates"
-        )  # as most are: other ways of writing cost a lot to try
+        # Most are: other ways of writing cost a lot to try.
+        self.iso = found.get("iso") == found.get("dates")
         present, numbers, dates = (found.get(name) or 0 for name in ("present", "numbers", "dates"))
         rest = present - numbers - dates
         if rest > 0:
@@ -218,12 +217,12 @@ class Clock:
             return _formatted(_text(Column(cols.text(column), "text")), self.form)
         if column.kind != "text":
             return self._scaled(column)
-        if self.dates:
-            text = _text(column)
-            return _iso(text) if self.iso else _dated(text, self.spark)
-        return self._scaled(
-            column
-        )  # on the bare column: an engine computes an expression anew wherever it stands
+        # On the bare column where that will do: an engine computes an expression anew wherever it stands.
+        if self.dates and self.iso:
+            value = column.value.strip()
+            dated = ibis.ifelse(value.lower().contains("inf"), ibis.null("string"), value)
+            return events.milliseconds(dated.try_cast("timestamp('UTC')"))
+        return _dated(_text(column), self.spark) if self.dates else self._scaled(column)
 
     def _scaled(self, column: Column) -> ir.Value:
         if self.size:
