@@ -214,7 +214,7 @@ def disk(base: Place, verb: str, whole: dict[str, str]) -> str | None:
     code, said, _ = place.end(VERBS[verb], LIMITS[verb])
     lines = [line for line in said.splitlines() if line.startswith("jaxneg:")]
     if code != 2 or "Traceback" in said or not lines:
-        return f"exit code {code}: {said[-400:]}"
+        return f"exit code {code}: {said[:800]}"
     return compared(place, verb, whole)
 
 
@@ -322,6 +322,9 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, help="directory to keep, instead of a temporary one")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS))
     asked = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a caller ignores, those started here would too
     counts = (1, 1) if asked.quick else (asked.kills, asked.signals)
     with tempfile.TemporaryDirectory() as temporary:
         print(json.dumps(measure(asked.out or pathlib.Path(temporary), *counts, asked.verbs)))

@@ -25,6 +25,12 @@ from jaxneg.errors import UserError
 SUMS = "state_sums"  # among the progress
 
 
+def latest(directory: pathlib.Path) -> int:
+    """The last step of which a directory holds a whole checkpoint; 0 without any."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 class Checkpointer:
     """Saves (state, progress) by step; the two latest and the best survive.
 
@@ -119,6 +125,12 @@ class Checkpointer:
                 raise documents.Wrong("its arrays are not those that were saved")
         progress.pop(SUMS, None)
         return state, progress
+
+    def prune(self, best: int) -> None:
+        """Deletes all but the two latest and the best step, also those of before a restart, which orbax leaves."""
+        steps = self.steps()
+        for step in set(steps) - {best, *steps[-2:]}:
+            self._manager.delete(step)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())

@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -334,9 +335,10 @@ def _train(args: list[str]) -> None:
     from jaxneg.data import pipeline, store as stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
-    logging.getLogger("absl").setLevel(
-        logging.CRITICAL
-    )  # orbax logs, traceback and all, what it raises as well
+    # What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then left undone.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     if (warning := run.warn_slow_gpu()) and cluster.first():
         console.say(f"jaxneg: {warning}")
     if cluster.first():
@@ -346,6 +348,9 @@ def _train(args: list[str]) -> None:
             if warning := pipeline.warn_beyond_memory(store, config.data):
                 console.say(f"jaxneg: {warning}")
     try:
+        before = None
+        with contextlib.suppress(UserError):  # training says it
+            before = run.ended(asked.workdir)
         with console.Steps("train") as steps, cluster.Terminate() as stop:
             result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)
     except cluster.Stopped as stopped:
@@ -358,6 +363,10 @@ def _train(args: list[str]) -> None:
         console.say(
             f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
             "training; --data.hard-opinion says what counts of them"
+        )
+    if before is not None and before["steps"] == result["steps"]:
+        console.say(
+            f"{asked.workdir} was finished before: nothing was trained; more --train.epochs continue it"
         )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     of = figures.validated(result)

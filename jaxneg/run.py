@@ -28,6 +28,7 @@ import jaxneg
 from jaxneg import (
     checkpoint,
     config as configs,
+    convergence,
     documents,
     evaluate,
     files,
@@ -66,6 +67,7 @@ class Result(TypedDict):
     best_step: documents.Count
     steps: documents.Count
     steps_per_epoch: Annotated[int, documents.Range(1)]
+    stopped: str
     seconds: float
     history: list[dict[str, float | None]]
 
@@ -98,6 +100,19 @@ def preparation_id(store: stores.Store) -> str:
 def preparation_of(directory: pathlib.Path) -> str | None:
     """The checksum of the store that a run was trained on; None where it does not say."""
     return _trained_on(directory).get("preparation")
+
+
+def ended(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Contents of the result.json of a run; None where it has not ended, or is being continued since."""
+    path = directory / "result.json"
+    if not os.path.lexists(path):
+        return None
+    result, epochs = documents.read(path, Result, AGAIN, more=True), read_config(directory).train.epochs
+    stopped_short = (
+        result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
+    )
+    later = checkpoint.latest(directory / "checkpoints") > result["steps"]
+    return None if stopped_short or later else result
 
 
 def catalogue_of(directory: pathlib.Path) -> str | None:
@@ -149,14 +164,6 @@ def read_config(directory: pathlib.Path) -> Config:
     return config
 
 
-def read_result(directory: pathlib.Path) -> dict[str, Any]:
-    """What training ended with. Raises UserError where it has not, or the file is damaged."""
-    path = directory / "result.json"
-    if not os.path.lexists(path):
-        raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
-    return documents.read(path, Result, AGAIN, more=True)
-
-
 def load(
     directory: pathlib.Path, config: Config | None = None, *, shared: bool = False, step: int | None = None
 ) -> Trained:
@@ -178,7 +185,9 @@ def load(
         if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
     ]:
         raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
-    result = read_result(directory)
+    result = ended(directory)
+    if result is None:
+        raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
     store = stores.Store.open(config.data.store)
     if catalogue_id(store) != catalogue_of(directory):
         raise UserError(

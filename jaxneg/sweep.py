@@ -300,7 +300,7 @@ def measure_cell(
     def training(done: int, total: int, figures: dict[str, float]) -> None:
         on_progress(figures={"share": done / total, **figures}, stage=name)
 
-    if not (directory / "result.json").is_file():
+    if run.ended(directory) is None:
         train.train(config, directory, training)
     trained = run.load(directory, config)
     examples = evaluation.EvalBatches(trained.store, config.data, config.eval, split)

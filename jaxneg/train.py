@@ -89,7 +89,7 @@ def _train(
             _check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
-            _claim(config, store, workdir)
+            _claim(config, store, workdir, per_epoch)
     if cluster.many():
         with cluster.together("claim"):
             _check_shared(workdir)
@@ -110,6 +110,7 @@ def _train(
             if "step" not in restored[1]:
                 raise UserError(f"checkpoint of {workdir} says nothing of its step: choose a new --workdir")
             state, progress = restored[0], _start() | restored[1]
+            checkpoints.prune(progress["best_step"])
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
@@ -174,7 +175,7 @@ def warnings(config: Config, per_epoch: int) -> list[str]:
     return found
 
 
-def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
+def _claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch: int) -> None:
     """Makes a run directory of the config, or checks that it is one of the same experiment."""
     catalogue = run.catalogue_id(store)
     if (workdir / "config.json").is_file():
@@ -196,6 +197,12 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path) -> None:
             raise UserError(
                 f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
                 "--data.store the one of before, or choose a new --workdir"
+            )
+        trained = checkpoint.latest(workdir / "checkpoints") / per_epoch
+        if config.train.epochs < trained:
+            raise UserError(
+                f"--train.epochs {config.train.epochs} is fewer than the {trained:.4g} epochs that {workdir} was "
+                f"trained for: give {math.ceil(trained)} or more, or choose a new --workdir"
             )
     _check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
@@ -249,7 +256,7 @@ class _Loop:
         self.before, self.began = progress["seconds"], time.perf_counter()
         self.logged = time.perf_counter()
         step = progress["step"]
-        source = batches.since(step)
+        source, begun = batches.since(step), step
         self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
         score, fresh, compiled = None, step == 0 and not progress["history"], False
         while True:
@@ -275,6 +282,8 @@ class _Loop:
             if stopping:
                 self.checkpoints.wait()
                 raise cluster.Stopped(f"stopped after step {step} of {self.total}")
+            if cluster.first() and step == begun:  # what an earlier end said no longer holds
+                (self.workdir / "result.json").unlink(missing_ok=True)
             if not self.pending:
                 self.mark = time.perf_counter()  # of the steps that the next flush waits for
             batch: Batch = put(next(source))
@@ -376,6 +385,7 @@ class _Loop:
     def _finish(self, step: int, stopped: str) -> dict[str, Any]:
         self.checkpoints.wait()
         progress = self.progress
+        self.checkpoints.prune(progress["best_step"])
         result = {
             "monitor": self.config.train.monitor,
             "best_score": progress["best_score"],

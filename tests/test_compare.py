@@ -145,3 +145,43 @@ def test_a_run_stays_with_the_preparation_that_it_was_trained_on(prepared_twice,
     (tmp_path / "run" / "store.json").write_text(json.dumps(told))
     assert run.preparation_of(tmp_path / "run") is None
     assert evaluated(tmp_path / "run", tmp_path / "out4", config)["notes"] == []
+
+
+def test_what_stood_before_a_restart_neither_counts_nor_piles_up(small_store, tmp_path, monkeypatch):
+    words = ["--data.store", str(small_store), "--data.length", "8", *OPTIONS, "--data.batch-size", "64"]
+
+    def of(epochs):
+        return configs.override(configs.Config(), [*words, "--train.epochs", str(epochs)])
+
+    def held():
+        return {int(path.name) for path in (directory / "checkpoints").iterdir()}
+
+    directory = tmp_path / "run"
+    first = train.train(of(2), str(directory))
+    each = first["steps_per_epoch"]
+    assert run.ended(directory) == json.loads((directory / "result.json").read_text())
+    with pytest.raises(
+        UserError, match=r"--train.epochs 1 is fewer than the 2 epochs that .*run was trained for"
+    ):
+        train.train(of(1), directory)
+    assert run.read_config(directory) == of(2) and run.ended(directory) is not None
+    # It is continued, and dies.
+    monkeypatch.setattr(train._Loop, "_validate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.train(of(4), directory)
+    monkeypatch.undo()
+    assert not (directory / "result.json").exists() and run.ended(directory) is None
+    with pytest.raises(UserError, match="has not ended: continue it with jaxneg train"):
+        run.load(directory)
+    for epochs in (3, 5, 7):
+        result = train.train(of(epochs), directory)
+        assert held() == {result["best_step"], (epochs - 1) * each, epochs * each}
+    # As an earlier version left it: an old result beside later checkpoints, or beside more epochs to train.
+    told = directory / "result.json"
+    told.write_text(json.dumps(result | {"steps": 6 * each}))
+    assert run.ended(directory) is None
+    told.write_text(json.dumps(result))
+    (directory / "config.json").write_text(configs.to_json(of(9)))
+    assert run.ended(directory) is None
+    (directory / "config.json").write_text(configs.to_json(of(7)))
+    assert run.ended(directory) == json.loads(json.dumps(result))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from jaxneg.batch import PAD, latest
 from jaxneg.errors import UserError
@@ -28,10 +29,10 @@ class Recommendation(NamedTuple):
 class Scorer:
     """A loaded export. Open one with ``Scorer.open``."""
 
-    def __init__(self, manifest, query, params, item_VE, item_ids, station_ids):
+    def __init__(self, manifest, model: jax_export.Exported, params, item_VE, item_ids, station_ids):
         self.manifest = manifest
-        self._query = query
-        self._params = params
+        self._model, self._query = model, jax.jit(model.call)
+        self._params = jax.device_put(params)
         self._item_VE = item_VE
         self._ids = item_ids  # of rows 1..items
         self._rows = {id_: row for row, id_ in enumerate(item_ids, start=1)}
@@ -46,11 +47,23 @@ class Scorer:
         found = manifests.opened(pathlib.Path(directory))
         return cls(
             found.manifest,
-            jax.jit(found.model.call),
-            jax.device_put(found.params),
+            found.model,
+            found.params,
             found.item_VE,
             found.item_ids,
             found.station_ids,
+        )
+
+    def __reduce__(self):
+        """A pickle holds all of the export, so that it opens where the directory is not."""
+        params = jax.tree.map(np.asarray, self._params)
+        ids = self._ids, list(self._stations)
+        return _unpickled, (
+            self.manifest,
+            bytes(self._model.serialize()),
+            params,
+            np.array(self._item_VE),
+            *ids,
         )
 
     def knows(self, item: str) -> bool:
@@ -114,3 +127,7 @@ class Scorer:
             for row in best
             if np.isfinite(score_V[row])
         ]
+
+
+def _unpickled(manifest, model: bytes, *rest) -> Scorer:
+    return Scorer(manifest, jax_export.deserialize(bytearray(model)), *rest)

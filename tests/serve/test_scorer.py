@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,15 @@ def test_feedback_and_station_change_the_scores(model):
     assert plain != model.recommend([scorer.Event(item, "thumb_down")])
     assert plain != model.recommend([scorer.Event(item, "play", station)])
     assert plain == model.recommend([scorer.Event(item, "play", "none such")])
+
+
+def test_a_pickle_is_the_whole_scorer(copy, tmp_path):
+    model = scorer.Scorer.open(str(copy))
+    history = [scorer.Event(item, "skip", "none such") for item in model.items(4)]
+    expected, packed = model.recommend(history), pickle.dumps(model)
+    shutil.rmtree(copy)
+    for again in (pickle.loads(packed), pickle.loads(pickle.dumps(pickle.loads(packed)))):
+        assert again.recommend(history) == expected and again.manifest == model.manifest
 
 
 def test_items_that_are_not_known_are_left_out(model):
