@@ -208,8 +208,6 @@ MISTAKES = {
     "config of a run edited": (edit_json("run/config.json", extra=1), "evaluate run", "config.json.*not a config that this version saved"),
     "config of a run is a number": (write("run/config.json", "3"), "evaluate run", "config.json is damaged: .*expected an object"),
     "config of a run twice": (write("run/config.json", '{"data": {}, "data": {}}'), "evaluate run", "config.json is damaged: data is there twice"),
-    "line of metrics": (write("run/metrics.jsonl", '[1]\n{"step": 1}\n'), "train config.py --workdir run --train.log-every 7", "metrics.jsonl, line 1 is damaged: .*expected an object.*: move the file away"),
-    "step of metrics": (write("run/metrics.jsonl", '{"step": -1}\n{"step": 1}\n'), "train config.py --workdir run --train.log-every 7", "metrics.jsonl, line 1 is damaged: step: expected at least 0"),
     # the export
     "export over something else": (nothing, "export run --out store", "--out store exists: choose a new directory"),
     "no export": (nothing, "recommend run --items i1", "run is no export"),
