@@ -114,7 +114,7 @@ def _train(
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
-            for line in [*warnings(config, per_epoch), *evaluated.warnings()]:
+            for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         hard = batches.hard_also_liked(store)
@@ -152,11 +152,22 @@ def _start() -> dict[str, Any]:
             "device_seconds": 0.0, "compile_seconds": 0.0, "hard": 0, "negatives": 0}  # fmt: skip
 
 
-def warnings(config: Config, per_epoch: int) -> list[str]:
-    """A line for each setting with which figures by epoch, or early stopping, say less than they seem to."""
+def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
+    """A line for each setting that does nothing, or with which figures and early stopping say less than they seem to.
+
+    Args:
+      config: the experiment.
+      per_epoch: steps of an epoch.
+      rejections: events of the training window with disliked items.
+    """
     warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
     allowed = patience * (config.train.evaluate_every or per_epoch)
     found = []
+    if config.data.p_hard > 0 and config.data.negatives > 0 and rejections == 0:
+        found.append(
+            f"nothing was rejected before the validation, so --data.p-hard {config.data.p_hard:g} draws random "
+            "negatives: prepare with feedback kinds that count as negative (--negative), or give --data.p-hard 0"
+        )
     if per_epoch < FEW:
         found.append(
             f"an epoch has {per_epoch} steps, fewer than {FEW}: figures by epoch are coarse; "

@@ -163,15 +163,19 @@ def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
 
 
 def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
-    def warned(per_epoch, **changed):
+    def warned(per_epoch, rejections=1, **changed):
         config = dataclasses.replace(
             CONFIG,
+            data=dataclasses.replace(CONFIG.data, p_hard=changed.pop("p_hard", 0.5)),
             optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
             train=dataclasses.replace(CONFIG.train, **changed),
         )
-        return train.warnings(config, per_epoch)
+        return train.warnings(config, per_epoch, rejections)
 
     assert warned(20) == []
+    [line] = warned(20, rejections=0)
+    assert "nothing was rejected before the validation, so --data.p-hard 0.5 draws random negatives" in line
+    assert warned(20, rejections=0, p_hard=0.0) == []
     [line] = warned(19)
     assert "an epoch has 19 steps, fewer than 20" in line
     [line] = warned(30, epochs=2, warmup=60)
