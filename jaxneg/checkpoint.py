@@ -19,8 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxneg import documents, errors
+from jaxneg import errors
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 SUMS = "state_sums"  # among the progress
 

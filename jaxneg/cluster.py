@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from jaxneg import locks, signals
+from jaxneg import signals
 from jaxneg.errors import UserError
+from jaxneg.files import locks
 from jaxneg.signals import Stopped as Stopped
 
 LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes again and they continue

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from jaxneg import documents, experiments, figures
+from jaxneg import experiments, figures
 from jaxneg.errors import UserError as UserError
 from jaxneg.fields import (
     COUNT,
@@ -35,6 +35,7 @@ from jaxneg.fields import (
     inside,
     settled,
 )
+from jaxneg.files import documents
 
 P = TypeVar("P")
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]  # of feedback

@@ -8,8 +8,9 @@ import pathlib
 import time
 from typing import Any, TypedDict
 
-from jaxneg import documents, files
+from jaxneg import files
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 MEND = "move the file away to go on without it"
 

@@ -17,7 +17,6 @@ from jaxneg import (
     evaluate,
     figures,
     files,
-    locks,
     markdown,
     metrics,
     plots,
@@ -30,6 +29,7 @@ from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, histories, store as stores
 from jaxneg.errors import UserError
+from jaxneg.files import locks
 from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares

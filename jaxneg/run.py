@@ -29,7 +29,6 @@ from jaxneg import (
     checkpoint,
     config as configs,
     convergence,
-    documents,
     evaluate,
     files,
     metrics,
@@ -44,6 +43,7 @@ from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
 from jaxneg.data import store as stores
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

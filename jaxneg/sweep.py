@@ -25,11 +25,9 @@ import numpy as np
 
 from jaxneg import (
     config as configs,
-    documents,
     evaluate,
     files,
     grid,
-    locks,
     report,
     run,
     signals,
@@ -41,6 +39,7 @@ from jaxneg import (
 from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
 from jaxneg.errors import UserError
+from jaxneg.files import documents, locks
 
 TRAINING = (
     "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxneg import arrays, documents, files, metrics
+from jaxneg import files, metrics
 from jaxneg.errors import UserError
 from jaxneg.figures import counted, title
+from jaxneg.files import arrays, documents
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis

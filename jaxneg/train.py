@@ -19,9 +19,7 @@ from jaxneg import (
     config as configs,
     console,
     convergence,
-    documents,
     files,
-    locks,
     logs,
     program,
     run,
@@ -33,6 +31,7 @@ from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, store as stores
 from jaxneg.errors import UserError
+from jaxneg.files import documents, locks
 
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (

@@ -11,15 +11,15 @@ LEVELS = {
     "jaxneg.figures": 0,
     "jaxneg.convergence": 0,
     "jaxneg.files": 0.1,
-    "jaxneg.locks": 0.2,
+    "jaxneg.files.locks": 0.2,
     "jaxneg.fields": 0.2,
     "jaxneg.experiments": 0.1,
     "jaxneg.signals": 0,
     "jaxneg.config": 0.3,
     "jaxneg.batch": 0,
     "jaxneg.console": 0,
-    "jaxneg.documents": 0.1,
-    "jaxneg.arrays": 0.1,
+    "jaxneg.files.documents": 0.1,
+    "jaxneg.files.arrays": 0.1,
     "jaxneg.data": 0,
     "jaxneg.data.staging": 0.7,
     "jaxneg.data.spark": 0.8,
@@ -106,7 +106,7 @@ LEVELS = {
 }
 READERS = "jaxneg.data.readers"
 ALONE = ("jaxneg.losses", "jaxneg.metrics", "jaxneg.checkpoint", "jaxneg.logs")
-SHARED = {"jaxneg.errors", "jaxneg.files", "jaxneg.documents"}  # what they may import of ours
+SHARED = {"jaxneg.errors", "jaxneg.files", "jaxneg.files.documents"}  # what they may import of ours
 
 
 def level(module):

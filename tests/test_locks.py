@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from jaxneg import files, locks
+from jaxneg import files
 from jaxneg.errors import UserError
+from jaxneg.files import locks
 
 HOLD = """
 import sys, time

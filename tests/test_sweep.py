@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxneg import cli, config as configs, grid, locks, sweep, sweep_plots, sweep_table
+from jaxneg import cli, config as configs, grid, sweep, sweep_plots, sweep_table
 from jaxneg.config import Config, UserError
+from jaxneg.files import locks
 from jaxneg.grid import Sweep, over
 
 PNG = b"\x89PNG\r\n\x1a\n"

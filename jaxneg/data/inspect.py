@@ -11,9 +11,9 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import documents
 from jaxneg.data import opinions, store as stores
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 CHUNK = 1 << 20  # numbers read at a time
 BAR = 32  # characters of the longest bar

@@ -24,9 +24,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import arrays, batch
+from jaxneg import batch
 from jaxneg.errors import UserError
 from jaxneg.fields import Bounds, Positive, Proper, Seed, Share, Size, settled
+from jaxneg.files import arrays
 
 LONGEST = 20  # songs of the longest session
 # Sessions of 10 to 20 songs, mean 16.8, most of them full (MSSD).

@@ -37,11 +37,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import jaxneg
-from jaxneg import arrays as guarded, documents, files, locks
-from jaxneg.arrays import Damaged
+from jaxneg import files
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import checks
 from jaxneg.errors import UserError
+from jaxneg.files import arrays as guarded, documents, locks
+from jaxneg.files.arrays import Damaged
 
 FORMAT = "jaxneg store"
 VERSION = 3

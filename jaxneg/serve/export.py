@@ -25,9 +25,10 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import arrays, documents, files, locks, program, run, scoring, step as steps
+from jaxneg import files, program, run, scoring, step as steps
 from jaxneg.batch import FEEDBACK, PAD
 from jaxneg.errors import UserError
+from jaxneg.files import arrays, documents, locks
 from jaxneg.serve import manifest as manifests
 
 PLATFORMS = ("cpu", "cuda", "tpu")
