@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console, errors, fields, files, signals
-from jaxneg.config import Config
+from jaxneg import config as configs, console, errors, files, signals
+from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
 
 # Heavy modules are imported by the verb that needs them, so that --help answers at once.

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from jaxneg import experiments, figures
-from jaxneg.errors import UserError as UserError
-from jaxneg.fields import (
+from jaxneg import figures
+from jaxneg.config import experiments
+from jaxneg.config.fields import (
     COUNT,
     Bounds,
     Natural,
@@ -35,6 +35,7 @@ from jaxneg.fields import (
     inside,
     settled,
 )
+from jaxneg.errors import UserError as UserError
 from jaxneg.files import documents
 
 P = TypeVar("P")

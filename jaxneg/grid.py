@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxneg import config as configs, experiments, fields
-from jaxneg.config import Config
+from jaxneg import config as configs
+from jaxneg.config import Config, experiments, fields
 from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options

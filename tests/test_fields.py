@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from jaxneg import ab, cli, config as configs, fields, grid, train
-from jaxneg.config import Config
+from jaxneg import ab, cli, config as configs, grid, train
+from jaxneg.config import Config, fields
 from jaxneg.data import listeners, prepare, readers
 from jaxneg.errors import UserError
 

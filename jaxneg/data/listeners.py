@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from jaxneg import batch
+from jaxneg.config.fields import Bounds, Positive, Proper, Seed, Share, Size, settled
 from jaxneg.errors import UserError
-from jaxneg.fields import Bounds, Positive, Proper, Seed, Share, Size, settled
 from jaxneg.files import arrays
 
 LONGEST = 20  # songs of the longest session

@@ -25,9 +25,9 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
+from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 from jaxneg.data import assemble, engine, events, sessions, split, store as stores
 from jaxneg.errors import UserError
-from jaxneg.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 
 LONGEST_GAP = 1e9  # minutes, 1,900 years
 # A positive number of bytes, as the engines spell it.

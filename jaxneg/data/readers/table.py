@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs, fields
+from jaxneg import config as configs
+from jaxneg.config import fields
 from jaxneg.data import columns as cols, engine, events, sources, staging, times
 from jaxneg.data.columns import Column, Piece
 from jaxneg.errors import UserError
