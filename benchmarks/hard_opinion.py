@@ -16,8 +16,9 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, console, evaluate, files, run, train
+from jaxneg import config as configs, console, files, run, train
 from jaxneg.data import evaluation, opinions, store as stores
+from jaxneg.metrics import measure
 
 OPINIONS = ("all", "net", "latest")
 SETS = ("spotify_history", "kuairand_pure")
@@ -36,7 +37,7 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
     result = train.train(config, directory)
     trained = run.load(directory)
     examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = evaluate.evaluate(
+    found = measure.evaluate(
         run.catalogue_score(trained),
         examples,
         items=trained.store.items,

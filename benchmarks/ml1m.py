@@ -15,8 +15,9 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, evaluate, report, run, train
+from jaxneg import config as configs, report, run, train
 from jaxneg.data import engine, evaluation, prepare, readers, store as stores
+from jaxneg.metrics import measure
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ("sasrec", "gsasrec")
@@ -63,7 +64,7 @@ def prepared(source: pathlib.Path, out: pathlib.Path) -> stores.Store:
     return stores.Store.open(out)
 
 
-def among_new(score: evaluate.Score, store: stores.Store) -> evaluate.Score:
+def among_new(score: measure.Score, store: stores.Store) -> measure.Score:
     """The scores, lowest for all that the user has rated before the test, however long ago."""
     session = np.asarray(store.user_indptr[:-1])  # a user is one session
     begin, end = np.asarray(store.session_indptr)[session], np.asarray(store.session_valid_end)[session]
@@ -99,9 +100,9 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
     return found
 
 
-def _figures(score: evaluate.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
+def _figures(score: measure.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
     examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
-    found = evaluate.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
+    found = measure.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
     return {name: round(found.figures[name], 4) for name in FIGURES}
 
 

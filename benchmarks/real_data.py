@@ -21,8 +21,9 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, evaluate, files, metrics, report, run, train
+from jaxneg import config as configs, console, files, metrics, report, run, train
 from jaxneg.data import engine, evaluation, prepare, readers, store as stores
+from jaxneg.metrics import measure
 from jaxneg.models import baselines
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     result = train.train(config, directory)
     trained = run.load(directory)
     examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = evaluate.evaluate(
+    found = measure.evaluate(
         run.catalogue_score(trained),
         examples,
         items=trained.store.items,

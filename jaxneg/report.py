@@ -14,7 +14,6 @@ import numpy as np
 from jaxneg import (
     config as configs,
     convergence,
-    evaluate,
     figures,
     files,
     markdown,
@@ -30,6 +29,7 @@ from jaxneg.config import KINDS, Config
 from jaxneg.data import evaluation, histories, store as stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
+from jaxneg.metrics import measure
 from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares
@@ -47,7 +47,7 @@ OnProgress = Callable[..., None]  # (done, total, figures, stage)
 class Measured(NamedTuple):
     """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
 
-    report: evaluate.Report
+    report: measure.Report
     settings: dict[str, Any]
     sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
     validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
@@ -58,7 +58,7 @@ class Measured(NamedTuple):
 class Compared(NamedTuple):
     """Another run's report, on examples with contexts of its own."""
 
-    report: evaluate.Report
+    report: measure.Report
     config: Config
     result: Mapping[str, Any]  # contents of its result.json
     probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
@@ -155,7 +155,7 @@ def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
 
 def measure_last(
     trained: run.Trained, directory: pathlib.Path, examples: evaluation.EvalBatches, on_progress: OnProgress
-) -> evaluate.Report | None:
+) -> measure.Report | None:
     """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
     step = trained.result["steps"]
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
@@ -165,7 +165,7 @@ def measure_last(
     return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
-def probe(trained: run.Trained, score: evaluate.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
+def probe(trained: run.Trained, score: measure.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -266,8 +266,8 @@ def measure_baseline(
 ) -> Measured:
     """One baseline: fitted to a log, tuned for AUC on batches, measured on examples; from SEEDS random starts."""
 
-    def quality(score: evaluate.Score) -> float:
-        return evaluate.separation(score, tuning)["auc"]
+    def quality(score: measure.Score) -> float:
+        return measure.separation(score, tuning)["auc"]
 
     fitted = fit(log, np.asarray(store.sign), quality)
     found, validation = [], []
@@ -280,7 +280,7 @@ def measure_baseline(
         {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in scalars} if found[1:] else {}
     )
     return Measured(
-        evaluate.average(found, config.eval),
+        measure.average(found, config.eval),
         fitted.settings,
         fitted.sees,
         float(np.mean(validation)),
@@ -311,13 +311,13 @@ def training_log(store: stores.Store) -> baselines.Log:
 
 
 def measure(
-    score: evaluate.Score,
+    score: measure.Score,
     examples: evaluation.EvalBatches,
     store: stores.Store,
     config: Config,
     stage: str,
     on_progress: OnProgress,
-) -> evaluate.Report:
+) -> measure.Report:
     """What ``evaluate`` finds of a score function; progress is told in batches, as ``stage``."""
 
     def watched() -> Iterator[EvalBatch]:
@@ -325,12 +325,12 @@ def measure(
             yield batch
             on_progress(done, len(examples), stage=stage)
 
-    return evaluate.evaluate(score, watched(), items=store.items, config=config.eval, cold=examples.cold)
+    return measure.evaluate(score, watched(), items=store.items, config=config.eval, cold=examples.cold)
 
 
 def write_report(
     directory: pathlib.Path,
-    report: evaluate.Report,
+    report: measure.Report,
     measured: Mapping[str, Measured],
     compared: Mapping[str, Compared] = types.MappingProxyType({}),
     *,
@@ -341,7 +341,7 @@ def write_report(
     coverage: Mapping[str, Any] = types.MappingProxyType({}),
     session_X: np.ndarray | None = None,
     notes: Sequence[str] = (),
-    last: evaluate.Report | None = None,
+    last: measure.Report | None = None,
     later: float = float("nan"),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and plots/ and returns what report.json holds.
@@ -401,7 +401,7 @@ def write_report(
 
 def _histogram(share_X: np.ndarray) -> list[int]:
     """Examples by share of positives, in SHARES equal parts of [0, 1]; examples without a share are left out."""
-    return np.bincount(evaluate.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
+    return np.bincount(measure.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
 
 
 def _json(value: Any) -> Any:
@@ -445,13 +445,13 @@ def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any
 
 
 def _shared(
-    report: evaluate.Report, session_X: np.ndarray | None, other: Compared
-) -> tuple[evaluate.Report, evaluate.Report]:
+    report: measure.Report, session_X: np.ndarray | None, other: Compared
+) -> tuple[measure.Report, measure.Report]:
     """Both reports over the examples that both have."""
     if session_X is None or other.session_X is None:
         return report, other.report
     _, at, its = np.intersect1d(session_X, other.session_X, assume_unique=True, return_indices=True)
-    return evaluate.narrowed(report, at), evaluate.narrowed(other.report, its)
+    return measure.narrowed(report, at), measure.narrowed(other.report, its)
 
 
 def _otherwise(config: Config, other: Config) -> list[str]:
@@ -459,7 +459,7 @@ def _otherwise(config: Config, other: Config) -> list[str]:
     return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
 
 
-def _differences(report: evaluate.Report, other: evaluate.Report, config: Config) -> dict[str, float | None]:
+def _differences(report: measure.Report, other: measure.Report, config: Config) -> dict[str, float | None]:
     """The model's figures less a baseline's on the same examples, as difference_<figure>, _low and _high."""
     found = {}
     same = (report.pair_X2 == other.pair_X2).all(axis=1)
@@ -467,9 +467,9 @@ def _differences(report: evaluate.Report, other: evaluate.Report, config: Config
         # With other seeds an example has other pairs, but one AUC.
         at = same if of == "pair_accuracy" else np.ones(len(same), bool)
         theirs = dataclasses.replace(other, pair_X2=report.pair_X2)
-        ends = evaluate.paired_difference(
-            evaluate.narrowed(report, at),
-            evaluate.narrowed(theirs, at),
+        ends = measure.paired_difference(
+            measure.narrowed(report, at),
+            measure.narrowed(theirs, at),
             of,
             resamples=config.eval.bootstrap,
             seed=config.eval.pair_seed,

@@ -29,7 +29,6 @@ from jaxneg import (
     checkpoint,
     config as configs,
     convergence,
-    evaluate,
     files,
     metrics,
     models,
@@ -44,6 +43,7 @@ from jaxneg.config import Config
 from jaxneg.data import store as stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents
+from jaxneg.metrics import measure
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -217,7 +217,7 @@ def load(
     return Trained(config, store, built.model, state, result, built.layout if shared else None)
 
 
-def catalogue_score(trained: Trained) -> evaluate.Score:
+def catalogue_score(trained: Trained) -> measure.Score:
     """A score function for evaluate: each example's context against the whole catalogue."""
     if trained.layout is not None:
         return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))

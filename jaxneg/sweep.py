@@ -25,7 +25,6 @@ import numpy as np
 
 from jaxneg import (
     config as configs,
-    evaluate,
     files,
     grid,
     report,
@@ -40,6 +39,7 @@ from jaxneg.config import Config
 from jaxneg.data import evaluation, store as stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
+from jaxneg.metrics import measure
 
 TRAINING = (
     "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
@@ -148,7 +148,7 @@ def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
     def none(batch) -> np.ndarray:
         return np.zeros((len(batch.user_B), store.items + 1), np.float32)
 
-    measured = evaluate.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
+    measured = measure.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
     known = [*measured, *(f"last_{name}" for name in measured), *TRAINING]
     for name in spec.figures:
         if name not in known and not name.startswith(PROBED):
@@ -329,7 +329,7 @@ def measure_cell(
 def _last(
     trained: run.Trained,
     directory: pathlib.Path,
-    best: evaluate.Report,
+    best: measure.Report,
     examples: evaluation.EvalBatches,
     on_progress: Callable[..., None],
 ) -> dict[str, Any]:

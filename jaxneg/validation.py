@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import evaluate, figures, metrics, program, released, scoring, sharding, step as steps
+from jaxneg import figures, metrics, program, scoring, sharding, step as steps
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import evaluation, store as stores
+from jaxneg.metrics import measure, released
 
 FEW = 500  # pairs below which a validation is noisy
 
@@ -144,7 +145,7 @@ def check(config: Config, batches: evaluation.EvalBatches) -> None:
             f"--train.monitor {monitor} is not measured with --eval.ks {cuts}: {how} among {', '.join(known)}"
         )
     liked, disliked = int(batches.liked_S.sum()), int((~batches.liked_S).sum())
-    ranked = f"ndcg@{evaluate.CUT if evaluate.CUT in ks else ks[0]}"
+    ranked = f"ndcg@{measure.CUT if measure.CUT in ks else ks[0]}"
     where = f"--train.monitor {monitor} cannot be measured"
     mend = "prepare with a longer validation window"
     if liked == 0:

@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, evaluate, figures, metrics, plots, report, run
+from jaxneg import config as configs, figures, metrics, plots, report, run
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import evaluation, store as stores
+from jaxneg.metrics import measure
 from jaxneg.models import baselines
 
 ITEMS = 40
@@ -54,7 +55,7 @@ def make_reports(batch):
         return score_BV
 
     def measure(score):
-        return evaluate.evaluate(score, [batch], items=ITEMS, config=CONFIG.eval)
+        return measure.evaluate(score, [batch], items=ITEMS, config=CONFIG.eval)
 
     constant = measure(lambda batch: np.zeros((len(batch.user_B), ITEMS + 1), np.float32))
     popular = measure(lambda batch: np.tile(np.arange(ITEMS + 1, dtype=np.float32), (len(batch.user_B), 1)))
@@ -277,7 +278,7 @@ def test_histogram_of_positive_shares(tmp_path, no_plots):
 def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
     config = configs.override(CONFIG, ["--eval.ks", "1", "5", "10", "20", "--eval.released", "6"])
     batch = make_batch()
-    found = evaluate.evaluate(
+    found = measure.evaluate(
         lambda batch: np.random.default_rng(1).random((len(batch.user_B), ITEMS + 1)), [batch], items=ITEMS,
         config=config.eval,
     )  # fmt: skip
@@ -346,7 +347,7 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
     }
     score = run.catalogue_score(run.load(directory, step=other))
     examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
-    found = evaluate.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
+    found = measure.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
     assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
     assert last["difference_auc"] == pytest.approx(values["auc"] - last["auc"])
     assert "| its last epoch |" in (directory / "report.md").read_text()
@@ -386,7 +387,7 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
     )
     assert (found.report.figures["auc_low"], found.report.figures["auc_high"]) == (low, high)
     assert found.validation_auc == pytest.approx(
-        np.mean([evaluate.separation(fits[s], tuning)["auc"] for s in range(3)])
+        np.mean([measure.separation(fits[s], tuning)["auc"] for s in range(3)])
     )
 
 

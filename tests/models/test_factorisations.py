@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from jaxneg import evaluate
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
+from jaxneg.metrics import measure
 from jaxneg.models import baselines, factorisations
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
@@ -243,7 +243,7 @@ def test_the_blacklist_is_never_recommended(model):
     batch = make_batch([[]], users=[0], disliked=np.array([[1]], np.int32))
     rank = {}
     for name in (model, f"{model}_bl"):
-        found = evaluate.evaluate(
+        found = measure.evaluate(
             factorisations.FACTORISATIONS[name](log, SIGN, first),
             [batch],
             items=20,

@@ -12,9 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxneg import metrics, released
+from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
+from jaxneg.metrics import released
 
 
 @runtime_checkable
