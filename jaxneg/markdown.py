@@ -263,9 +263,9 @@ def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         ["items in both lists, of those in either", *(_interval(one, "overlap") for one in moved.values())]
     ]
-    for measure, text in names.items():
-        if any(measure in one for one in moved.values()):
-            of = [one.get(measure, {}) for one in moved.values()]
+    for figure, text in names.items():
+        if any(figure in one for one in moved.values()):
+            of = [one.get(figure, {}) for one in moved.values()]
             ends = ("before", "after")
             rows.append([text, *(" to ".join(_number(one.get(end)) for end in ends) for one in of)])
             rows.append(["its relative change", *(_interval(one, "change", "+") for one in of)])

@@ -284,8 +284,8 @@ def _settle(
 
 def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
     """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
-    measure = measure_cell if kind == "cell" else measure_baselines
-    measure(configs.from_json(config), pathlib.Path(directory), split, on_progress)
+    act = measure_cell if kind == "cell" else measure_baselines
+    act(configs.from_json(config), pathlib.Path(directory), split, on_progress)
 
 
 def measure_cell(
