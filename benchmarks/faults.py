@@ -39,7 +39,7 @@ import jax
 import numpy as np
 
 from jaxneg import checkpoint, logs, program, run, sharding
-from jaxneg.data import engine, prepare, readers, simulate, store as stores
+from jaxneg.data import engine, prepare, readers, simulate, stores
 
 ROOT = pathlib.Path(__file__).parents[1]
 EVERY = 7  # steps between checkpoints

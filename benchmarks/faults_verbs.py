@@ -39,7 +39,7 @@ from typing import Any
 
 from jaxneg import agreement, cluster
 from jaxneg.config import Config
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """

@@ -17,7 +17,7 @@ import tempfile
 import real_data
 
 from jaxneg import config as configs, console, files, run, train
-from jaxneg.data import evaluation, opinions, store as stores
+from jaxneg.data import held_out, opinions, stores
 from jaxneg.metrics import measure
 
 OPINIONS = ("all", "net", "latest")
@@ -36,7 +36,7 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
     directory = work / "runs" / f"opinion-{real_data.SETS[name]}-{opinion}-seed{seed}-{epochs}"
     result = train.train(config, directory)
     trained = run.load(directory)
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
     found = measure.evaluate(
         run.catalogue_score(trained),
         examples,

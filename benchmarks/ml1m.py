@@ -16,7 +16,7 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, report, run, train
-from jaxneg.data import engine, evaluation, prepare, readers, store as stores
+from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.metrics import measure
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
 
 
 def _figures(score: measure.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
-    examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
+    examples = held_out.EvalBatches(store, config.data, config.eval, "test")
     found = measure.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
     return {name: round(found.figures[name], 4) for name in FIGURES}
 

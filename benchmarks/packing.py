@@ -33,7 +33,7 @@ from train_step import setting, use_huge_pages
 
 from jaxneg import program, sharding
 from jaxneg.config import Config
-from jaxneg.data import packing, pipeline, store as stores
+from jaxneg.data import packing, pipeline, stores
 
 LENGTH, BATCH_SIZE, ITEMS = 200, 32, 3416
 

@@ -22,7 +22,7 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, console, files, metrics, report, run, train
-from jaxneg.data import engine, evaluation, prepare, readers, store as stores
+from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.metrics import measure
 from jaxneg.models import baselines
 
@@ -82,7 +82,7 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     config = experiment(name, store, variant, seed, quick)
     result = train.train(config, directory)
     trained = run.load(directory)
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
     found = measure.evaluate(
         run.catalogue_score(trained),
         examples,
@@ -109,8 +109,8 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
         return of
 
-    held_out = list(evaluation.EvalBatches(opened, config.data, config.eval, "validation"))
-    examples = evaluation.EvalBatches(opened, config.data, config.eval, "test")
+    held_out = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
+    examples = held_out.EvalBatches(opened, config.data, config.eval, "test")
 
     def fit(log, sign, validate):
         fitted = baselines.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
@@ -251,7 +251,7 @@ def main() -> None:
         for name in args.sets:
             by_name = measured(name, stores_of[name])
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
-            later = evaluation.later_share(stores.Store.open(stores_of[name]))
+            later = held_out.later_share(stores.Store.open(stores_of[name]))
             found[name] = summary(by_name, runs, later)
             console.say(f"{name}: done")
     if not args.quick:

@@ -47,7 +47,7 @@ from pipeline import write_sessions  # beside this script
 
 from jaxneg import program, sharding
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 REPEATED = "JAXNEG_BENCHMARK_REPEATED"  # in the environment of a second start

@@ -24,7 +24,7 @@ import scipy.sparse as sp
 from jaxneg import arms as arms_, files, metrics, trial
 from jaxneg.batch import CODE
 from jaxneg.config.fields import Bounds, Positive, Seed, settled
-from jaxneg.data import simulate, store as stores, visits as visit
+from jaxneg.data import simulate, stores, visits as visit
 from jaxneg.data.listeners import LONGEST
 from jaxneg.errors import UserError
 from jaxneg.files import locks

@@ -12,7 +12,7 @@ import jax
 import jaxneg
 from jaxneg import files
 from jaxneg.config import Config
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 SETTINGS = (

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from jaxneg import report, trial
 from jaxneg.batch import PAD
-from jaxneg.data import listeners, simulate, store as stores
+from jaxneg.data import listeners, simulate, stores
 from jaxneg.errors import UserError
 from jaxneg.serve import scorer
 

@@ -117,7 +117,7 @@ def _run(args: list[str]) -> None:
 
 
 def _prepare(args: list[str]) -> None:
-    from jaxneg.data import engine, opinions, prepare, readers, store as stores
+    from jaxneg.data import engine, opinions, prepare, readers, stores
 
     if not args or args[0] in ("-h", "--help"):
         print("usage: jaxneg prepare READER SOURCE --out STORE [OPTIONS]\n")
@@ -179,7 +179,7 @@ def _prepare(args: list[str]) -> None:
 
 
 def _inspect(args: list[str]) -> None:
-    from jaxneg.data import inspect, store as stores
+    from jaxneg.data import describe, stores
 
     command = _command(
         store=(_positional("STORE"), "Store that jaxneg prepare wrote.", ...),
@@ -194,11 +194,11 @@ def _inspect(args: list[str]) -> None:
                 lambda done, total, file: steps(done >> 20, total >> 20, stage=f"MB of {file}")
             )
         console.say(f"{asked.store}: all {files} files are as they were written")
-    described = inspect.describe(store)
+    described = describe.describe(store)
     if asked.json:
         print(json.dumps(described))
     else:
-        inspect.render(described)
+        describe.render(described)
 
 
 def _simulate(args: list[str]) -> None:
@@ -332,7 +332,7 @@ def _train(args: list[str]) -> None:
         process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
     from jaxneg import cluster, convergence, figures, run, train
-    from jaxneg.data import pipeline, store as stores
+    from jaxneg.data import pipeline, stores
 
     cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
     # What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then left undone.

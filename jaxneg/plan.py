@@ -15,7 +15,7 @@ import rich.text
 
 from jaxneg import config as configs, hlo, program, sharding, slices, tables
 from jaxneg.config import Config
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
 from jaxneg.errors import UserError
 from jaxneg.slices import GIB
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxneg import metrics
 from jaxneg.batch import CODE, EvalBatch
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 from jaxneg.metrics import measure
 
 RUNS = 64  # parts in which the log is counted, which bounds the memory

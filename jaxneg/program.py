@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxneg import models, optim, sharding, step as steps, tables
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import fields as of_batch, store as stores
+from jaxneg.data import batch_fields as of_batch, stores
 
 
 class Catalogue(NamedTuple):

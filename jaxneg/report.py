@@ -26,7 +26,7 @@ from jaxneg import (
 )
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
-from jaxneg.data import evaluation, histories, store as stores
+from jaxneg.data import held_out, histories, stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.metrics import measure
@@ -111,7 +111,7 @@ def _evaluate_run(
         name if names.count(name) == 1 else str(path): _load_other(path, trained, directory)
         for name, path in zip(names, compare, strict=True)
     }
-    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
+    examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
     score = run.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
@@ -121,7 +121,7 @@ def _evaluate_run(
     compared = {}
     for name, other in runs.items():
         score = run.catalogue_score(other)
-        own = evaluation.EvalBatches(other.store, other.config.data, other.config.eval, split)
+        own = held_out.EvalBatches(other.store, other.config.data, other.config.eval, split)
         its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
         compared[name] = Compared(its, other.config, other.result, probe(other, score, own), own.session_X)
     return write_report(
@@ -135,7 +135,7 @@ def _evaluate_run(
         probed=probed,
         coverage=input_coverage(trained.store, examples),
         last=last,
-        later=evaluation.later_share(trained.store),
+        later=held_out.later_share(trained.store),
         session_X=examples.session_X,
         notes=_notes(directory, trained),
     )
@@ -154,7 +154,7 @@ def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
 
 
 def measure_last(
-    trained: run.Trained, directory: pathlib.Path, examples: evaluation.EvalBatches, on_progress: OnProgress
+    trained: run.Trained, directory: pathlib.Path, examples: held_out.EvalBatches, on_progress: OnProgress
 ) -> measure.Report | None:
     """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
     step = trained.result["steps"]
@@ -165,7 +165,7 @@ def measure_last(
     return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
-def probe(trained: run.Trained, score: measure.Score, examples: evaluation.EvalBatches) -> dict[str, Any]:
+def probe(trained: run.Trained, score: measure.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -198,7 +198,7 @@ def probe(trained: run.Trained, score: measure.Score, examples: evaluation.EvalB
     return found
 
 
-def input_coverage(store: stores.Store, examples: evaluation.EvalBatches) -> dict[str, dict[str, float]]:
+def input_coverage(store: stores.Store, examples: held_out.EvalBatches) -> dict[str, dict[str, float]]:
     """Shares of users and of held-out examples with 1 and with ENOUGH usable events, by set of inputs."""
     users = probes.user_coverage(store)
     held_out = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
@@ -242,8 +242,8 @@ def measure_baselines(
     which: str = "usual",
 ) -> dict[str, Measured]:
     """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured on a split."""
-    examples = evaluation.EvalBatches(store, config.data, config.eval, split)
-    held_out = evaluation.EvalBatches(store, config.data, config.eval, "validation")
+    examples = held_out.EvalBatches(store, config.data, config.eval, split)
+    held_out = held_out.EvalBatches(store, config.data, config.eval, "validation")
     every = -(-len(held_out) // TUNING)
     tuning = [held_out[k] for k in range(0, len(held_out), every)]
     log = training_log(store)
@@ -258,7 +258,7 @@ def measure_baseline(
     fit: baselines.Fit,
     log: baselines.Log,
     tuning: Sequence[EvalBatch],
-    examples: evaluation.EvalBatches,
+    examples: held_out.EvalBatches,
     store: stores.Store,
     config: Config,
     name: str,
@@ -312,7 +312,7 @@ def training_log(store: stores.Store) -> baselines.Log:
 
 def measure(
     score: measure.Score,
-    examples: evaluation.EvalBatches,
+    examples: held_out.EvalBatches,
     store: stores.Store,
     config: Config,
     stage: str,

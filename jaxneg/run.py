@@ -40,7 +40,7 @@ from jaxneg import (
 )
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import measure

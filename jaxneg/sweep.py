@@ -36,7 +36,7 @@ from jaxneg import (
     workers,
 )
 from jaxneg.config import Config
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measure
@@ -143,7 +143,7 @@ def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
 def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
     """Raises UserError on a figure to show that measuring does not give."""
     store = stores.Store.open(config.data.store)
-    examples = evaluation.EvalBatches(store, config.data, config.eval, split)
+    examples = held_out.EvalBatches(store, config.data, config.eval, split)
 
     def none(batch) -> np.ndarray:
         return np.zeros((len(batch.user_B), store.items + 1), np.float32)
@@ -302,7 +302,7 @@ def measure_cell(
     if run.ended(directory) is None:
         train.train(config, directory, training)
     trained = run.load(directory, config)
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, split)
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, split)
 
     def measuring(done: int, total: int, stage: str) -> None:
         on_progress(figures={"share": done / total}, stage=f"{stage} measured")
@@ -330,7 +330,7 @@ def _last(
     trained: run.Trained,
     directory: pathlib.Path,
     best: measure.Report,
-    examples: evaluation.EvalBatches,
+    examples: held_out.EvalBatches,
     on_progress: Callable[..., None],
 ) -> dict[str, Any]:
     """Figures of the last epoch, as last_<figure>; those of the best where it is the last, or the only one left."""

@@ -29,7 +29,7 @@ from jaxneg import (
 )
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import biases, pipeline, store as stores
+from jaxneg.data import biases, pipeline, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxneg import figures, metrics, program, scoring, sharding, step as steps
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
 from jaxneg.metrics import measure, released
 
 FEW = 500  # pairs below which a validation is noisy
@@ -25,7 +25,7 @@ class Validation:
     """
 
     def __init__(self, config: Config, store: stores.Store, built: program.Program):
-        self.batches = evaluation.EvalBatches(store, config.data, config.eval, "validation")
+        self.batches = held_out.EvalBatches(store, config.data, config.eval, "validation")
         self.config, self.built, self.items = config, built, store.items
         self.monitor = config.train.monitor
         check(config, self.batches)
@@ -131,7 +131,7 @@ class Validation:
         ]
 
 
-def check(config: Config, batches: evaluation.EvalBatches) -> None:
+def check(config: Config, batches: held_out.EvalBatches) -> None:
     """Raises UserError where --train.monitor cannot be measured on validation examples, and says why."""
     monitor, ks, released_items = config.train.monitor, config.eval.ks, config.eval.released
     name, _, k = monitor.partition("@")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg import cli, run
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 HEADER = "user,time,item,feedback,session\n"
 LOG = HEADER + "".join(
@@ -267,7 +267,7 @@ def test_a_loss_that_is_not_finite(here, capsys):
 
 # verb: the call that fails, the command
 DISK_FULL = {
-    "prepare, early": ("jaxneg.data.store.Column.append", PREPARE),
+    "prepare, early": ("jaxneg.data.stores.Column.append", PREPARE),
     "prepare, a table": ("pyarrow.parquet.ParquetWriter.write_table", PREPARE),
     "prepare, at the end": ("jaxneg.files.put", PREPARE),
     "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),

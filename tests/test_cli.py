@@ -16,7 +16,7 @@ import pytest
 import jaxneg
 from jaxneg import cli, logs, train
 from jaxneg.config import Config
-from jaxneg.data import engine, prepare, store as stores
+from jaxneg.data import engine, prepare, stores
 from jaxneg.data.readers import READERS
 
 RUN = pathlib.Path("run")

@@ -16,7 +16,7 @@ from test_train import CONFIG, assert_same_state, final_state, of, without_clock
 
 from jaxneg import agreement, cluster, config as configs, train
 from jaxneg.config import UserError
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 SLURM = {
     "SLURM_JOB_ID": "17",

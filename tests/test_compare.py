@@ -9,7 +9,7 @@ import pytest
 
 from jaxneg import config as configs, report, run, train
 from jaxneg.config import UserError
-from jaxneg.data import engine, evaluation, prepare, readers, simulate, store as stores
+from jaxneg.data import engine, held_out, prepare, readers, simulate, stores
 
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()
 OTHERS = {
@@ -71,7 +71,7 @@ def test_differences_are_over_the_examples_that_both_have(runs, tmp_path, quiet)
     sides = {}
     for name in ("a", "inputs", "reach and length"):
         live = run.load(runs / name)
-        examples = evaluation.EvalBatches(live.store, live.config.data, live.config.eval, "test")
+        examples = held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test")
         score = run.catalogue_score(live)
         found = report.measure(score, examples, live.store, live.config, "", lambda *_, **__: None)
         sides[name] = {

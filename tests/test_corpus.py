@@ -13,7 +13,7 @@ import pytest
 
 from jaxneg import cli
 from jaxneg.batch import FEEDBACK
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 NAMES = sorted(path.parent.name for path in CORPUS.glob("*/arguments"))

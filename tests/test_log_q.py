@@ -9,7 +9,7 @@ import pytest
 
 from jaxneg import config as configs, losses, objective, program
 from jaxneg.config import Config, UserError
-from jaxneg.data import draws, pipeline, store as stores
+from jaxneg.data import draws, pipeline, stores
 
 V, WIDTH, REPEATS = 2000, 4, 300
 SAMPLED = (

@@ -12,7 +12,7 @@ import pytest
 
 from jaxneg import config as configs
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import engine, evaluation, readers
+from jaxneg.data import engine, held_out, readers
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "ml1m"
@@ -76,7 +76,7 @@ def test_every_rating_is_a_positive_and_the_last_two_are_held_out(made_up):
     names = store.vocabulary().names
     log = {tuple(rated) for rated in films.values()}
     for split, back in (("validation", 2), ("test", 1)):
-        [batch] = evaluation.EvalBatches(store, DataConfig(length=20), EvalConfig(batch_size=128), split)
+        [batch] = held_out.EvalBatches(store, DataConfig(length=20), EvalConfig(batch_size=128), split)
         examples = set()
         for item_L, liked_C, real in zip(batch.item_BL, batch.liked_BC, batch.real_B, strict=True):
             if real:
@@ -87,7 +87,7 @@ def test_every_rating_is_a_positive_and_the_last_two_are_held_out(made_up):
 
 def test_all_that_was_rated_before_the_test_is_lowered_however_long_ago(ml1m, made_up):
     films, store = made_up
-    [batch] = evaluation.EvalBatches(store, DataConfig(length=2), EvalConfig(batch_size=128), "test")
+    [batch] = held_out.EvalBatches(store, DataConfig(length=2), EvalConfig(batch_size=128), "test")
     score = ml1m.among_new(lambda batch: np.ones((128, store.items + 1)), store)
     lowered = {
         frozenset(store.vocabulary().names(np.flatnonzero(score_V < 0)))

@@ -11,7 +11,7 @@ import pytest
 
 from jaxneg import cli, config as configs, hlo, plan, program, sharding, slices, train
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
 
 CATALOGUE = program.Catalogue(items=2047, stations=3, attributes=(7,))
 SMALL = Config(

@@ -8,7 +8,7 @@ import pytest
 from jaxneg import models, probes
 from jaxneg.batch import CODE, FEEDBACK, EvalBatch
 from jaxneg.config import ModelConfig
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 DOWN, SKIP, PLAY, UP = (CODE[kind] for kind in ("thumb_down", "skip", "play", "thumb_up"))
 ITEMS, RUNS = 30, 400

@@ -12,7 +12,7 @@ import pytest
 
 from jaxneg import config as configs, figures, metrics, plots, report, run
 from jaxneg.batch import CODE, EvalBatch
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
 from jaxneg.metrics import measure
 from jaxneg.models import baselines
 
@@ -295,7 +295,7 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
 def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
     trained = run.load(pathlib.Path("run"))
-    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
+    examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
     score = run.catalogue_score(trained)
     found = report.probe(trained, score, examples)
     kinds = found["feedback_cosines"]["kinds"]
@@ -346,7 +346,7 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
         name: trained.result["history"][-1][name] for name in ("pair_accuracy", "auc")
     }
     score = run.catalogue_score(run.load(directory, step=other))
-    examples = evaluation.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
+    examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
     found = measure.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
     assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
     assert last["difference_auc"] == pytest.approx(values["auc"] - last["auc"])
@@ -360,8 +360,8 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
     monkeypatch.chdir(worked)
     trained = run.load(pathlib.Path("run"))
     store, config = trained.store, trained.config
-    examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
-    tuning = list(evaluation.EvalBatches(store, config.data, config.eval, "validation"))
+    examples = held_out.EvalBatches(store, config.data, config.eval, "test")
+    tuning = list(held_out.EvalBatches(store, config.data, config.eval, "validation"))
     fits = {}
 
     def fit(log, sign, validate):

@@ -15,7 +15,7 @@ import pytest
 
 from jaxneg import checkpoint, logs, program, report, run, sharding, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     assert result["best_step"] == scores.index(max(scores)) * result["steps_per_epoch"]
     assert result["last_score"] == scores[-1]
     assert result["epochs_to_convergence"] is None and result["not_converged"] == "it stopped at its limit"
-    examples = evaluation.EvalBatches(stores.Store.open(small_store), config.data, config.eval, "validation")
+    examples = held_out.EvalBatches(stores.Store.open(small_store), config.data, config.eval, "validation")
     counts = (int(examples.paired_X.sum()), examples.examples, examples.users)
     assert tuple(result[f"validation_{name}"] for name in ("pairs", "examples", "users")) == counts
     assert all(
@@ -213,7 +213,7 @@ def test_every_monitor_is_what_evaluate_finds_on_validation(small_store, tmp_pat
     )
     result = train.train(config, tmp_path / "run")
     trained = run.load(tmp_path / "run", step=result["steps"])
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "validation")
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "validation")
     found = report.measure(
         run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
     )
@@ -355,7 +355,7 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
         trained = run.load(directory, shared=True)
         assert (trained.layout is not None) == (shards > 1)
-        examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
+        examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
         found = report.measure(
             run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
         )

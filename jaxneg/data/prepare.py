@@ -26,7 +26,7 @@ import ibis.expr.types as ir
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
-from jaxneg.data import assemble, engine, events, sessions, split, store as stores
+from jaxneg.data import engine, events, sessions, split, stores
 from jaxneg.errors import UserError
 
 LONGEST_GAP = 1e9  # minutes, 1,900 years
@@ -162,7 +162,7 @@ def prepare(
             final = work.keep("number items and stations", "final", _final(parted, words, stations))
             work.drop("kept")
             _check_final(final, polarity, settings)
-        written = assemble.assemble(
+        written = writer.assemble(
             writer,
             final,
             words,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import rich.console
 
-from jaxneg.data import engine, inspect, prepare, store as stores
+from jaxneg.data import describe, engine, prepare, stores
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def store(tmp_path_factory):
 
 
 def test_description_by_hand(store):
-    described = inspect.describe(store)
+    described = describe.describe(store)
     # Training: a's first four events, all of b and c: x 4 (two of a, b, c), y 2, z 1.
     assert described["feedback"]["train"] == {
         "unknown": 0,
@@ -84,7 +84,7 @@ def test_description_by_hand(store):
 
 def test_rendering_shows_it(store):
     text = io.StringIO()
-    inspect.render(inspect.describe(store), rich.console.Console(file=text, width=110))
+    describe.render(describe.describe(store), rich.console.Console(file=text, width=110))
     shown = " ".join(text.getvalue().split())
     for part in (
         "table [log].csv",
@@ -101,16 +101,16 @@ def test_rendering_shows_it(store):
 
 def test_histogram_ranges_double_and_chunks_do_not_matter(monkeypatch):
     sizes = [np.array([0, 1, 2, 3, 4, 7]), np.array([8, 1 << 40])]
-    histogram = inspect._histogram(sizes)
+    histogram = describe._histogram(sizes)
     found = {(row["from"], row["to"]): row["count"] for row in histogram["bins"] if row["count"]}
     assert found == {(0, 0): 1, (1, 1): 1, (2, 3): 2, (4, 7): 2, (8, 15): 1, (1 << 40, (1 << 41) - 1): 1}
     assert histogram["max"] == 1 << 40
     indptr = np.array([0, 0, 3, 4, 4, 9])
-    monkeypatch.setattr(inspect, "CHUNK", 2)
-    assert np.concatenate(list(inspect._sizes(indptr))).tolist() == [0, 3, 1, 0, 5]
+    monkeypatch.setattr(describe, "CHUNK", 2)
+    assert np.concatenate(list(describe._sizes(indptr))).tolist() == [0, 3, 1, 0, 5]
 
 
 def test_description_does_not_depend_on_chunks(store, monkeypatch):
-    whole = inspect.describe(store)
-    monkeypatch.setattr(inspect, "CHUNK", 1)
-    assert inspect.describe(store) == whole
+    whole = describe.describe(store)
+    monkeypatch.setattr(describe, "CHUNK", 1)
+    assert describe.describe(store) == whole

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import evaluation, order as orders, pipeline, store as stores
+from jaxneg.data import held_out, orders, pipeline, stores
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -181,7 +181,7 @@ def test_shards_make_no_difference_to_batches(random_store, config):
         for a, b in zip(one[step], many[step], strict=True):
             np.testing.assert_array_equal(a, b)
     assert one.false_negatives(store, in_batch=True) == many.false_negatives(sharded, in_batch=True)
-    for a, b in zip(*(evaluation.EvalBatches(s, config, EvalConfig(batch_size=7), "test") for s in (store, sharded)),
+    for a, b in zip(*(held_out.EvalBatches(s, config, EvalConfig(batch_size=7), "test") for s in (store, sharded)),
                     strict=True):  # fmt: skip
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)

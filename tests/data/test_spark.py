@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import engine, events, prepare, readers, simulate, store as stores
+from jaxneg.data import engine, events, prepare, readers, simulate, stores
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,7 +4,7 @@ import pytest
 
 from jaxneg import config as configs, run, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.data import evaluation
+from jaxneg.data import held_out
 from jaxneg.serve import export
 
 CONFIG = Config(
@@ -64,4 +64,4 @@ def exported(trained, tmp_path_factory):
 def examples(trained):
     """Every test example of the store: batches of 64, the last one padded."""
     live = trained("tied")
-    return list(evaluation.EvalBatches(live.store, live.config.data, live.config.eval, "test"))
+    return list(held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test"))

@@ -12,7 +12,7 @@ from safetensors import numpy as safetensors
 from jaxneg import config as configs, program, run, sharding
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
 from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 
@@ -232,7 +232,7 @@ def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store
     )
     export.export(live, tmp_path / "out")
     model, score = scorer.Scorer.open(tmp_path / "out"), run.catalogue_score(live)
-    batches = evaluation.EvalBatches(store, base.data, base.eval, "test")
+    batches = held_out.EvalBatches(store, base.data, base.eval, "test")
     top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
     vocabulary, differs = store.vocabulary(), 0
     stations = {row: name for name, row in model._stations.items()}

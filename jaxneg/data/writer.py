@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.data import engine, events, store as stores
+from jaxneg.data import engine, events, stores
 
 # The part before the time, so that equal times cannot mix parts; columns after the order settle no real tie.
 ORDER = ("session", "part", "time", "order", "item", "feedback", "station")

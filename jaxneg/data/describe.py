@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg.data import opinions, store as stores
+from jaxneg.data import opinions, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import histories, pipeline, store as stores
+from jaxneg.data import histories, pipeline, stores
 from jaxneg.errors import UserError
 
 
