@@ -38,8 +38,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import checkpoint, logs, program, run, sharding
+from jaxneg import checkpoint, logs, program, run
 from jaxneg.data import engine, prepare, readers, simulate, stores
+from jaxneg.embeddings import sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 EVERY = 7  # steps between checkpoints

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxneg import losses, models, scoring, tables
+from jaxneg import losses, models, scoring
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config, LossConfig
+from jaxneg.embeddings import tables
 
 
 class Index(NamedTuple):

@@ -13,9 +13,10 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import config as configs, hlo, program, sharding, slices, tables
+from jaxneg import config as configs, hlo, program, slices
 from jaxneg.config import Config
 from jaxneg.data import pipeline, stores
+from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.slices import GIB
 

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxneg import models, optim, sharding, step as steps, tables
+from jaxneg import models, optim, step as steps
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields as of_batch, stores
+from jaxneg.embeddings import sharding, tables
 
 
 class Catalogue(NamedTuple):

@@ -34,13 +34,12 @@ from jaxneg import (
     models,
     program,
     scoring,
-    sharding,
     step as steps,
-    tables,
 )
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
 from jaxneg.data import stores
+from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import measure

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import models, ranks, tables
+from jaxneg import models
 from jaxneg.batch import MASK, PAD, EvalBatch
+from jaxneg.embeddings import tables, topk
 
 
 def encode(
@@ -103,7 +104,7 @@ def rank_catalogue(
     targets: Sequence[tuple[jax.Array, jax.Array]],
     seen_BL,
     k: int = 0,
-) -> tuple[list[jax.Array], ranks.Ranked]:
+) -> tuple[list[jax.Array], topk.Ranked]:
     """Ranks of each block of targets in a catalogue whose rows devices share, and what ``ranks.ranked`` gives.
 
     Args:
@@ -123,8 +124,8 @@ def rank_catalogue(
     item_BC, score_BC = (jnp.concatenate(leaves, axis=1) for leaves in zip(*targets, strict=True))
     examples = map(layout.padded, (h_BD, item_BC, score_BC, seen_BL))
     by_row = item_tables | {"attribute_VA": attribute_VA}
-    found = ranks.ranked(layout, score, params, by_row, *examples, k=k)
-    found = ranks.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
+    found = topk.ranked(layout, score, params, by_row, *examples, k=k)
+    found = topk.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
     ends = np.cumsum(blocks)[:-1].tolist()
     return jnp.split(found.rank_BC, ends, axis=1), found
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxneg import models, objective, optim, tables
+from jaxneg import models, objective, optim
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
+from jaxneg.embeddings import tables
 
 Weights = tuple[models.Params, tables.Tables]
 

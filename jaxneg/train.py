@@ -23,13 +23,13 @@ from jaxneg import (
     logs,
     program,
     run,
-    sharding,
     step as steps,
     validation,
 )
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, stores
+from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import figures, metrics, program, scoring, sharding, step as steps
+from jaxneg import figures, metrics, program, scoring, step as steps
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
+from jaxneg.embeddings import sharding
 from jaxneg.metrics import measure, released
 
 FEW = 500  # pairs below which a validation is noisy

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxneg import config as configs, program, sharding
+from jaxneg import config as configs, program
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, UserError
+from jaxneg.embeddings import sharding
 
 CATALOGUE = program.Catalogue(items=30, stations=3, attributes=(3,))
 CONFIG = Config(

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import models, optim, tables
+from jaxneg import models, optim
 from jaxneg.config import ModelConfig, OptimConfig
+from jaxneg.embeddings import tables
 
 KEPT = ("inputs.feedback", "inputs.feedback_gate")
 INPUTS = {"inputs.station", "inputs.position", "inputs.attribute0", "inputs.output_attribute0", "head.kernel"}

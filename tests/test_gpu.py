@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import program, sharding
+from jaxneg import program
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
+from jaxneg.embeddings import sharding
 from jaxneg.models import layers
 
 pytestmark = pytest.mark.gpu

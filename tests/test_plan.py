@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import cli, config as configs, hlo, plan, program, sharding, slices, train
+from jaxneg import cli, config as configs, hlo, plan, program, slices, train
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import pipeline, stores
+from jaxneg.embeddings import sharding
 
 CATALOGUE = program.Catalogue(items=2047, stations=3, attributes=(7,))
 SMALL = Config(

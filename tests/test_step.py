@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import models, objective, optim, scoring, sharding, step as steps, tables
+from jaxneg import models, objective, optim, scoring, step as steps
 from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
+from jaxneg.embeddings import sharding, tables
 
 V, B, L, D = 20, 16, 5, 8
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "step.json"

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import metrics, objective, optim, program, routes, scoring, sharding, tables
+from jaxneg import metrics, objective, optim, program, scoring
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.embeddings import exchange, sharding, tables
 from tests.test_step import ATTRIBUTE_VA, B, L, V, make_batch
 
 SHAPES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # replicas x parts
@@ -65,7 +66,7 @@ def test_every_id_gets_its_row_and_every_row_its_sum(shape, kind):
             return part.at[row_Q].add(value_QD, **put), moment.at[row_Q].add(1.0, **put)
 
         beside = (table, moment)
-        return route.rounds, row_BLD, routes.send(layout.mesh, route, gradient.row_KUX, beside, change)
+        return route.rounds, row_BLD, exchange.send(layout.mesh, route, gradient.row_KUX, beside, change)
 
     rounds, row_BLD, (changed, times) = both(table, moment, id_BL, value_BLD)
     np.testing.assert_array_equal(row_BLD, by_item[id_BL])

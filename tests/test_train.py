@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import checkpoint, logs, program, report, run, sharding, train
+from jaxneg import checkpoint, logs, program, report, run, train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
+from jaxneg.embeddings import sharding
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),

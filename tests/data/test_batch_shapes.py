@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from jaxneg import config as configs, models, optim, program, step as steps, tables
+from jaxneg import config as configs, models, optim, program, step as steps
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
+from jaxneg.embeddings import tables
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"
@@ -84,7 +85,7 @@ def test_stations_of_a_store_without_any_are_not_carried():
 
 def test_rows_that_no_term_reads_get_no_room_in_a_message():
     """A device's slots for distinct rows grow with the ids of its batch, so those of the contrastive term do not."""
-    from jaxneg import routes, sharding
+    from jaxneg.embeddings import exchange, sharding
 
     mesh = sharding.mesh_of(jax.devices()[:4], 4)
     layout = tables.Layout(mesh, 5000)
@@ -93,7 +94,9 @@ def test_rows_that_no_term_reads_get_no_room_in_a_message():
         batch = program.batch_shapes(of(f"--data.length 50 --data.batch-size 8 {options}"))
         ids = [batch.item_BL, batch.target_BL, batch.negative_BLN, batch.event_BM]
         arrays = [np.zeros(leaf.shape, np.int32) for leaf in ids]
-        route, _ = jax.eval_shape(lambda ids: routes.plan(mesh, layout.rows // 4, layout.place, ids), arrays)
+        route, _ = jax.eval_shape(
+            lambda ids: exchange.plan(mesh, layout.rows // 4, layout.place, ids), arrays
+        )
         return route.id_KU.shape[1]
 
     assert slots("--loss.contrastive 0.1") > 1.25 * slots("")

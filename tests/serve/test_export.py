@@ -9,10 +9,11 @@ import pytest
 from jax import export as jax_export
 from safetensors import numpy as safetensors
 
-from jaxneg import config as configs, program, run, sharding
+from jaxneg import config as configs, program, run
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 from jaxneg.data import held_out, stores
+from jaxneg.embeddings import sharding
 from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxneg import tables
 from jaxneg.batch import PAD
-from jaxneg.sharding import MESH
+from jaxneg.embeddings import tables
+from jaxneg.embeddings.sharding import MESH
 
 CHUNK = 1 << 13  # rows that are scored at a time
 LAST = jnp.iinfo(jnp.int32).max

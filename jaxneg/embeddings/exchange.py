@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxneg.batch import PAD
-from jaxneg.sharding import MESH
+from jaxneg.embeddings.sharding import MESH
 
 DATA, MODEL = MESH
 SLACK = 1.25  # capacity of a message over the mean; rows are spread, so one round is the rule

@@ -16,10 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxneg import optim, routes
+from jaxneg import optim
 from jaxneg.config import ModelConfig
+from jaxneg.embeddings import exchange
+from jaxneg.embeddings.sharding import MESH
 from jaxneg.errors import UserError
-from jaxneg.sharding import MESH
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
 
@@ -57,7 +58,7 @@ def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Arra
 def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
     """Rows of a table, by item, or by slot of rows that are looked up already."""
     if isinstance(table, Looked):
-        return routes.take(table.mesh, table.row_KUX, id_)
+        return exchange.take(table.mesh, table.row_KUX, id_)
     return table.at[id_].get(mode="clip")
 
 
@@ -88,7 +89,9 @@ class Layout(NamedTuple):
         """The place of an item's row. Items that follow each other in popularity land on different devices."""
         return place(id_, self.rows)
 
-    def look(self, tables: Tables, ids: Sequence[jax.Array]) -> tuple[routes.Route, Tables, list[jax.Array]]:
+    def look(
+        self, tables: Tables, ids: Sequence[jax.Array]
+    ) -> tuple[exchange.Route, Tables, list[jax.Array]]:
         """The distinct rows of items: their route, tables of ``Looked``, and for each array of ids its slots.
 
         Args:
@@ -96,9 +99,9 @@ class Layout(NamedTuple):
           ids: int32 arrays whose first axis is split over all devices.
         """
         part = self.rows // self.mesh.shape[MESH[1]]
-        route, slots = routes.plan(self.mesh, part, self.place, ids)
+        route, slots = exchange.plan(self.mesh, part, self.place, ids)
         some = {name: table for name, table in tables.items() if math.prod(table.shape[1:])}
-        found = dict(zip(some, routes.fetch(self.mesh, route, list(some.values())), strict=True))
+        found = dict(zip(some, exchange.fetch(self.mesh, route, list(some.values())), strict=True))
         devices, width = route.id_KU.shape
         none = {
             name: jnp.zeros((devices, width, *table.shape[1:]), table.dtype)
@@ -108,7 +111,7 @@ class Layout(NamedTuple):
         return route, {name: Looked(row, self.mesh) for name, row in (found | none).items()}, slots
 
     def update(
-        self, tables: Tables, moments: optim.Moments, route: routes.Route, gradients: Tables, change
+        self, tables: Tables, moments: optim.Moments, route: exchange.Route, gradients: Tables, change
     ) -> tuple[Tables, optim.Moments]:
         """Tables and moments after ``change`` of the rows on the route; others keep their bits.
 
@@ -123,7 +126,7 @@ class Layout(NamedTuple):
         for name, gradient in gradients.items():
             names = list(moments[name])
             beside = [tables[name], *moments[name].values()]
-            tables[name], *new = routes.send(self.mesh, route, gradient.row_KUX, beside, change)
+            tables[name], *new = exchange.send(self.mesh, route, gradient.row_KUX, beside, change)
             moments[name] = dict(zip(names, new, strict=True))
         return tables, moments
 
