@@ -22,9 +22,9 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, console, files, metrics, report, run, train
+from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.metrics import measure
-from jaxneg.models import baselines
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
@@ -113,7 +113,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
     examples = held_out.EvalBatches(opened, config.data, config.eval, "test")
 
     def fit(log, sign, validate):
-        fitted = baselines.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
+        fitted = counting.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
         start = fitted.again
         again = None if start is None else lambda seed: stripped(start(seed))
         return fitted._replace(score=stripped(fitted.score), again=again)

@@ -24,13 +24,13 @@ from jaxneg import (
     scoring,
     step as steps,
 )
+from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import held_out, histories, stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.metrics import measure
-from jaxneg.models import baselines, factorisations
 
 SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
@@ -39,7 +39,7 @@ COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
 MEASURING = ("data.inputs", "data.reach", "data.length", "eval.")  # what figures hang on
 NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
 
-BASELINES = {"usual": baselines.BASELINES, "all": baselines.BASELINES | factorisations.FACTORISATIONS}
+BASELINES = {"usual": counting.BASELINES, "all": counting.BASELINES | factorisations.FACTORISATIONS}
 
 OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
@@ -255,8 +255,8 @@ def measure_baselines(
 
 
 def measure_baseline(
-    fit: baselines.Fit,
-    log: baselines.Log,
+    fit: counting.Fit,
+    log: counting.Log,
     tuning: Sequence[EvalBatch],
     examples: held_out.EvalBatches,
     store: stores.Store,
@@ -295,12 +295,12 @@ def best_baseline(validation_auc: Mapping[str, float | None]) -> str | None:
     return max(known, key=known.__getitem__) if known else next(iter(validation_auc), None)
 
 
-def training_log(store: stores.Store) -> baselines.Log:
+def training_log(store: stores.Store) -> counting.Log:
     """Training events of a store as the baselines take them."""
     session_T = np.repeat(np.arange(len(store.session_user)), np.diff(store.session_indptr))
     event = np.flatnonzero(np.arange(len(session_T)) < np.asarray(store.session_train_end)[session_T])
     session_T = session_T[event]
-    return baselines.Log(
+    return counting.Log(
         user_T=np.asarray(store.session_user)[session_T],
         item_T=store.item_T[event],
         sign_T=np.asarray(store.sign)[store.feedback_T[event]],

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jaxneg import config as configs, figures, metrics, plots, report, run
+from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
 from jaxneg.metrics import measure
-from jaxneg.models import baselines
 
 ITEMS = 40
 RESULT = {
@@ -371,7 +371,7 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
             fits[seed] = lambda batch: table[batch.user_B]
             return fits[seed]
 
-        return baselines.Fitted(make(0), {"a": 1}, "history", make)
+        return counting.Fitted(make(0), {"a": 1}, "history", make)
 
     found = report.measure_baseline(fit, report.training_log(store), tuning, examples, store, config, "drawn")
     each = [report.measure(fits[s], examples, store, config, "", lambda *_, **__: None) for s in range(3)]

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
-from jaxneg.models import baselines
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
 SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
@@ -13,7 +13,7 @@ SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
 def make_log(events, items, users=3):
     """A log of (user, session, item, sign)."""
     user, session, item, sign = (np.array(column) for column in zip(*events, strict=True))
-    return baselines.Log(user, item, sign, session, items, users)
+    return counting.Log(user, item, sign, session, items, users)
 
 
 def make_batch(contexts, users, length=4):
@@ -49,9 +49,9 @@ def first(score):
     return 0.0
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+@pytest.mark.parametrize("name", counting.BASELINES)
 def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
-    fitted = baselines.BASELINES[name](LOG, SIGN, first)
+    fitted = counting.BASELINES[name](LOG, SIGN, first)
     score_BV = np.asarray(fitted(BATCH))
     assert score_BV.shape == (3, 6)
     assert score_BV.dtype == np.float32
@@ -59,14 +59,14 @@ def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
     np.testing.assert_array_equal(score_BV, fitted(BATCH))
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+@pytest.mark.parametrize("name", counting.BASELINES)
 def test_a_log_of_one_neutral_event_is_fitted(name):
     log = make_log([(0, 0, 1, 0)], items=2, users=1)
-    score_BV = baselines.BASELINES[name](log, SIGN, lambda score: math.nan)(make_batch([[(1, PLAY)]], [0]))
+    score_BV = counting.BASELINES[name](log, SIGN, lambda score: math.nan)(make_batch([[(1, PLAY)]], [0]))
     assert np.isfinite(score_BV).all()
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+@pytest.mark.parametrize("name", counting.BASELINES)
 def test_the_best_settings_on_validation_are_kept(name):
     """Validation here likes whatever was tried fifth, or only."""
     seen = []
@@ -75,19 +75,19 @@ def test_the_best_settings_on_validation_are_kept(name):
         seen.append(np.asarray(score(BATCH)))
         return 1.0 if len(seen) == 5 else 0.0
 
-    fitted = baselines.BASELINES[name](LOG, SIGN, validate)
+    fitted = counting.BASELINES[name](LOG, SIGN, validate)
     if name == "like_rate":
         np.testing.assert_array_equal(fitted(BATCH), seen[4])
         assert fitted.settings == {"strength": 20}
 
 
 def test_popularity_counts_positives():
-    score_BV = baselines.popularity(LOG, SIGN, first)(BATCH)
+    score_BV = counting.popularity(LOG, SIGN, first)(BATCH)
     assert score_BV[0].tolist() == [0, 2, 2, 1, 0, 0]
 
 
 def test_like_rate_by_hand():
-    fitted = baselines.like_rate(LOG, SIGN, first)
+    fitted = counting.like_rate(LOG, SIGN, first)
     prior = (5 + 1) / (8 + 2)
     assert fitted.settings == {"strength": 1}
     expected = [(2 + prior) / 4, (2 + prior) / 4, (1 + prior) / 3, prior, prior]
@@ -95,8 +95,8 @@ def test_like_rate_by_hand():
 
 
 def test_personal_rate_counts_a_context_of_the_log_once():
-    like_V = baselines.like_rate(LOG, SIGN, first)(BATCH)[0]
-    score_BV = baselines.personal_rate(LOG, SIGN, first)(BATCH)  # own_strength 2, bonus 0
+    like_V = counting.like_rate(LOG, SIGN, first)(BATCH)[0]
+    score_BV = counting.personal_rate(LOG, SIGN, first)(BATCH)  # own_strength 2, bonus 0
     # User 0 liked item 1 twice; the play in the context is one of these.
     assert score_BV[0, 1] == pytest.approx((2 + 2 * like_V[1]) / (2 + 2))
     assert score_BV[0, 2] == pytest.approx((1 + 2 * like_V[2]) / (2 + 2))
@@ -107,7 +107,7 @@ def test_personal_rate_counts_a_context_of_the_log_once():
 
 
 def test_transitions_by_hand():
-    score_BV = baselines.transitions(LOG, SIGN, first)(BATCH)  # count, window 1, strength 2
+    score_BV = counting.transitions(LOG, SIGN, first)(BATCH)  # count, window 1, strength 2
     popular_V = np.array([0, 2, 2, 1, 0, 0]) / 5
     # Item 1 was followed three times with an opinion, twice by a liked item 2; session ends do not count.
     expected = popular_V + np.array([0, 0, 2, 0, 0, 0]) / (3 + 2)
@@ -123,8 +123,8 @@ def test_transitions_as_rate_by_hand():
         tried.append(score)
         return 0.0
 
-    baselines.transitions(LOG, SIGN, validate)
-    like_V = baselines.like_rate(LOG, SIGN, first)(BATCH)[0]
+    counting.transitions(LOG, SIGN, validate)
+    like_V = counting.like_rate(LOG, SIGN, first)(BATCH)[0]
     rate = tried[6 + 6]  # after six like rates and six of counts: rate, window 1, strength 2
     score_BV = rate(BATCH)
     assert score_BV[0, 2] == pytest.approx((2 + 2 * like_V[2]) / (3 + 2))
@@ -145,7 +145,7 @@ def test_item_item_equals_dense_loops():
         tried.append(score)
         return 0.0
 
-    baselines.item_item(log, SIGN, validate)
+    counting.item_item(log, SIGN, validate)
     score = tried[6 + 3]  # after the like rates: damping 0.5, against 0, three priors; then against 0.5
     batch = make_batch([[(1, PLAY), (2, SKIP)], [(3, SKIP), (5, SKIP), (6, PLAY)]], users=[0, 9])
     profile = {s: np.zeros((6, 8)) for s in (1, -1)}
@@ -178,8 +178,8 @@ def test_ridge_equals_normal_equations_of_each_row():
     total = rng.integers(-1, 2, size=(4, 6)) * np.minimum(count, 1)
     other_VF = rng.standard_normal((6, 3)).astype(np.float32)
     penalty = np.diag([2.0, 2.0, 0.5]).astype(np.float32)
-    as_table = lambda dense: baselines.sp.csr_array(dense.astype(np.float32))  # noqa: E731
-    found = baselines._ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
+    as_table = lambda dense: counting.sp.csr_array(dense.astype(np.float32))  # noqa: E731
+    found = counting._ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
     for row in range(4):
         left, right = penalty.astype(np.float64), np.zeros(3)
         for column in range(6):
@@ -204,7 +204,7 @@ def test_matrix_factorisation_finds_tastes_and_folds_in_new_users():
         score_BV = score(known)
         return float(score_BV[0, 1:11].mean() - score_BV[0, 11:].mean())
 
-    fitted = baselines.matrix_factorisation(log, SIGN, validate)
+    fitted = counting.matrix_factorisation(log, SIGN, validate)
     assert fitted.settings["factors"] > 0
     for batch in (known, strangers):
         score_BV = fitted(batch)
@@ -213,7 +213,7 @@ def test_matrix_factorisation_finds_tastes_and_folds_in_new_users():
 
 
 def test_a_context_of_the_log_does_not_count_twice_in_matrix_factorisation():
-    fitted = baselines.matrix_factorisation(LOG, SIGN, first)
+    fitted = counting.matrix_factorisation(LOG, SIGN, first)
     repeated, empty = make_batch([[(1, PLAY), (2, PLAY)]], [0]), make_batch([[]], [0])
     np.testing.assert_array_equal(fitted(repeated), fitted(empty))
     assert not np.array_equal(fitted(make_batch([[(4, PLAY)]], [0])), fitted(empty))

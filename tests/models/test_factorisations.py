@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
 from jaxneg.metrics import measure
-from jaxneg.models import baselines, factorisations
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
 SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
@@ -17,7 +17,7 @@ SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
 def make_log(events, items, users):
     """A log of (user, item, sign), each user one session."""
     user, item, sign = (np.array(column) for column in zip(*events, strict=True))
-    return baselines.Log(user, item, sign, user, items, users)
+    return counting.Log(user, item, sign, user, items, users)
 
 
 def make_batch(contexts, users, length=4, disliked=None):

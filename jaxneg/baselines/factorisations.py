@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from jaxneg.baselines import counting
+from jaxneg.baselines.counting import Fitted, Log, Score, Validate
 from jaxneg.batch import EvalBatch
-from jaxneg.models import baselines
-from jaxneg.models.baselines import Fitted, Log, Score, Validate
 
 Form = Literal["plain", "nr", "bl"]
 
@@ -276,7 +276,7 @@ def _counts(log: Log, form: Form) -> Counts:
     return _seen(
         form,
         *(
-            baselines.sparse(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape)
+            counting.sparse(log.user_T[at], log.item_T[at], np.ones(at.sum()), shape)
             for s in (1, -1)
             for at in [log.sign_T == s]
         ),
@@ -291,7 +291,7 @@ def _history(log: Log, sign: np.ndarray, form: Form, counts: Counts, batch: Eval
     sign_BL = sign[batch.feedback_BL]
     both = []
     for s, past in zip((1, -1), counts, strict=True):
-        now = baselines.contexts(batch, log.items + 1, (sign_BL == s).astype(np.float32))
+        now = counting.contexts(batch, log.items + 1, (sign_BL == s).astype(np.float32))
         both.append((known_BB @ past[user_B]).tocsr().maximum(now))
     return _seen(form, *both)
 
@@ -326,7 +326,7 @@ def _best(candidates: Iterable[Fitted], validate: Validate) -> Fitted:
     return best
 
 
-FACTORISATIONS: dict[str, baselines.Fit] = {
+FACTORISATIONS: dict[str, counting.Fit] = {
     "wrmf": wrmf,
     "wrmf_nr": functools.partial(wrmf, form="nr"),
     "wrmf_bl": functools.partial(wrmf, form="bl"),
