@@ -38,9 +38,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import checkpoint, logs, program, run
 from jaxneg.data import engine, prepare, readers, simulate, stores
 from jaxneg.embeddings import sharding
+from jaxneg.training import checkpoint, logs, program, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 EVERY = 7  # steps between checkpoints
@@ -122,7 +122,7 @@ class Rehearsal:
     def last(self, name: str) -> tuple[Any, dict[str, Any], int]:
         """State and progress of the latest checkpoint, and its step."""
         directory = self.directory / name
-        config = run.read_config(directory)
+        config = runs.read_config(directory)
         store = stores.Store.open(self.directory / config.data.store)
         built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
         checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)

@@ -37,9 +37,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxneg import agreement, cluster
 from jaxneg.config import Config
 from jaxneg.data import stores
+from jaxneg.training import agreement, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -255,7 +255,7 @@ def differ(base: Place, note: Callable[[str, str | None], None]) -> None:
     first = agreement.of_config(Config())
     first |= agreement.of_store(stores.Store.open(base.directory / "store"))
     for name in first:
-        line = cluster.difference(first, first | {name: "another"})
+        line = processes.difference(first, first | {name: "another"})
         note("differ", None if line and line.startswith(f"{name} is another") else f"{name}: {line}")
     known = {f"--{part.name}.{one.name}" for part in dataclasses.fields(Config) for one in _fields(part.name)}
     own = {f"--{name}" for name in agreement.OWN}

@@ -16,9 +16,10 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, console, files, run, train
+from jaxneg import config as configs, console, files
 from jaxneg.data import held_out, opinions, stores
 from jaxneg.metrics import measure
+from jaxneg.training import loop, runs
 
 OPINIONS = ("all", "net", "latest")
 SETS = ("spotify_history", "kuairand_pure")
@@ -34,11 +35,11 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
         options += ["--train.epochs", str(epochs)]
     config = configs.override(config, options)
     directory = work / "runs" / f"opinion-{real_data.SETS[name]}-{opinion}-seed{seed}-{epochs}"
-    result = train.train(config, directory)
-    trained = run.load(directory)
+    result = loop.train(config, directory)
+    trained = runs.load(directory)
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
     found = measure.evaluate(
-        run.catalogue_score(trained),
+        runs.catalogue_score(trained),
         examples,
         items=trained.store.items,
         config=config.eval,

@@ -15,9 +15,10 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, report, run, train
+from jaxneg import config as configs, report
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.metrics import measure
+from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ("sasrec", "gsasrec")
@@ -91,8 +92,8 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
     store = prepared(source, work / "store")
     found, config_of = {}, {name: experiment(name, store, quick) for name in MODELS}
     for name, config in config_of.items():
-        result = train.train(config, work / name)
-        score = run.catalogue_score(run.load(work / name))
+        result = loop.train(config, work / name)
+        score = runs.catalogue_score(runs.load(work / name))
         found[name] = _figures(score, store, config) | {"seconds": round(result["seconds"], 1)}
     count_V = np.bincount(report.training_log(store).item_T, minlength=store.items + 1).astype(np.float32)
     popular = lambda batch: np.tile(count_V, (len(batch.user_B), 1))  # noqa: E731

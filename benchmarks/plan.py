@@ -14,7 +14,8 @@ import json
 import pathlib
 from typing import Any
 
-from jaxneg import config as configs, console, plan, program, slices
+from jaxneg import config as configs, console, plan, slices
+from jaxneg.training import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -21,10 +21,11 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, files, metrics, report, run, train
+from jaxneg import config as configs, console, files, metrics, report
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.metrics import measure
+from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
@@ -80,11 +81,11 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     slug = variant.replace(", ", "-").replace(" ", "")
     directory = work / "runs" / f"{SETS[name]}-{slug}-seed{seed}"
     config = experiment(name, store, variant, seed, quick)
-    result = train.train(config, directory)
-    trained = run.load(directory)
+    result = loop.train(config, directory)
+    trained = runs.load(directory)
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
     found = measure.evaluate(
-        run.catalogue_score(trained),
+        runs.catalogue_score(trained),
         examples,
         items=trained.store.items,
         config=config.eval,

@@ -21,9 +21,10 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, files, grid, run, sweep
+from jaxneg import ab, config as configs, console, files, grid, sweep
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.serve import export
+from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
@@ -54,7 +55,7 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
         export_to = work / "exports" / f"p_hard_{p_hard}_seed_{seed}"
         exports.append(export_to)
         if not export_to.exists():
-            export.export(run.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
+            export.export(runs.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
     if not (work / "ab" / "ab.json").exists():
         with console.Steps("study ab") as steps:
             ab.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab.ABConfig(), steps)

@@ -74,33 +74,33 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         if (trouble := errors.trouble(error)) is not None:
             _mend(trouble)
-        cluster = _cluster()
-        if cluster is None:
+        processes = _cluster()
+        if processes is None:
             raise
-        if (gone := cluster.lost(error)) is not None:
+        if (gone := processes.lost(error)) is not None:
             console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
-            _leave(cluster.LOST)
+            _leave(processes.LOST)
         traceback.print_exception(error)
         _leave(1)
 
 
 def _mend(text: str, everywhere: bool = False) -> NoReturn:
     """Says in one line what the user has to mend; once, where all of many processes met it."""
-    cluster = _cluster()
-    if not everywhere or cluster is None or cluster.first():
+    processes = _cluster()
+    if not everywhere or processes is None or processes.first():
         console.say(f"jaxneg: {' '.join(text.splitlines())}")
     _leave(2)
 
 
 def _cluster() -> Any:
     """The module of many processes, where this is one of them: the others may wait for what this one will not do."""
-    cluster = sys.modules.get("jaxneg.cluster")
-    return cluster if cluster is not None and cluster.many() else None
+    processes = sys.modules.get("jaxneg.training.processes")
+    return processes if processes is not None and processes.many() else None
 
 
 def _leave(code: int) -> NoReturn:
-    if (cluster := _cluster()) is not None:
-        cluster.leave(code)
+    if (processes := _cluster()) is not None:
+        processes.leave(code)
     sys.exit(code)
 
 
@@ -290,7 +290,8 @@ def _plan(args: list[str]) -> None:
     )  # fmt: skip
     if not asked.topology:
         raise UserError("give a slice to plan for, as --topology v5e:16x16")
-    from jaxneg import plan, program, slices
+    from jaxneg import plan, slices
+    from jaxneg.training import program
 
     where = [slices.tpu(name) for name in asked.topology]
     if asked.items:
@@ -331,17 +332,18 @@ def _train(args: list[str]) -> None:
         processes=(Annotated[int, fields.Bounds(0, 1 << 20)], "How many processes there are.", 0),
         process=(Annotated[int, fields.Bounds(-1, 1 << 20)], "Which of them this is, from 0.", -1),
     )  # fmt: skip
-    from jaxneg import cluster, convergence, figures, run, train
+    from jaxneg import figures
     from jaxneg.data import pipeline, stores
+    from jaxneg.training import convergence, loop, processes, runs
 
-    cluster.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
+    processes.start(asked.coordinator, asked.processes, asked.process, detect=asked.cluster == "auto")
     # What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then left undone.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    if (warning := run.warn_slow_gpu()) and cluster.first():
+    if (warning := runs.warn_slow_gpu()) and processes.first():
         console.say(f"jaxneg: {warning}")
-    if cluster.first():
+    if processes.first():
         # Of a store that is not there training says it, once for all processes.
         with contextlib.suppress(UserError):
             store = stores.Store.open(config.data.store)
@@ -350,14 +352,14 @@ def _train(args: list[str]) -> None:
     try:
         before = None
         with contextlib.suppress(UserError):  # training says it
-            before = run.ended(asked.workdir)
-        with console.Steps("train") as steps, cluster.Terminate() as stop:
-            result = train.train(config, asked.workdir, steps if cluster.first() else lambda *_: None, stop)
-    except cluster.Stopped as stopped:
-        if cluster.first():
+            before = runs.ended(asked.workdir)
+        with console.Steps("train") as steps, processes.Terminate() as stop:
+            result = loop.train(config, asked.workdir, steps if processes.first() else lambda *_: None, stop)
+    except processes.Stopped as stopped:
+        if processes.first():
             console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
         _leave(stopped.code)
-    if not cluster.first():
+    if not processes.first():
         return
     if liked := result.get("hard_also_liked"):  # older results lack it
         console.say(
@@ -392,11 +394,12 @@ def _evaluate(args: list[str]) -> None:
         ),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
-    from jaxneg import report, run
+    from jaxneg import report
+    from jaxneg.training import runs
 
     with console.Steps("evaluate") as steps:
         trained, others = (
-            run.load(asked.run, config, shared=True),
+            runs.load(asked.run, config, shared=True),
             [pathlib.Path(other) for other in asked.compare],
         )
         found = report.evaluate_run(
@@ -456,10 +459,10 @@ def _export(args: list[str]) -> None:
         "item matrix, vocabulary.",
         out=(_path("DIR"), "Directory to write; must not exist yet.", ...),
     )  # fmt: skip
-    from jaxneg import run
     from jaxneg.serve import export
+    from jaxneg.training import runs
 
-    manifest = export.export(run.load(asked.run, config), asked.out)
+    manifest = export.export(runs.load(asked.run, config), asked.out)
     console.say(f"{asked.out}: {manifest['items']:,} items; next, jaxneg recommend {asked.out} --items ID ID")
 
 
@@ -467,9 +470,9 @@ def _of_run(args: list[str], prog: str, help: str, **fields: tuple[Any, str, Any
     """The parsed command of a verb over a run, and the run's config with the command's options."""
 
     def read(path: pathlib.Path) -> Config:
-        from jaxneg import run
+        from jaxneg.training import runs
 
-        return run.read_config(path)
+        return runs.read_config(path)
 
     help += " Options not given are as in training; --data.store names a store that has moved."
     return _with_config(

@@ -5,12 +5,13 @@ import pathlib
 import time
 from typing import Any
 
-from jaxneg import config as configs, console, files, report, run, train
+from jaxneg import config as configs, console, files, report
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.serve import export, scorer
+from jaxneg.training import loop, runs
 
 MARK = "made-by-jaxneg-demo"
 CONFIG = Config(
@@ -56,11 +57,11 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     ):
         console.say(f"3/5 train {out / name}: {text}")
         with console.Steps("train") as steps:
-            train.train(configs.check(each), out / name, steps)
+            loop.train(configs.check(each), out / name, steps)
 
     console.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
     with console.Steps("evaluate") as steps:
-        trained = run.load(out / "hard")
+        trained = runs.load(out / "hard")
         found = report.evaluate_run(trained, out / "hard", "test", steps, compare=(out / "random",))
 
     console.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxneg import convergence, figures, probes
+from jaxneg import figures, probes
 from jaxneg.config import Config
 from jaxneg.metrics import measure
+from jaxneg.training import convergence
 
 FEW = 20  # users below which an interval over them is rough
 NO_PLOTS = "no plots: matplotlib is not installed (pip install 'jaxneg[plots]')"

@@ -13,12 +13,13 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import config as configs, hlo, program, slices
+from jaxneg import config as configs, hlo, slices
 from jaxneg.config import Config
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.slices import GIB
+from jaxneg.training import program
 
 NOTE = (
     "An estimate by the compiler; nothing has run. It reckons with arithmetic and memory traffic; links are added at "

@@ -11,19 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import (
-    config as configs,
-    convergence,
-    figures,
-    files,
-    markdown,
-    metrics,
-    plots,
-    probes,
-    run,
-    scoring,
-    step as steps,
-)
+from jaxneg import config as configs, figures, files, markdown, metrics, plots, probes
 from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
@@ -31,6 +19,7 @@ from jaxneg.data import held_out, histories, stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.metrics import measure
+from jaxneg.training import convergence, runs, scoring, steps
 
 SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
@@ -66,7 +55,7 @@ class Compared(NamedTuple):
 
 
 def evaluate_run(
-    trained: run.Trained,
+    trained: runs.Trained,
     directory: pathlib.Path,
     split: str = "test",
     on_progress: OnProgress = lambda *_, **__: None,
@@ -97,7 +86,7 @@ def evaluate_run(
 
 
 def _evaluate_run(
-    trained: run.Trained,
+    trained: runs.Trained,
     directory: pathlib.Path,
     split: str,
     on_progress: OnProgress,
@@ -112,7 +101,7 @@ def _evaluate_run(
         for name, path in zip(names, compare, strict=True)
     }
     examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
-    score = run.catalogue_score(trained)
+    score = runs.catalogue_score(trained)
     found = measure(score, examples, trained.store, trained.config, "model", on_progress)
     probed = probe(trained, score, examples)
     last = measure_last(trained, directory, examples, on_progress)
@@ -120,7 +109,7 @@ def _evaluate_run(
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
     for name, other in runs.items():
-        score = run.catalogue_score(other)
+        score = runs.catalogue_score(other)
         own = held_out.EvalBatches(other.store, other.config.data, other.config.eval, split)
         its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
         compared[name] = Compared(its, other.config, other.result, probe(other, score, own), own.session_X)
@@ -141,9 +130,9 @@ def _evaluate_run(
     )
 
 
-def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
+def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
     """What a reader must know of how a run was measured."""
-    if run.preparation_of(directory) in (None, run.preparation_id(trained.store)):
+    if runs.preparation_of(directory) in (None, runs.preparation_id(trained.store)):
         return []
     note = (
         f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
@@ -154,18 +143,18 @@ def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
 
 
 def measure_last(
-    trained: run.Trained, directory: pathlib.Path, examples: held_out.EvalBatches, on_progress: OnProgress
+    trained: runs.Trained, directory: pathlib.Path, examples: held_out.EvalBatches, on_progress: OnProgress
 ) -> measure.Report | None:
     """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
     step = trained.result["steps"]
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
         return None
-    other = run.load(directory, trained.config, shared=trained.layout is not None, step=step)
-    score = run.catalogue_score(other)
+    other = runs.load(directory, trained.config, shared=trained.layout is not None, step=step)
+    score = runs.catalogue_score(other)
     return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
-def probe(trained: run.Trained, score: measure.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
+def probe(trained: runs.Trained, score: measure.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -212,15 +201,15 @@ def input_coverage(store: stores.Store, examples: held_out.EvalBatches) -> dict[
     }
 
 
-def _load_other(directory: pathlib.Path, trained: run.Trained, beside: pathlib.Path) -> run.Trained:
+def _load_other(directory: pathlib.Path, trained: runs.Trained, beside: pathlib.Path) -> runs.Trained:
     """A run to compare with, on the store that is measured, with the options of ``eval`` that were asked for."""
-    config = run.read_config(directory)
-    if run.catalogue_of(directory) != run.catalogue_id(trained.store):
+    config = runs.read_config(directory)
+    if runs.catalogue_of(directory) != runs.catalogue_id(trained.store):
         raise UserError(f"run {directory} is of another catalogue: compare runs of one store")
-    prepared = {run.preparation_of(one) for one in (directory, beside)} - {None}
+    prepared = {runs.preparation_of(one) for one in (directory, beside)} - {None}
     if len(prepared) > 1:
         raise UserError(f"run {directory} is of another preparation of the log: compare runs of one store")
-    own = run.read_config(beside).eval if (beside / "config.json").is_file() else trained.config.eval
+    own = runs.read_config(beside).eval if (beside / "config.json").is_file() else trained.config.eval
     asked = {
         one.name: getattr(trained.config.eval, one.name)
         for one in dataclasses.fields(own)
@@ -231,7 +220,7 @@ def _load_other(directory: pathlib.Path, trained: run.Trained, beside: pathlib.P
         data=dataclasses.replace(config.data, store=trained.config.data.store),
         eval=dataclasses.replace(config.eval, **asked),
     )
-    return run.load(directory, config)
+    return runs.load(directory, config)
 
 
 def measure_baselines(

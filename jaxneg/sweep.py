@@ -23,23 +23,13 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxneg import (
-    config as configs,
-    files,
-    grid,
-    report,
-    run,
-    signals,
-    sweep_plots,
-    sweep_table,
-    train,
-    workers,
-)
+from jaxneg import config as configs, files, grid, report, signals, sweep_plots, sweep_table, workers
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measure
+from jaxneg.training import loop, runs
 
 TRAINING = (
     "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
@@ -92,7 +82,7 @@ def sweep(
     cells = grid.expand(config, spec)
     _check_figures(cells[0].config, spec, split)
     catalogues = {
-        one: run.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
+        one: runs.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
     }
     _check_vacant(workdir)
     with locks.held(locks.inside(workdir), f"--workdir {workdir}") as lock:
@@ -165,18 +155,18 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     """Raises UserError where another experiment stands in the directory of a cell."""
     if not (directory / "config.json").is_file():
         return
-    old = run.read_config(directory)
+    old = runs.read_config(directory)
     if changed := [line for line in configs.differences(old, config) if not line.startswith(FREE)]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
-    preparation = run.preparation_id(stores.Store.open(config.data.store))
-    if run.preparation_of(directory) not in (None, preparation):
+    preparation = runs.preparation_id(stores.Store.open(config.data.store))
+    if runs.preparation_of(directory) not in (None, preparation):
         raise UserError(
             f"{directory} was trained on another preparation of the log than {config.data.store} now is: give "
             "--data.store the one of before, or choose a new --workdir"
         )
-    if run.catalogue_of(directory) not in (None, catalogue):
+    if runs.catalogue_of(directory) not in (None, catalogue):
         raise UserError(
             f"{directory} was trained on another catalogue than {config.data.store}: choose a new --workdir"
         )
@@ -299,15 +289,15 @@ def measure_cell(
     def training(done: int, total: int, figures: dict[str, float]) -> None:
         on_progress(figures={"share": done / total, **figures}, stage=name)
 
-    if run.ended(directory) is None:
-        train.train(config, directory, training)
-    trained = run.load(directory, config)
+    if runs.ended(directory) is None:
+        loop.train(config, directory, training)
+    trained = runs.load(directory, config)
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, split)
 
     def measuring(done: int, total: int, stage: str) -> None:
         on_progress(figures={"share": done / total}, stage=f"{stage} measured")
 
-    score = run.catalogue_score(trained)
+    score = runs.catalogue_score(trained)
     found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
     sweep_table.save_values(
@@ -327,7 +317,7 @@ def measure_cell(
 
 
 def _last(
-    trained: run.Trained,
+    trained: runs.Trained,
     directory: pathlib.Path,
     best: measure.Report,
     examples: held_out.EvalBatches,
@@ -398,7 +388,7 @@ def measure_baselines(
         for name, one in measured.items()
     }
     written = {
-        "catalogue": run.catalogue_id(store),
+        "catalogue": runs.catalogue_id(store),
         "config": dataclasses.asdict(config),
         "baselines": figures,
     }
@@ -415,7 +405,7 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
         for line in configs.differences(configs.from_json(json.dumps(old["config"])), config)
         if line.startswith(("data.", "eval.")) and not line.startswith(FREE)
     ]
-    if old["catalogue"] != run.catalogue_id(stores.Store.open(config.data.store)):
+    if old["catalogue"] != runs.catalogue_id(stores.Store.open(config.data.store)):
         changed.append("another catalogue")
     if changed:
         raise UserError(f"{path} is of another experiment ({'; '.join(changed)}): choose a new --workdir")

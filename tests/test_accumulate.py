@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxneg import config as configs, program
+from jaxneg import config as configs
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, UserError
 from jaxneg.embeddings import sharding
+from jaxneg.training import program
 
 CATALOGUE = program.Catalogue(items=30, stations=3, attributes=(3,))
 CONFIG = Config(

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxneg import cli, run
+from jaxneg import cli
 from jaxneg.data import stores
+from jaxneg.training import runs
 
 HEADER = "user,time,item,feedback,session\n"
 LOG = HEADER + "".join(
@@ -303,17 +304,17 @@ def test_disk_that_fills_up_in_training_leaves_a_run_to_continue(here, capsys, m
         raise ValueError(quoted)
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxneg.checkpoint.Checkpointer.save", fail)
+        patch.setattr("jaxneg.training.checkpoint.Checkpointer.save", fail)
         assert refused(TRAIN, capsys) == "jaxneg: /runs/1/d: No space left on device: free some space"
     assert not pathlib.Path("new/result.json").exists()
     cli.main(TRAIN.split())
-    one, other = run.load(pathlib.Path("new")), run.load(pathlib.Path("run"))
+    one, other = runs.load(pathlib.Path("new")), runs.load(pathlib.Path("run"))
     assert one.result["best_score"] == other.result["best_score"]
     assert (one.state.tables["item_VD"] == other.state.tables["item_VD"]).all()
 
 
 def test_a_fault_of_ours_is_no_mistake_of_the_user(here, monkeypatch):
-    monkeypatch.setattr("jaxneg.train.train", lambda *_: {}["missing"])
+    monkeypatch.setattr("jaxneg.training.loop.train", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         cli.main(TRAIN.split())
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import checkpoint
 from jaxneg.errors import UserError
+from jaxneg.training import checkpoint
 
 
 def state(value):

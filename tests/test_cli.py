@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import jaxneg
-from jaxneg import cli, logs, train
+from jaxneg import cli
 from jaxneg.config import Config
 from jaxneg.data import engine, prepare, stores
 from jaxneg.data.readers import READERS
+from jaxneg.training import logs, loop
 
 RUN = pathlib.Path("run")
 FIGURES = {
@@ -86,7 +87,7 @@ def test_training_takes_the_config_and_its_options(work):
 def test_the_config_may_stand_after_the_options(work, monkeypatch):
     result = json.loads((RUN / "result.json").read_text())
     asked = []
-    monkeypatch.setattr(train, "train", lambda config, workdir, *_: asked.append((config, workdir)) or result)
+    monkeypatch.setattr(loop, "train", lambda config, workdir, *_: asked.append((config, workdir)) or result)
     cli.main(["train", "--workdir", "new", "--train.epochs", "1", "config.py"])
     cli.main(["train", "config.py", "--train.epochs", "1", "--workdir", "new"])
     [(config, workdir), same] = asked
@@ -97,7 +98,7 @@ def test_the_config_may_stand_after_the_options(work, monkeypatch):
 @pytest.mark.parametrize(("share", "said"), [(0.8125, True), (0.0, False), (None, False)])
 def test_training_tells_of_hard_negatives_that_their_listener_likes(work, monkeypatch, capsys, share, said):
     result = json.loads((RUN / "result.json").read_text()) | {"hard_also_liked": share}
-    monkeypatch.setattr(train, "train", lambda *_: result)
+    monkeypatch.setattr(loop, "train", lambda *_: result)
     cli.main(["train", "config.py", "--workdir", "new"])
     assert (
         "81.2% of the hard negatives are songs that their listener likes" in capsys.readouterr().err

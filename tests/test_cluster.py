@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from test_train import CONFIG, assert_same_state, final_state, of, without_clock
 
-from jaxneg import agreement, cluster, config as configs, train
+from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import stores
+from jaxneg.training import agreement, loop, processes
 
 SLURM = {
     "SLURM_JOB_ID": "17",
@@ -57,7 +58,7 @@ def alone(monkeypatch):
 def test_a_cluster_is_detected_by_its_variables(alone, environment, found):
     for name, value in environment.items():
         alone.setenv(name, value)
-    assert cluster.detected() == found
+    assert processes.detected() == found
 
 
 def test_a_single_process_joins_nothing(alone):
@@ -65,14 +66,14 @@ def test_a_single_process_joins_nothing(alone):
         raise AssertionError("joined")
 
     alone.setattr(jax.distributed, "initialize", initialize)
-    cluster.start()
-    cluster.start(processes=1)
+    processes.start()
+    processes.start(processes=1)
     for name, value in SLURM.items():
         alone.setenv(name, value)
-    cluster.start(detect=False)
+    processes.start(detect=False)
     with pytest.raises(AssertionError, match="joined"):
-        cluster.start()
-    assert not cluster.many() and cluster.first()
+        processes.start()
+    assert not processes.many() and processes.first()
 
 
 def test_the_environment_names_the_processes_as_options_do(alone):
@@ -81,8 +82,8 @@ def test_the_environment_names_the_processes_as_options_do(alone):
     alone.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:99")
     alone.setenv("JAX_NUM_PROCESSES", "4")
     alone.setenv("JAX_PROCESS_ID", "3")
-    cluster.start()
-    cluster.start("10.0.0.2:98", 2, 0)
+    processes.start()
+    processes.start("10.0.0.2:98", 2, 0)
     names = ("coordinator_address", "num_processes", "process_id")
     assert [tuple(a[name] for name in names) for a in asked] == [("10.0.0.1:99", 4, 3), ("10.0.0.2:98", 2, 0)]
 
@@ -98,7 +99,7 @@ def test_the_environment_names_the_processes_as_options_do(alone):
 )
 def test_half_named_processes_are_refused(alone, options, message):
     with pytest.raises(UserError, match=message):
-        cluster.start(*options)
+        processes.start(*options)
 
 
 @pytest.mark.slow
@@ -108,7 +109,7 @@ def test_peers_that_do_not_come_end_the_wait_with_one_line():
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         code = f"from jaxneg import cluster; cluster.start('{address}', 2, 1, seconds=2.0)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == cluster.LOST
+    assert ended.returncode == processes.LOST
     assert [line for line in ended.stderr.splitlines() if "jaxneg" in line] == [
         f"jaxneg: process 1 of 2 waited 2 s for the others at {address}: start all processes again to continue"
     ]
@@ -127,33 +128,33 @@ def exits(monkeypatch):
         codes.append(code)
         raise Ended
 
-    monkeypatch.setattr(cluster.os, "_exit", leave)
+    monkeypatch.setattr(processes.os, "_exit", leave)
     monkeypatch.setattr(threading, "excepthook", lambda *_: None)
     return codes
 
 
 def test_the_watchdog_ends_a_process_that_is_stuck(exits, capfd):
-    with cluster.Watchdog(0.2) as watchdog:
+    with processes.Watchdog(0.2) as watchdog:
         for step in range(3, 8):
             watchdog.feed(step)
             time.sleep(0.05)
         assert exits == []
         time.sleep(0.6)
-    assert exits == [cluster.LOST]
+    assert exits == [processes.LOST]
     assert "no progress for 0 s after step 7: a device or another process is stuck" in capfd.readouterr().err
 
 
 def test_the_watchdog_gives_the_first_step_more_time(exits):
-    with cluster.Watchdog(0.2) as watchdog:
+    with processes.Watchdog(0.2) as watchdog:
         watchdog.feed(0)
         time.sleep(0.5)  # compiling
         assert exits == []
         time.sleep(0.6)
-    assert exits == [cluster.LOST]
+    assert exits == [processes.LOST]
 
 
 def test_the_watchdog_can_be_off(exits):
-    with cluster.Watchdog(0.0):
+    with processes.Watchdog(0.0):
         time.sleep(0.1)
     assert exits == []
 
@@ -188,14 +189,14 @@ with cluster.Terminate() as stop:
 
 def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
     gone = ValueError("UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer\nmore")
-    assert cluster.lost(gone) is None  # nobody to lose
-    monkeypatch.setattr(cluster, "many", lambda: True)
-    assert cluster.lost(gone) == "UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer"
+    assert processes.lost(gone) is None  # nobody to lose
+    monkeypatch.setattr(processes, "many", lambda: True)
+    assert processes.lost(gone) == "UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer"
     wrapped = KeyError("checkpoint")
     wrapped.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
-    assert cluster.lost(wrapped) == "DEADLINE_EXCEEDED: Barrier timed out"
-    assert cluster.lost(ValueError("shapes (2, 3) and (4,) do not match")) is None
-    assert cluster.lost(RuntimeError("RESOURCE_EXHAUSTED: out of memory")) is None
+    assert processes.lost(wrapped) == "DEADLINE_EXCEEDED: Barrier timed out"
+    assert processes.lost(ValueError("shapes (2, 3) and (4,) do not match")) is None
+    assert processes.lost(RuntimeError("RESOURCE_EXHAUSTED: out of memory")) is None
 
 
 class Coordinator:
@@ -226,15 +227,15 @@ class Coordinator:
 )
 def test_an_error_of_one_process_is_that_of_all(monkeypatch, failing, message):
     coordinator, own, found = Coordinator(3), threading.local(), {}
-    monkeypatch.setattr(cluster, "many", lambda: True)
-    monkeypatch.setattr(cluster, "_client", lambda: coordinator)
-    monkeypatch.setattr(cluster.jax, "process_index", lambda: own.index)
-    monkeypatch.setattr(cluster.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(processes, "many", lambda: True)
+    monkeypatch.setattr(processes, "_client", lambda: coordinator)
+    monkeypatch.setattr(processes.jax, "process_index", lambda: own.index)
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 3)
 
     def process(index):
         own.index = index
         try:
-            with cluster.together("start"):
+            with processes.together("start"):
                 if index in failing:
                     raise UserError("no store")
             found[index] = None
@@ -269,15 +270,15 @@ def fields():
 def agreed(monkeypatch, values):
     """What each of some processes, here threads, says of its values; None where it goes on."""
     coordinator, own, found = Coordinator(len(values)), threading.local(), {}
-    monkeypatch.setattr(cluster, "many", lambda: True)
-    monkeypatch.setattr(cluster, "_client", lambda: coordinator)
-    monkeypatch.setattr(cluster.jax, "process_index", lambda: own.index)
-    monkeypatch.setattr(cluster.jax, "process_count", lambda: len(values))
+    monkeypatch.setattr(processes, "many", lambda: True)
+    monkeypatch.setattr(processes, "_client", lambda: coordinator)
+    monkeypatch.setattr(processes.jax, "process_index", lambda: own.index)
+    monkeypatch.setattr(processes.jax, "process_count", lambda: len(values))
 
     def process(index):
         own.index = index
         try:
-            cluster.agree("config", values[index])
+            processes.agree("config", values[index])
             found[index] = None
         except UserError as error:
             found[index] = str(error)
@@ -334,12 +335,12 @@ def test_every_file_of_a_store_is_compared(monkeypatch, small_store, tmp_path):
 @pytest.mark.slow
 def test_stopping_saves_the_step_and_continuing_is_never_stopping(small_store, tmp_path):
     config = of(CONFIG, small_store, train={"epochs": 2})
-    train.train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
     for stop in (7, 20):  # 20 is an epoch's end, where validation comes first
-        with pytest.raises(cluster.Stopped, match=f"stopped after step {stop} of 40"):
-            train.train(config, tmp_path / "parts", stop=lambda step, stop=stop: step == stop)
+        with pytest.raises(processes.Stopped, match=f"stopped after step {stop} of 40"):
+            loop.train(config, tmp_path / "parts", stop=lambda step, stop=stop: step == stop)
         assert final_state(config, tmp_path / "parts")[1]["step"] == stop
-    train.train(config, tmp_path / "parts")
+    loop.train(config, tmp_path / "parts")
     (state, progress), (other, again) = (final_state(config, tmp_path / name) for name in ("whole", "parts"))
     assert_same_state(state, other)
     assert without_clock(progress["history"]) == without_clock(again["history"])
@@ -359,13 +360,13 @@ def assert_near(a, b):
 @pytest.mark.slow
 def test_a_run_of_four_devices_continues_on_fewer_and_more(small_store, tmp_path):
     config = of(CONFIG, small_store, train={"epochs": 2, "devices": 4})
-    train.train(config, tmp_path / "4")
-    with pytest.raises(cluster.Stopped):
-        train.train(config, tmp_path / "2", stop=lambda step: step == 13)
+    loop.train(config, tmp_path / "4")
+    with pytest.raises(processes.Stopped):
+        loop.train(config, tmp_path / "2", stop=lambda step: step == 13)
     shutil.copytree(tmp_path / "2", tmp_path / "8")
     state, progress = final_state(config, tmp_path / "4")
     for devices in (2, 8):
-        train.train(of(config, small_store, train={"devices": devices}), tmp_path / str(devices))
+        loop.train(of(config, small_store, train={"devices": devices}), tmp_path / str(devices))
         other, again = final_state(config, tmp_path / str(devices))
         assert_near(state, other)
         # The same batches: as many of their negatives are hard. And the learned scores order the pairs alike.

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, report, run, train
+from jaxneg import config as configs, report
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, simulate, stores
+from jaxneg.training import loop, runs
 
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()
 OTHERS = {
@@ -26,7 +27,7 @@ def runs(small_store, tmp_path_factory):
     directory = tmp_path_factory.mktemp("compared")
     for name, options in OTHERS.items():
         words = ["--data.store", str(small_store), *OPTIONS, *options.split()]
-        train.train(configs.override(configs.Config(), words), directory / name)
+        loop.train(configs.override(configs.Config(), words), directory / name)
     return directory
 
 
@@ -37,7 +38,7 @@ def quiet(monkeypatch):
 
 def evaluated(directory, out, config=None, **more):
     shutil.copytree(directory, out, ignore=shutil.ignore_patterns("checkpoints"))
-    return report.evaluate_run(run.load(directory, config), out, measured={}, **more)
+    return report.evaluate_run(runs.load(directory, config), out, measured={}, **more)
 
 
 def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(runs, tmp_path, quiet):
@@ -57,7 +58,7 @@ def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(runs, tmp_path
 
 def test_options_of_the_measuring_hold_for_all_runs(runs, tmp_path, quiet):
     def asked(name):
-        return configs.override(run.read_config(runs / name), ["--eval.ks", "3", "--eval.pair-seed", "9"])
+        return configs.override(runs.read_config(runs / name), ["--eval.ks", "3", "--eval.pair-seed", "9"])
 
     values = evaluated(runs / "a", tmp_path / "a", asked("a"), compare=[runs / "seen"])
     alone = evaluated(runs / "seen", tmp_path / "b", asked("seen"))
@@ -70,9 +71,9 @@ def test_differences_are_over_the_examples_that_both_have(runs, tmp_path, quiet)
     values = evaluated(runs / "a", tmp_path / "a", compare=[runs / "inputs", runs / "reach and length"])
     sides = {}
     for name in ("a", "inputs", "reach and length"):
-        live = run.load(runs / name)
+        live = runs.load(runs / name)
         examples = held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test")
-        score = run.catalogue_score(live)
+        score = runs.catalogue_score(live)
         found = report.measure(score, examples, live.store, live.config, "", lambda *_, **__: None)
         sides[name] = {
             int(s): (found.value_X["auc"][x], found.value_X["pair_accuracy"][x], tuple(found.pair_X2[x]))
@@ -105,20 +106,20 @@ def prepared_twice(tmp_path_factory):
 
 def test_a_run_stays_with_the_preparation_that_it_was_trained_on(prepared_twice, tmp_path, quiet, capsys):
     one, two, again = (prepared_twice / name for name in ("one", "two", "again"))
-    identity = [run.preparation_id(stores.Store.open(path)) for path in (one, two, again)]
+    identity = [runs.preparation_id(stores.Store.open(path)) for path in (one, two, again)]
     assert identity[0] == identity[2] != identity[1]
-    assert len({run.catalogue_id(stores.Store.open(path)) for path in (one, two)}) == 1
+    assert len({runs.catalogue_id(stores.Store.open(path)) for path in (one, two)}) == 1
     words = ["--data.store", str(one), "--data.length", "8", *OPTIONS]
     config = configs.override(configs.Config(), words)
-    train.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
     elsewhere = configs.override(config, ["--data.store", str(two), "--train.epochs", "2"])
     with pytest.raises(UserError, match="was trained on another preparation of the log than .*two now is"):
-        train.train(elsewhere, tmp_path / "run")
+        loop.train(elsewhere, tmp_path / "run")
     assert files == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
     # A copy that moved is the same store.
     moved = configs.override(config, ["--data.store", str(again)])
-    assert train.train(moved, tmp_path / "run")["steps"] > 0
+    assert loop.train(moved, tmp_path / "run")["steps"] > 0
     # Measuring elsewhere says so.
     said = evaluated(tmp_path / "run", tmp_path / "out", elsewhere)
     assert "another preparation of the log" in said["notes"][0]
@@ -126,7 +127,7 @@ def test_a_run_stays_with_the_preparation_that_it_was_trained_on(prepared_twice,
     assert "another preparation of the log" in capsys.readouterr().err
     assert evaluated(tmp_path / "run", tmp_path / "out2", config)["notes"] == []
     # Nor are runs of two preparations set beside each other.
-    train.train(configs.override(config, ["--data.store", str(two)]), tmp_path / "other")
+    loop.train(configs.override(config, ["--data.store", str(two)]), tmp_path / "other")
     with pytest.raises(
         UserError, match="other is of another preparation of the log: compare runs of one store"
     ):
@@ -134,16 +135,16 @@ def test_a_run_stays_with_the_preparation_that_it_was_trained_on(prepared_twice,
     # Of runs and stores from before there were checksums as much is known as they say.
     store = stores.Store.open(one)
     old = dataclasses.replace(store, metadata=dataclasses.replace(store.metadata, sums={}))
-    before = run.preparation_id(old)
+    before = runs.preparation_id(old)
     assert (
         before
-        == run.preparation_id(old)
-        != run.preparation_id(dataclasses.replace(old, path=two, metadata=old.metadata))
+        == runs.preparation_id(old)
+        != runs.preparation_id(dataclasses.replace(old, path=two, metadata=old.metadata))
     )
     told = json.loads((tmp_path / "run" / "store.json").read_text())
     del told["preparation"]
     (tmp_path / "run" / "store.json").write_text(json.dumps(told))
-    assert run.preparation_of(tmp_path / "run") is None
+    assert runs.preparation_of(tmp_path / "run") is None
     assert evaluated(tmp_path / "run", tmp_path / "out4", config)["notes"] == []
 
 
@@ -157,31 +158,31 @@ def test_what_stood_before_a_restart_neither_counts_nor_piles_up(small_store, tm
         return {int(path.name) for path in (directory / "checkpoints").iterdir()}
 
     directory = tmp_path / "run"
-    first = train.train(of(2), str(directory))
+    first = loop.train(of(2), str(directory))
     each = first["steps_per_epoch"]
-    assert run.ended(directory) == json.loads((directory / "result.json").read_text())
+    assert runs.ended(directory) == json.loads((directory / "result.json").read_text())
     with pytest.raises(
         UserError, match=r"--train.epochs 1 is fewer than the 2 epochs that .*run was trained for"
     ):
-        train.train(of(1), directory)
-    assert run.read_config(directory) == of(2) and run.ended(directory) is not None
+        loop.train(of(1), directory)
+    assert runs.read_config(directory) == of(2) and runs.ended(directory) is not None
     # It is continued, and dies.
-    monkeypatch.setattr(train._Loop, "_validate", lambda *_: 1 / 0)
+    monkeypatch.setattr(loop._Loop, "_validate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train.train(of(4), directory)
+        loop.train(of(4), directory)
     monkeypatch.undo()
-    assert not (directory / "result.json").exists() and run.ended(directory) is None
+    assert not (directory / "result.json").exists() and runs.ended(directory) is None
     with pytest.raises(UserError, match="has not ended: continue it with jaxneg train"):
-        run.load(directory)
+        runs.load(directory)
     for epochs in (3, 5, 7):
-        result = train.train(of(epochs), directory)
+        result = loop.train(of(epochs), directory)
         assert held() == {result["best_step"], (epochs - 1) * each, epochs * each}
     # As an earlier version left it: an old result beside later checkpoints, or beside more epochs to train.
     told = directory / "result.json"
     told.write_text(json.dumps(result | {"steps": 6 * each}))
-    assert run.ended(directory) is None
+    assert runs.ended(directory) is None
     told.write_text(json.dumps(result))
     (directory / "config.json").write_text(configs.to_json(of(9)))
-    assert run.ended(directory) is None
+    assert runs.ended(directory) is None
     (directory / "config.json").write_text(configs.to_json(of(7)))
-    assert run.ended(directory) == json.loads(json.dumps(result))
+    assert runs.ended(directory) == json.loads(json.dumps(result))

@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxneg import train
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from jaxneg.training import loop
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def test_compiled_programs_are_kept_where_the_config_says(small_store, tmp_path,
         eval=EvalConfig(batch_size=64),
     )
     jax.config.update(cache_of_jax, str(tmp_path / "own"))
-    train.train(config, tmp_path / "a")
+    loop.train(config, tmp_path / "a")
     assert list((tmp_path / "own").glob("*train_step*"))  # JAX's own setting stands
     compilation_cache.reset_cache()
     kept = dataclasses.replace(config.train, compilation_cache=str(tmp_path / "kept"))
-    train.train(dataclasses.replace(config, train=kept), tmp_path / "b")
+    loop.train(dataclasses.replace(config, train=kept), tmp_path / "b")
     assert list((tmp_path / "kept").glob("*train_step*"))

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxneg import convergence
+from jaxneg.training import convergence
 
 
 def history(*scores, every=10):

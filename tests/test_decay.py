@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import models, optim
+from jaxneg import models
 from jaxneg.config import ModelConfig, OptimConfig
 from jaxneg.embeddings import tables
+from jaxneg.training import optim
 
 KEPT = ("inputs.feedback", "inputs.feedback_gate")
 INPUTS = {"inputs.station", "inputs.position", "inputs.attribute0", "inputs.output_attribute0", "head.kernel"}

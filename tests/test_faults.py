@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from test_cluster import SLURM, assert_near
 
-from jaxneg import cli, logs
+from jaxneg import cli
+from jaxneg.training import logs
 
 PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "faults.py"
 spec = importlib.util.spec_from_file_location("faults", PATH)

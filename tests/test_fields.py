@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from jaxneg import ab, cli, config as configs, grid, train
+from jaxneg import ab, cli, config as configs, grid
 from jaxneg.config import Config, fields
 from jaxneg.data import listeners, prepare, readers
 from jaxneg.errors import UserError
+from jaxneg.training import loop
 
 
 def with_value(name, value):
@@ -73,7 +74,7 @@ def test_a_wrong_value_of_python_is_refused_as_an_option_is(name, tmp_path):
     for refuse in (
         lambda: configs.check(config),
         lambda: configs.override(config, []),
-        lambda: train.train(config, tmp_path / "run"),
+        lambda: loop.train(config, tmp_path / "run"),
     ):
         with pytest.raises(UserError, match=message) as error:
             refuse()

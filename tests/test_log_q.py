@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, losses, objective, program
+from jaxneg import config as configs
 from jaxneg.config import Config, UserError
 from jaxneg.data import draws, pipeline, stores
+from jaxneg.training import losses, objective, program
 
 V, WIDTH, REPEATS = 2000, 4, 300
 SAMPLED = (

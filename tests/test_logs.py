@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxneg import logs
 from jaxneg.errors import UserError
+from jaxneg.training import logs
 
 
 def test_lines_come_back_and_what_is_not_finite_is_null(tmp_path):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import losses
+from jaxneg.training import losses
 
 ABSENT = losses.ABSENT
 HUGE = 1e18  # the largest logits that the module promises to bear

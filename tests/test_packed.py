@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, models, objective, run, scoring, train
+from jaxneg import config as configs, models
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, UserError
 from jaxneg.models import layers
+from jaxneg.training import loop, objective, runs, scoring
 
 V, L, D = 20, 8, 8
 SIZES = [5, 3, 1, 7, 2, 4, 2, 8]  # of the sequences
@@ -193,11 +194,11 @@ def test_a_run_of_packed_rows_takes_fewer_steps_and_is_evaluated_as_any(small_st
         train=TrainConfig(epochs=1, devices=1),
         eval=EvalConfig(batch_size=64),
     )
-    alone = train.train(config, tmp_path / "alone")
-    packed = train.train(packing(config), tmp_path / "packed")
+    alone = loop.train(config, tmp_path / "alone")
+    packed = loop.train(packing(config), tmp_path / "packed")
     assert packed["steps_per_epoch"] < 0.7 * alone["steps_per_epoch"]
     assert 0.0 < packed["best_score"] < 1.0
-    trained = run.load(tmp_path / "packed")
+    trained = runs.load(tmp_path / "packed")
     assert trained.state.step == packed["best_step"], (
         "the checkpoint of the best validation, be it the start's"
     )

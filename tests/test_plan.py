@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import cli, config as configs, hlo, plan, program, slices, train
+from jaxneg import cli, config as configs, hlo, plan, slices
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
+from jaxneg.training import loop, program
 
 CATALOGUE = program.Catalogue(items=2047, stations=3, attributes=(7,))
 SMALL = Config(
@@ -69,7 +70,7 @@ def test_plan_compiles_what_train_runs(small_store, tmp_path, monkeypatch):
     config = configs.override(SMALL, ["--data.store", str(small_store)])
     monkeypatch.setattr(program, "build", build)
     with pytest.raises(Stop):
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     with pytest.raises(Stop):
         plan.plan(config, plan.of_store(config)[0], here())
     (trained, _), (planned, _) = built
@@ -286,7 +287,7 @@ def test_plan_and_train_refuse_the_same_batches(small_store, tmp_path, size, par
     message = f"--data.batch-size {size} must be a multiple of the 8 devices"
     for refused in (
         lambda: plan.plan(config, CATALOGUE, here()),
-        lambda: train.train(config, tmp_path / "run"),
+        lambda: loop.train(config, tmp_path / "run"),
     ):
         with pytest.raises(UserError, match=message) as error:
             refused()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.extend import core as jax_core
 
-from jaxneg import config as configs, models, program
+from jaxneg import config as configs, models
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError
 from jaxneg.embeddings import sharding
 from jaxneg.models import layers
+from jaxneg.training import program
 
 CATALOGUE = program.Catalogue(items=20, stations=3, attributes=(3,))
 CONFIG = Config(

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, figures, metrics, plots, report, run
+from jaxneg import config as configs, figures, metrics, plots, report
 from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
 from jaxneg.metrics import measure
+from jaxneg.training import runs
 
 ITEMS = 40
 RESULT = {
@@ -294,9 +295,9 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
 
 def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
-    trained = run.load(pathlib.Path("run"))
+    trained = runs.load(pathlib.Path("run"))
     examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
-    score = run.catalogue_score(trained)
+    score = runs.catalogue_score(trained)
     found = report.probe(trained, score, examples)
     kinds = found["feedback_cosines"]["kinds"]
     assert set(kinds) == {kind for kind, n in trained.store.metadata.feedback["train"].items() if n}
@@ -326,7 +327,7 @@ def last_codes(batch):
 
 def test_evaluate_run_reports_probes(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
-    values = report.evaluate_run(run.load(pathlib.Path("run")), tmp_path, measured={})
+    values = report.evaluate_run(runs.load(pathlib.Path("run")), tmp_path, measured={})
     assert set(values["probes"]) == {"feedback_cosines", "responsiveness"}
     assert sum(values["share_histogram"]) == values["examples"]
     assert set(values["input_coverage"]) == {"likes", "likes, thumbs-down", "likes, thumbs-down, skips"}
@@ -336,7 +337,7 @@ def test_evaluate_run_reports_probes(worked, tmp_path, monkeypatch):
 def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
     directory = shutil.copytree("run", tmp_path / "run")
-    trained = run.load(directory)
+    trained = runs.load(directory)
     steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
     other = next(step for step in steps if step != trained.result["best_step"])
     trained = trained._replace(result=trained.result | {"steps": other})
@@ -345,7 +346,7 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
     assert not last["is_best"] and last["validation"] == {
         name: trained.result["history"][-1][name] for name in ("pair_accuracy", "auc")
     }
-    score = run.catalogue_score(run.load(directory, step=other))
+    score = runs.catalogue_score(runs.load(directory, step=other))
     examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
     found = measure.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
     assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
@@ -358,7 +359,7 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
 
 def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch):
     monkeypatch.chdir(worked)
-    trained = run.load(pathlib.Path("run"))
+    trained = runs.load(pathlib.Path("run"))
     store, config = trained.store, trained.config
     examples = held_out.EvalBatches(store, config.data, config.eval, "test")
     tuning = list(held_out.EvalBatches(store, config.data, config.eval, "validation"))

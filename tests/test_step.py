@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import models, objective, optim, scoring, step as steps
+from jaxneg import models
 from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import sharding, tables
+from jaxneg.training import objective, optim, scoring, steps
 
 V, B, L, D = 20, 16, 5, 8
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "step.json"

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import metrics, objective, optim, program, scoring
+from jaxneg import metrics
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.embeddings import exchange, sharding, tables
+from jaxneg.training import objective, optim, program, scoring
 from tests.test_step import ATTRIBUTE_VA, B, L, V, make_batch
 
 SHAPES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # replicas x parts

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import checkpoint, logs, program, report, run, train
+from jaxneg import report
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding
+from jaxneg.training import checkpoint, logs, loop, program, runs
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
@@ -57,8 +58,8 @@ def without_clock(lines):
 
 def test_a_run_leaves_what_it_should(small_store, tmp_path):
     config = of(CONFIG, small_store)
-    result = train.train(config, tmp_path / "run")
-    assert run.read_config(tmp_path / "run") == config
+    result = loop.train(config, tmp_path / "run")
+    assert runs.read_config(tmp_path / "run") == config
     assert result["steps"] == 3 * result["steps_per_epoch"] and result["stopped"] == "epochs done"
     assert [line["step"] for line in result["history"]] == [n * result["steps_per_epoch"] for n in range(4)]
     scores = [line["pair_accuracy"] for line in result["history"]]
@@ -81,15 +82,15 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
     )
-    trained = run.load(tmp_path / "run")
+    trained = runs.load(tmp_path / "run")
     assert int(trained.state.step) == result["best_step"]
 
 
 def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):
     whole = of(CONFIG, small_store, train={"checkpoint_every": 7})
-    train.train(whole, tmp_path / "whole")
+    loop.train(whole, tmp_path / "whole")
     for epochs in (1, 2, 3):
-        train.train(of(whole, small_store, train={"epochs": epochs}), tmp_path / "parts")
+        loop.train(of(whole, small_store, train={"epochs": epochs}), tmp_path / "parts")
     state, progress = final_state(whole, tmp_path / "whole")
     other, other_progress = final_state(whole, tmp_path / "parts")
     assert_same_state(state, other)
@@ -107,24 +108,24 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(small_store, t
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpointer, "save", fail)
         with pytest.raises(OSError, match="no room"):
-            train.train(config, tmp_path)
+            loop.train(config, tmp_path)
     assert [line["step"] for line in logs.read(tmp_path)] == [0]  # a validation
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     at_start = [line for line in logs.read(tmp_path) if line["step"] == 0]
     assert len(at_start) == 1  # and no second one
 
 
 def test_a_finished_run_is_left_as_it_is(small_store, tmp_path):
     config = of(CONFIG, small_store, train={"epochs": 1})
-    first = train.train(config, tmp_path / "run")
+    first = loop.train(config, tmp_path / "run")
     before = final_state(config, tmp_path / "run")[0]
-    assert train.train(config, tmp_path / "run") == first
+    assert loop.train(config, tmp_path / "run") == first
     assert_same_state(before, final_state(config, tmp_path / "run")[0])
 
 
 def test_one_and_eight_devices_give_the_same_validation(small_store, tmp_path):
     results = [
-        train.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices))
+        loop.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices))
         for devices in (1, 8)
     ]
     losses = [
@@ -138,13 +139,13 @@ def test_one_and_eight_devices_give_the_same_validation(small_store, tmp_path):
 def test_patience_stops_early(small_store, tmp_path):
     # A rate too small to change the order of scores: the first validation stays the best.
     config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 50, "patience": 2})
-    result = train.train(config, tmp_path / "run")
+    result = loop.train(config, tmp_path / "run")
     assert result["stopped"] == "patience ran out"
     # Step 0 is the first validation; the second and the third, both after warm-up, are no better.
     assert result["steps"] == 2 * result["steps_per_epoch"] and result["best_step"] == 0
     assert result["epochs_to_convergence"] is None
     assert result["not_converged"] == "no validation was above the first"
-    assert int(run.load(tmp_path / "run").state.step) == 0
+    assert int(runs.load(tmp_path / "run").state.step) == 0
 
 
 def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
@@ -154,7 +155,7 @@ def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
         optim={"learning_rate": 1e-12, "warmup_steps": 18},
         train={"epochs": 50, "patience": 2, "evaluate_every": 4},
     )
-    result = train.train(config, tmp_path / "run")
+    result = loop.train(config, tmp_path / "run")
     assert result["steps"] == 24  # 20 is the first validation after warm-up
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train warning: ")]
     assert any(
@@ -171,7 +172,7 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
             optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
             train=dataclasses.replace(CONFIG.train, **changed),
         )
-        return train.warnings(config, per_epoch, rejections)
+        return loop.warnings(config, per_epoch, rejections)
 
     assert warned(20) == []
     [line] = warned(20, rejections=0)
@@ -212,11 +213,11 @@ def test_every_monitor_is_what_evaluate_finds_on_validation(small_store, tmp_pat
         optim={"rows": "adagrad"} if shards > 1 else {},
         eval={"ks": (5, 10), "released": 20, "released_batch": 10, "batch_size": 24, "bootstrap": 5},
     )
-    result = train.train(config, tmp_path / "run")
-    trained = run.load(tmp_path / "run", step=result["steps"])
+    result = loop.train(config, tmp_path / "run")
+    trained = runs.load(tmp_path / "run", step=result["steps"])
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, "validation")
     found = report.measure(
-        run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+        runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
     )
     line = result["history"][-1]
     for name in ("pair_accuracy", "auc", monitor):
@@ -240,45 +241,45 @@ def test_a_monitor_that_is_not_measured_is_refused_before_anything_is_made(
 ):
     config = of(CONFIG, small_store, train={"monitor": monitor}, eval={"ks": ks})
     with pytest.raises(UserError, match=said):
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_first_of_equally_good_checkpoints_is_kept(small_store, tmp_path):
     config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 6})
-    result = train.train(config, tmp_path / "run")
+    result = loop.train(config, tmp_path / "run")
     assert len({line["pair_accuracy"] for line in result["history"]}) == 1
-    assert int(run.load(tmp_path / "run").state.step) == result["best_step"] == 0
+    assert int(runs.load(tmp_path / "run").state.step) == result["best_step"] == 0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store, tmp_path):
     good = of(CONFIG, small_store, train={"epochs": 1})
-    train.train(good, tmp_path / "run")
+    loop.train(good, tmp_path / "run")
     before = final_state(good, tmp_path / "run")[0]
     # The same experiment, whose checkpoint went bad: its loss is NaN from the next step on.
     config = of(good, small_store, optim={"learning_rate": 1e30, "clip": 0.0, "warmup_steps": 0})
     with pytest.raises(UserError, match=r"the loss is not finite at step \d+: lower --optim.learning-rate"):
-        train.train(config, tmp_path / "wild")
+        loop.train(config, tmp_path / "wild")
     assert not (tmp_path / "wild" / "result.json").exists()
     assert_same_state(before, final_state(good, tmp_path / "run")[0])
 
 
 def test_a_directory_of_another_experiment_is_refused(small_store, tmp_path):
-    train.train(of(CONFIG, small_store, train={"epochs": 1}), tmp_path / "run")
+    loop.train(of(CONFIG, small_store, train={"epochs": 1}), tmp_path / "run")
     with pytest.raises(UserError, match="model.width: 8 -> 16"):
-        train.train(of(CONFIG, small_store, model={"width": 16}), tmp_path / "run")
+        loop.train(of(CONFIG, small_store, model={"width": 16}), tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="exists and is no run directory"):
-        train.train(of(CONFIG, small_store), tmp_path / "mine")
+        loop.train(of(CONFIG, small_store), tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
     with pytest.raises(UserError, match="--train.devices 9, but JAX finds 8"):
-        train.train(of(CONFIG, small_store, train={"devices": 9}), tmp_path / "run")
+        loop.train(of(CONFIG, small_store, train={"devices": 9}), tmp_path / "run")
     with pytest.raises(UserError, match="multiple of the 8 devices"):
-        train.train(of(CONFIG, small_store, data={"batch_size": 12}), tmp_path / "run")
+        loop.train(of(CONFIG, small_store, data={"batch_size": 12}), tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -352,13 +353,13 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
             eval={"ks": (5, 10), "released": 20},
         )
         directory = tmp_path / f"{devices}-{shards}"
-        train.train(config, directory)
+        loop.train(config, directory)
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
-        trained = run.load(directory, shared=True)
+        trained = runs.load(directory, shared=True)
         assert (trained.layout is not None) == (shards > 1)
         examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
         found = report.measure(
-            run.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+            runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
         )
         figures.append(found.to_dict())
     assert len(losses[0]) == 50

@@ -124,7 +124,7 @@ class LossConfig:
     name: Literal[
         "bce", "gbce", "sampled_softmax", "softmax", "bpr_max", "top1_max", "not_to_recommend", "feedback"
     ] = "bce"
-    """see jaxneg/losses.py; softmax runs over the whole catalogue"""
+    """see jaxneg/training/losses.py; softmax runs over the whole catalogue"""
     calibration: Share = 0.75  # of gbce, in [0, 1]; 0 is bce
     penalty: Weight = 0.03  # of bpr_max, on the scores of negatives
     rejected: Weight = 1.0  # of not_to_recommend, weight of rejected targets

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from jaxneg import config as configs, models, optim, program, step as steps
+from jaxneg import config as configs, models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
 from jaxneg.embeddings import tables
+from jaxneg.training import optim, program, steps
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"

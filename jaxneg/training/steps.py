@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxneg import models, objective, optim
+from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
 from jaxneg.embeddings import tables
+from jaxneg.training import objective, optim
 
 Weights = tuple[models.Params, tables.Tables]
 

@@ -12,26 +12,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import (
-    agreement,
-    checkpoint,
-    cluster,
-    config as configs,
-    console,
-    convergence,
-    files,
-    logs,
-    program,
-    run,
-    step as steps,
-    validation,
-)
+from jaxneg import config as configs, console, files
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
+from jaxneg.training import (
+    agreement,
+    checkpoint,
+    convergence,
+    logs,
+    processes,
+    program,
+    runs,
+    steps,
+    validation,
+)
 
 # What may change between the parts of a continued run without changing what it computes.
 FREE = (
@@ -72,11 +70,11 @@ def _train(
     """What ``train`` does; ``hold`` holds the run directory to the end."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
-    cluster.agree("config", agreement.of_config(config))
-    with cluster.together("store"):
+    processes.agree("config", agreement.of_config(config))
+    with processes.together("store"):
         store = stores.Store.open(config.data.store)
-    cluster.agree("files", agreement.of_store(store) if cluster.many() else {})
-    with cluster.together("start"):
+    processes.agree("files", agreement.of_store(store) if processes.many() else {})
+    with processes.together("start"):
         batches = pipeline.of_config(config, store, jax.process_index(), jax.process_count())
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
         per_epoch = batches.steps_per_epoch
@@ -84,22 +82,22 @@ def _train(
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
         sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
-        if cluster.first():
+        if processes.first():
             _check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
             _claim(config, store, workdir, per_epoch)
-    if cluster.many():
-        with cluster.together("claim"):
+    if processes.many():
+        with processes.together("claim"):
             _check_shared(workdir)
 
     attribute_VA = sharding.put(program.by_row(built, np.asarray(store.attribute_VA)), mesh, "VA")
 
     checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
-    writer = logs.Writer(workdir, silent=not cluster.first())
+    writer = logs.Writer(workdir, silent=not processes.first())
     try:
         restored = checkpoints.restore(
-            built.state, say=lambda line: console.say(f"jaxneg: {line}") if cluster.first() else None
+            built.state, say=lambda line: console.say(f"jaxneg: {line}") if processes.first() else None
         )
         if restored is None:
             bias_V = biases.first(config, store, batches.targets)
@@ -112,7 +110,7 @@ def _train(
             checkpoints.prune(progress["best_step"])
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if restored is None else progress["step"])
-        if cluster.first():
+        if processes.first():
             for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
@@ -131,7 +129,7 @@ def _train(
             facts,
             stop,
         )
-        with cluster.Watchdog(float(config.train.stuck_after)) as watchdog:
+        with processes.Watchdog(float(config.train.stuck_after)) as watchdog:
             return loop.run(
                 state,
                 progress,
@@ -187,9 +185,9 @@ def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
 
 def _claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch: int) -> None:
     """Makes a run directory of the config, or checks that it is one of the same experiment."""
-    catalogue = run.catalogue_id(store)
+    catalogue = runs.catalogue_id(store)
     if (workdir / "config.json").is_file():
-        old = run.read_config(workdir)
+        old = runs.read_config(workdir)
         changed = [line for line in configs.differences(old, config) if not line.startswith(FREE)]
         if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
             changed.append(
@@ -199,11 +197,11 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch
             raise UserError(
                 f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
             )
-        if run.catalogue_of(workdir) not in (None, catalogue):
+        if runs.catalogue_of(workdir) not in (None, catalogue):
             raise UserError(
                 f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
             )
-        if run.preparation_of(workdir) not in (None, run.preparation_id(store)):
+        if runs.preparation_of(workdir) not in (None, runs.preparation_id(store)):
             raise UserError(
                 f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
                 "--data.store the one of before, or choose a new --workdir"
@@ -217,9 +215,9 @@ def _claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch
     _check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
     files.write_json(workdir / "config.json", documents.sealed(json.loads(configs.to_json(config))))
-    identity = {"catalogue": catalogue, "preparation": run.preparation_id(store), "store": config.data.store}
+    identity = {"catalogue": catalogue, "preparation": runs.preparation_id(store), "store": config.data.store}
     files.write_json(workdir / "store.json", documents.sealed(identity))
-    files.write_json(workdir / "environment.json", run.environment())
+    files.write_json(workdir / "environment.json", runs.environment())
 
 
 def _check_vacant(workdir: pathlib.Path) -> None:
@@ -291,8 +289,8 @@ class _Loop:
                 )
             if stopping:
                 self.checkpoints.wait()
-                raise cluster.Stopped(f"stopped after step {step} of {self.total}")
-            if cluster.first() and step == begun:  # what an earlier end said no longer holds
+                raise processes.Stopped(f"stopped after step {step} of {self.total}")
+            if processes.first() and step == begun:  # what an earlier end said no longer holds
                 (self.workdir / "result.json").unlink(missing_ok=True)
             if not self.pending:
                 self.mark = time.perf_counter()  # of the steps that the next flush waits for
@@ -413,6 +411,6 @@ class _Loop:
             **convergence.convergence(progress["history"], self.config.train.monitor, stopped),
             "history": progress["history"],
         }
-        if cluster.first():
+        if processes.first():
             files.write_json(self.workdir / "result.json", documents.sealed(result))
         return result

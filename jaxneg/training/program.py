@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxneg import models, optim, step as steps
+from jaxneg import models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields as of_batch, stores
 from jaxneg.embeddings import sharding, tables
+from jaxneg.training import optim, steps
 
 
 class Catalogue(NamedTuple):

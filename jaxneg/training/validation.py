@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import figures, metrics, program, scoring, step as steps
+from jaxneg import figures, metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding
 from jaxneg.metrics import measure, released
+from jaxneg.training import program, scoring, steps
 
 FEW = 500  # pairs below which a validation is noisy
 

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxneg import losses, models, scoring
+from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config, LossConfig
 from jaxneg.embeddings import tables
+from jaxneg.training import losses, scoring
 
 
 class Index(NamedTuple):

@@ -25,17 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxneg
-from jaxneg import (
-    checkpoint,
-    config as configs,
-    convergence,
-    files,
-    metrics,
-    models,
-    program,
-    scoring,
-    step as steps,
-)
+from jaxneg import config as configs, files, metrics, models
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
 from jaxneg.data import stores
@@ -43,6 +33,7 @@ from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import measure
+from jaxneg.training import checkpoint, convergence, program, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
