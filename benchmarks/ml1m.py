@@ -15,8 +15,9 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, report
+from jaxneg import config as configs
 from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.evaluation import report
 from jaxneg.metrics import measure
 from jaxneg.training import loop, runs
 

@@ -21,9 +21,10 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, files, metrics, report
+from jaxneg import config as configs, console, files, metrics
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.evaluation import report
 from jaxneg.metrics import measure
 from jaxneg.training import loop, runs
 

@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from jaxneg import report, trial
+from jaxneg import trial
 from jaxneg.batch import PAD
 from jaxneg.data import listeners, simulate, stores
 from jaxneg.errors import UserError
+from jaxneg.evaluation import report
 from jaxneg.serve import scorer
 
 QUERIES = (512, 64)  # contexts given to a model at once; few shapes, for each is compiled

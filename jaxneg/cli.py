@@ -394,7 +394,7 @@ def _evaluate(args: list[str]) -> None:
         ),
         json=(Flag, "Print one JSON object.", False),
     )  # fmt: skip
-    from jaxneg import report
+    from jaxneg.evaluation import report
     from jaxneg.training import runs
 
     with console.Steps("evaluate") as steps:

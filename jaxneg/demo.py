@@ -5,10 +5,11 @@ import pathlib
 import time
 from typing import Any
 
-from jaxneg import config as configs, console, files, report
+from jaxneg import config as configs, console, files
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, prepare, readers, simulate
 from jaxneg.errors import UserError
+from jaxneg.evaluation import report
 from jaxneg.files import locks
 from jaxneg.serve import export, scorer
 from jaxneg.training import loop, runs

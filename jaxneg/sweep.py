@@ -23,10 +23,11 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxneg import config as configs, files, grid, report, signals, sweep_plots, sweep_table, workers
+from jaxneg import config as configs, files, grid, signals, sweep_plots, sweep_table, workers
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
+from jaxneg.evaluation import report
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measure
 from jaxneg.training import loop, runs

@@ -401,8 +401,8 @@ def test_the_verb_tests_an_export(here, capsys, history):
 
 def test_the_control_adds_up_cosines(worked):
     """Against dense linear algebra on the plays of the training events."""
-    from jaxneg import report
     from jaxneg.data import stores
+    from jaxneg.evaluation import report
 
     simulation = simulate.reopen(worked / "log.csv.truth.npz")
     found = visit.visits(simulation, users=60, days=7)

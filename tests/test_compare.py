@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, report
+from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, simulate, stores
+from jaxneg.evaluation import report
 from jaxneg.training import loop, runs
 
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()

@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import models, probes
+from jaxneg import models
 from jaxneg.batch import CODE, FEEDBACK, EvalBatch
 from jaxneg.config import ModelConfig
 from jaxneg.data import stores
+from jaxneg.evaluation import probes
 
 DOWN, SKIP, PLAY, UP = (CODE[kind] for kind in ("thumb_down", "skip", "play", "thumb_up"))
 ITEMS, RUNS = 30, 400

@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg import config as configs, figures, metrics, plots, report
+from jaxneg import config as configs, figures, metrics
 from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
+from jaxneg.evaluation import plots, report
 from jaxneg.metrics import measure
 from jaxneg.training import runs
 

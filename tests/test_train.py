@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import report
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding
+from jaxneg.evaluation import report
 from jaxneg.training import checkpoint, logs, loop, program, runs
 
 CONFIG = Config(

@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxneg import figures, probes
+from jaxneg import figures
 from jaxneg.config import Config
+from jaxneg.evaluation import probes
 from jaxneg.metrics import measure
 from jaxneg.training import convergence
 

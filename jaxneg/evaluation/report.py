@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import config as configs, figures, files, markdown, metrics, plots, probes
+from jaxneg import config as configs, figures, files, metrics
 from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
 from jaxneg.data import held_out, histories, stores
 from jaxneg.errors import UserError
+from jaxneg.evaluation import page, plots, probes
 from jaxneg.files import locks
 from jaxneg.metrics import measure
 from jaxneg.training import convergence, runs, scoring, steps
@@ -26,7 +27,7 @@ TUNING = 16  # validation batches that baselines are tuned on, at most
 SEEDS = 3  # random starts of a baseline that has one
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
 MEASURING = ("data.inputs", "data.reach", "data.length", "eval.")  # what figures hang on
-NO_PLOTS = markdown.NO_PLOTS  # said wherever plots are missing
+NO_PLOTS = page.NO_PLOTS  # said wherever plots are missing
 
 BASELINES = {"usual": counting.BASELINES, "all": counting.BASELINES | factorisations.FACTORISATIONS}
 
@@ -384,7 +385,7 @@ def write_report(
         with files.COMMIT:
             files.move_into(directory / "plots", drawn)
             files.write_json(directory / "report.json", values)
-            files.write_text(directory / "report.md", markdown.page(values, titles, config))
+            files.write_text(directory / "report.md", page.page(values, titles, config))
     return values
 
 
