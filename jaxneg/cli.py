@@ -290,19 +290,19 @@ def _plan(args: list[str]) -> None:
     )  # fmt: skip
     if not asked.topology:
         raise UserError("give a slice to plan for, as --topology v5e:16x16")
-    from jaxneg import plan, slices
+    from jaxneg.plan import estimate, tpu
     from jaxneg.training import program
 
-    where = [slices.tpu(name) for name in asked.topology]
+    where = [tpu.tpu(name) for name in asked.topology]
     if asked.items:
         catalogue = program.Catalogue(asked.items, asked.stations, asked.attributes)
-        epoch = plan.Epoch(asked.sequences)
+        epoch = estimate.Epoch(asked.sequences)
     else:
-        catalogue, epoch = plan.of_store(config)
+        catalogue, epoch = estimate.of_store(config)
         epoch = epoch._replace(sequences=asked.sequences or epoch.sequences)
     plans = [
-        plan.plan(
-            plan.per_chip(config, each, asked.per_chip), catalogue, each,
+        estimate.plan(
+            estimate.per_chip(config, each, asked.per_chip), catalogue, each,
             epoch=epoch, tries=asked.tries, say=console.say,
         )
         for each in where
@@ -310,7 +310,7 @@ def _plan(args: list[str]) -> None:
     if asked.json:
         print(json.dumps({"plans": plans}))
     else:
-        plan.render(plans)
+        estimate.render(plans)
 
 
 def _train(args: list[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxneg import hlo
+from jaxneg.plan import hlo
 
 MIB = 1 << 20
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import cli, config as configs, hlo, plan, slices
+from jaxneg import cli, config as configs
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
+from jaxneg.plan import estimate, hlo, tpu
 from jaxneg.training import loop, program
 
 CATALOGUE = program.Catalogue(items=2047, stations=3, attributes=(7,))
@@ -26,8 +27,8 @@ needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, 
 
 def here(memory=None):
     """The 8 devices of the tests; with ``memory``, so many bytes of it on each."""
-    chip = memory and slices.Chip(devices=1, memory=memory / slices.GIB, reads=700, link=50)
-    return slices.Slice("here", jax.devices()[:8], chip or None, (2, 4))
+    chip = memory and tpu.Chip(devices=1, memory=memory / tpu.GIB, reads=700, link=50)
+    return tpu.Slice("here", jax.devices()[:8], chip or None, (2, 4))
 
 
 def shared_by(shards):
@@ -36,7 +37,7 @@ def shared_by(shards):
 
 def test_memory_by_part_is_that_of_the_arrays_themselves():
     config, where = shared_by(2), here()
-    found = plan.plan(config, CATALOGUE, where)
+    found = estimate.plan(config, CATALOGUE, where)
     built = program.build(config, CATALOGUE, sharding.mesh_of(where.devices, 2))
     state = jax.device_put(
         jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), built.state),
@@ -72,7 +73,7 @@ def test_plan_compiles_what_train_runs(small_store, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         loop.train(config, tmp_path / "run")
     with pytest.raises(Stop):
-        plan.plan(config, plan.of_store(config)[0], here())
+        estimate.plan(config, estimate.of_store(config)[0], here())
     (trained, _), (planned, _) = built
     assert planned[:3] == trained[:3]  # config, catalogue, mesh
 
@@ -94,11 +95,11 @@ def estimated(monkeypatch):
             "available_bytes": where.memory,
         }
         if state > where.memory:
-            return found | {"compiled": False} | plan._memory({"item tables": state}, where)
+            return found | {"compiled": False} | estimate._memory({"item tables": state}, where)
         memory = {"item tables": state, "temporaries": 50 + per_device}
-        return found | {"compiled": True} | plan._memory(memory, where)
+        return found | {"compiled": True} | estimate._memory(memory, where)
 
-    monkeypatch.setattr(plan, "_estimate", estimate)
+    monkeypatch.setattr(estimate, "_estimate", estimate)
     return configs_
 
 
@@ -117,48 +118,48 @@ def test_more_shards_are_tried_then_smaller_batches(
     estimated, memory, batch_size, tries, options, compiled, capsys
 ):
     config = configs.override(shared_by(1), ["--data.batch-size", str(batch_size)])
-    found = plan.plan(config, CATALOGUE, here(memory), tries=tries)
+    found = estimate.plan(config, CATALOGUE, here(memory), tries=tries)
     assert not found["fits"]
     assert (found["suggestion"] or {}).get("options") == options
     tried = [other for other in estimated[1:] if 800 // other.train.shards <= memory]
     assert [other.train.shards for other in tried] == compiled
-    plan.render([found])
+    estimate.render([found])
     printed = capsys.readouterr().out
     assert ("This fits: " + options if options else "Nothing that fits was found") in printed
 
 
 def test_tables_that_devices_share_change_touched_rows_alone(estimated):
-    found = plan.plan(SMALL, CATALOGUE, here(500), tries=4)
+    found = estimate.plan(SMALL, CATALOGUE, here(500), tries=4)
     assert found["suggestion"]["options"] == "--optim.rows adagrad --train.shards 2"
     whole = dataclasses.replace(SMALL, loss=LossConfig(name="softmax"), data=DataConfig(batch_size=64))
-    assert plan.plan(whole, CATALOGUE, here(500), tries=4)["suggestion"] is None  # touches every row
+    assert estimate.plan(whole, CATALOGUE, here(500), tries=4)["suggestion"] is None  # touches every row
 
 
 def test_a_hopeless_plan_compiles_nothing_and_says_what_is_missing(capsys):
     said = []
-    found = plan.plan(SMALL, CATALOGUE, here(1000), tries=4, say=said.append)
+    found = estimate.plan(SMALL, CATALOGUE, here(1000), tries=4, say=said.append)
     assert not found["fits"] and not found["compiled"] and found["suggestion"] is None and not said
-    plan.render([found])
+    estimate.render([found])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "does not fit" in printed and "the state alone is too much" in printed and plan.NOTE in printed
+    assert "does not fit" in printed and "the state alone is too much" in printed and estimate.NOTE in printed
 
 
 @pytest.mark.parametrize(
     "message, needed",
     [
         ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G",
-         int(20.5 * slices.GIB)),
+         int(20.5 * tpu.GIB)),
         ("Ran out of memory on HBM, total memory required for HLO temporaries (1.00T) exceeds available HBM (15G).",
-         100 + (slices.GIB << 10)),
+         100 + (tpu.GIB << 10)),
         ("INTERNAL: something else", None),
     ],
 )  # fmt: skip
 def test_refusals_of_the_compiler_say_how_much_it_needs(message, needed):
-    assert plan._refused(message, {"item tables": 100}) == needed
+    assert estimate._refused(message, {"item tables": 100}) == needed
 
 
 def test_an_epoch_takes_its_steps():
-    v5e = slices.Slice("v5e:4x4", list(range(16)), slices.CHIPS["v5e"], (4, 4))
+    v5e = tpu.Slice("v5e:4x4", list(range(16)), tpu.CHIPS["v5e"], (4, 4))
 
     class Compiled:
         def as_text(self):
@@ -167,18 +168,18 @@ def test_an_epoch_takes_its_steps():
         def cost_analysis(self):
             return {"optimal_seconds": 0.5, "bytes accessed": 737e6}
 
-    found = plan._speed(Compiled(), v5e, B=64, epoch=plan.Epoch(641))
+    found = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641))
     assert found["step_seconds"] == 0.5 and found["sequences_per_s"] == 128
     assert found["epoch"] == {
         "sequences": 641, "steps": 11, "hours": 11 * 0.5 / 3600, "chip_hours": 16 * 11 * 0.5 / 3600
     }  # fmt: skip
-    packed = plan._speed(Compiled(), v5e, B=64, epoch=plan.Epoch(641, 2.5))
+    packed = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641, 2.5))
     assert packed["sequences_per_s"] == 320 and packed["epoch"]["steps"] == 5
 
 
 def slice_of(generation, *sides):
-    chip = slices.CHIPS[generation]
-    return slices.Slice("", range(int(np.prod(sides)) * chip.devices), chip, sides)
+    chip = tpu.CHIPS[generation]
+    return tpu.Slice("", range(int(np.prod(sides)) * chip.devices), chip, sides)
 
 
 @pytest.mark.parametrize(
@@ -196,27 +197,27 @@ def slice_of(generation, *sides):
     ],
 )
 def test_seconds_on_the_links(where, kind, size, group, seconds):
-    found = slices.link_seconds(where, [hlo.Collective(kind, int(size), group, 1)])
+    found = tpu.link_seconds(where, [hlo.Collective(kind, int(size), group, 1)])
     assert found == pytest.approx(seconds, rel=1e-6)
 
 
 def test_the_compilers_second_less_for_a_custom_call_is_taken_back():
     v5e = slice_of("v5e", 4, 4)
-    assert slices.compiler_seconds(v5e, {"optimal_seconds": 0.25}, []) == 0.25
-    assert slices.compiler_seconds(v5e, {"optimal_seconds": -2.75}, ["ConcatBitcast"] * 3) == 0.25
-    assert slices.compiler_seconds(v5e, {"optimal_seconds": 0.25}, ["AllocateBuffer"] * 3) == 0.25
+    assert tpu.compiler_seconds(v5e, {"optimal_seconds": 0.25}, []) == 0.25
+    assert tpu.compiler_seconds(v5e, {"optimal_seconds": -2.75}, ["ConcatBitcast"] * 3) == 0.25
+    assert tpu.compiler_seconds(v5e, {"optimal_seconds": 0.25}, ["AllocateBuffer"] * 3) == 0.25
     assert (
-        slices.compiler_seconds(v5e, {"optimal_seconds": -1.75, "bytes accessed": 737e6}, ["Unknown"] * 2)
+        tpu.compiler_seconds(v5e, {"optimal_seconds": -1.75, "bytes accessed": 737e6}, ["Unknown"] * 2)
         == 0.25
     )
     costs = {"optimal_seconds": -32.0, "bytes accessed": 737e6}  # a millisecond, lost in float32
-    assert slices.compiler_seconds(v5e, costs, ["PrepareAsyncCallStart"] * 32) == pytest.approx(1e-3)
+    assert tpu.compiler_seconds(v5e, costs, ["PrepareAsyncCallStart"] * 32) == pytest.approx(1e-3)
 
 
 def test_loops_are_spoken_of():
-    assert plan.warnings({"loops": [1]}) == []
-    assert "loops of 4 turns" in plan.warnings({"loops": [1, 4]})[0]
-    assert "count as one turn" in plan.warnings({"loops": [None]})[0]
+    assert estimate.warnings({"loops": [1]}) == []
+    assert "loops of 4 turns" in estimate.warnings({"loops": [1, 4]})[0]
+    assert "count as one turn" in estimate.warnings({"loops": [None]})[0]
 
 
 CONFIG = """
@@ -231,7 +232,7 @@ def get_config():
 def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, capsys, small_store):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.py").write_text(CONFIG)
-    monkeypatch.setattr(slices, "tpu", lambda name: here(1 << 30)._replace(name=name))
+    monkeypatch.setattr(tpu, "tpu", lambda name: here(1 << 30)._replace(name=name))
     told = []
 
     def seen(epoch):
@@ -243,7 +244,9 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, cap
     )
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert found["fits"] and found["topology"] == "v5e:2x4" and found["batch_size"] == 32
-    monkeypatch.setattr(plan, "plan", lambda config, catalogue, where, *, epoch, **rest: found | seen(epoch))
+    monkeypatch.setattr(
+        estimate, "plan", lambda config, catalogue, where, *, epoch, **rest: found | seen(epoch)
+    )
     cli.main(["plan", "config.py", "--topology", "v5e:2x4", "--data.store", str(small_store)])
     printed = capsys.readouterr().out
     assert "fits: " in printed and "item tables" in printed and "all-reduce" in printed
@@ -274,7 +277,7 @@ def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     with pytest.raises(UserError, match=r"pip install 'jaxneg\[tpu\]'"):
-        slices.tpu("v5e:4x4")
+        tpu.tpu("v5e:4x4")
 
 
 @pytest.mark.parametrize("size, parts", [(12, 1), (24, 2), (60, 5), (8, 2)])
@@ -286,7 +289,7 @@ def test_plan_and_train_refuse_the_same_batches(small_store, tmp_path, size, par
     )
     message = f"--data.batch-size {size} must be a multiple of the 8 devices"
     for refused in (
-        lambda: plan.plan(config, CATALOGUE, here()),
+        lambda: estimate.plan(config, CATALOGUE, here()),
         lambda: loop.train(config, tmp_path / "run"),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -297,19 +300,19 @@ def test_plan_and_train_refuse_the_same_batches(small_store, tmp_path, size, par
 
 def test_a_batch_that_the_slice_cannot_share_is_refused():
     with pytest.raises(UserError, match="must be a multiple of the 8 devices of here"):
-        plan.plan(configs.override(SMALL, ["--data.batch-size", "20"]), CATALOGUE, here())
+        estimate.plan(configs.override(SMALL, ["--data.batch-size", "20"]), CATALOGUE, here())
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_a_step_compiles_for_a_slice_that_is_not_there():
-    where = slices.tpu("v5e:2x2")
-    found = plan.plan(shared_by(4), CATALOGUE, where, epoch=plan.Epoch(1000))
+    where = tpu.tpu("v5e:2x2")
+    found = estimate.plan(shared_by(4), CATALOGUE, where, epoch=estimate.Epoch(1000))
     assert found["fits"] and found["device"] == "TPU v5 lite" and found["chips"] == 4
     assert 0 < found["compiler_seconds"] < 0.1 and 0 < found["link_seconds"] < 0.1
     assert found["collective_bytes_per_chip"] > 0 and found["epoch"]["steps"] == 32
     with pytest.raises(UserError, match="name a slice that exists"):
-        slices.tpu("v5e:3x5")
+        tpu.tpu("v5e:3x5")
 
 
 @needs_compiler
@@ -318,7 +321,7 @@ def test_a_step_compiles_for_a_slice_that_is_not_there():
     "name, chips", [("v4:2x2x1", 4), ("v5e:2x2", 4), ("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 4)]
 )
 def test_the_table_of_chips_is_what_the_compiler_says(name, chips):
-    where = slices.tpu(name)
+    where = tpu.tpu(name)
     assert where.chips == chips
     mesh = sharding.mesh_of(where.devices, len(where.devices))
     over = jax.sharding.NamedSharding(mesh, sharding.spec("V"))

@@ -13,12 +13,13 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import config as configs, hlo, slices
+from jaxneg import config as configs
 from jaxneg.config import Config
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
-from jaxneg.slices import GIB
+from jaxneg.plan import hlo, tpu
+from jaxneg.plan.tpu import GIB
 from jaxneg.training import program
 
 NOTE = (
@@ -48,7 +49,7 @@ UNKNOWN = Epoch(0)
 def plan(
     config: Config,
     catalogue: program.Catalogue,
-    where: slices.Slice,
+    where: tpu.Slice,
     *,
     epoch: Epoch = UNKNOWN,
     tries: int = 0,
@@ -80,7 +81,7 @@ def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
     return program.catalogue_of(store), Epoch(batches.spans, batches.sequences_per_row)
 
 
-def per_chip(config: Config, where: slices.Slice, sequences: int) -> Config:
+def per_chip(config: Config, where: tpu.Slice, sequences: int) -> Config:
     """The config with so many sequences a step on each chip; as it is with 0."""
     if not sequences:
         return config
@@ -147,7 +148,7 @@ def _rest(built: program.Program, compiled) -> dict[str, int]:
     }
 
 
-def _memory(memory: dict[str, int], where: slices.Slice) -> dict[str, Any]:
+def _memory(memory: dict[str, int], where: tpu.Slice) -> dict[str, Any]:
     used = sum(memory.values())
     spare = None if where.memory is None else where.memory - used
     fits = None if spare is None else spare >= 0
@@ -163,7 +164,7 @@ def _refused(message: str, memory: dict[str, int]) -> int | None:
     return None
 
 
-def _speed(compiled, where: slices.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
+def _speed(compiled, where: tpu.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
     """What a compiled step sends and how long it takes, and what an epoch takes."""
     told = hlo.program(compiled.as_text())
     by_kind: dict[str, dict[str, float]] = {}
@@ -172,8 +173,8 @@ def _speed(compiled, where: slices.Slice, B: int, epoch: Epoch) -> dict[str, Any
         row["count"] += each.times
         row["bytes"] += each.sent
     per_chip = where.chip.devices if where.chip else 1
-    on_chip = slices.compiler_seconds(where, compiled.cost_analysis() or {}, told.custom_calls)
-    on_links = slices.link_seconds(where, told.collectives)
+    on_chip = tpu.compiler_seconds(where, compiled.cost_analysis() or {}, told.custom_calls)
+    on_links = tpu.link_seconds(where, told.collectives)
     found: dict[str, Any] = {
         "collectives": by_kind,
         "collective_bytes_per_chip": per_chip * sum(row["bytes"] for row in by_kind.values()),

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from jaxneg import hlo
 from jaxneg.errors import UserError
+from jaxneg.plan import hlo
 
 GIB = 1 << 30
 EXAMPLES = "v4:2x2x2, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"
