@@ -21,26 +21,25 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, files, grid, sweep
-from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg import config as configs, console, files, grid, sweep
+from jaxneg.data import engine, prepare, readers
 from jaxneg.serve import export
+from jaxneg.simulation import ab_test, log
 from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
 AB = "ab"  # needs the sweep over p_hard
-LISTENERS = simulate.SimulateConfig(
-    users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90
-)
-FEW = simulate.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
+LISTENERS = log.SimulateConfig(users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90)
+FEW = log.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
 
 
-def prepared(work: pathlib.Path, listeners: simulate.SimulateConfig) -> pathlib.Path:
+def prepared(work: pathlib.Path, listeners: log.SimulateConfig) -> pathlib.Path:
     """The store of the study's listeners."""
     log, store = work / "log.parquet", work / "store"
     if not (store / "metadata.json").exists():
         work.mkdir(parents=True, exist_ok=True)
-        simulate.write(simulate.simulate(listeners), log)
+        log.write(log.simulate(listeners), log)
         reader, con = readers.READERS["table"], engine.connect()
         settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
         events = reader.read(con, log, reader.Options(attributes=("artist",)))
@@ -58,7 +57,7 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
             export.export(runs.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
     if not (work / "ab" / "ab.json").exists():
         with console.Steps("study ab") as steps:
-            ab.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab.ABConfig(), steps)
+            ab_test.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab_test.ABConfig(), steps)
 
 
 def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:

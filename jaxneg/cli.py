@@ -204,7 +204,7 @@ def _inspect(args: list[str]) -> None:
 def _simulate(args: list[str]) -> None:
     if any(arg.partition("=")[0] == "--ab" for arg in args):
         return _ab(args)
-    from jaxneg.data import simulate
+    from jaxneg.simulation import log
 
     command = _command(
         out=(
@@ -212,7 +212,7 @@ def _simulate(args: list[str]) -> None:
             "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.",
             ...,
         ),
-        simulation=(tyro.conf.OmitArgPrefixes[simulate.SimulateConfig], "", simulate.SimulateConfig()),
+        simulation=(tyro.conf.OmitArgPrefixes[log.SimulateConfig], "", log.SimulateConfig()),
     )
     asked = configs.parse(
         command,
@@ -229,12 +229,12 @@ def _simulate(args: list[str]) -> None:
             done += sessions
             steps(done, asked.simulation.sessions)
 
-        simulate.write(simulate.simulate(asked.simulation), asked.out, advance)
+        log.write(log.simulate(asked.simulation), asked.out, advance)
     console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
 
 
 def _ab(args: list[str]) -> None:
-    from jaxneg import ab
+    from jaxneg.simulation import ab_test
 
     command = _command(
         ab=(
@@ -245,7 +245,7 @@ def _ab(args: list[str]) -> None:
         truth=(_path("FILE.truth.npz"), "What jaxneg simulate left beside its log.", ...),
         store=(_path("STORE"), "Store of that log; the control is fitted to its training events.", ...),
         out=(_path("DIR"), "Directory to write ab.md and ab.json to; must not exist yet.", ...),
-        config=(tyro.conf.OmitArgPrefixes[ab.ABConfig], "", ab.ABConfig()),
+        config=(tyro.conf.OmitArgPrefixes[ab_test.ABConfig], "", ab_test.ABConfig()),
     )
     asked = configs.parse(
         command,
@@ -256,7 +256,7 @@ def _ab(args: list[str]) -> None:
     )
     with console.Steps("simulate --ab") as steps:
         exports = [pathlib.Path(export) for export in asked.ab]
-        ab.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
+        ab_test.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
     console.show_markdown((asked.out / "ab.md").read_text(encoding="utf-8"))
     console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
 

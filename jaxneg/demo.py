@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxneg import config as configs, console, files
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg.data import engine, prepare, readers
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.files import locks
@@ -41,7 +41,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
 
     log, store = out / "log.parquet", out / "store"
     console.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")
-    simulate.write(simulate.simulate(simulate.PRESETS["demo"]), log)
+    log.write(log.simulate(log.PRESETS["demo"]), log)
 
     console.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]

@@ -9,17 +9,17 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxneg import ab, arms, cli, trial
+from jaxneg import cli
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
-from jaxneg.data import simulate, visits as visit
+from jaxneg.simulation import ab_test, log, policies, trials, visits as visit
 
-CONFIG = simulate.SimulateConfig(users=400, items=200, sessions=2000, stations=4, artists=20, days=30, seed=2)
+CONFIG = log.SimulateConfig(users=400, items=200, sessions=2000, stations=4, artists=20, days=30, seed=2)
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    return simulate.simulate(CONFIG)
+    return log.simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +35,18 @@ def by_quality(simulation, sign):
 @pytest.fixture(scope="module")
 def heard(simulation, visits):
     chosen = {
-        "control": trial.drawn,
-        "twin": lambda now: trial.drawn(now),
-        "oracle": arms.oracle(10),
+        "control": trials.drawn,
+        "twin": lambda now: trials.drawn(now),
+        "oracle": policies.oracle(10),
         "best": by_quality(simulation, 1),
         "worst": by_quality(simulation, -1),
     }
-    return trial.trial(simulation, visits, chosen)
+    return trials.trial(simulation, visits, chosen)
 
 
 @pytest.fixture(scope="module")
 def compared(heard, visits):
-    return ab.compare(heard, visits.listener_S, CONFIG.items, 200, 0)
+    return ab_test.compare(heard, visits.listener_S, CONFIG.items, 200, 0)
 
 
 def chances(simulation, visits, heard):
@@ -108,7 +108,7 @@ def test_visits_are_as_frequent_as_in_the_log(simulation, visits):
 
 def test_fixed_phase_and_no_mood_leave_the_state_as_it_was():
     config = dataclasses.replace(CONFIG, mood=0.0, phase_days=1e9)
-    simulation = simulate.simulate(config)
+    simulation = log.simulate(config)
     found = visit.visits(simulation, users=50, days=30)
     phases = simulation.block_with_phases(0)[1]
     for s in range(0, len(found.listener_S), 7):
@@ -169,9 +169,9 @@ def test_arms_see_what_happened(simulation, visits):
             now.station_S, now.item_SL, now.feedback_SL, now.at_SL, strict=True
         ):
             seen[tuple(song)] = (tuple(code), tuple(at), station)
-        return trial.drawn(now)
+        return trials.drawn(now)
 
-    one = trial.trial(simulation, visits, {"watch": watch})["watch"]
+    one = trials.trial(simulation, visits, {"watch": watch})["watch"]
     for u in range(0, len(visits.user_U), 9):
         sessions = np.flatnonzero(visits.listener_S == u)
         songs, codes = visits.past_item_UH[u].tolist(), visits.past_feedback_UH[u].tolist()
@@ -189,11 +189,11 @@ def test_arms_see_what_happened(simulation, visits):
 
 def test_a_song_that_is_not_open_is_refused(simulation, visits):
     with pytest.raises(ValueError, match="arm same chose a song that is not open"):
-        trial.trial(simulation, visits, {"same": lambda now: np.zeros(len(now.station_S), np.int64)})
+        trials.trial(simulation, visits, {"same": lambda now: np.zeros(len(now.station_S), np.int64)})
 
 
 def test_the_result_does_not_depend_on_who_else_is_tested(simulation, visits, heard):
-    alone = trial.trial(simulation, visits, {"oracle": arms.oracle(10)})["oracle"]
+    alone = trials.trial(simulation, visits, {"oracle": policies.oracle(10)})["oracle"]
     np.testing.assert_array_equal(alone.item_SL, heard["oracle"].item_SL)
     np.testing.assert_array_equal(alone.feedback_SL, heard["oracle"].feedback_SL)
 
@@ -206,7 +206,7 @@ def now_of(share_SC, open_SC, noise_SC):
     none = np.zeros((shape[0], 0), np.int32)
     pool_SC = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
     parts = np.array(share_SC, np.float32), np.array(open_SC), np.array(noise_SC, np.float32)
-    return trial.Now(
+    return trials.Now(
         np.zeros(shape[0], np.int32), pool_SC, parts[0], parts[1], none, none, none, parts[2], lambda: pool_SC
     )
 
@@ -216,7 +216,7 @@ def test_among_best_by_hand():
     least = [[0.4, 0.3, 0.2, 0.1]]  # noise: the last of those allowed wins
 
     def chosen(score, top, open_=every, noise=least):
-        return trial.among_best(now_of(share, open_, noise), np.array([score], np.float32), top).tolist()
+        return trials.among_best(now_of(share, open_, noise), np.array([score], np.float32), top).tolist()
 
     assert chosen([9, 8, 7, 6], 1) == [0]
     assert chosen([9, 8, 7, 6], 3) == [2]
@@ -234,14 +234,14 @@ def test_among_best_takes_each_alike():
     score = np.tile([3.0, 1.0, 2.0, 0.0], (size, 1))
     noise = rng.standard_exponential((size, 4))
     count = np.bincount(
-        trial.among_best(now_of(score, np.ones((size, 4), bool), noise), score, 3), minlength=4
+        trials.among_best(now_of(score, np.ones((size, 4), bool), noise), score, 3), minlength=4
     )
     assert count[3] == 0 and (np.abs(count[:3] - size / 3) < 4 * math.sqrt(size * 2 / 9)).all()
 
 
 def test_packed_contexts_by_hand():
     item = np.array([[0, 5, 0, 7, 8], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]])
-    found = arms.packed(item, item * 10, item * 100, 3)
+    found = policies.packed(item, item * 10, item * 100, 3)
     assert found[0].tolist() == [[5, 7, 8], [0, 0, 0], [3, 4, 5]]
     assert found[1].tolist() == [[50, 70, 80], [0, 0, 0], [30, 40, 50]]
     assert found[2][0].tolist() == [500, 700, 800] and found[0].dtype == np.int32
@@ -258,7 +258,7 @@ def test_an_arm_leaves_out_what_it_does_not_know(simulation, visits):
 
     nowhere = np.zeros(CONFIG.stations, np.int32)
     kinds = (CODE["play"], CODE["thumb_up"])
-    arm = arms.by_score(ready, row_of, nowhere, length=6, kinds=kinds, top=1)
+    arm = policies.by_score(ready, row_of, nowhere, length=6, kinds=kinds, top=1)
     choices = []
 
     def watched(now):
@@ -267,7 +267,7 @@ def test_an_arm_leaves_out_what_it_does_not_know(simulation, visits):
         choices.append((known.any(1), now.pool_SC[np.arange(len(place)), place]))
         return place
 
-    trial.trial(simulation, visits, {"even": watched})
+    trials.trial(simulation, visits, {"even": watched})
     for known, song in choices:
         assert (song[known] % 2 == 0).all()
     assert any(
@@ -283,7 +283,7 @@ def test_an_arm_leaves_out_what_it_does_not_know(simulation, visits):
 
 def test_twins_do_not_differ_at_all(compared, heard):
     np.testing.assert_array_equal(heard["twin"].feedback_SL, heard["control"].feedback_SL)
-    for figure in ab.FIGURES:
+    for figure in ab_test.FIGURES:
         assert compared["twin"][figure] == compared["control"][figure]
         for end in ("", "_low", "_high"):
             assert compared["twin"][f"difference_{figure}{end}"] == 0.0
@@ -306,11 +306,11 @@ def test_good_choices_are_told_from_bad_ones(compared):
 # Two listeners. The first song of a session does not count; -1 fills up.
 PLAY, SKIP, UP, DOWN = (CODE[kind] for kind in ("play", "skip", "thumb_up", "thumb_down"))
 LISTENER = np.array([0, 0, 1])
-A = trial.Heard(
+A = trials.Heard(
     np.array([[9, 0, 1], [9, 0, -1], [9, 2, 2]], np.int32),
     np.array([[UP, PLAY, UP], [UP, SKIP, 0], [UP, DOWN, SKIP]], np.int8),
 )
-B = trial.Heard(
+B = trials.Heard(
     np.array([[9, 3, 3], [9, 3, -1], [9, 3, 3]], np.int32),
     np.array([[UP, SKIP, UP], [UP, SKIP, 0], [UP, DOWN, SKIP]], np.int8),
 )
@@ -318,7 +318,7 @@ B = trial.Heard(
 
 def test_figures_by_hand():
     weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
-    found = ab.figures(ab.sums(A, LISTENER, 4), weights)
+    found = ab_test.figures(ab_test.sums(A, LISTENER, 4), weights)
     # Listener 0: songs 0, 1, 0 with play, thumb up, skip. Listener 1: song 2 twice, thumb down and skip.
     np.testing.assert_allclose(found["plays"], [2 / 2, 4 / 2, 0])
     np.testing.assert_allclose(found["play_share"], [2 / 5, 4 / 6, 0])
@@ -329,7 +329,7 @@ def test_figures_by_hand():
 
 
 def test_changes_by_hand():
-    found = ab.compare({"control": B, "a": A}, LISTENER, 4, 400, 0)
+    found = ab_test.compare({"control": B, "a": A}, LISTENER, 4, 400, 0)
     assert found["a"]["difference_plays"] == pytest.approx(0.5)  # 2 plays and 1, of two listeners
     assert found["a"]["relative_plays"] == pytest.approx(100.0)
     assert found["a"]["relative_play_share"] == pytest.approx(100.0)
@@ -345,13 +345,13 @@ def test_changes_by_hand():
 
 def test_interval_and_p_by_hand():
     resampled = np.arange(101.0)  # quantiles 2.5 and 97.5, mean 50
-    assert ab.interval(10.0, resampled) == pytest.approx((10 - 47.5, 10 + 47.5))
-    assert ab.interval(10.0, np.append(resampled, np.nan)) == pytest.approx((-37.5, 57.5))
-    assert np.isnan(ab.interval(1.0, np.full(3, np.nan))).all()
-    assert ab.p_value(np.array([1.0, 2.0, -1.0])) == 1.0
-    assert ab.p_value(np.arange(1.0, 100.0)) == pytest.approx(2 / 100)
-    assert ab.p_value(-np.arange(0.0, 99.0)) == pytest.approx(4 / 100)
-    assert ab.p_value(np.array([np.nan])) is None
+    assert ab_test.interval(10.0, resampled) == pytest.approx((10 - 47.5, 10 + 47.5))
+    assert ab_test.interval(10.0, np.append(resampled, np.nan)) == pytest.approx((-37.5, 57.5))
+    assert np.isnan(ab_test.interval(1.0, np.full(3, np.nan))).all()
+    assert ab_test.p_value(np.array([1.0, 2.0, -1.0])) == 1.0
+    assert ab_test.p_value(np.arange(1.0, 100.0)) == pytest.approx(2 / 100)
+    assert ab_test.p_value(-np.arange(0.0, 99.0)) == pytest.approx(4 / 100)
+    assert ab_test.p_value(np.array([np.nan])) is None
 
 
 def test_intervals_of_plays_hold_the_mean_as_often_as_they_say():
@@ -360,14 +360,14 @@ def test_intervals_of_plays_hold_the_mean_as_often_as_they_say():
     for _ in range(200):
         value = rng.exponential(size=40)
         drawn = value[rng.integers(40, size=(200, 40))].mean(1)
-        low, high = ab.interval(value.mean(), drawn)
+        low, high = ab_test.interval(value.mean(), drawn)
         inside += low <= 1.0 <= high
     assert 0.93 * 200 - 4 * math.sqrt(200 * 0.93 * 0.07) < inside < 200
 
 
 def test_names_of_arms():
     paths = [pathlib.Path(path) for path in ("x/hard", "y/hard", "z/oracle", "soft/")]
-    names = ab.arm_names(paths)
+    names = ab_test.arm_names(paths)
     assert list(names.values()) == paths
     assert list(names) == [*(str(path.absolute()) for path in paths[:3]), "soft"]
 
@@ -404,7 +404,7 @@ def test_the_control_adds_up_cosines(worked):
     from jaxneg.data import stores
     from jaxneg.evaluation import report
 
-    simulation = simulate.reopen(worked / "log.csv.truth.npz")
+    simulation = log.reopen(worked / "log.csv.truth.npz")
     found = visit.visits(simulation, users=60, days=7)
     store = stores.Store.open(worked / "store")
     log = report.training_log(store)
@@ -414,7 +414,7 @@ def test_the_control_adds_up_cosines(worked):
     cosine = played.T @ played / np.maximum(np.outer(norm, norm), 1)
     ids = store.vocabulary().ids.to_pylist()
     row = {int(name.split("_")[1]): place for place, name in enumerate(ids, start=1)}
-    arm, checked = arms.control(store, simulation, found.served_V, 20, 1), 0
+    arm, checked = policies.control(store, simulation, found.served_V, 20, 1), 0
 
     def watched(now):
         nonlocal checked
@@ -429,7 +429,7 @@ def test_the_control_adds_up_cosines(worked):
                 checked += 1
         return place
 
-    trial.trial(simulation, found, {"control": watched})
+    trials.trial(simulation, found, {"control": watched})
     assert checked > 100
 
 
@@ -486,10 +486,10 @@ def test_a_truth_that_holds_no_config_or_other_listeners_is_refused(here):
         values = dict(arrays)
     np.savez("old.npz", **{name: value for name, value in values.items() if name != "config"})
     with pytest.raises(UserError, match="old.npz is no truth that this version wrote"):
-        simulate.reopen("old.npz")
+        log.reopen("old.npz")
     np.savez("moved.npz", **values | {"quality": values["quality"] + 1})
     with pytest.raises(UserError, match="moved.npz is of a version that drew other listeners"):
-        simulate.reopen("moved.npz")
+        log.reopen("moved.npz")
 
 
 def test_help_of_the_test_names_its_options(capsys):

@@ -9,8 +9,9 @@ import pytest
 
 from jaxneg import config as configs
 from jaxneg.config import UserError
-from jaxneg.data import engine, held_out, prepare, readers, simulate, stores
+from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import report
+from jaxneg.simulation import log
 from jaxneg.training import loop, runs
 
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()
@@ -95,8 +96,8 @@ def test_differences_are_over_the_examples_that_both_have(runs, tmp_path, quiet)
 def prepared_twice(tmp_path_factory):
     """Two stores of one log: one catalogue, other sessions."""
     directory = tmp_path_factory.mktemp("twice")
-    config = simulate.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    simulate.write(simulate.simulate(config), directory / "log.parquet")
+    config = log.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    log.write(log.simulate(config), directory / "log.parquet")
     for name, session in (("one", "given"), ("two", "user"), ("again", "given")):
         reader, con = readers.READERS["table"], engine.connect()
         events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))

@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from jaxneg import ab, cli, config as configs, grid
+from jaxneg import cli, config as configs, grid
 from jaxneg.config import Config, fields
-from jaxneg.data import listeners, prepare, readers
+from jaxneg.data import prepare, readers
 from jaxneg.errors import UserError
+from jaxneg.simulation import ab_test, listeners
 from jaxneg.training import loop
 
 
@@ -158,7 +159,7 @@ def test_fields_that_a_saved_config_lacks_have_their_defaults():
     assert configs.from_json(json.dumps(values)) == Config()
 
 
-OPTIONS = [Config, prepare.PrepareConfig, listeners.SimulateConfig, ab.ABConfig, grid.Sweep] + [
+OPTIONS = [Config, prepare.PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig, grid.Sweep] + [
     reader.Options for reader in readers.READERS.values()
 ]
 

@@ -21,14 +21,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from jaxneg import arms as arms_, files, metrics, trial
+from jaxneg import files, metrics
 from jaxneg.batch import CODE
 from jaxneg.config.fields import Bounds, Positive, Seed, settled
-from jaxneg.data import simulate, stores, visits as visit
-from jaxneg.data.listeners import LONGEST
+from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.serve import scorer
+from jaxneg.simulation import log, policies as arms_, trials, visits as visit
+from jaxneg.simulation.listeners import LONGEST
 
 CONTROL = "control"
 OWN = (CONTROL, "draw", "oracle")  # arms that are always there
@@ -95,7 +96,7 @@ def _run(
     """What ab.json holds."""
     names = arm_names(exports)
     opened = {name: scorer.Scorer.open(path) for name, path in names.items()}
-    simulation, prepared = simulate.reopen(truth), stores.Store.open(store)
+    simulation, prepared = log.reopen(truth), stores.Store.open(store)
     history = max(one.manifest["length"] for one in opened.values()) if config.history == "user" else 0
     on_progress(0, 1, stage="the log so far")
     visits = visit.visits(
@@ -112,8 +113,8 @@ def _run(
     on_progress(0, 1, stage="fitting the control")
     length = max(history, LONGEST)
     control = arms_.control(prepared, simulation, visits.served_V, length, config.top)
-    arms |= dict(zip(OWN, (control, trial.drawn, arms_.oracle(config.top)), strict=True))
-    heard = trial.trial(
+    arms |= dict(zip(OWN, (control, trials.drawn, arms_.oracle(config.top)), strict=True))
+    heard = trials.trial(
         simulation,
         visits,
         arms,
@@ -147,7 +148,7 @@ class Sums(NamedTuple):
     shown_UV: sp.csr_array  # float64, how often each song was chosen
 
 
-def sums(heard: trial.Heard, listener_S: np.ndarray, items: int) -> Sums:
+def sums(heard: trials.Heard, listener_S: np.ndarray, items: int) -> Sums:
     """Counts by listener of what an arm chose; the first song of a session is not among them."""
     item_SL, feedback_SL = heard.item_SL[:, 1:], heard.feedback_SL[:, 1:]
     s, l = np.nonzero(item_SL >= 0)
@@ -188,7 +189,7 @@ def _ratio(above_R: np.ndarray, below_R: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    heard: Mapping[str, trial.Heard], listener_S: np.ndarray, items: int, resamples: int, seed: int
+    heard: Mapping[str, trials.Heard], listener_S: np.ndarray, items: int, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Figures of each arm, and their changes against the control, with 95% bootstrap intervals over listeners.
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxneg.data import listeners, simulate
-from jaxneg.data.listeners import LONGEST
 from jaxneg.errors import UserError
+from jaxneg.simulation import listeners, log
+from jaxneg.simulation.listeners import LONGEST
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class Visits:
     served_V: np.ndarray  # int64, events of each song in the log, of all listeners
 
 
-def visits(
-    simulation: simulate.Simulation, *, users: int, days: int, history: int = 0, seed: int = 0
-) -> Visits:
+def visits(simulation: log.Simulation, *, users: int, days: int, history: int = 0, seed: int = 0) -> Visits:
     """The sessions of some listeners in the days after the log.
 
     A listener comes as often as in the log: the number of sessions is a Poisson draw of that mean. Phases go on from
@@ -73,7 +71,7 @@ def visits(
     return Visits(user_U, listener_S, ordinal_S, station_S, length_S, state_SLD, **past)
 
 
-def _past(simulation: simulate.Simulation, user_U: np.ndarray, history: int) -> dict[str, np.ndarray]:
+def _past(simulation: log.Simulation, user_U: np.ndarray, history: int) -> dict[str, np.ndarray]:
     """What the log left, by field of Visits; the last session's day and phase too."""
     config, size = simulation.config, len(user_U)
     place = np.full(config.users, -1)

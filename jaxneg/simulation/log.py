@@ -23,10 +23,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from jaxneg import batch, files
-from jaxneg.data import listeners
-from jaxneg.data.listeners import LONGEST, SimulateConfig, Truth
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
+from jaxneg.simulation import listeners
+from jaxneg.simulation.listeners import LONGEST, SimulateConfig, Truth
 
 BLOCK = 8192  # sessions that fill a block; part of what a seed means
 BRIEF_SKIP = 0.4215 / 0.5172  # share of skips that come almost at once: P(skip_1 | skip_2) of MSSD

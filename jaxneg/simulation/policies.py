@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from jaxneg import trial
 from jaxneg.batch import PAD
-from jaxneg.data import listeners, simulate, stores
+from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.serve import scorer
+from jaxneg.simulation import listeners, log, trials
 
 QUERIES = (512, 64)  # contexts given to a model at once; few shapes, for each is compiled
 
@@ -22,9 +22,9 @@ QUERIES = (512, 64)  # contexts given to a model at once; few shapes, for each i
 Ready = Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[np.ndarray, np.ndarray], np.ndarray]]
 
 
-def oracle(top: int) -> trial.Arm:
+def oracle(top: int) -> trials.Arm:
     """Chooses by the true probability of a play."""
-    return lambda now: trial.among_best(now, now.logit(), top)
+    return lambda now: trials.among_best(now, now.logit(), top)
 
 
 def by_score(
@@ -35,7 +35,7 @@ def by_score(
     length: int,
     kinds: Sequence[int],
     top: int,
-) -> trial.Arm:
+) -> trials.Arm:
     """Chooses by scores of contexts in rows; where a context holds nothing, the station draws.
 
     Args:
@@ -47,7 +47,7 @@ def by_score(
       top: see ``trial.among_best``.
     """
 
-    def choose(now: trial.Now) -> np.ndarray:
+    def choose(now: trials.Now) -> np.ndarray:
         kept_SL = (now.item_SL >= 0) & np.isin(now.feedback_SL, kinds)
         row_SL = np.where(kept_SL, row_of[now.item_SL], PAD)
         context = packed(row_SL, now.feedback_SL, station_row_of[now.at_SL], length)
@@ -59,7 +59,7 @@ def by_score(
             row_C = row_of[pool[pool >= 0]]
             score_SC[at, : len(row_C)] = np.where(row_C > 0, scores(at, row_C), -np.inf)
         score_SC[context[0][:, 0] == PAD] = -np.inf
-        return trial.among_best(now, score_SC, top)
+        return trials.among_best(now, score_SC, top)
 
     return choose
 
@@ -80,10 +80,10 @@ def packed(
 def model(
     opened: scorer.Scorer,
     directory: pathlib.Path,
-    simulation: simulate.Simulation,
+    simulation: log.Simulation,
     served_V: np.ndarray,
     top: int,
-) -> trial.Arm:
+) -> trials.Arm:
     """Chooses by the scores of an export, whose catalogue must come of the simulation's log.
 
     Args:
@@ -124,8 +124,8 @@ def _queries(opened: scorer.Scorer, context: tuple[np.ndarray, ...]) -> np.ndarr
 
 
 def control(
-    store: stores.Store, simulation: simulate.Simulation, served_V: np.ndarray, length: int, top: int
-) -> trial.Arm:
+    store: stores.Store, simulation: log.Simulation, served_V: np.ndarray, length: int, top: int
+) -> trials.Arm:
     """Chooses by item-item collaborative filtering on plays: skips and thumbs down are nowhere in it.
 
     With n_ui = 1 if listener u played song i in the training events of the store, and n_i the number who did,
