@@ -21,10 +21,11 @@ import tempfile
 
 import claims
 
-from jaxneg import config as configs, console, files, grid, sweep
+from jaxneg import config as configs, console, files
 from jaxneg.data import engine, prepare, readers
 from jaxneg.serve import export
 from jaxneg.simulation import ab_test, log
+from jaxneg.sweep import grids, runner
 from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -62,22 +63,22 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
 
 def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:
     path = ROOT / "configs" / f"study_{name}.py"
-    config, spec = configs.load(path), grid.load(path)
+    config, spec = configs.load(path), grids.load(path)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
     if quick:
         config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
-        spec = grid.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
+        spec = grids.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
     with console.Steps(f"study {name}") as steps:
-        sweep.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
+        runner.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
 
 
 def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, list[list[float]]]]:
     """Epoch and monitored figure of each validation, by labels of a cell and seed."""
     asked = json.loads((work / name / "sweep.json").read_text())
     axes = {axis: {label: tuple(words) for label, words in of.items()} for axis, of in asked["axes"].items()}
-    spec = grid.Sweep(axes, seeds=asked["seeds"])
+    spec = grids.Sweep(axes, seeds=asked["seeds"])
     found: dict[tuple[str, ...], dict[str, list[list[float]]]] = {}
-    for cell in grid.expand(configs.from_json(json.dumps(asked["config"])), spec):
+    for cell in grids.expand(configs.from_json(json.dumps(asked["config"])), spec):
         path = work / name / "cells" / cell.name / "result.json"
         if path.is_file():
             result = json.loads(path.read_text())
@@ -91,7 +92,7 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
     if not (work / name / "table.json").is_file():
         return False
     table = json.loads((work / name / "table.json").read_text())
-    if failed := sweep.failures(table):
+    if failed := runner.failures(table):
         console.say(f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}")
         return False
     histories = validated(name, work)

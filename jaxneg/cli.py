@@ -432,13 +432,13 @@ def _sweep(args: list[str]) -> None:
         split=(Literal["test", "validation"], "Which held-out events; tune on validation.", "test"),
         baselines=(Flag, "Measure the baselines on the same events.", False),
     )  # fmt: skip
-    from jaxneg import grid, sweep
+    from jaxneg.sweep import grids, runner
 
-    spec = grid.with_axes(grid.load(asked.config), asked.set)
+    spec = grids.with_axes(grids.load(asked.config), asked.set)
     spec = dataclasses.replace(spec, seeds=asked.seeds or spec.seeds)
-    grid.refuse_swept(configs.load(asked.config), config, spec)
+    grids.refuse_swept(configs.load(asked.config), config, spec)
     with console.Steps("sweep") as steps:
-        table = sweep.sweep(
+        table = runner.sweep(
             config, spec, asked.workdir, jobs=asked.jobs, split=asked.split, baselines=asked.baselines,
             on_progress=steps, say=console.say,
         )  # fmt: skip
@@ -446,7 +446,7 @@ def _sweep(args: list[str]) -> None:
     console.say(
         f"{asked.workdir / 'table.md'}: {runs} runs in {len(table['cells'])} rows, with plots beside it"
     )
-    if failed := sweep.failures(table):
+    if failed := runner.failures(table):
         raise UserError(
             f"{len(failed)} failed ({'; '.join(failed)}): the same command tries them again, and no others"
         )

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from jaxneg import config as configs, grid
+from jaxneg import config as configs
 from jaxneg.errors import UserError
+from jaxneg.sweep import grids
 
 OWN = """
 from __future__ import annotations
@@ -45,7 +46,7 @@ def made(directory, **files):
 def test_a_config_may_use_dataclasses_of_its_own(tmp_path):
     path = made(tmp_path, own=OWN) / "own.py"
     assert configs.load(path).data.length == 9
-    assert grid.load(path).axes == {}
+    assert grids.load(path).axes == {}
 
 
 def test_files_beside_are_imported_and_do_not_meet_those_of_another_directory(tmp_path, monkeypatch):
@@ -56,7 +57,7 @@ def test_files_beside_are_imported_and_do_not_meet_those_of_another_directory(tm
     for _ in range(2):
         assert configs.load(tmp_path / "a" / "config.py").data.length == 10
         assert configs.load(tmp_path / "b" / "config.py").data.length == 12
-        assert list(grid.load(tmp_path / "b" / "config.py").axes["length"]) == ["11", "1"]
+        assert list(grids.load(tmp_path / "b" / "config.py").axes["length"]) == ["11", "1"]
     assert sys.path == path and not {name for name in set(sys.modules) - before if "jaxneg" not in name}
     monkeypatch.chdir(tmp_path / "b")
     assert configs.load("config.py").data.length == 12

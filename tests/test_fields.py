@@ -13,11 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from jaxneg import cli, config as configs, grid
+from jaxneg import cli, config as configs
 from jaxneg.config import Config, fields
 from jaxneg.data import prepare, readers
 from jaxneg.errors import UserError
 from jaxneg.simulation import ab_test, listeners
+from jaxneg.sweep import grids
 from jaxneg.training import loop
 
 
@@ -159,7 +160,7 @@ def test_fields_that_a_saved_config_lacks_have_their_defaults():
     assert configs.from_json(json.dumps(values)) == Config()
 
 
-OPTIONS = [Config, prepare.PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig, grid.Sweep] + [
+OPTIONS = [Config, prepare.PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig, grids.Sweep] + [
     reader.Options for reader in readers.READERS.values()
 ]
 
@@ -260,13 +261,13 @@ def test_notes_reach_into_tuples_and_beside_none():
 )
 def test_axes_take_what_means_the_same(values, axis):
     if axis is None:
-        assert grid.over("--model.tied", *values) == grid.over("--model.tied", True, False)
+        assert grids.over("--model.tied", *values) == grids.over("--model.tied", True, False)
     else:
-        assert grid.over("--data.length", *values) == {
+        assert grids.over("--data.length", *values) == {
             label: ("--data.length", word) for label, word in axis.items()
         }
-    assert grid.over("--data.length", 8.0, 16.0) == grid.over("--data.length", 8, 16)
-    assert list(grid.over("--data.p-hard", 1.0)) == ["1.0"]
+    assert grids.over("--data.length", 8.0, 16.0) == grids.over("--data.length", 8, 16)
+    assert list(grids.over("--data.p-hard", 1.0)) == ["1.0"]
 
 
 @pytest.mark.parametrize(
@@ -286,5 +287,5 @@ def test_sweeps_of_python_are_held_to_the_same(text, message, tmp_path):
     around = "def with_axes(axes):\n    spec = Sweep({})\n    object.__setattr__(spec, 'axes', axes)\n    return spec\n"
     path.write_text(f"from jaxneg.grid import Sweep, over\n{around}\ndef get_sweep():\n    return {text}\n")
     with pytest.raises(UserError, match=message) as error:
-        grid.expand(Config(), grid.load(path))
+        grids.expand(Config(), grids.load(path))
     assert "\n" not in str(error.value)

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxneg import cli, config as configs, grid, sweep, sweep_plots, sweep_table
+from jaxneg import cli, config as configs
 from jaxneg.config import Config, UserError
 from jaxneg.files import locks
-from jaxneg.grid import Sweep, over
+from jaxneg.sweep import grids, plots, runner, table
+from jaxneg.sweep.grids import Sweep, over
 
 PNG = b"\x89PNG\r\n\x1a\n"
 OPTIONS = """--data.length 6 --data.batch-size 32 --model.width 8 --model.layers 1 --train.epochs 2 --train.devices 1
@@ -51,7 +52,7 @@ def test_a_grid_by_hand():
         },
         seeds=2,
     )
-    cells = grid.expand(base, spec)
+    cells = grids.expand(base, spec)
     assert [(cell.labels, cell.seed) for cell in cells] == [
         (("0", "plain"), 0), (("0", "many"), 0), (("0.5", "plain"), 0), (("0.5", "many"), 0),
         (("0", "plain"), 1), (("0", "many"), 1), (("0.5", "plain"), 1), (("0.5", "many"), 1),
@@ -68,29 +69,29 @@ def test_a_grid_by_hand():
 def test_names_of_cells_are_paths_and_differ():
     labels = ["a/b", "a b", "a:b", "x" * 60, "x" * 61]
     spec = Sweep({"odd name": {label: () for label in labels}}, seeds=1)
-    names = [cell.name for cell in grid.expand(Config(), spec)]
+    names = [cell.name for cell in grids.expand(Config(), spec)]
     assert len(set(names)) == len(labels)
     assert all(re.fullmatch(r"[\w.+=,~-]{1,80}", name) for name in names)
     # A name does not depend on which values stand beside it, as long as they are told apart.
     alone = Sweep({"odd name": {"a/b": ()}}, seeds=1)
-    assert grid.expand(Config(), alone)[0].name == names[0]
+    assert grids.expand(Config(), alone)[0].name == names[0]
 
 
 def test_axes_of_the_command_line():
     spec = Sweep({"p_hard": over("--data.p-hard", 0, 1), "loss": {"a": (), "b": ("--loss.name", "gbce")}})
-    found = grid.with_axes(spec, ["data.p-hard=0.2,0.4", "loss=b", "--model.tied=true,False", "layers=1"])
+    found = grids.with_axes(spec, ["data.p-hard=0.2,0.4", "loss=b", "--model.tied=true,False", "layers=1"])
     assert found.axes == {
         "p_hard": {"0.2": ("--data.p-hard", "0.2"), "0.4": ("--data.p-hard", "0.4")},
         "loss": {"b": ("--loss.name", "gbce")},
         "tied": {"True": ("--model.tied",), "False": ("--model.no-tied",)},
         "layers": {"1": ("--model.layers", "1")},
     }
-    assert grid.with_axes(SPEC, ["p_hard=0.2,0.4"]).reference == {}
-    assert grid.with_axes(SPEC, ["p_hard=0,0.4"]).reference == {"p_hard": "0"}
-    inputs = grid.with_axes(Sweep({}), ["inputs=play skip,"]).axes
+    assert grids.with_axes(SPEC, ["p_hard=0.2,0.4"]).reference == {}
+    assert grids.with_axes(SPEC, ["p_hard=0,0.4"]).reference == {"p_hard": "0"}
+    inputs = grids.with_axes(Sweep({}), ["inputs=play skip,"]).axes
     assert inputs == {"inputs": over("--data.inputs", ("play", "skip"), ())}
-    cells = grid.expand(
-        Config(), grid.with_axes(Sweep({}, seeds=1), ["inputs=play skip,", "tied=True,False"])
+    cells = grids.expand(
+        Config(), grids.with_axes(Sweep({}, seeds=1), ["inputs=play skip,", "tied=True,False"])
     )
     assert [(cell.config.data.inputs, cell.config.model.tied) for cell in cells] == list(
         itertools.product([("play", "skip"), ()], [True, False])
@@ -111,7 +112,7 @@ def test_axes_of_the_command_line():
 )
 def test_a_wrong_axis_of_the_command_line_is_one_line(text, message):
     with pytest.raises(UserError, match=message) as raised:
-        grid.with_axes(Sweep({}), [text])
+        grids.with_axes(Sweep({}), [text])
     assert "\n" not in str(raised.value)
 
 
@@ -131,7 +132,7 @@ def test_a_wrong_axis_of_the_command_line_is_one_line(text, message):
 )  # fmt: skip
 def test_a_wrong_grid_is_one_line(axes, more, message):
     with pytest.raises(UserError, match=message) as raised:
-        grid.expand(Config(), Sweep(axes, **more))
+        grids.expand(Config(), Sweep(axes, **more))
     assert "\n" not in str(raised.value)
 
 
@@ -140,59 +141,59 @@ def test_settings_that_clash_in_some_cells_fail_there_alone():
         {"encoder": over("--model.encoder", "sasrec", "bert4rec"), "mask": over("--data.mask", 0, 0.2)},
         seeds=1,
     )
-    troubles = {cell.labels: cell.trouble for cell in grid.expand(Config(), spec)}
+    troubles = {cell.labels: cell.trouble for cell in grids.expand(Config(), spec)}
     assert "hide events with --data.mask" in str(troubles.pop(("bert4rec", "0")))
     assert set(troubles.values()) == {None}
 
 
 def test_an_option_beside_its_axis_is_refused():
     with pytest.raises(UserError, match="--data.p-hard is the axis p_hard of this sweep: use --set p_hard="):
-        grid.refuse_swept(Config(), configs.override(Config(), ["--data.p-hard", "0.3"]), SPEC)
-    grid.refuse_swept(Config(), configs.override(Config(), ["--model.width", "8"]), SPEC)
+        grids.refuse_swept(Config(), configs.override(Config(), ["--data.p-hard", "0.3"]), SPEC)
+    grids.refuse_swept(Config(), configs.override(Config(), ["--model.width", "8"]), SPEC)
 
 
 def test_a_file_without_a_sweep_has_no_axes_and_a_wrong_one_is_one_line(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("")
-    assert grid.load(path) == Sweep({})
+    assert grids.load(path) == Sweep({})
     path.write_text("def get_sweep():\n    return 7\n")
     with pytest.raises(UserError, match=r"must return a jaxneg\.grid\.Sweep, got int"):
-        grid.load(path)
+        grids.load(path)
     path.write_text("def get_sweep():\n    return undefined\n")
     with pytest.raises(UserError, match="could not be loaded: NameError"):
-        grid.load(path)
+        grids.load(path)
 
 
 def test_spread_is_the_t_interval():
     # Three values with mean 2 and s.d. 1; 4.302653 is the 97.5% point of t with 2 degrees of freedom, from tables.
-    one = sweep_table.spread([1.0, 2.0, 3.0])
+    one = table.spread([1.0, 2.0, 3.0])
     assert one["mean"] == 2.0 and one["sd"] == 1.0 and one["n"] == 3
     assert one["low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
     values = np.random.default_rng(0).normal(size=7).tolist()
     low, high = stats.t.interval(0.95, 6, loc=np.mean(values), scale=stats.sem(values))
-    many = sweep_table.spread(values)
+    many = table.spread(values)
     assert (many["low"], many["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert sweep_table.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
-    assert sweep_table.spread([])["mean"] is None
+    assert table.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
+    assert table.spread([])["mean"] is None
 
 
 def values(*pair_accuracy):
     pair_X2 = np.arange(2 * len(pair_accuracy), dtype=np.int32).reshape(-1, 2)
     value_X = np.array(pair_accuracy, np.float32)
     users = np.arange(len(value_X))
-    return sweep_table.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
+    return table.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
 
 
 def found(accuracies, values=None, failed=None):
     figures = {s: {"pair_accuracy": value, "pairs": 3, "none": None} for s, value in accuracies.items()}
-    return sweep_table.Found(figures, values or {}, failed or {})
+    return table.Found(figures, values or {}, failed or {})
 
 
 def summary(cells, **more):
     settings = {"seeds": 2, "figures": ("pair_accuracy",), "reference": {}, "baselines": {}, "resamples": 200,
                 "seed": 0} | more  # fmt: skip
     labels = [label for (label,) in cells]
-    return {"split": "test"} | sweep_table.summary({"p": labels}, cells, **settings)
+    return {"split": "test"} | table.summary({"p": labels}, cells, **settings)
 
 
 def test_differences_are_paired_over_seeds_and_over_examples():
@@ -228,7 +229,7 @@ def test_intervals_of_differences_resample_users():
     table = summary(cells, reference={"p": "0"})
     one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
     assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
-    assert "| 1 | +0.0000 | +0.0000 |" in sweep_table.markdown(table, {})
+    assert "| 1 | +0.0000 | +0.0000 |" in table.markdown(table, {})
 
 
 def test_only_common_seeds_and_equal_examples_are_compared():
@@ -243,9 +244,9 @@ def test_only_common_seeds_and_equal_examples_are_compared():
     assert one["over_seeds"]["pair_accuracy"]["mean"] == pytest.approx(0.2)
     assert one["over_examples"]["pair_accuracy"]["mean"] == -0.5
     assert other["over_examples"] == {"pair_accuracy": None, "auc": None}
-    text = sweep_table.markdown(table, {})
+    text = table.markdown(table, {})
     assert "## Failed\n\n- p 0, seed 0: ran out\n" in text
-    lines = list(csv.DictReader(io.StringIO(sweep_table.csv_text(table))))
+    lines = list(csv.DictReader(io.StringIO(table.csv_text(table))))
     assert [(line["p"], line["seed"], line["pair_accuracy"], line["failed"]) for line in lines] == [
         ("0", "0", "", "ran out"), ("0", "1", "0.7", ""), ("1", "0", "0.1", ""), ("1", "1", "0.9", ""),
         ("2", "0", "0.1", ""), ("2", "1", "0.9", ""),
@@ -257,10 +258,10 @@ def test_only_common_seeds_and_equal_examples_are_compared():
 def test_a_mean_is_not_of_those_that_converged_in_time(unit, second, mean):
     name = f"{unit}_to_convergence"
     cells = {
-        ("0",): sweep_table.Found(
+        ("0",): table.Found(
             {0: {name: 4.0, "auc": 0.5}, 1: {name: second, "auc": None}}, {0: values(1), 1: values(1)}, {}
         ),
-        ("1",): sweep_table.Found(
+        ("1",): table.Found(
             {0: {name: 3.0, "auc": 0.6}, 1: {name: 3.0, "auc": 0.7}}, {0: values(1), 1: values(1)}, {}
         ),
     }
@@ -279,36 +280,36 @@ def test_the_best_baseline_is_compared_with():
     table = summary(cells, baselines=of)
     assert table["best_baseline"] == "high"
     assert table["cells"][0]["less_best_baseline"]["pair_accuracy"]["mean"] == 0.5
-    text = sweep_table.markdown(table, {"plots/a.png": "A"})
+    text = table.markdown(table, {"plots/a.png": "A"})
     assert "Less the best baseline by AUC on validation, high" in text and "![A](plots/a.png)" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| low |  | 0.1000 |", "| high |  |  |"]
 
 
 def test_titles():
-    assert [sweep_table.title(name) for name in ("auc", "ndcg@10", "delta_hit_rate@5", "best_epoch")] == [
+    assert [table.title(name) for name in ("auc", "ndcg@10", "delta_hit_rate@5", "best_epoch")] == [
         "AUC", "NDCG@10", "ΔHR@5", "best epoch",
     ]  # fmt: skip
 
 
 def points(*labels):
-    return [sweep_plots.Point(one, n / 10, n / 10 - 0.05, n / 10 + 0.05) for n, one in enumerate(labels)]
+    return [plots.Point(one, n / 10, n / 10 - 0.05, n / 10 + 0.05) for n, one in enumerate(labels)]
 
 
 def test_plots_of_numbers_and_of_names(tmp_path):
-    grid = {"loss": ["a", "b"], "p": ["0", "0.5", "1"]}
-    drawn = sweep_plots.draw(
-        tmp_path / "new", axes=grid, points={"auc": points(*itertools.product(*grid.values()))},
+    grids = {"loss": ["a", "b"], "p": ["0", "0.5", "1"]}
+    drawn = plots.draw(
+        tmp_path / "new", axes=grids, points={"auc": points(*itertools.product(*grids.values()))},
         titles={"auc": "AUC"}, baseline=("popularity", {"auc": 0.3}),
     )  # fmt: skip
     assert drawn == {"auc.png": "AUC"}
-    single = [sweep_plots.Point(("a",), 0.3, None, None)]
+    single = [plots.Point(("a",), 0.3, None, None)]
     for axes, of in (
         ({"loss": ["a", "b"]}, points(("a",), ("b",))),
         ({"loss": ["a"]}, single),
         ({}, points(())),
     ):
-        sweep_plots.draw(tmp_path / "new", axes=axes, points={"gini@10": of}, titles={"gini@10": "Gini@10"})
+        plots.draw(tmp_path / "new", axes=axes, points={"gini@10": of}, titles={"gini@10": "Gini@10"})
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"auc.png", "gini@10.png"}
     assert all(path.read_bytes()[:8] == PNG for path in (tmp_path / "new").iterdir())
 
@@ -330,7 +331,7 @@ def base(small_store, tmp_path_factory):
 def swept(base, tmp_path_factory):
     """A sweep that was not interrupted, its table and what it said."""
     workdir, said, seen = tmp_path_factory.mktemp("swept") / "sweep", [], []
-    table = sweep.sweep(
+    table = runner.sweep(
         base, SPEC, workdir, jobs=2, baselines=True, say=said.append,
         on_progress=lambda done, total, figures, stage: seen.append((done, total)),
     )  # fmt: skip
@@ -377,7 +378,7 @@ def test_a_sweep_leaves_what_it_should(swept):
             [kept] = (directory / "checkpoints").iterdir()
             assert int(kept.name) == result["best_step"]
             # What is kept per example has the mean that was reported; float32 keeps 7 digits.
-            [of] = sweep_table.load_values(directory / "figures_test.npz").values()
+            [of] = table.load_values(directory / "figures_test.npz").values()
             assert np.nanmean(of.value_X["auc"]) == pytest.approx(figures["auc"], rel=1e-6)
         aucs = [cell["seeds"][s]["auc"] for s in "01"]
         assert cell["figures"]["auc"]["mean"] == pytest.approx(np.mean(aucs))
@@ -411,7 +412,7 @@ def times(workdir):
 def test_a_finished_sweep_runs_nothing(base, copied, swept, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)  # no worker starts
     before, bytes_before = times(copied), (copied / "table.json").read_bytes()
-    assert sweep.sweep(base, SPEC, copied, baselines=True) == swept[1]
+    assert runner.sweep(base, SPEC, copied, baselines=True) == swept[1]
     assert times(copied) == before and (copied / "table.json").read_bytes() == bytes_before
 
 
@@ -422,23 +423,23 @@ def test_another_experiment_is_refused(base, copied, monkeypatch):
         r"cells/p_hard=0,seed=0 holds another experiment \(model.width: 8 -> 4\): choose a new --workdir"
     )
     with pytest.raises(UserError, match=message):
-        sweep.sweep(other, SPEC, copied)
+        runner.sweep(other, SPEC, copied)
 
 
 def test_fewer_jobs_than_none_are_refused(base, tmp_path):
     with pytest.raises(UserError, match="--jobs must be 0 or more, got -1"):
-        sweep.sweep(base, SPEC, tmp_path / "new", jobs=-1)
+        runner.sweep(base, SPEC, tmp_path / "new", jobs=-1)
 
 
 def test_a_directory_of_something_else_is_refused(base, tmp_path):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(UserError, match="exists and is no sweep: choose a new one"):
-        sweep.sweep(base, SPEC, tmp_path)
+        runner.sweep(base, SPEC, tmp_path)
 
 
 def test_unknown_figures_are_refused_before_anything_runs(base, tmp_path):
     with pytest.raises(UserError, match="no figure gini@7: choose among pair_accuracy, "):
-        sweep.sweep(base, dataclasses.replace(SPEC, figures=("auc", "gini@7")), tmp_path / "new")
+        runner.sweep(base, dataclasses.replace(SPEC, figures=("auc", "gini@7")), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -447,8 +448,8 @@ def test_two_sweeps_do_not_meet(base, copied):
         with pytest.raises(
             UserError, match=rf"in use by .*process {os.getpid()} .*wait until it ends, or stop it"
         ):
-            sweep.sweep(base, SPEC, copied)
-    sweep.sweep(base, SPEC, copied)  # the lock file alone stops nobody
+            runner.sweep(base, SPEC, copied)
+    runner.sweep(base, SPEC, copied)  # the lock file alone stops nobody
 
 
 CONFIG = """

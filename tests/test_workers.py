@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from jaxneg import workers
 from jaxneg.config import UserError
+from jaxneg.sweep import workers
 
 TOY = """
 import os, pathlib, sys, time

@@ -161,7 +161,7 @@ class _Worker:
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jaxneg.workers", function, json.dumps(place.cores)],
+                [sys.executable, "-m", "jaxneg.sweep.runner.workers", function, json.dumps(place.cores)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, pass_fds=tuple(keep),
                 env={**os.environ, **place.environment, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers

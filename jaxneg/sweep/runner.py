@@ -23,13 +23,14 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxneg import config as configs, files, grid, signals, sweep_plots, sweep_table, workers
+from jaxneg import config as configs, files, signals
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measure
+from jaxneg.sweep import grids, plots, table, workers
 from jaxneg.training import loop, runs
 
 TRAINING = (
@@ -53,7 +54,7 @@ OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 def sweep(
     config: Config,
-    spec: grid.Sweep,
+    spec: grids.Sweep,
     workdir: pathlib.Path,
     *,
     jobs: int = 0,
@@ -80,7 +81,7 @@ def sweep(
     if jobs < 0:
         raise UserError(f"--jobs must be 0 or more, got {jobs}")
     workdir = files.local(workdir, "--workdir")
-    cells = grid.expand(config, spec)
+    cells = grids.expand(config, spec)
     _check_figures(cells[0].config, spec, split)
     catalogues = {
         one: runs.catalogue_id(stores.Store.open(one)) for one in {c.config.data.store for c in cells}
@@ -100,7 +101,7 @@ def sweep(
                 tasks["baselines"] = _task("baselines", config, workdir, split)
         total, done = len(cells), sum(cell.name not in tasks for cell in cells)
         places = _places(workdir, jobs) if tasks else []
-        call, logs = "jaxneg.sweep:work", workdir / "logs"
+        call, logs = "jaxneg.sweep.runner:work", workdir / "logs"
         with (
             signals.deferred(),
             contextlib.closing(
@@ -131,7 +132,7 @@ def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
     return [one._replace(environment={**chosen, **one.environment}) for one in workers.places(jobs)]
 
 
-def _check_figures(config: Config, spec: grid.Sweep, split: str) -> None:
+def _check_figures(config: Config, spec: grids.Sweep, split: str) -> None:
     """Raises UserError on a figure to show that measuring does not give."""
     store = stores.Store.open(config.data.store)
     examples = held_out.EvalBatches(store, config.data, config.eval, split)
@@ -173,7 +174,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
         )
 
 
-def _asked(config: Config, spec: grid.Sweep, split: str) -> dict[str, Any]:
+def _asked(config: Config, spec: grids.Sweep, split: str) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(config),
         "axes": {name: {label: list(words) for label, words in axis.items()} for name, axis in spec.axes.items()},
@@ -185,7 +186,7 @@ def _asked(config: Config, spec: grid.Sweep, split: str) -> dict[str, Any]:
 
 
 def _tasks(
-    cells: Sequence[grid.Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
+    cells: Sequence[grids.Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, str]]:
     """What is left to do. A cell that cannot be has failed at once."""
     tasks, standing = {}, 0
@@ -210,7 +211,7 @@ def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dic
 def _stands(path: pathlib.Path) -> bool:
     """Whether something was measured, by a version that kept whose example each is, and is as it was written."""
     try:
-        return path.is_file() and bool(sweep_table.load_values(path.with_suffix(".npz")))
+        return path.is_file() and bool(table.load_values(path.with_suffix(".npz")))
     except UserError:
         return False
 
@@ -257,7 +258,7 @@ def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "
 
 
 def _settle(
-    workdir: pathlib.Path, event: workers.Event, split: str, spec: grid.Sweep, say: Callable[[str], None]
+    workdir: pathlib.Path, event: workers.Event, split: str, spec: grids.Sweep, say: Callable[[str], None]
 ) -> None:
     """Notes that a task is done or has failed, and says so."""
     if event.failed is not None:
@@ -270,7 +271,7 @@ def _settle(
         return
     figures = _figures(_figures_path(workdir / "cells" / event.task, split))
     shown = [(name, figures[name]) for name in spec.figures if figures.get(name) is not None]
-    say(f"{event.task}: " + "  ".join(f"{sweep_table.title(name)} {value:.4g}" for name, value in shown))
+    say(f"{event.task}: " + "  ".join(f"{table.title(name)} {value:.4g}" for name, value in shown))
 
 
 def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
@@ -301,8 +302,8 @@ def measure_cell(
     score = runs.catalogue_score(trained)
     found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
-    sweep_table.save_values(
-        path.with_suffix(".npz"), {"model": sweep_table.Values(found.pair_X2, found.user_X, found.value_X)}
+    table.save_values(
+        path.with_suffix(".npz"), {"model": table.Values(found.pair_X2, found.user_X, found.value_X)}
     )
     written = {
         "split": split,
@@ -326,7 +327,7 @@ def _last(
 ) -> dict[str, Any]:
     """Figures of the last epoch, as last_<figure>; those of the best where it is the last, or the only one left."""
     found = report.measure_last(trained, directory, examples, on_progress) or best
-    return {f"last_{name}": value for name, value in sweep_table.scalars(found.to_dict()).items()}
+    return {f"last_{name}": value for name, value in table.scalars(found.to_dict()).items()}
 
 
 def _training(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,7 +338,7 @@ def _training(result: Mapping[str, Any]) -> dict[str, Any]:
         "last_validation": result["history"][-1][result["monitor"]],
         "seconds_per_epoch": _seconds_per_epoch(result["history"]),
     }
-    other = {name: value for name, value in sweep_table.scalars(result).items() if name not in RAW}
+    other = {name: value for name, value in table.scalars(result).items() if name not in RAW}
     return other | derived
 
 
@@ -373,10 +374,10 @@ def measure_baselines(
 
     measured = report.measure_baselines(store, config, split, watched)
     values = {
-        name: sweep_table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
+        name: table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
         for name, one in measured.items()
     }
-    sweep_table.save_values(path.with_suffix(".npz"), values)
+    table.save_values(path.with_suffix(".npz"), values)
     figures = {
         name: one.report.to_dict()
         | {
@@ -385,7 +386,7 @@ def measure_baselines(
             "seeds": one.seeds,
             "validation_auc": one.validation_auc if math.isfinite(one.validation_auc) else None,
         }
-        | {f"{of}_sd": one.sd[of] for of in sweep_table.COMPARED if of in one.sd}
+        | {f"{of}_sd": one.sd[of] for of in table.COMPARED if of in one.sd}
         for name, one in measured.items()
     }
     written = {
@@ -414,29 +415,29 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
 
 def _write(
     workdir: pathlib.Path,
-    cells: Sequence[grid.Cell],
-    spec: grid.Sweep,
+    cells: Sequence[grids.Cell],
+    spec: grids.Sweep,
     config: Config,
     split: str,
     baselines: bool,
 ) -> dict[str, Any]:
     """Writes table.json, table.csv, table.md and the plots of what stands; returns what table.json holds."""
-    found: dict[tuple[str, ...], sweep_table.Found] = {}
+    found: dict[tuple[str, ...], table.Found] = {}
     for cell in cells:
-        one = found.setdefault(cell.labels, sweep_table.Found({}, {}, {}))
+        one = found.setdefault(cell.labels, table.Found({}, {}, {}))
         path = _figures_path(workdir / "cells" / cell.name, split)
         if path.is_file() and cell.trouble is None:
-            one.figures[cell.seed] = sweep_table.scalars(_figures(path))
-            one.values[cell.seed] = sweep_table.load_values(path.with_suffix(".npz"))["model"]
+            one.figures[cell.seed] = table.scalars(_figures(path))
+            one.values[cell.seed] = table.load_values(path.with_suffix(".npz"))["model"]
         else:
             one.failed[cell.seed] = _reason(_failure_path(workdir, cell.name))
     measured = {}
     path = _baselines_path(workdir, split)
     if baselines and path.is_file():
-        values = sweep_table.load_values(path.with_suffix(".npz"))
+        values = table.load_values(path.with_suffix(".npz"))
         measured = {
             name: (
-                sweep_table.scalars({key: value for key, value in one.items() if key != "settings"})
+                table.scalars({key: value for key, value in one.items() if key != "settings"})
                 | {"settings": one["settings"]},
                 values[name],
             )
@@ -444,7 +445,7 @@ def _write(
                 "baselines"
             ].items()
         }
-    table = {"split": split} | sweep_table.summary(
+    table = {"split": split} | table.summary(
         {name: list(axis) for name, axis in spec.axes.items()},
         found,
         seeds=spec.seeds,
@@ -462,8 +463,8 @@ def _write(
         with files.COMMIT:
             files.move_into(workdir / "plots", drawn)
             files.write_json(workdir / "table.json", table)
-            files.write_text(workdir / "table.csv", sweep_table.csv_text(table))
-            files.write_text(workdir / "table.md", sweep_table.markdown(table, images))
+            files.write_text(workdir / "table.csv", table.csv_text(table))
+            files.write_text(workdir / "table.md", table.markdown(table, images))
     return table
 
 
@@ -473,18 +474,18 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
     for name in table["shown"]:
         ends = ((tuple(cell["labels"].values()), cell["figures"].get(name)) for cell in table["cells"])
         points[name] = [
-            sweep_plots.Point(labels, one["mean"], one["low"], one["high"])
+            plots.Point(labels, one["mean"], one["low"], one["high"])
             for labels, one in ends
             if one is not None and one["mean"] is not None
         ]
     best = table["best_baseline"]
     try:
-        drawn = sweep_plots.draw(
+        drawn = plots.draw(
             directory,
             axes=table["axes"],
             points={name: some for name, some in points.items() if some},
-            titles={name: sweep_table.title(name) for name in points},
-            counted=sweep_table.how_many(table["cells"]),
+            titles={name: table.title(name) for name in points},
+            counted=table.how_many(table["cells"]),
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:
@@ -496,7 +497,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
 def failures(table: Mapping[str, Any]) -> list[str]:
     """A line for each cell of a table that failed, and for the baselines."""
     lines = [
-        f"{sweep_table.name_of(cell['labels'], int(s))}: {reason}"
+        f"{table.name_of(cell['labels'], int(s))}: {reason}"
         for cell in table["cells"]
         for s, reason in cell["failed"].items()
     ]
