@@ -40,7 +40,7 @@ import numpy as np
 
 from jaxneg.data import engine, prepare, readers, stores
 from jaxneg.embeddings import sharding
-from jaxneg.simulation import log
+from jaxneg.simulation import simulator
 from jaxneg.training import checkpoint, logs, program, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -163,8 +163,8 @@ def strike(
 
 def store(directory: pathlib.Path) -> None:
     """Writes a store of a few hundred simulated sessions."""
-    config = log.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    log.write(log.simulate(config), directory / "log.parquet")
+    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
     settings = prepare.PrepareConfig(session="given", split="time")

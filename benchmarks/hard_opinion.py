@@ -18,7 +18,7 @@ import real_data
 
 from jaxneg import config as configs, console, files
 from jaxneg.data import held_out, opinions, stores
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
 
 OPINIONS = ("all", "net", "latest")
@@ -38,7 +38,7 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
     result = loop.train(config, directory)
     trained = runs.load(directory)
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = measure.evaluate(
+    found = measures.evaluate(
         runs.catalogue_score(trained),
         examples,
         items=trained.store.items,

@@ -82,10 +82,10 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         f"{SEQUENCES:,} sequences. One slice alone is `jaxneg plan configs/plan_100m.py --items {CATALOGUE.items} "
         f"--stations {CATALOGUE.stations} --topology {LARGE} --per-chip {PER_CHIP}`.",
         "",
-        f"**Estimates.** {estimate.NOTE} Sent are bytes that a chip must send in rings (jaxneg/plan/hlo.py); links take "
-        "these at their published speed, and what goes from all to all crosses the middle of the slice "
-        "(jaxneg/plan/tpu.py). The rounds of a lookup are a loop whose turns the compiler does not know: one is counted, "
-        "and one is the rule. Binary searches, loops of a few turns, count once in the time.",
+        f"**Estimates.** {estimate.NOTE} Sent are bytes that a chip must send in rings (jaxneg/plan/hlo.py); links "
+        "take these at their published speed, and what goes from all to all crosses the middle of the slice "
+        "(jaxneg/plan/tpu.py). The rounds of a lookup are a loop whose turns the compiler does not know: one is "
+        "counted, and one is the rule. Binary searches, loops of a few turns, count once in the time.",
     ]
     for title, plans in rows.items():
         table = [

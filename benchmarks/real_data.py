@@ -25,7 +25,7 @@ from jaxneg import config as configs, console, files, metrics
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import report
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,7 +85,7 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     result = loop.train(config, directory)
     trained = runs.load(directory)
     examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = measure.evaluate(
+    found = measures.evaluate(
         runs.catalogue_score(trained),
         examples,
         items=trained.store.items,
@@ -111,7 +111,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
         return of
 
-    held_out = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
+    tuning = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
     examples = held_out.EvalBatches(opened, config.data, config.eval, "test")
 
     def fit(log, sign, validate):
@@ -120,7 +120,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
         again = None if start is None else lambda seed: stripped(start(seed))
         return fitted._replace(score=stripped(fitted.score), again=again)
 
-    its = report.measure_baseline(fit, signed, held_out, examples, opened, config, "signed events only")
+    its = report.measure_baseline(fit, signed, tuning, examples, opened, config, "signed events only")
     return found | {"matrix_factorisation, signed events only": its}
 
 

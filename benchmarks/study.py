@@ -24,23 +24,25 @@ import claims
 from jaxneg import config as configs, console, files
 from jaxneg.data import engine, prepare, readers
 from jaxneg.serve import export
-from jaxneg.simulation import ab_test, log
+from jaxneg.simulation import ab_test, simulator
 from jaxneg.sweep import grids, runner
 from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
 AB = "ab"  # needs the sweep over p_hard
-LISTENERS = log.SimulateConfig(users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90)
-FEW = log.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
+LISTENERS = simulator.SimulateConfig(
+    users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90
+)
+FEW = simulator.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
 
 
-def prepared(work: pathlib.Path, listeners: log.SimulateConfig) -> pathlib.Path:
+def prepared(work: pathlib.Path, listeners: simulator.SimulateConfig) -> pathlib.Path:
     """The store of the study's listeners."""
     log, store = work / "log.parquet", work / "store"
     if not (store / "metadata.json").exists():
         work.mkdir(parents=True, exist_ok=True)
-        log.write(log.simulate(listeners), log)
+        simulator.write(simulator.simulate(listeners), log)
         reader, con = readers.READERS["table"], engine.connect()
         settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
         events = reader.read(con, log, reader.Options(attributes=("artist",)))

@@ -204,7 +204,7 @@ def _inspect(args: list[str]) -> None:
 def _simulate(args: list[str]) -> None:
     if any(arg.partition("=")[0] == "--ab" for arg in args):
         return _ab(args)
-    from jaxneg.simulation import log
+    from jaxneg.simulation import simulator
 
     command = _command(
         out=(
@@ -212,7 +212,7 @@ def _simulate(args: list[str]) -> None:
             "Log to write, .parquet or .csv; FILE.truth.npz beside it holds what the listeners like.",
             ...,
         ),
-        simulation=(tyro.conf.OmitArgPrefixes[log.SimulateConfig], "", log.SimulateConfig()),
+        simulation=(tyro.conf.OmitArgPrefixes[simulator.SimulateConfig], "", simulator.SimulateConfig()),
     )
     asked = configs.parse(
         command,
@@ -229,7 +229,7 @@ def _simulate(args: list[str]) -> None:
             done += sessions
             steps(done, asked.simulation.sessions)
 
-        log.write(log.simulate(asked.simulation), asked.out, advance)
+        simulator.write(simulator.simulate(asked.simulation), asked.out, advance)
     console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
 
 
@@ -442,9 +442,9 @@ def _sweep(args: list[str]) -> None:
             config, spec, asked.workdir, jobs=asked.jobs, split=asked.split, baselines=asked.baselines,
             on_progress=steps, say=console.say,
         )  # fmt: skip
-    runs = sum(cell["n"] for cell in table["cells"])
+    count = sum(cell["n"] for cell in table["cells"])
     console.say(
-        f"{asked.workdir / 'table.md'}: {runs} runs in {len(table['cells'])} rows, with plots beside it"
+        f"{asked.workdir / 'table.md'}: {count} runs in {len(table['cells'])} rows, with plots beside it"
     )
     if failed := runner.failures(table):
         raise UserError(

@@ -12,6 +12,7 @@ from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.files import locks
 from jaxneg.serve import export, scorer
+from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
 MARK = "made-by-jaxneg-demo"
@@ -41,7 +42,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
 
     log, store = out / "log.parquet", out / "store"
     console.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")
-    log.write(log.simulate(log.PRESETS["demo"]), log)
+    simulator.write(simulator.simulate(simulator.PRESETS["demo"]), log)
 
     console.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]

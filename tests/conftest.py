@@ -34,11 +34,11 @@ def pytest_collection_modifyitems(config, items):
 def small_store(tmp_path_factory):
     """A store of a few hundred simulated sessions, with artists and stations."""
     from jaxneg.data import engine, prepare, readers
-    from jaxneg.simulation import log
+    from jaxneg.simulation import simulator
 
     directory = tmp_path_factory.mktemp("small")
-    config = log.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    log.write(log.simulate(config), directory / "log.parquet")
+    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
     settings = prepare.PrepareConfig(session="given", split="time")

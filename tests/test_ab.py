@@ -12,14 +12,16 @@ import pytest
 from jaxneg import cli
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
-from jaxneg.simulation import ab_test, log, policies, trials, visits as visit
+from jaxneg.simulation import ab_test, policies, simulator, trials, visits as visit
 
-CONFIG = log.SimulateConfig(users=400, items=200, sessions=2000, stations=4, artists=20, days=30, seed=2)
+CONFIG = simulator.SimulateConfig(
+    users=400, items=200, sessions=2000, stations=4, artists=20, days=30, seed=2
+)
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    return log.simulate(CONFIG)
+    return simulator.simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_visits_are_as_frequent_as_in_the_log(simulation, visits):
 
 def test_fixed_phase_and_no_mood_leave_the_state_as_it_was():
     config = dataclasses.replace(CONFIG, mood=0.0, phase_days=1e9)
-    simulation = log.simulate(config)
+    simulation = simulator.simulate(config)
     found = visit.visits(simulation, users=50, days=30)
     phases = simulation.block_with_phases(0)[1]
     for s in range(0, len(found.listener_S), 7):
@@ -404,7 +406,7 @@ def test_the_control_adds_up_cosines(worked):
     from jaxneg.data import stores
     from jaxneg.evaluation import report
 
-    simulation = log.reopen(worked / "log.csv.truth.npz")
+    simulation = simulator.reopen(worked / "log.csv.truth.npz")
     found = visit.visits(simulation, users=60, days=7)
     store = stores.Store.open(worked / "store")
     log = report.training_log(store)
@@ -486,10 +488,10 @@ def test_a_truth_that_holds_no_config_or_other_listeners_is_refused(here):
         values = dict(arrays)
     np.savez("old.npz", **{name: value for name, value in values.items() if name != "config"})
     with pytest.raises(UserError, match="old.npz is no truth that this version wrote"):
-        log.reopen("old.npz")
+        simulator.reopen("old.npz")
     np.savez("moved.npz", **values | {"quality": values["quality"] + 1})
     with pytest.raises(UserError, match="moved.npz is of a version that drew other listeners"):
-        log.reopen("moved.npz")
+        simulator.reopen("moved.npz")
 
 
 def test_help_of_the_test_names_its_options(capsys):

@@ -11,7 +11,7 @@ from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import report
-from jaxneg.simulation import log
+from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()
@@ -24,7 +24,7 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def runs(small_store, tmp_path_factory):
+def trained_runs(small_store, tmp_path_factory):
     """Directories of runs by name, each trained for an epoch."""
     directory = tmp_path_factory.mktemp("compared")
     for name, options in OTHERS.items():
@@ -43,11 +43,11 @@ def evaluated(directory, out, config=None, **more):
     return report.evaluate_run(runs.load(directory, config), out, measured={}, **more)
 
 
-def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(runs, tmp_path, quiet):
+def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(trained_runs, tmp_path, quiet):
     others = [name for name in OTHERS if name != "a"]
-    values = evaluated(runs / "a", tmp_path / "a", compare=[runs / name for name in others])
+    values = evaluated(trained_runs / "a", tmp_path / "a", compare=[trained_runs / name for name in others])
     for name in others:
-        alone, beside = evaluated(runs / name, tmp_path / name), values["runs"][name]
+        alone, beside = evaluated(trained_runs / name, tmp_path / name), values["runs"][name]
         figures = set(alone) - {"notes", "runs", "baselines", "split", "input_coverage", "share_histogram"}
         figures -= {"last", "best_baseline", "later_training_share"}
         assert len(figures) > 30 and {"pair_accuracy", "auc", "pairs", "probes", "bands"} <= figures
@@ -58,22 +58,28 @@ def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(runs, tmp_path
     assert values["notes"] == []
 
 
-def test_options_of_the_measuring_hold_for_all_runs(runs, tmp_path, quiet):
+def test_options_of_the_measuring_hold_for_all_runs(trained_runs, tmp_path, quiet):
     def asked(name):
-        return configs.override(runs.read_config(runs / name), ["--eval.ks", "3", "--eval.pair-seed", "9"])
+        return configs.override(
+            runs.read_config(trained_runs / name), ["--eval.ks", "3", "--eval.pair-seed", "9"]
+        )
 
-    values = evaluated(runs / "a", tmp_path / "a", asked("a"), compare=[runs / "seen"])
-    alone = evaluated(runs / "seen", tmp_path / "b", asked("seen"))
+    values = evaluated(trained_runs / "a", tmp_path / "a", asked("a"), compare=[trained_runs / "seen"])
+    alone = evaluated(trained_runs / "seen", tmp_path / "b", asked("seen"))
     for figure in ("hit_rate@3", "pair_accuracy", "auc", "random_accuracy", "gini@3"):
         assert values["runs"]["seen"][figure] == alone[figure]
 
 
-def test_differences_are_over_the_examples_that_both_have(runs, tmp_path, quiet):
+def test_differences_are_over_the_examples_that_both_have(trained_runs, tmp_path, quiet):
     """By hand: both reports joined by session; a pair counts where both have the same one."""
-    values = evaluated(runs / "a", tmp_path / "a", compare=[runs / "inputs", runs / "reach and length"])
+    values = evaluated(
+        trained_runs / "a",
+        tmp_path / "a",
+        compare=[trained_runs / "inputs", trained_runs / "reach and length"],
+    )
     sides = {}
     for name in ("a", "inputs", "reach and length"):
-        live = runs.load(runs / name)
+        live = runs.load(trained_runs / name)
         examples = held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test")
         score = runs.catalogue_score(live)
         found = report.measure(score, examples, live.store, live.config, "", lambda *_, **__: None)
@@ -96,8 +102,8 @@ def test_differences_are_over_the_examples_that_both_have(runs, tmp_path, quiet)
 def prepared_twice(tmp_path_factory):
     """Two stores of one log: one catalogue, other sessions."""
     directory = tmp_path_factory.mktemp("twice")
-    config = log.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    log.write(log.simulate(config), directory / "log.parquet")
+    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulator.write(simulator.simulate(config), directory / "log.parquet")
     for name, session in (("one", "given"), ("two", "user"), ("again", "given")):
         reader, con = readers.READERS["table"], engine.connect()
         events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))

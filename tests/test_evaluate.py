@@ -8,7 +8,7 @@ import pytest
 from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 
 ITEMS = 30
 CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
@@ -139,7 +139,7 @@ def by_loops(score, batches, config, keep=lambda share: True):
 def test_every_figure_equals_loops(exclude_seen):
     config = EvalConfig(ks=(3, 7), bands=4, bootstrap=50, exclude_seen=exclude_seen)
     batches, score = make_batches(), make_score()
-    report = measure.evaluate(score, batches, items=ITEMS, config=config)
+    report = measures.evaluate(score, batches, items=ITEMS, config=config)
     expected = by_loops(score, batches, config)
     for name, value in expected.items():
         assert report.figures[name] == pytest.approx(value, nan_ok=True), name
@@ -155,7 +155,7 @@ def test_every_figure_equals_loops(exclude_seen):
 
 def test_flat_keys_are_those_that_scripts_read():
     config = EvalConfig(ks=(10, 100), bootstrap=5)
-    values = measure.evaluate(make_score(), make_batches(), items=ITEMS, config=config).to_dict()
+    values = measures.evaluate(make_score(), make_batches(), items=ITEMS, config=config).to_dict()
     at_k = ("hit_rate", "next_hit_rate", "ndcg", "delta_hit_rate", "delta_ndcg", "gini", "item_coverage")
     assert set(values) == {
         "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "pairs", "auc", "examples",
@@ -170,7 +170,7 @@ def test_flat_keys_are_those_that_scripts_read():
 
 def test_content_of_fill_rows_and_padding_column_is_ignored():
     batches, score = make_batches(), make_score()
-    plain = measure.evaluate(score, batches, items=ITEMS, config=CONFIG)
+    plain = measures.evaluate(score, batches, items=ITEMS, config=CONFIG)
 
     def spoiled(batch):
         score_BV = score(batch).copy()
@@ -178,16 +178,18 @@ def test_content_of_fill_rows_and_padding_column_is_ignored():
         score_BV[~batch.real_B] = np.nan
         return score_BV
 
-    assert measure.evaluate(spoiled, batches, items=ITEMS, config=CONFIG).to_dict() == plain.to_dict()
+    assert measures.evaluate(spoiled, batches, items=ITEMS, config=CONFIG).to_dict() == plain.to_dict()
 
 
 def test_jax_scores_and_one_big_batch_give_the_same():
     batches, score = make_batches(), make_score()
-    plain = measure.evaluate(score, batches, items=ITEMS, config=CONFIG)
-    on_device = measure.evaluate(lambda batch: jnp.asarray(score(batch)), batches, items=ITEMS, config=CONFIG)
+    plain = measures.evaluate(score, batches, items=ITEMS, config=CONFIG)
+    on_device = measures.evaluate(
+        lambda batch: jnp.asarray(score(batch)), batches, items=ITEMS, config=CONFIG
+    )
     assert on_device.to_dict() == plain.to_dict()
     whole = EvalBatch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
-    at_once = measure.evaluate(score, [whole], items=ITEMS, config=CONFIG).to_dict()
+    at_once = measures.evaluate(score, [whole], items=ITEMS, config=CONFIG).to_dict()
     for name, value in plain.to_dict().items():
         if name not in ("bands", "counts"):
             assert at_once[name] == pytest.approx(value), name
@@ -202,8 +204,8 @@ def test_random_accuracy_draws_outside_context_and_liked_and_alike_for_all_score
         np.put_along_axis(score_BV, batch.liked_BC, 1.0, axis=1)
         return score_BV
 
-    assert measure.evaluate(held, batches, items=ITEMS, config=CONFIG).figures["random_accuracy"] == 1.0
-    reports = [measure.evaluate(make_score(seed), batches, items=ITEMS, config=CONFIG) for seed in (1, 1, 2)]
+    assert measures.evaluate(held, batches, items=ITEMS, config=CONFIG).figures["random_accuracy"] == 1.0
+    reports = [measures.evaluate(make_score(seed), batches, items=ITEMS, config=CONFIG) for seed in (1, 1, 2)]
     a, b, c = (report.value_X["random_accuracy"] for report in reports)
     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(np.isnan(a), np.isnan(c))
@@ -212,13 +214,13 @@ def test_random_accuracy_draws_outside_context_and_liked_and_alike_for_all_score
 def test_random_accuracy_leaves_out_an_example_that_holds_every_item():
     batch = make_batches(batches=1)[0]
     batch = batch._replace(item_BL=np.tile(np.arange(1, ITEMS + 1, dtype=np.int32), (8, 1)))
-    report = measure.evaluate(make_score(), [batch], items=ITEMS, config=CONFIG)
+    report = measures.evaluate(make_score(), [batch], items=ITEMS, config=CONFIG)
     assert math.isnan(report.figures["random_accuracy"])
     assert report.to_dict()["random_accuracy"] is None
 
 
 def test_cold_examples_lower_user_coverage():
-    report = measure.evaluate(make_score(), make_batches(), items=ITEMS, config=CONFIG, cold=5)
+    report = measures.evaluate(make_score(), make_batches(), items=ITEMS, config=CONFIG, cold=5)
     assert report.figures["user_coverage"] == pytest.approx(20 / 25)
 
 
@@ -227,7 +229,7 @@ def test_nothing_disliked_leaves_figures_empty():
         batch._replace(disliked_BC=np.zeros_like(batch.disliked_BC), pair_B2=np.zeros_like(batch.pair_B2))
         for batch in make_batches()
     ]
-    values = measure.evaluate(make_score(), batches, items=ITEMS, config=CONFIG).to_dict()
+    values = measures.evaluate(make_score(), batches, items=ITEMS, config=CONFIG).to_dict()
     assert values["pairs"] == 0
     assert [values[name] for name in ("pair_accuracy", "pair_accuracy_low", "auc", "mrr_negative")] == [
         None
@@ -237,19 +239,19 @@ def test_nothing_disliked_leaves_figures_empty():
 
 def test_wrong_scores_are_refused():
     with pytest.raises(ValueError, match="padding row first"):
-        measure.evaluate(lambda batch: np.zeros((8, ITEMS)), make_batches(), items=ITEMS, config=CONFIG)
+        measures.evaluate(lambda batch: np.zeros((8, ITEMS)), make_batches(), items=ITEMS, config=CONFIG)
     with pytest.raises(ValueError, match="NaN"):
-        measure.evaluate(
+        measures.evaluate(
             lambda batch: np.full((8, ITEMS + 1), np.nan), make_batches(), items=ITEMS, config=CONFIG
         )
     with pytest.raises(ValueError, match="no batch"):
-        measure.evaluate(make_score(), [], items=ITEMS, config=CONFIG)
+        measures.evaluate(make_score(), [], items=ITEMS, config=CONFIG)
 
 
 def test_separation_agrees_with_evaluate():
     batches, score = make_batches(), make_score()
-    report = measure.evaluate(score, batches, items=ITEMS, config=CONFIG)
-    found = measure.separation(score, batches)
+    report = measures.evaluate(score, batches, items=ITEMS, config=CONFIG)
+    found = measures.separation(score, batches)
     assert found == pytest.approx({name: report.figures[name] for name in ("pair_accuracy", "auc")})
 
 
@@ -261,14 +263,14 @@ def test_paired_difference():
         np.put_along_axis(score_BV, batch.pair_B2[:, :1], 1.0, axis=1)
         return score_BV
 
-    best, other = (measure.evaluate(s, batches, items=ITEMS, config=CONFIG) for s in (oracle, make_score()))
-    difference, low, high = measure.paired_difference(best, other)
+    best, other = (measures.evaluate(s, batches, items=ITEMS, config=CONFIG) for s in (oracle, make_score()))
+    difference, low, high = measures.paired_difference(best, other)
     assert difference == pytest.approx(best.figures["pair_accuracy"] - other.figures["pair_accuracy"])
     assert 0 < low < difference < high
-    assert measure.paired_difference(best, best) == (0.0, 0.0, 0.0)
+    assert measures.paired_difference(best, best) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="different examples"):
-        measure.paired_difference(
-            best, measure.evaluate(oracle, make_batches(seed=7), items=ITEMS, config=CONFIG)
+        measures.paired_difference(
+            best, measures.evaluate(oracle, make_batches(seed=7), items=ITEMS, config=CONFIG)
         )
 
 
@@ -287,7 +289,7 @@ def test_worked_example():
     )
     config = EvalConfig(ks=(2,), bands=2, bootstrap=5)
     scores = np.array([[0.0, 9.0, 5.0, 3.0, 1.0]], np.float32)  # ranks of items 1 to 4: 1, 2, 3, 4
-    figures = measure.evaluate(lambda _: scores, [batch], items=4, config=config).figures
+    figures = measures.evaluate(lambda _: scores, [batch], items=4, config=config).figures
     assert figures == pytest.approx(
         {
             "pair_accuracy": 1.0, "pairs": 1, "auc": 1.0, "auc_pairs": 1, "same_pairs": 0, "users": 1,
@@ -313,7 +315,7 @@ def test_a_target_of_the_context_is_not_unseen():
         disliked_BC=np.array([[1, 3]], np.int32),
     )
     scores = -np.arange(ITEMS + 1, dtype=np.float32)[None]
-    figures = measure.evaluate(lambda _: scores, [batch], items=ITEMS, config=CONFIG).figures
+    figures = measures.evaluate(lambda _: scores, [batch], items=ITEMS, config=CONFIG).figures
     assert figures["unseen_disliked_mrr@10"] == pytest.approx(1 / 3)
     assert figures["unseen_disliked_log_rank"] == pytest.approx(math.log(3))
     assert math.isnan(figures["unseen_liked_mrr@10"]) and figures["map@10"] == 0.25
@@ -322,7 +324,7 @@ def test_a_target_of_the_context_is_not_unseen():
 def test_cut_offs_of_the_papers():
     config = EvalConfig(ks=(1, 5, 10, 20), bands=2, bootstrap=5)
     batches, score = make_batches(batches=6, real=48), make_score(levels=10**6)
-    figures = measure.evaluate(score, batches, items=ITEMS, config=config).figures
+    figures = measures.evaluate(score, batches, items=ITEMS, config=config).figures
     expected = by_loops(score, batches, config)
     hits = [figures[f"hit_rate@{k}"] for k in config.ks]
     assert hits == pytest.approx([expected[f"hit_rate@{k}"] for k in config.ks])
@@ -333,7 +335,7 @@ def test_cut_offs_of_the_papers():
 
 def released(score, batches, number, **options):
     config = EvalConfig(ks=(1, 3), bands=1, bootstrap=5, released=number, **options)
-    return measure.evaluate(score, batches, items=ITEMS, config=config).figures
+    return measures.evaluate(score, batches, items=ITEMS, config=config).figures
 
 
 def test_released_candidates_by_hand():
@@ -377,10 +379,10 @@ def test_released_items_are_drawn_uniformly():
 
 def test_released_groups_are_of_their_own_size_and_move_no_other_figure():
     batches, score = make_batches(batches=4, real=32), make_score()
-    plain = measure.evaluate(score, batches, items=ITEMS, config=CONFIG).to_dict()
+    plain = measures.evaluate(score, batches, items=ITEMS, config=CONFIG).to_dict()
     options = {"ks": (3, 7), "bands": 4, "bootstrap": 50, "released": 3}
     measured, fewer = (
-        measure.evaluate(
+        measures.evaluate(
             score, batches, items=ITEMS, config=EvalConfig(**options, released_batch=size)
         ).to_dict()
         for size in (8, 4)
@@ -414,7 +416,7 @@ def test_no_figure_depends_on_the_size_of_batches(exclude_seen):
     config = EvalConfig(ks=(1, 7), bands=3, bootstrap=20, released=5, released_batch=10,
                         exclude_seen=exclude_seen)  # fmt: skip
     found = [
-        measure.evaluate(score, cut(batches, size), items=ITEMS, config=config) for size in (1, 7, 64, 1024)
+        measures.evaluate(score, cut(batches, size), items=ITEMS, config=config) for size in (1, 7, 64, 1024)
     ]
     for other in found[1:]:
         assert other.to_dict() == found[0].to_dict()
@@ -429,7 +431,7 @@ def test_random_items_are_uniform_over_what_an_example_does_not_hold():
         item_BL=np.array([[5, 9, 0], [2, 3, 4], [29, 28, 28], [0, 0, 0]], np.int32),
     )
     rng, draws = np.random.default_rng(0), 4000
-    drawn = np.stack([measure._random_items(rng, batch, ITEMS) for _ in range(draws)])
+    drawn = np.stack([measures._random_items(rng, batch, ITEMS) for _ in range(draws)])
     for b, held in enumerate([{5, 9}, {1, 2, 3, 4}, {28, 29, 30}, set()]):
         free = sorted(set(range(1, ITEMS + 1)) - held)
         count = np.bincount(drawn[:, b], minlength=ITEMS + 1)
@@ -451,7 +453,7 @@ def test_pairs_by_user_by_hand():
     drawn = set()
     for seed in range(40):
         config = EvalConfig(ks=(1,), bands=1, bootstrap=200, pair_seed=seed)
-        report = measure.evaluate(lambda _: scores, [batch], items=3, config=config)
+        report = measures.evaluate(lambda _: scores, [batch], items=3, config=config)
         drawn.add(report.figures["drawn_pair_accuracy"])
     figures = report.figures
     assert figures["pair_accuracy"] == 3 / 5 and figures["user_pair_accuracy"] == (3 / 4 + 0) / 2

@@ -15,7 +15,7 @@ from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
 from jaxneg.evaluation import plots, report
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 from jaxneg.training import runs
 
 ITEMS = 40
@@ -57,7 +57,7 @@ def make_reports(batch):
         return score_BV
 
     def measure(score):
-        return measure.evaluate(score, [batch], items=ITEMS, config=CONFIG.eval)
+        return measures.evaluate(score, [batch], items=ITEMS, config=CONFIG.eval)
 
     constant = measure(lambda batch: np.zeros((len(batch.user_B), ITEMS + 1), np.float32))
     popular = measure(lambda batch: np.tile(np.arange(ITEMS + 1, dtype=np.float32), (len(batch.user_B), 1)))
@@ -280,7 +280,7 @@ def test_histogram_of_positive_shares(tmp_path, no_plots):
 def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
     config = configs.override(CONFIG, ["--eval.ks", "1", "5", "10", "20", "--eval.released", "6"])
     batch = make_batch()
-    found = measure.evaluate(
+    found = measures.evaluate(
         lambda batch: np.random.default_rng(1).random((len(batch.user_B), ITEMS + 1)), [batch], items=ITEMS,
         config=config.eval,
     )  # fmt: skip
@@ -349,7 +349,7 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
     }
     score = runs.catalogue_score(runs.load(directory, step=other))
     examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
-    found = measure.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
+    found = measures.evaluate(score, examples, items=trained.store.items, config=trained.config.eval)
     assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
     assert last["difference_auc"] == pytest.approx(values["auc"] - last["auc"])
     assert "| its last epoch |" in (directory / "report.md").read_text()
@@ -389,7 +389,7 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
     )
     assert (found.report.figures["auc_low"], found.report.figures["auc_high"]) == (low, high)
     assert found.validation_auc == pytest.approx(
-        np.mean([measure.separation(fits[s], tuning)["auc"] for s in range(3)])
+        np.mean([measures.separation(fits[s], tuning)["auc"] for s in range(3)])
     )
 
 

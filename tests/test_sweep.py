@@ -22,7 +22,7 @@ from scipy import stats
 from jaxneg import cli, config as configs
 from jaxneg.config import Config, UserError
 from jaxneg.files import locks
-from jaxneg.sweep import grids, plots, runner, table
+from jaxneg.sweep import grids, plots, runner, tables
 from jaxneg.sweep.grids import Sweep, over
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -166,34 +166,34 @@ def test_a_file_without_a_sweep_has_no_axes_and_a_wrong_one_is_one_line(tmp_path
 
 def test_spread_is_the_t_interval():
     # Three values with mean 2 and s.d. 1; 4.302653 is the 97.5% point of t with 2 degrees of freedom, from tables.
-    one = table.spread([1.0, 2.0, 3.0])
+    one = tables.spread([1.0, 2.0, 3.0])
     assert one["mean"] == 2.0 and one["sd"] == 1.0 and one["n"] == 3
     assert one["low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
     values = np.random.default_rng(0).normal(size=7).tolist()
     low, high = stats.t.interval(0.95, 6, loc=np.mean(values), scale=stats.sem(values))
-    many = table.spread(values)
+    many = tables.spread(values)
     assert (many["low"], many["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert table.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
-    assert table.spread([])["mean"] is None
+    assert tables.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
+    assert tables.spread([])["mean"] is None
 
 
 def values(*pair_accuracy):
     pair_X2 = np.arange(2 * len(pair_accuracy), dtype=np.int32).reshape(-1, 2)
     value_X = np.array(pair_accuracy, np.float32)
     users = np.arange(len(value_X))
-    return table.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
+    return tables.Values(pair_X2, users, {"pair_accuracy": value_X, "auc": 1 - value_X})
 
 
 def found(accuracies, values=None, failed=None):
     figures = {s: {"pair_accuracy": value, "pairs": 3, "none": None} for s, value in accuracies.items()}
-    return table.Found(figures, values or {}, failed or {})
+    return tables.Found(figures, values or {}, failed or {})
 
 
 def summary(cells, **more):
     settings = {"seeds": 2, "figures": ("pair_accuracy",), "reference": {}, "baselines": {}, "resamples": 200,
                 "seed": 0} | more  # fmt: skip
     labels = [label for (label,) in cells]
-    return {"split": "test"} | table.summary({"p": labels}, cells, **settings)
+    return {"split": "test"} | tables.summary({"p": labels}, cells, **settings)
 
 
 def test_differences_are_paired_over_seeds_and_over_examples():
@@ -229,7 +229,7 @@ def test_intervals_of_differences_resample_users():
     table = summary(cells, reference={"p": "0"})
     one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
     assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
-    assert "| 1 | +0.0000 | +0.0000 |" in table.markdown(table, {})
+    assert "| 1 | +0.0000 | +0.0000 |" in tables.markdown(table, {})
 
 
 def test_only_common_seeds_and_equal_examples_are_compared():
@@ -244,9 +244,9 @@ def test_only_common_seeds_and_equal_examples_are_compared():
     assert one["over_seeds"]["pair_accuracy"]["mean"] == pytest.approx(0.2)
     assert one["over_examples"]["pair_accuracy"]["mean"] == -0.5
     assert other["over_examples"] == {"pair_accuracy": None, "auc": None}
-    text = table.markdown(table, {})
+    text = tables.markdown(table, {})
     assert "## Failed\n\n- p 0, seed 0: ran out\n" in text
-    lines = list(csv.DictReader(io.StringIO(table.csv_text(table))))
+    lines = list(csv.DictReader(io.StringIO(tables.csv_text(table))))
     assert [(line["p"], line["seed"], line["pair_accuracy"], line["failed"]) for line in lines] == [
         ("0", "0", "", "ran out"), ("0", "1", "0.7", ""), ("1", "0", "0.1", ""), ("1", "1", "0.9", ""),
         ("2", "0", "0.1", ""), ("2", "1", "0.9", ""),
@@ -258,10 +258,10 @@ def test_only_common_seeds_and_equal_examples_are_compared():
 def test_a_mean_is_not_of_those_that_converged_in_time(unit, second, mean):
     name = f"{unit}_to_convergence"
     cells = {
-        ("0",): table.Found(
+        ("0",): tables.Found(
             {0: {name: 4.0, "auc": 0.5}, 1: {name: second, "auc": None}}, {0: values(1), 1: values(1)}, {}
         ),
-        ("1",): table.Found(
+        ("1",): tables.Found(
             {0: {name: 3.0, "auc": 0.6}, 1: {name: 3.0, "auc": 0.7}}, {0: values(1), 1: values(1)}, {}
         ),
     }
@@ -280,14 +280,14 @@ def test_the_best_baseline_is_compared_with():
     table = summary(cells, baselines=of)
     assert table["best_baseline"] == "high"
     assert table["cells"][0]["less_best_baseline"]["pair_accuracy"]["mean"] == 0.5
-    text = table.markdown(table, {"plots/a.png": "A"})
+    text = tables.markdown(table, {"plots/a.png": "A"})
     assert "Less the best baseline by AUC on validation, high" in text and "![A](plots/a.png)" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:5] == ["| 0 | 1 | 0.5000 |", "| low |  | 0.1000 |", "| high |  |  |"]
 
 
 def test_titles():
-    assert [table.title(name) for name in ("auc", "ndcg@10", "delta_hit_rate@5", "best_epoch")] == [
+    assert [tables.title(name) for name in ("auc", "ndcg@10", "delta_hit_rate@5", "best_epoch")] == [
         "AUC", "NDCG@10", "ΔHR@5", "best epoch",
     ]  # fmt: skip
 
@@ -297,9 +297,9 @@ def points(*labels):
 
 
 def test_plots_of_numbers_and_of_names(tmp_path):
-    grids = {"loss": ["a", "b"], "p": ["0", "0.5", "1"]}
+    axes = {"loss": ["a", "b"], "p": ["0", "0.5", "1"]}
     drawn = plots.draw(
-        tmp_path / "new", axes=grids, points={"auc": points(*itertools.product(*grids.values()))},
+        tmp_path / "new", axes=axes, points={"auc": points(*itertools.product(*axes.values()))},
         titles={"auc": "AUC"}, baseline=("popularity", {"auc": 0.3}),
     )  # fmt: skip
     assert drawn == {"auc.png": "AUC"}
@@ -378,7 +378,7 @@ def test_a_sweep_leaves_what_it_should(swept):
             [kept] = (directory / "checkpoints").iterdir()
             assert int(kept.name) == result["best_step"]
             # What is kept per example has the mean that was reported; float32 keeps 7 digits.
-            [of] = table.load_values(directory / "figures_test.npz").values()
+            [of] = tables.load_values(directory / "figures_test.npz").values()
             assert np.nanmean(of.value_X["auc"]) == pytest.approx(figures["auc"], rel=1e-6)
         aucs = [cell["seeds"][s]["auc"] for s in "01"]
         assert cell["figures"]["auc"]["mean"] == pytest.approx(np.mean(aucs))

@@ -7,7 +7,7 @@ from typing import Any
 from jaxneg import figures
 from jaxneg.config import Config
 from jaxneg.evaluation import probes
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 from jaxneg.training import convergence
 
 FEW = 20  # users below which an interval over them is rough
@@ -26,7 +26,7 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
     runs = {f"run {name}": one for name, one in values["runs"].items()}
     last = {"its last epoch": values["last"]} if "pair_accuracy" in values["last"] else {}
     rows = {"**model**": values} | last | runs | {name.replace("_", " "): one for name, one in ranked}
-    k = measure.CUT if measure.CUT in config.eval.ks else min(config.eval.ks)
+    k = measures.CUT if measures.CUT in config.eval.ks else min(config.eval.ks)
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
         f"# Report on the {values['split']} split",
@@ -51,17 +51,17 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         f"items. Gini and coverage are over the top {k} of all examples: a lower Gini is more diverse. Liked: "
         f"{_counted(values, 'mrr_positive')}; disliked: {_counted(values, 'mrr_negative')}.",
         _ranking_table(rows, k),
-        f"Ranks of held-out items that are not in the context: MRR cut off at {measure.CUT}, and the mean natural "
+        f"Ranks of held-out items that are not in the context: MRR cut off at {measures.CUT}, and the mean natural "
         "logarithm of ranks. Disliked items should have a low MRR and a high log rank. Liked: "
-        f"{_counted(values, f'unseen_liked_mrr@{measure.CUT}')}; disliked: "
-        f"{_counted(values, f'unseen_disliked_mrr@{measure.CUT}')}.",
+        f"{_counted(values, f'unseen_liked_mrr@{measures.CUT}')}; disliked: "
+        f"{_counted(values, f'unseen_disliked_mrr@{measures.CUT}')}.",
         _unseen_table(rows),
         _image(titles, "ranks.png"),
         _next_text(values, config),
         _next_table(rows, config),
         _image(titles, "exposure.png"),
         f"Share of examples with an event of context: {_number(values['user_coverage'])}; with "
-        f"{measure.ENOUGH} or more: {_number(values[f'user_coverage_{measure.ENOUGH}'])}.",
+        f"{measures.ENOUGH} or more: {_number(values[f'user_coverage_{measures.ENOUGH}'])}.",
         *_coverage_parts(values["input_coverage"]),
         "## By share of positive feedback",
         _band_table(values["bands"], k),
@@ -151,7 +151,7 @@ def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
         f"ΔHR@{k}": f"delta_hit_rate@{k}",
         f"NDCG@{k}": f"ndcg@{k}",
         f"ΔNDCG@{k}": f"delta_ndcg@{k}",
-        f"MAP@{measure.CUT}": f"map@{measure.CUT}",
+        f"MAP@{measures.CUT}": f"map@{measures.CUT}",
         "MRR liked": "mrr_positive",
         "MRR disliked": "mrr_negative",
         f"Gini@{k}": f"gini@{k}",
@@ -161,7 +161,7 @@ def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
 
 
 def _unseen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    cut = measure.CUT
+    cut = measures.CUT
     columns = {f"MRR@{cut} {kind}": f"unseen_{kind}_mrr@{cut}" for kind in ("liked", "disliked")}
     columns |= {f"log rank {kind}": f"unseen_{kind}_log_rank" for kind in ("liked", "disliked")}
     return _figure_table(rows, columns)
@@ -197,7 +197,7 @@ def _coverage_parts(coverage: Mapping[str, Mapping[str, float | None]]) -> list[
     """What is left of users and examples where a model takes fewer kinds of feedback as inputs."""
     if not coverage:
         return []
-    columns = [f"{of}_{n}" for of in ("users", "examples") for n in (1, measure.ENOUGH)]
+    columns = [f"{of}_{n}" for of in ("users", "examples") for n in (1, measures.ENOUGH)]
     head = ["inputs", *(f"{column.replace('_', ', ')} or more" for column in columns)]
     rows = [[name, *(_number(one[column]) for column in columns)] for name, one in coverage.items()]
     return [

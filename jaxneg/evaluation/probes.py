@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from jaxneg import metrics
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import stores
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 
 RUNS = 64  # parts in which the log is counted, which bounds the memory
 TOP = 100  # items of a list whose change is measured, or a tenth of a catalogue below 1,000
@@ -72,7 +72,7 @@ def example_coverage(
 
 
 def _coverage(count: np.ndarray, total: int) -> dict[int, float]:
-    return {n: metrics.Mean(float((count >= n).sum()), total).value for n in (1, measure.ENOUGH)}
+    return {n: metrics.Mean(float((count >= n).sum()), total).value for n in (1, measures.ENOUGH)}
 
 
 def _count(feedback_T: stores.Events, codes: list[int], begin_X: np.ndarray, end_X: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def flips(store: stores.Store, kinds: Collection[str]) -> dict[str, str]:
 
 
 def responsiveness(
-    score: measure.Score,
+    score: measures.Score,
     batches: Iterable[EvalBatch],
     *,
     flip: Mapping[str, str],

@@ -19,7 +19,7 @@ from jaxneg.data import held_out, histories, stores
 from jaxneg.errors import UserError
 from jaxneg.evaluation import page, plots, probes
 from jaxneg.files import locks
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 from jaxneg.training import convergence, runs, scoring, steps
 
 SHARES = 20  # bins of the histogram of positive shares
@@ -37,7 +37,7 @@ OnProgress = Callable[..., None]  # (done, total, figures, stage)
 class Measured(NamedTuple):
     """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
 
-    report: measure.Report
+    report: measures.Report
     settings: dict[str, Any]
     sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
     validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 class Compared(NamedTuple):
     """Another run's report, on examples with contexts of its own."""
 
-    report: measure.Report
+    report: measures.Report
     config: Config
     result: Mapping[str, Any]  # contents of its result.json
     probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
@@ -97,7 +97,7 @@ def _evaluate_run(
 ) -> dict[str, Any]:
     """What ``evaluate_run`` does, for the holder of the lock."""
     names = [path.absolute().name for path in compare]
-    runs = {
+    others = {
         name if names.count(name) == 1 else str(path): _load_other(path, trained, directory)
         for name, path in zip(names, compare, strict=True)
     }
@@ -109,7 +109,7 @@ def _evaluate_run(
     if measured is None:
         measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
     compared = {}
-    for name, other in runs.items():
+    for name, other in others.items():
         score = runs.catalogue_score(other)
         own = held_out.EvalBatches(other.store, other.config.data, other.config.eval, split)
         its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
@@ -145,7 +145,7 @@ def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
 
 def measure_last(
     trained: runs.Trained, directory: pathlib.Path, examples: held_out.EvalBatches, on_progress: OnProgress
-) -> measure.Report | None:
+) -> measures.Report | None:
     """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
     step = trained.result["steps"]
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
@@ -155,7 +155,7 @@ def measure_last(
     return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
 
-def probe(trained: runs.Trained, score: measure.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
+def probe(trained: runs.Trained, score: measures.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -191,11 +191,11 @@ def probe(trained: runs.Trained, score: measure.Score, examples: held_out.EvalBa
 def input_coverage(store: stores.Store, examples: held_out.EvalBatches) -> dict[str, dict[str, float]]:
     """Shares of users and of held-out examples with 1 and with ENOUGH usable events, by set of inputs."""
     users = probes.user_coverage(store)
-    held_out = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
+    of_examples = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
     return {
         name: {
             f"{of}_{n}": share
-            for of, shares in (("users", users[name]), ("examples", held_out[name]))
+            for of, shares in (("users", users[name]), ("examples", of_examples[name]))
             for n, share in shares.items()
         }
         for name in users
@@ -233,9 +233,9 @@ def measure_baselines(
 ) -> dict[str, Measured]:
     """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured on a split."""
     examples = held_out.EvalBatches(store, config.data, config.eval, split)
-    held_out = held_out.EvalBatches(store, config.data, config.eval, "validation")
-    every = -(-len(held_out) // TUNING)
-    tuning = [held_out[k] for k in range(0, len(held_out), every)]
+    validation = held_out.EvalBatches(store, config.data, config.eval, "validation")
+    every = -(-len(validation) // TUNING)
+    tuning = [validation[k] for k in range(0, len(validation), every)]
     log = training_log(store)
     measured = {}
     for name, fit in BASELINES[which].items():
@@ -256,8 +256,8 @@ def measure_baseline(
 ) -> Measured:
     """One baseline: fitted to a log, tuned for AUC on batches, measured on examples; from SEEDS random starts."""
 
-    def quality(score: measure.Score) -> float:
-        return measure.separation(score, tuning)["auc"]
+    def quality(score: measures.Score) -> float:
+        return measures.separation(score, tuning)["auc"]
 
     fitted = fit(log, np.asarray(store.sign), quality)
     found, validation = [], []
@@ -270,7 +270,7 @@ def measure_baseline(
         {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in scalars} if found[1:] else {}
     )
     return Measured(
-        measure.average(found, config.eval),
+        measures.average(found, config.eval),
         fitted.settings,
         fitted.sees,
         float(np.mean(validation)),
@@ -301,13 +301,13 @@ def training_log(store: stores.Store) -> counting.Log:
 
 
 def measure(
-    score: measure.Score,
+    score: measures.Score,
     examples: held_out.EvalBatches,
     store: stores.Store,
     config: Config,
     stage: str,
     on_progress: OnProgress,
-) -> measure.Report:
+) -> measures.Report:
     """What ``evaluate`` finds of a score function; progress is told in batches, as ``stage``."""
 
     def watched() -> Iterator[EvalBatch]:
@@ -315,12 +315,12 @@ def measure(
             yield batch
             on_progress(done, len(examples), stage=stage)
 
-    return measure.evaluate(score, watched(), items=store.items, config=config.eval, cold=examples.cold)
+    return measures.evaluate(score, watched(), items=store.items, config=config.eval, cold=examples.cold)
 
 
 def write_report(
     directory: pathlib.Path,
-    report: measure.Report,
+    report: measures.Report,
     measured: Mapping[str, Measured],
     compared: Mapping[str, Compared] = types.MappingProxyType({}),
     *,
@@ -331,7 +331,7 @@ def write_report(
     coverage: Mapping[str, Any] = types.MappingProxyType({}),
     session_X: np.ndarray | None = None,
     notes: Sequence[str] = (),
-    last: measure.Report | None = None,
+    last: measures.Report | None = None,
     later: float = float("nan"),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and plots/ and returns what report.json holds.
@@ -391,7 +391,7 @@ def write_report(
 
 def _histogram(share_X: np.ndarray) -> list[int]:
     """Examples by share of positives, in SHARES equal parts of [0, 1]; examples without a share are left out."""
-    return np.bincount(measure.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
+    return np.bincount(measures.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
 
 
 def _json(value: Any) -> Any:
@@ -435,13 +435,13 @@ def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any
 
 
 def _shared(
-    report: measure.Report, session_X: np.ndarray | None, other: Compared
-) -> tuple[measure.Report, measure.Report]:
+    report: measures.Report, session_X: np.ndarray | None, other: Compared
+) -> tuple[measures.Report, measures.Report]:
     """Both reports over the examples that both have."""
     if session_X is None or other.session_X is None:
         return report, other.report
     _, at, its = np.intersect1d(session_X, other.session_X, assume_unique=True, return_indices=True)
-    return measure.narrowed(report, at), measure.narrowed(other.report, its)
+    return measures.narrowed(report, at), measures.narrowed(other.report, its)
 
 
 def _otherwise(config: Config, other: Config) -> list[str]:
@@ -449,7 +449,7 @@ def _otherwise(config: Config, other: Config) -> list[str]:
     return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
 
 
-def _differences(report: measure.Report, other: measure.Report, config: Config) -> dict[str, float | None]:
+def _differences(report: measures.Report, other: measures.Report, config: Config) -> dict[str, float | None]:
     """The model's figures less a baseline's on the same examples, as difference_<figure>, _low and _high."""
     found = {}
     same = (report.pair_X2 == other.pair_X2).all(axis=1)
@@ -457,9 +457,9 @@ def _differences(report: measure.Report, other: measure.Report, config: Config) 
         # With other seeds an example has other pairs, but one AUC.
         at = same if of == "pair_accuracy" else np.ones(len(same), bool)
         theirs = dataclasses.replace(other, pair_X2=report.pair_X2)
-        ends = measure.paired_difference(
-            measure.narrowed(report, at),
-            measure.narrowed(theirs, at),
+        ends = measures.paired_difference(
+            measures.narrowed(report, at),
+            measures.narrowed(theirs, at),
             of,
             resamples=config.eval.bootstrap,
             seed=config.eval.pair_seed,
@@ -473,8 +473,8 @@ def _draw(
     directory: pathlib.Path, report, measured, compared, *, config: Config, result, probed
 ) -> dict[str, str]:
     """Titles of the plots by file name; none without matplotlib."""
-    runs = {f"run {name}": one.report for name, one in compared.items()}
-    reports = {"model": report} | runs | {name: one.report for name, one in measured.items()}
+    others = {f"run {name}": one.report for name, one in compared.items()}
+    reports = {"model": report} | others | {name: one.report for name, one in measured.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
     best = best_baseline({name: one.validation_auc for name, one in measured.items()})

@@ -28,7 +28,7 @@ from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.serve import scorer
-from jaxneg.simulation import log, policies as arms_, trials, visits as visit
+from jaxneg.simulation import policies as arms_, simulator, trials, visits as visit
 from jaxneg.simulation.listeners import LONGEST
 
 CONTROL = "control"
@@ -96,7 +96,7 @@ def _run(
     """What ab.json holds."""
     names = arm_names(exports)
     opened = {name: scorer.Scorer.open(path) for name, path in names.items()}
-    simulation, prepared = log.reopen(truth), stores.Store.open(store)
+    simulation, prepared = simulator.reopen(truth), stores.Store.open(store)
     history = max(one.manifest["length"] for one in opened.values()) if config.history == "user" else 0
     on_progress(0, 1, stage="the log so far")
     visits = visit.visits(

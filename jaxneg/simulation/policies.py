@@ -14,7 +14,7 @@ from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.serve import scorer
-from jaxneg.simulation import listeners, log, trials
+from jaxneg.simulation import listeners, simulator, trials
 
 QUERIES = (512, 64)  # contexts given to a model at once; few shapes, for each is compiled
 
@@ -80,7 +80,7 @@ def packed(
 def model(
     opened: scorer.Scorer,
     directory: pathlib.Path,
-    simulation: log.Simulation,
+    simulation: simulator.Simulation,
     served_V: np.ndarray,
     top: int,
 ) -> trials.Arm:
@@ -124,7 +124,7 @@ def _queries(opened: scorer.Scorer, context: tuple[np.ndarray, ...]) -> np.ndarr
 
 
 def control(
-    store: stores.Store, simulation: log.Simulation, served_V: np.ndarray, length: int, top: int
+    store: stores.Store, simulation: simulator.Simulation, served_V: np.ndarray, length: int, top: int
 ) -> trials.Arm:
     """Chooses by item-item collaborative filtering on plays: skips and thumbs down are nowhere in it.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxneg.simulation import log, visits as visit
+from jaxneg.simulation import simulator, visits as visit
 from jaxneg.simulation.listeners import LONGEST
 
 CELLS = 2_000_000  # sessions times songs of a pool that are held at once
@@ -66,7 +66,7 @@ def among_best(now: Now, score_SC: np.ndarray, top: int) -> np.ndarray:
 
 
 def trial(
-    simulation: log.Simulation,
+    simulation: simulator.Simulation,
     visits: visit.Visits,
     arms: Mapping[str, Arm],
     *,
@@ -112,7 +112,7 @@ def trial(
     return heard
 
 
-def _pools(simulation: log.Simulation) -> tuple[np.ndarray, np.ndarray]:
+def _pools(simulation: simulator.Simulation) -> tuple[np.ndarray, np.ndarray]:
     """Songs of each station, most played first and filled up with -1, and their shares, filled up with 0."""
     width = max(len(pool.item) for pool in simulation.pools)
     pool_PC = np.full((len(simulation.pools), width), -1, np.int32)

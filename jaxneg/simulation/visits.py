@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxneg.errors import UserError
-from jaxneg.simulation import listeners, log
+from jaxneg.simulation import listeners, simulator
 from jaxneg.simulation.listeners import LONGEST
 
 
@@ -31,7 +31,9 @@ class Visits:
     served_V: np.ndarray  # int64, events of each song in the log, of all listeners
 
 
-def visits(simulation: log.Simulation, *, users: int, days: int, history: int = 0, seed: int = 0) -> Visits:
+def visits(
+    simulation: simulator.Simulation, *, users: int, days: int, history: int = 0, seed: int = 0
+) -> Visits:
     """The sessions of some listeners in the days after the log.
 
     A listener comes as often as in the log: the number of sessions is a Poisson draw of that mean. Phases go on from
@@ -71,7 +73,7 @@ def visits(simulation: log.Simulation, *, users: int, days: int, history: int = 
     return Visits(user_U, listener_S, ordinal_S, station_S, length_S, state_SLD, **past)
 
 
-def _past(simulation: log.Simulation, user_U: np.ndarray, history: int) -> dict[str, np.ndarray]:
+def _past(simulation: simulator.Simulation, user_U: np.ndarray, history: int) -> dict[str, np.ndarray]:
     """What the log left, by field of Visits; the last session's day and phase too."""
     config, size = simulation.config, len(user_U)
     place = np.full(config.users, -1)

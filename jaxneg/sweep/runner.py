@@ -29,8 +29,8 @@ from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.files import documents, locks
-from jaxneg.metrics import measure
-from jaxneg.sweep import grids, plots, table, workers
+from jaxneg.metrics import measures
+from jaxneg.sweep import grids, plots, tables, workers
 from jaxneg.training import loop, runs
 
 TRAINING = (
@@ -140,7 +140,7 @@ def _check_figures(config: Config, spec: grids.Sweep, split: str) -> None:
     def none(batch) -> np.ndarray:
         return np.zeros((len(batch.user_B), store.items + 1), np.float32)
 
-    measured = measure.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
+    measured = measures.evaluate(none, [examples[0]], items=store.items, config=config.eval).figures
     known = [*measured, *(f"last_{name}" for name in measured), *TRAINING]
     for name in spec.figures:
         if name not in known and not name.startswith(PROBED):
@@ -211,7 +211,7 @@ def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dic
 def _stands(path: pathlib.Path) -> bool:
     """Whether something was measured, by a version that kept whose example each is, and is as it was written."""
     try:
-        return path.is_file() and bool(table.load_values(path.with_suffix(".npz")))
+        return path.is_file() and bool(tables.load_values(path.with_suffix(".npz")))
     except UserError:
         return False
 
@@ -271,7 +271,7 @@ def _settle(
         return
     figures = _figures(_figures_path(workdir / "cells" / event.task, split))
     shown = [(name, figures[name]) for name in spec.figures if figures.get(name) is not None]
-    say(f"{event.task}: " + "  ".join(f"{table.title(name)} {value:.4g}" for name, value in shown))
+    say(f"{event.task}: " + "  ".join(f"{tables.title(name)} {value:.4g}" for name, value in shown))
 
 
 def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
@@ -302,8 +302,8 @@ def measure_cell(
     score = runs.catalogue_score(trained)
     found = report.measure(score, examples, trained.store, config, name, measuring)
     path = _figures_path(directory, split)
-    table.save_values(
-        path.with_suffix(".npz"), {"model": table.Values(found.pair_X2, found.user_X, found.value_X)}
+    tables.save_values(
+        path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, found.value_X)}
     )
     written = {
         "split": split,
@@ -321,13 +321,13 @@ def measure_cell(
 def _last(
     trained: runs.Trained,
     directory: pathlib.Path,
-    best: measure.Report,
+    best: measures.Report,
     examples: held_out.EvalBatches,
     on_progress: Callable[..., None],
 ) -> dict[str, Any]:
     """Figures of the last epoch, as last_<figure>; those of the best where it is the last, or the only one left."""
     found = report.measure_last(trained, directory, examples, on_progress) or best
-    return {f"last_{name}": value for name, value in table.scalars(found.to_dict()).items()}
+    return {f"last_{name}": value for name, value in tables.scalars(found.to_dict()).items()}
 
 
 def _training(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -338,7 +338,7 @@ def _training(result: Mapping[str, Any]) -> dict[str, Any]:
         "last_validation": result["history"][-1][result["monitor"]],
         "seconds_per_epoch": _seconds_per_epoch(result["history"]),
     }
-    other = {name: value for name, value in table.scalars(result).items() if name not in RAW}
+    other = {name: value for name, value in tables.scalars(result).items() if name not in RAW}
     return other | derived
 
 
@@ -374,10 +374,10 @@ def measure_baselines(
 
     measured = report.measure_baselines(store, config, split, watched)
     values = {
-        name: table.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
+        name: tables.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
         for name, one in measured.items()
     }
-    table.save_values(path.with_suffix(".npz"), values)
+    tables.save_values(path.with_suffix(".npz"), values)
     figures = {
         name: one.report.to_dict()
         | {
@@ -386,7 +386,7 @@ def measure_baselines(
             "seeds": one.seeds,
             "validation_auc": one.validation_auc if math.isfinite(one.validation_auc) else None,
         }
-        | {f"{of}_sd": one.sd[of] for of in table.COMPARED if of in one.sd}
+        | {f"{of}_sd": one.sd[of] for of in tables.COMPARED if of in one.sd}
         for name, one in measured.items()
     }
     written = {
@@ -422,22 +422,22 @@ def _write(
     baselines: bool,
 ) -> dict[str, Any]:
     """Writes table.json, table.csv, table.md and the plots of what stands; returns what table.json holds."""
-    found: dict[tuple[str, ...], table.Found] = {}
+    found: dict[tuple[str, ...], tables.Found] = {}
     for cell in cells:
-        one = found.setdefault(cell.labels, table.Found({}, {}, {}))
+        one = found.setdefault(cell.labels, tables.Found({}, {}, {}))
         path = _figures_path(workdir / "cells" / cell.name, split)
         if path.is_file() and cell.trouble is None:
-            one.figures[cell.seed] = table.scalars(_figures(path))
-            one.values[cell.seed] = table.load_values(path.with_suffix(".npz"))["model"]
+            one.figures[cell.seed] = tables.scalars(_figures(path))
+            one.values[cell.seed] = tables.load_values(path.with_suffix(".npz"))["model"]
         else:
             one.failed[cell.seed] = _reason(_failure_path(workdir, cell.name))
     measured = {}
     path = _baselines_path(workdir, split)
     if baselines and path.is_file():
-        values = table.load_values(path.with_suffix(".npz"))
+        values = tables.load_values(path.with_suffix(".npz"))
         measured = {
             name: (
-                table.scalars({key: value for key, value in one.items() if key != "settings"})
+                tables.scalars({key: value for key, value in one.items() if key != "settings"})
                 | {"settings": one["settings"]},
                 values[name],
             )
@@ -445,7 +445,7 @@ def _write(
                 "baselines"
             ].items()
         }
-    table = {"split": split} | table.summary(
+    table = {"split": split} | tables.summary(
         {name: list(axis) for name, axis in spec.axes.items()},
         found,
         seeds=spec.seeds,
@@ -463,8 +463,8 @@ def _write(
         with files.COMMIT:
             files.move_into(workdir / "plots", drawn)
             files.write_json(workdir / "table.json", table)
-            files.write_text(workdir / "table.csv", table.csv_text(table))
-            files.write_text(workdir / "table.md", table.markdown(table, images))
+            files.write_text(workdir / "table.csv", tables.csv_text(table))
+            files.write_text(workdir / "table.md", tables.markdown(table, images))
     return table
 
 
@@ -484,8 +484,8 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             directory,
             axes=table["axes"],
             points={name: some for name, some in points.items() if some},
-            titles={name: table.title(name) for name in points},
-            counted=table.how_many(table["cells"]),
+            titles={name: tables.title(name) for name in points},
+            counted=tables.how_many(table["cells"]),
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:
@@ -497,7 +497,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
 def failures(table: Mapping[str, Any]) -> list[str]:
     """A line for each cell of a table that failed, and for the baselines."""
     lines = [
-        f"{table.name_of(cell['labels'], int(s))}: {reason}"
+        f"{tables.name_of(cell['labels'], int(s))}: {reason}"
         for cell in table["cells"]
         for s, reason in cell["failed"].items()
     ]

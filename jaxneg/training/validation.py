@@ -13,7 +13,7 @@ from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding
-from jaxneg.metrics import measure, released
+from jaxneg.metrics import measures, released
 from jaxneg.training import program, scoring, steps
 
 FEW = 500  # pairs below which a validation is noisy
@@ -147,7 +147,7 @@ def check(config: Config, batches: held_out.EvalBatches) -> None:
             f"--train.monitor {monitor} is not measured with --eval.ks {cuts}: {how} among {', '.join(known)}"
         )
     liked, disliked = int(batches.liked_S.sum()), int((~batches.liked_S).sum())
-    ranked = f"ndcg@{measure.CUT if measure.CUT in ks else ks[0]}"
+    ranked = f"ndcg@{measures.CUT if measures.CUT in ks else ks[0]}"
     where = f"--train.monitor {monitor} cannot be measured"
     mend = "prepare with a longer validation window"
     if liked == 0:

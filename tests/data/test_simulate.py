@@ -8,20 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.simulation import listeners, log
+from jaxneg.simulation import listeners, simulator
 
 THUMB_DOWN, SKIP, PLAY, THUMB_UP = 2, 3, 4, 5
-CONFIG = log.SimulateConfig(users=2500, sessions=17_000, seed=11)
+CONFIG = simulator.SimulateConfig(users=2500, sessions=17_000, seed=11)
 
 
 def events_of(simulation):
     blocks = [simulation.block(index) for index in range(simulation.blocks)]
-    return log.Block(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+    return simulator.Block(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    return log.simulate(CONFIG)
+    return simulator.simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_thumbs_are_rare_and_follow_the_fit(simulation, events):
 
 def test_skip_rate_and_thumb_rate_are_settings():
     config = dataclasses.replace(CONFIG, skip_rate=0.3, thumb_rate=0.1, habit=0.0)
-    events = events_of(log.simulate(config))
+    events = events_of(simulator.simulate(config))
     assert (~positive_of(events)).mean() == pytest.approx(0.3, abs=0.02)
     thumb = (events.feedback == THUMB_UP) | (events.feedback == THUMB_DOWN)
     assert thumb.mean() == pytest.approx(0.1, abs=0.01)
@@ -106,7 +106,7 @@ def test_probabilities_are_calibrated(events):
 
 
 def test_affinity_by_hand():
-    simulation = log.simulate(CONFIG)
+    simulation = simulator.simulate(CONFIG)
     truth, user, item = simulation.truth, 3, 17
     taste = sum(float(t) * float(c) for t, c in zip(truth.taste[user], truth.character[item], strict=True))
     genre = max(float(truth.likeness[station, truth.genre[item]]) for station in truth.favourite[user])
@@ -122,7 +122,7 @@ def test_affinity_broadcasts(simulation):
 
 
 def test_affinity_is_the_probability_without_mood_phase_and_fatigue():
-    simulation = log.simulate(dataclasses.replace(CONFIG, mood=0.0, phase=0.0, fatigue=0.0))
+    simulation = simulator.simulate(dataclasses.replace(CONFIG, mood=0.0, phase=0.0, fatigue=0.0))
     events = simulation.block(0)
     affinity = simulation.truth.affinity(events.user, events.item)
     np.testing.assert_allclose(events.probability, affinity, atol=1e-6)
@@ -130,7 +130,7 @@ def test_affinity_is_the_probability_without_mood_phase_and_fatigue():
 
 def test_fatigue_lowers_the_probability_of_songs_heard_before():
     config = dataclasses.replace(CONFIG, mood=0.0, phase=0.0, fatigue=0.5)
-    simulation = log.simulate(config)
+    simulation = simulator.simulate(config)
     events = simulation.block(0)
     seen, drop = {}, np.empty(events.item.size)
     for t, pair in enumerate(zip(events.user.tolist(), events.item.tolist(), strict=True)):
@@ -154,7 +154,8 @@ def test_ceiling_is_above_what_taste_tells_and_that_above_the_songs_and_chance(s
     }
     group = events.user.astype(np.int64) * CONFIG.stations + events.station
     for_pairs = {
-        name: log.pair_accuracy(score[late], positive[late], group[late]) for name, score in scores.items()
+        name: simulator.pair_accuracy(score[late], positive[late], group[late])
+        for name, score in scores.items()
     }
     assert 0.80 < for_pairs["ceiling"] < 0.90
     assert 0.68 < for_pairs["taste"] < 0.76
@@ -174,7 +175,9 @@ def test_mood_shows_in_the_sessions_own_feedback(simulation, events):
     group = events.session
     taste = np.log(expected / (1 - expected))
     filtered = taste + 1.2 * np.einsum("td,td->t", before, character[events.item])
-    gain = log.pair_accuracy(filtered, positive, group) - log.pair_accuracy(taste, positive, group)
+    gain = simulator.pair_accuracy(filtered, positive, group) - simulator.pair_accuracy(
+        taste, positive, group
+    )
     assert gain > 0.03
 
 
@@ -183,8 +186,8 @@ def test_pair_accuracy_by_hand():
     positive = np.array([True, False, True, False, True, True, False])
     group = np.array([0, 0, 0, 0, 1, 2, 2])
     # Group 0: 0.9 beats both, 0.5 beats 0.1 and ties 0.5: 3.5 of 4. Group 1 has no pair. Group 2: 0 of 1.
-    assert log.pair_accuracy(score, positive, group) == pytest.approx((3.5 / 4 + 0) / 2)
-    assert math.isnan(log.pair_accuracy(score[:1], positive[:1], group[:1]))
+    assert simulator.pair_accuracy(score, positive, group) == pytest.approx((3.5 / 4 + 0) / 2)
+    assert math.isnan(simulator.pair_accuracy(score[:1], positive[:1], group[:1]))
 
 
 # Shape of the log.
@@ -214,7 +217,7 @@ def test_users_sessions_and_times_are_in_order(events):
 
 def test_ids_sort_as_their_numbers(simulation):
     table = simulation.to_batch(simulation.block(0))
-    assert table.schema == log.SCHEMA
+    assert table.schema == simulator.SCHEMA
     assert table["user"][0].as_py() == "user_0000" and table["session"][0].as_py() == "session_00000"
     assert set(table["feedback"].to_pylist()) == {"thumb_up", "play", "skip", "thumb_down"}
     artists = {}
@@ -226,7 +229,7 @@ def test_ids_sort_as_their_numbers(simulation):
 
 
 def test_blocks_do_not_depend_on_one_another(simulation, events):
-    again = log.simulate(CONFIG)
+    again = simulator.simulate(CONFIG)
     assert again.blocks > 1
     last = again.block(again.blocks - 1)
     for name, column in last._asdict().items():
@@ -234,10 +237,10 @@ def test_blocks_do_not_depend_on_one_another(simulation, events):
 
 
 def test_same_seed_same_bytes(tmp_path):
-    config = log.SimulateConfig(users=100, sessions=400, items=200, artists=40, stations=4, seed=5)
+    config = simulator.SimulateConfig(users=100, sessions=400, items=200, artists=40, stations=4, seed=5)
     for name in ("a", "b"):
-        log.write(log.simulate(config), tmp_path / f"{name}.csv")
-    log.write(log.simulate(dataclasses.replace(config, seed=6)), tmp_path / "c.csv")
+        simulator.write(simulator.simulate(config), tmp_path / f"{name}.csv")
+    simulator.write(simulator.simulate(dataclasses.replace(config, seed=6)), tmp_path / "c.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() != (tmp_path / "c.csv").read_bytes()
 
@@ -247,33 +250,33 @@ def test_same_seed_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_written_log_and_truth_come_back(tmp_path, suffix):
-    config = log.SimulateConfig(users=1200, sessions=9000, items=300, artists=60, stations=5)
-    simulation, out, told = log.simulate(config), tmp_path / "new" / f"log.{suffix}", []
-    truth_path = log.write(simulation, out, told.append)
+    config = simulator.SimulateConfig(users=1200, sessions=9000, items=300, artists=60, stations=5)
+    simulation, out, told = simulator.simulate(config), tmp_path / "new" / f"log.{suffix}", []
+    truth_path = simulator.write(simulation, out, told.append)
     assert sum(told) == config.sessions and len(told) == simulation.blocks == 2
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, truth_path.name]
     table = pq.read_table(out) if suffix == "parquet" else pa_csv.read_csv(out)
     events = events_of(simulation)
-    assert table.column_names == log.SCHEMA.names
+    assert table.column_names == simulator.SCHEMA.names
     np.testing.assert_array_equal(table["time"].to_numpy(), events.time)
     np.testing.assert_allclose(table["played"].to_numpy(), events.played)
     assert table["item"].to_pylist() == [f"song_{item:03d}" for item in events.item.tolist()]
-    truth, probability = log.Truth.load(truth_path)
+    truth, probability = simulator.Truth.load(truth_path)
     np.testing.assert_array_equal(probability, events.probability)
     np.testing.assert_array_equal(truth.affinity(5, [1, 2]), simulation.truth.affinity(5, [1, 2]))
 
 
 def test_failed_write_leaves_the_old_log(tmp_path):
-    config = log.SimulateConfig(users=20, sessions=40, items=50, artists=10, stations=2)
-    simulation, out = log.simulate(config), tmp_path / "log.parquet"
-    log.write(simulation, out)
+    config = simulator.SimulateConfig(users=20, sessions=40, items=50, artists=10, stations=2)
+    simulation, out = simulator.simulate(config), tmp_path / "log.parquet"
+    simulator.write(simulation, out)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(sessions):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left on device"):
-        log.write(simulation, out, full)
+        simulator.write(simulation, out, full)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -294,32 +297,32 @@ def test_failed_write_leaves_the_old_log(tmp_path):
 )
 def test_senseless_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        log.simulate(dataclasses.replace(CONFIG, **changes))
+        simulator.simulate(dataclasses.replace(CONFIG, **changes))
 
 
 def test_out_must_be_a_known_format(tmp_path):
-    simulation = log.simulate(log.SimulateConfig(users=20, sessions=40))
+    simulation = simulator.simulate(simulator.SimulateConfig(users=20, sessions=40))
     with pytest.raises(UserError, match="--out must end in .parquet or .csv"):
-        log.write(simulation, tmp_path / "log.xlsx")
+        simulator.write(simulation, tmp_path / "log.xlsx")
 
 
 def test_smallest_simulation_works():
-    config = log.SimulateConfig(
+    config = simulator.SimulateConfig(
         users=1, items=20, sessions=1, stations=1, artists=1, stations_per_user=1, days=1
     )
-    events = events_of(log.simulate(config))
+    events = events_of(simulator.simulate(config))
     assert 10 <= events.item.size <= 20
 
 
 def test_presets_are_sound():
-    for config in log.PRESETS.values():
+    for config in simulator.PRESETS.values():
         assert listeners.check(config) is config
 
 
 def test_speed():
     """Far below what it does, so that a busy machine passes: benchmarks/simulate.py has the figure."""
-    simulation = log.simulate(log.SimulateConfig(users=4000, sessions=log.BLOCK))
+    simulation = simulator.simulate(simulator.SimulateConfig(users=4000, sessions=simulator.BLOCK))
     began = time.perf_counter()
     for index in range(simulation.blocks):
         simulation.to_batch(simulation.block(index))
-    assert log.BLOCK / (time.perf_counter() - began) > 2000
+    assert simulator.BLOCK / (time.perf_counter() - began) > 2000

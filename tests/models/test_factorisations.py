@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import measure
+from jaxneg.metrics import measures
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
 SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
@@ -243,7 +243,7 @@ def test_the_blacklist_is_never_recommended(model):
     batch = make_batch([[]], users=[0], disliked=np.array([[1]], np.int32))
     rank = {}
     for name in (model, f"{model}_bl"):
-        found = measure.evaluate(
+        found = measures.evaluate(
             factorisations.FACTORISATIONS[name](log, SIGN, first),
             [batch],
             items=20,
