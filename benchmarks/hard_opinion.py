@@ -16,7 +16,7 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, console, files
+from jaxneg import config as configs, files, progress
 from jaxneg.data import held_out, opinions, stores
 from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
@@ -111,7 +111,7 @@ def main() -> None:
             arms[opinion] = [
                 one(name, store, opinion, seed, args.epochs, args.work) for seed in range(args.seeds)
             ]
-            console.say(f"{name}, {opinion}: done")
+            progress.say(f"{name}, {opinion}: done")
         found["sets"][name] = {
             "rejections_also_liked": liked,
             "opinions": {opinion: summary(runs) for opinion, runs in arms.items()},

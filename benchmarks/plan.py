@@ -14,7 +14,7 @@ import json
 import pathlib
 from typing import Any
 
-from jaxneg import config as configs, console
+from jaxneg import config as configs, progress
 from jaxneg.plan import estimate, tpu
 from jaxneg.training import program
 
@@ -60,7 +60,7 @@ def planned(name: str, options: list[str]) -> dict[str, Any]:
     config = configs.load(ROOT / "configs" / "plan_100m.py")
     config = configs.override(config, [*options, "--train.shards", str(len(where.devices))])
     config = estimate.per_chip(config, where, PER_CHIP)
-    found = estimate.plan(config, CATALOGUE, where, epoch=estimate.Epoch(SEQUENCES), say=console.say)
+    found = estimate.plan(config, CATALOGUE, where, epoch=estimate.Epoch(SEQUENCES), say=progress.say)
     del found["note"]
     return found | {"versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}}
 

@@ -21,7 +21,7 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, files, metrics
+from jaxneg import config as configs, files, metrics, progress
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import report
@@ -255,7 +255,7 @@ def main() -> None:
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
             later = held_out.later_share(stores.Store.open(stores_of[name]))
             found[name] = summary(by_name, runs, later)
-            console.say(f"{name}: done")
+            progress.say(f"{name}: done")
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "real_data.md").write_text(markdown(found))

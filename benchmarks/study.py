@@ -21,7 +21,7 @@ import tempfile
 
 import claims
 
-from jaxneg import config as configs, console, files
+from jaxneg import config as configs, files, progress
 from jaxneg.data import engine, prepare, readers
 from jaxneg.serve import export
 from jaxneg.simulation import ab_test, simulator
@@ -59,7 +59,7 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
         if not export_to.exists():
             export.export(runs.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
     if not (work / "ab" / "ab.json").exists():
-        with console.Steps("study ab") as steps:
+        with progress.Steps("study ab") as steps:
             ab_test.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab_test.ABConfig(), steps)
 
 
@@ -70,8 +70,8 @@ def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: 
     if quick:
         config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
         spec = grids.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
-    with console.Steps(f"study {name}") as steps:
-        runner.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
+    with progress.Steps(f"study {name}") as steps:
+        runner.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=progress.say)
 
 
 def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, list[list[float]]]]:
@@ -95,11 +95,13 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
         return False
     table = json.loads((work / name / "table.json").read_text())
     if failed := runner.failures(table):
-        console.say(f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}")
+        progress.say(
+            f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}"
+        )
         return False
     histories = validated(name, work)
     if any(len(histories.get(tuple(cell["labels"].values()), ())) < cell["n"] for cell in table["cells"]):
-        console.say(f"study {name} is not published: its runs have changed since its table, sweep it again")
+        progress.say(f"study {name} is not published: its runs have changed since its table, sweep it again")
         return False
     out.mkdir(parents=True, exist_ok=True)
     environment = json.loads(next((work / name / "cells").glob("*/environment.json")).read_text())

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 import jaxneg
-from jaxneg import config as configs, console, errors, files, signals
+from jaxneg import config as configs, errors, files, progress, signals
 from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
 
@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # of a library that has put its own handler in place
         signals.end(signal.SIGINT)
     except signals.Stopped as error:
-        console.say(f"jaxneg: {error}")
+        progress.say(f"jaxneg: {error}")
         _leave(error.code)
     except BrokenPipeError:
         # Nobody reads what is left in the buffer, and Python would complain of that at its end.
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if processes is None:
             raise
         if (gone := processes.lost(error)) is not None:
-            console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
+            progress.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
             _leave(processes.LOST)
         traceback.print_exception(error)
         _leave(1)
@@ -88,7 +88,7 @@ def _mend(text: str, everywhere: bool = False) -> NoReturn:
     """Says in one line what the user has to mend; once, where all of many processes met it."""
     processes = _cluster()
     if not everywhere or processes is None or processes.first():
-        console.say(f"jaxneg: {' '.join(text.splitlines())}")
+        progress.say(f"jaxneg: {' '.join(text.splitlines())}")
     _leave(2)
 
 
@@ -146,7 +146,7 @@ def _prepare(args: list[str]) -> None:
     if not asked.source.exists():
         raise UserError(f"no such file or directory: {asked.source}")
     place = stores.StoreWriter(asked.out)
-    with console.Steps("prepare") as steps, engine.reading(asked.source), files.unfinished(place.path):
+    with progress.Steps("prepare") as steps, engine.reading(asked.source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(
             asked.prepare.memory_limit,
@@ -165,14 +165,14 @@ def _prepare(args: list[str]) -> None:
     counts = metadata.counts
     for name, count in metadata.dropped.items():
         if name.startswith("left out: ") and count:
-            console.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
+            progress.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
     liked = opinions.also_liked(stores.Store.open(asked.out))
     if math.isfinite(liked):
-        console.say(
+        progress.say(
             f"{asked.out}: {liked:.1%} of the rejections in training are of songs that their listener likes too; "
             "--data.hard-opinion says what counts of them"
         )
-    console.say(
+    progress.say(
         f"{asked.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
         f"in {counts['sessions']:,} sessions; jaxneg inspect {asked.out} tells more"
     )
@@ -189,11 +189,11 @@ def _inspect(args: list[str]) -> None:
     asked = configs.parse(command, args, prog="jaxneg inspect", help="Shows what is in a store.")
     store = stores.Store.open(asked.store)
     if asked.verify:
-        with console.Steps("inspect") as steps:
+        with progress.Steps("inspect") as steps:
             files = store.verify(
                 lambda done, total, file: steps(done >> 20, total >> 20, stage=f"MB of {file}")
             )
-        console.say(f"{asked.store}: all {files} files are as they were written")
+        progress.say(f"{asked.store}: all {files} files are as they were written")
     described = describe.describe(store)
     if asked.json:
         print(json.dumps(described))
@@ -222,7 +222,7 @@ def _simulate(args: list[str]) -> None:
         "Or tests exported models on them: jaxneg simulate --ab --help.",
     )
     done = 0
-    with console.Steps("simulate") as steps:
+    with progress.Steps("simulate") as steps:
 
         def advance(sessions: int) -> None:
             nonlocal done
@@ -230,7 +230,7 @@ def _simulate(args: list[str]) -> None:
             steps(done, asked.simulation.sessions)
 
         simulator.write(simulator.simulate(asked.simulation), asked.out, advance)
-    console.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
+    progress.say(f"{asked.out}: next, jaxneg prepare table {asked.out} --out STORE")
 
 
 def _ab(args: list[str]) -> None:
@@ -254,11 +254,11 @@ def _ab(args: list[str]) -> None:
         help="Tests models as online: each chooses songs for the simulated listeners in the week after their log, "
         "beside a control without negative feedback, random choice and an oracle.",
     )
-    with console.Steps("simulate --ab") as steps:
+    with progress.Steps("simulate --ab") as steps:
         exports = [pathlib.Path(export) for export in asked.ab]
         ab_test.ab(exports, asked.truth, asked.store, asked.out, asked.config, steps)
-    console.show_markdown((asked.out / "ab.md").read_text(encoding="utf-8"))
-    console.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
+    progress.show_markdown((asked.out / "ab.md").read_text(encoding="utf-8"))
+    progress.say(f"{asked.out / 'ab.md'}: this report, and ab.json beside it")
 
 
 def _plan(args: list[str]) -> None:
@@ -303,7 +303,7 @@ def _plan(args: list[str]) -> None:
     plans = [
         estimate.plan(
             estimate.per_chip(config, each, asked.per_chip), catalogue, each,
-            epoch=epoch, tries=asked.tries, say=console.say,
+            epoch=epoch, tries=asked.tries, say=progress.say,
         )
         for each in where
     ]  # fmt: skip
@@ -342,37 +342,37 @@ def _train(args: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     if (warning := runs.warn_slow_gpu()) and processes.first():
-        console.say(f"jaxneg: {warning}")
+        progress.say(f"jaxneg: {warning}")
     if processes.first():
         # Of a store that is not there training says it, once for all processes.
         with contextlib.suppress(UserError):
             store = stores.Store.open(config.data.store)
             if warning := pipeline.warn_beyond_memory(store, config.data):
-                console.say(f"jaxneg: {warning}")
+                progress.say(f"jaxneg: {warning}")
     try:
         before = None
         with contextlib.suppress(UserError):  # training says it
             before = runs.ended(asked.workdir)
-        with console.Steps("train") as steps, processes.Terminate() as stop:
+        with progress.Steps("train") as steps, processes.Terminate() as stop:
             result = loop.train(config, asked.workdir, steps if processes.first() else lambda *_: None, stop)
     except processes.Stopped as stopped:
         if processes.first():
-            console.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
+            progress.say(f"{asked.workdir}: {stopped} and saved; the same command continues")
         _leave(stopped.code)
     if not processes.first():
         return
     if liked := result.get("hard_also_liked"):  # older results lack it
-        console.say(
+        progress.say(
             f"{asked.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
             "training; --data.hard-opinion says what counts of them"
         )
     if before is not None and before["steps"] == result["steps"]:
-        console.say(
+        progress.say(
             f"{asked.workdir} was finished before: nothing was trained; more --train.epochs continue it"
         )
     ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
     of = figures.validated(result)
-    console.say(
+    progress.say(
         f"{asked.workdir}: {result['stopped']} after {ended:.4g} epochs; "
         f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
         f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
@@ -397,7 +397,7 @@ def _evaluate(args: list[str]) -> None:
     from jaxneg.evaluation import report
     from jaxneg.training import runs
 
-    with console.Steps("evaluate") as steps:
+    with progress.Steps("evaluate") as steps:
         trained, others = (
             runs.load(asked.run, config, shared=True),
             [pathlib.Path(other) for other in asked.compare],
@@ -408,8 +408,8 @@ def _evaluate(args: list[str]) -> None:
     if asked.json:
         print(json.dumps(found))
     else:
-        console.show_markdown((asked.run / "report.md").read_text(encoding="utf-8"))
-        console.say(
+        progress.show_markdown((asked.run / "report.md").read_text(encoding="utf-8"))
+        progress.say(
             f"{asked.run / 'report.md'}: this report, with plots beside it; "
             f"next, jaxneg export {asked.run} --out DIR"
         )
@@ -437,13 +437,13 @@ def _sweep(args: list[str]) -> None:
     spec = grids.with_axes(grids.load(asked.config), asked.set)
     spec = dataclasses.replace(spec, seeds=asked.seeds or spec.seeds)
     grids.refuse_swept(configs.load(asked.config), config, spec)
-    with console.Steps("sweep") as steps:
+    with progress.Steps("sweep") as steps:
         table = runner.sweep(
             config, spec, asked.workdir, jobs=asked.jobs, split=asked.split, baselines=asked.baselines,
-            on_progress=steps, say=console.say,
+            on_progress=steps, say=progress.say,
         )  # fmt: skip
     count = sum(cell["n"] for cell in table["cells"])
-    console.say(
+    progress.say(
         f"{asked.workdir / 'table.md'}: {count} runs in {len(table['cells'])} rows, with plots beside it"
     )
     if failed := runner.failures(table):
@@ -463,7 +463,9 @@ def _export(args: list[str]) -> None:
     from jaxneg.training import runs
 
     manifest = export.export(runs.load(asked.run, config), asked.out)
-    console.say(f"{asked.out}: {manifest['items']:,} items; next, jaxneg recommend {asked.out} --items ID ID")
+    progress.say(
+        f"{asked.out}: {manifest['items']:,} items; next, jaxneg recommend {asked.out} --items ID ID"
+    )
 
 
 def _of_run(args: list[str], prog: str, help: str, **fields: tuple[Any, str, Any]) -> tuple[Any, Config]:
@@ -531,9 +533,9 @@ def _recommend(args: list[str]) -> None:
     history = [scorer.Event(i, f, asked.station or None) for i, f in zip(asked.items, feedback, strict=True)]
     best = model.recommend(history, asked.k, exclude_seen=asked.exclude_seen)
     if unknown := [item for item in asked.items if not model.knows(item)]:
-        console.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
+        progress.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
     if asked.station and not model.knows_station(asked.station):
-        console.say(f"jaxneg: station {asked.station} was not there in training: ranking without a station")
+        progress.say(f"jaxneg: station {asked.station} was not there in training: ranking without a station")
     if asked.json:
         print(json.dumps({"recommendations": [found._asdict() for found in best], "unknown": unknown}))
     else:

@@ -5,7 +5,7 @@ import pathlib
 import time
 from typing import Any
 
-from jaxneg import config as configs, console, files
+from jaxneg import config as configs, files, progress
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, prepare, readers
 from jaxneg.errors import UserError
@@ -41,10 +41,10 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     began = time.perf_counter()
 
     log, store = out / "log.parquet", out / "store"
-    console.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")
+    progress.say("1/5 simulate: listeners with tastes, moods and habits; songs with qualities")
     simulator.write(simulator.simulate(simulator.PRESETS["demo"]), log)
 
-    console.say("2/5 prepare: sessions, vocabulary, and a split by time")
+    progress.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]
     con = engine.connect(temp_dir=out / "spill")
     settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
@@ -57,28 +57,28 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
         ("hard", config, "half of the negatives real"),
         ("random", random, "all negatives random"),
     ):
-        console.say(f"3/5 train {out / name}: {text}")
-        with console.Steps("train") as steps:
+        progress.say(f"3/5 train {out / name}: {text}")
+        with progress.Steps("train") as steps:
             loop.train(configs.check(each), out / name, steps)
 
-    console.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
-    with console.Steps("evaluate") as steps:
+    progress.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
+    with progress.Steps("evaluate") as steps:
         trained = runs.load(out / "hard")
         found = report.evaluate_run(trained, out / "hard", "test", steps, compare=(out / "random",))
 
-    console.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
+    progress.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
     export.export(trained, out / "export")
     model = scorer.Scorer.open(out / "export")
     history = [scorer.Event(item, "play") for item in model.items(3)]
     best = ", ".join(one.item for one in model.recommend(history, 3))
-    console.say(f"after three plays ({', '.join(event.item for event in history)}) it recommends {best}")
+    progress.say(f"after three plays ({', '.join(event.item for event in history)}) it recommends {best}")
 
-    console.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
+    progress.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
     for title, path in (
         ("report", "hard/report.md"),
         ("plots", "hard/plots"),
         ("exported model", "export"),
         ("store", "store"),
     ):
-        console.say(f"  {title:15} {out / path}")
+        progress.say(f"  {title:15} {out / path}")
     return found

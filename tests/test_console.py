@@ -2,19 +2,19 @@
 
 import pytest
 
-from jaxneg import console
+from jaxneg import progress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
     return now
 
 
 def test_what_is_over_at_once_says_nothing(clock, capsys):
-    with console.Steps("prepare") as steps:
+    with progress.Steps("prepare") as steps:
         steps(0, 1, stage="read the log")
         clock[0] += 9.0
         steps(1, 1, stage="read the log")
@@ -22,7 +22,7 @@ def test_what_is_over_at_once_says_nothing(clock, capsys):
 
 
 def test_long_work_gives_a_line_every_ten_seconds_and_one_at_its_end(clock, capsys):
-    with console.Steps("train") as steps:
+    with progress.Steps("train") as steps:
         for done in range(1, 31):
             clock[0] += 1.0
             steps(done * 100, 3500, {"loss": 1.0 / done})

@@ -17,7 +17,7 @@ LEVELS = {
     "jaxneg.signals": 0,
     "jaxneg.config": 0.3,
     "jaxneg.batch": 0,
-    "jaxneg.console": 0,
+    "jaxneg.progress": 0,
     "jaxneg.files.documents": 0.1,
     "jaxneg.files.arrays": 0.1,
     "jaxneg.data": 0,

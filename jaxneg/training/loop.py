@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import config as configs, console, files
+from jaxneg import config as configs, files
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, stores
@@ -97,7 +97,7 @@ def _train(
     writer = logs.Writer(workdir, silent=not processes.first())
     try:
         restored = checkpoints.restore(
-            built.state, say=lambda line: console.say(f"jaxneg: {line}") if processes.first() else None
+            built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
         )
         if restored is None:
             bias_V = biases.first(config, store, batches.targets)
