@@ -99,7 +99,7 @@ LEVELS = {
     "jaxneg.simulation.trials": 2,
     "jaxneg.simulation.policies": 6,
     "jaxneg.simulation.ab_test": 6.1,
-    "jaxneg.demo": 6,
+    "jaxneg.cli.demo": 6,
     "jaxneg.sweep.runner": 6,
     "jaxneg.cli": 7,
     "jaxneg.__main__": 8,

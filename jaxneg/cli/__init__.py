@@ -549,7 +549,7 @@ def _demo(args: list[str]) -> None:
         command, args, prog="jaxneg demo",
         help="Simulates listeners, prepares, trains with hard and random negatives, evaluates and exports.",
     )  # fmt: skip
-    from jaxneg import demo
+    from jaxneg.cli import demo
 
     demo.demo(asked.out)
 
