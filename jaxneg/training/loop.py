@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import config as configs, files
+from jaxneg import config as configs, files, progress
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, stores
@@ -102,14 +102,14 @@ def _train(
         if restored is None:
             bias_V = biases.first(config, store, batches.targets)
             state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
-            progress = _start()
+            past = _start()
         else:
             if "step" not in restored[1]:
                 raise UserError(f"checkpoint of {workdir} says nothing of its step: choose a new --workdir")
-            state, progress = restored[0], _start() | restored[1]
-            checkpoints.prune(progress["best_step"])
+            state, past = restored[0], _start() | restored[1]
+            checkpoints.prune(past["best_step"])
         # Without a checkpoint the validation at step 0, too, is written again.
-        writer.rewind(-1 if restored is None else progress["step"])
+        writer.rewind(-1 if restored is None else past["step"])
         if processes.first():
             for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
                 print(f"train warning: {line}", file=sys.stderr, flush=True)
@@ -132,7 +132,7 @@ def _train(
         with processes.Watchdog(float(config.train.stuck_after)) as watchdog:
             return loop.run(
                 state,
-                progress,
+                past,
                 built.update,
                 batches,
                 lambda batch: sharding.put_fields(batch, mesh),

@@ -12,7 +12,7 @@ import typing
 import jax
 import numpy as np
 import pytest
-from test_train import CONFIG, assert_same_state, final_state, of, without_clock
+from tests.training.test_loop import CONFIG, assert_same_state, final_state, of, without_clock
 
 from jaxneg import config as configs
 from jaxneg.config import UserError

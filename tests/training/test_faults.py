@@ -13,12 +13,12 @@ import time
 
 import numpy as np
 import pytest
-from test_cluster import SLURM, assert_near
+from tests.training.test_processes import SLURM, assert_near
 
 from jaxneg import cli
 from jaxneg.training import logs
 
-PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "faults.py"
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "faults.py"
 spec = importlib.util.spec_from_file_location("faults", PATH)
 faults = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(faults)
@@ -115,7 +115,7 @@ def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, o
         subprocess.Popen(
             [*command, *cluster, str(k), *(option.split() if k else [])],
             cwd=rehearsal.directory,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PATH.parents[1])},
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PATH.parents[2])},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -148,7 +148,7 @@ def test_processes_find_each_other_by_the_variables_of_slurm(rehearsal):
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "JAX_COORDINATOR_PORT": str(port),
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(PATH.parents[1]),
+        "PYTHONPATH": str(PATH.parents[2]),
     }
     processes = [
         subprocess.Popen(

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SPEC = importlib.util.spec_from_file_location("claims", ROOT / "benchmarks" / "claims.py")
 assert SPEC is not None and SPEC.loader is not None

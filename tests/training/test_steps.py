@@ -16,7 +16,7 @@ from jaxneg.embeddings import sharding, tables
 from jaxneg.training import objective, optim, scoring, steps
 
 V, B, L, D = 20, 16, 5, 8
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "step.json"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "step.json"
 CONFIG = Config(
     data=DataConfig(length=L, batch_size=B),
     model=ModelConfig(width=D, heads=2, dropout=0.1, output_attributes=True),

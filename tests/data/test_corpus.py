@@ -15,7 +15,7 @@ from jaxneg import cli
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import stores
 
-CORPUS = pathlib.Path(__file__).parent / "corpus"
+CORPUS = pathlib.Path(__file__).parents[1] / "corpus"
 NAMES = sorted(path.parent.name for path in CORPUS.glob("*/arguments"))
 QUICK = 3  # cases of a kind that run every time; the others are slow together
 CASES = [

@@ -14,7 +14,7 @@ from jaxneg import config as configs
 from jaxneg.config import DataConfig, EvalConfig
 from jaxneg.data import engine, held_out, readers
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "ml1m"
 
 

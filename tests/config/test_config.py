@@ -7,7 +7,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import Config, UserError
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_json_round_trip():

@@ -16,7 +16,7 @@ import pytest
 from jaxneg import cli
 from jaxneg.serve import manifest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ADDRESSES = [
     "prepare table gs://bucket/log.csv --out new",
     "prepare table log.csv --out s3://bucket/store",

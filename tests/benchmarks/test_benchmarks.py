@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
