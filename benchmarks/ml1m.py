@@ -16,8 +16,8 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs
+from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
-from jaxneg.evaluation import report
 from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
 
@@ -96,7 +96,7 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
         result = loop.train(config, work / name)
         score = runs.catalogue_score(runs.load(work / name))
         found[name] = _figures(score, store, config) | {"seconds": round(result["seconds"], 1)}
-    count_V = np.bincount(report.training_log(store).item_T, minlength=store.items + 1).astype(np.float32)
+    count_V = np.bincount(counting.training_log(store).item_T, minlength=store.items + 1).astype(np.float32)
     popular = lambda batch: np.tile(count_V, (len(batch.user_B), 1))  # noqa: E731
     found["popularity"] = _figures(popular, store, config_of["sasrec"])
     return found

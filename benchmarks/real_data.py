@@ -99,7 +99,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
     """All baselines, and the factorisation without events that carry no opinion, which the model's loss cannot use."""
     config, opened = experiment(name, store, "config", 0, False), stores.Store.open(store)
     found = report.measure_baselines(opened, config, "test")
-    sign, log = np.asarray(opened.sign), report.training_log(opened)
+    sign, log = np.asarray(opened.sign), counting.training_log(opened)
     signed = log._replace(**{field: getattr(log, field)[log.sign_T != 0] for field in EVENT_FIELDS})
 
     def stripped(score):

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from jaxneg.batch import EvalBatch
+from jaxneg.data import stores
 
 Score = Callable[[EvalBatch], np.ndarray]  # to scores_BV, float32; column 0 is the padding row
 Validate = Callable[[Score], float]  # how good a score function is, more is better
@@ -27,6 +28,21 @@ class Log(NamedTuple):
     session_T: np.ndarray
     items: int  # V - 1
     users: int  # those of the store; ids at or above it are unknown
+
+
+def training_log(store: stores.Store) -> Log:
+    """Training events of a store as the baselines take them."""
+    session_T = np.repeat(np.arange(len(store.session_user)), np.diff(store.session_indptr))
+    event = np.flatnonzero(np.arange(len(session_T)) < np.asarray(store.session_train_end)[session_T])
+    session_T = session_T[event]
+    return Log(
+        user_T=np.asarray(store.session_user)[session_T],
+        item_T=store.item_T[event],
+        sign_T=np.asarray(store.sign)[store.feedback_T[event]],
+        session_T=session_T,
+        items=store.items,
+        users=len(store.user_indptr) - 1,
+    )
 
 
 class Fitted(NamedTuple):

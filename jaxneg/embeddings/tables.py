@@ -17,10 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxneg.config import ModelConfig
-from jaxneg.embeddings import exchange
+from jaxneg.embeddings import exchange, optim
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.errors import UserError
-from jaxneg.training import optim
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
 

@@ -236,7 +236,7 @@ def measure_baselines(
     validation = held_out.EvalBatches(store, config.data, config.eval, "validation")
     every = -(-len(validation) // TUNING)
     tuning = [validation[k] for k in range(0, len(validation), every)]
-    log = training_log(store)
+    log = counting.training_log(store)
     measured = {}
     for name, fit in BASELINES[which].items():
         on_progress(0, len(examples), stage=f"tuning {name}")
@@ -283,21 +283,6 @@ def best_baseline(validation_auc: Mapping[str, float | None]) -> str | None:
     """The baseline with the highest AUC on validation, the first of those that tie; None of none."""
     known = {name: auc for name, auc in validation_auc.items() if auc is not None and math.isfinite(auc)}
     return max(known, key=known.__getitem__) if known else next(iter(validation_auc), None)
-
-
-def training_log(store: stores.Store) -> counting.Log:
-    """Training events of a store as the baselines take them."""
-    session_T = np.repeat(np.arange(len(store.session_user)), np.diff(store.session_indptr))
-    event = np.flatnonzero(np.arange(len(session_T)) < np.asarray(store.session_train_end)[session_T])
-    session_T = session_T[event]
-    return counting.Log(
-        user_T=np.asarray(store.session_user)[session_T],
-        item_T=store.item_T[event],
-        sign_T=np.asarray(store.sign)[store.feedback_T[event]],
-        session_T=session_T,
-        items=store.items,
-        users=len(store.user_indptr) - 1,
-    )
 
 
 def measure(

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
+from jaxneg.baselines import counting
 from jaxneg.batch import PAD
 from jaxneg.data import stores
 from jaxneg.errors import UserError
-from jaxneg.evaluation import report
 from jaxneg.serve import scorer
 from jaxneg.simulation import listeners, simulator, trials
 
@@ -143,7 +143,7 @@ def control(
 
     Raises UserError on a store of another log.
     """
-    vocabulary, log = store.vocabulary(), report.training_log(store)
+    vocabulary, log = store.vocabulary(), counting.training_log(store)
     row_of = catalogue(vocabulary.ids.to_pylist(), vocabulary.count, served_V, f"store {store.path}")
     play_T = log.sign_T > 0
     played_UV = sp.coo_array(

@@ -16,8 +16,8 @@ from jaxneg import models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields as of_batch, stores
-from jaxneg.embeddings import sharding, tables
-from jaxneg.training import optim, steps
+from jaxneg.embeddings import optim, sharding, tables
+from jaxneg.training import steps
 
 
 class Catalogue(NamedTuple):

@@ -10,8 +10,8 @@ import optax
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
-from jaxneg.embeddings import tables
-from jaxneg.training import objective, optim
+from jaxneg.embeddings import optim, tables
+from jaxneg.training import objective
 
 Weights = tuple[models.Params, tables.Tables]
 

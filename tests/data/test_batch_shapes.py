@@ -11,8 +11,8 @@ from jaxneg import config as configs, models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
-from jaxneg.embeddings import tables
-from jaxneg.training import optim, program, steps
+from jaxneg.embeddings import optim, tables
+from jaxneg.training import program, steps
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"

@@ -10,8 +10,8 @@ import pytest
 
 from jaxneg import metrics
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.embeddings import exchange, sharding, tables
-from jaxneg.training import objective, optim, program, scoring
+from jaxneg.embeddings import exchange, optim, sharding, tables
+from jaxneg.training import objective, program, scoring
 from tests.training.test_steps import ATTRIBUTE_VA, B, L, V, make_batch
 
 SHAPES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # replicas x parts

@@ -375,7 +375,9 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
 
         return counting.Fitted(make(0), {"a": 1}, "history", make)
 
-    found = report.measure_baseline(fit, report.training_log(store), tuning, examples, store, config, "drawn")
+    found = report.measure_baseline(
+        fit, counting.training_log(store), tuning, examples, store, config, "drawn"
+    )
     each = [report.measure(fits[s], examples, store, config, "", lambda *_, **__: None) for s in range(3)]
     assert (found.seeds, found.sees) == (3, "history")
     for name in ("pair_accuracy", "auc", "ndcg@10", "gini@10"):
@@ -410,7 +412,7 @@ def test_baselines_are_as_strong_as_published_signal_on_cm100k(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     config = configs.override(CONFIG, ["--data.store", str(tmp_path / "store")])
     store = stores.Store.open(tmp_path / "store")
-    log = report.training_log(store)
+    log = counting.training_log(store)
     assert (
         len(log.item_T) == (np.asarray(store.session_train_end) - np.asarray(store.session_indptr[:-1])).sum()
     )

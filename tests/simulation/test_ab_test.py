@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxneg import cli
+from jaxneg.baselines import counting
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
 from jaxneg.simulation import ab_test, policies, simulator, trials, visits as visit
@@ -404,12 +405,11 @@ def test_the_verb_tests_an_export(here, capsys, history):
 def test_the_control_adds_up_cosines(worked):
     """Against dense linear algebra on the plays of the training events."""
     from jaxneg.data import stores
-    from jaxneg.evaluation import report
 
     simulation = simulator.reopen(worked / "log.csv.truth.npz")
     found = visit.visits(simulation, users=60, days=7)
     store = stores.Store.open(worked / "store")
-    log = report.training_log(store)
+    log = counting.training_log(store)
     played = np.zeros((log.users, log.items + 1))
     played[log.user_T[log.sign_T > 0], log.item_T[log.sign_T > 0]] = 1
     norm = np.sqrt((played**2).sum(0))

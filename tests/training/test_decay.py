@@ -9,8 +9,7 @@ import pytest
 
 from jaxneg import models
 from jaxneg.config import ModelConfig, OptimConfig
-from jaxneg.embeddings import tables
-from jaxneg.training import optim
+from jaxneg.embeddings import optim, tables
 
 KEPT = ("inputs.feedback", "inputs.feedback_gate")
 INPUTS = {"inputs.station", "inputs.position", "inputs.attribute0", "inputs.output_attribute0", "head.kernel"}

@@ -13,10 +13,10 @@ import time
 
 import numpy as np
 import pytest
-from tests.training.test_processes import SLURM, assert_near
 
 from jaxneg import cli
 from jaxneg.training import logs
+from tests.training.test_processes import SLURM, assert_near
 
 PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "faults.py"
 spec = importlib.util.spec_from_file_location("faults", PATH)

@@ -12,12 +12,12 @@ import typing
 import jax
 import numpy as np
 import pytest
-from tests.training.test_loop import CONFIG, assert_same_state, final_state, of, without_clock
 
 from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import stores
 from jaxneg.training import agreement, loop, processes
+from tests.training.test_loop import CONFIG, assert_same_state, final_state, of, without_clock
 
 SLURM = {
     "SLURM_JOB_ID": "17",

@@ -12,8 +12,8 @@ import pytest
 from jaxneg import models
 from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
-from jaxneg.embeddings import sharding, tables
-from jaxneg.training import objective, optim, scoring, steps
+from jaxneg.embeddings import optim, sharding, tables
+from jaxneg.training import objective, scoring, steps
 
 V, B, L, D = 20, 16, 5, 8
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "step.json"
