@@ -12,7 +12,7 @@ For prepare, train, sweep, evaluate and export, on a log of simulated listeners:
              begins, ends the process by the system's own rules): exit codes 130 and 143, one line, no leftovers
     twice    two of the same command at once: one is done, the other refused in one line that names the first
     differ   every field of the config, the package versions and the store's files, changed one at a time: the function
-             that the processes of one job compare them with names that one (two real processes: training/test_faults.py)
+             that the processes of one job compare them with names that one (two real processes: test_faults.py)
 
 Training's random moments are of an epoch budget that takes longer than its start. --quick: one kill and one signal of
 each. Prints one JSON line: for each part how many held of how many, and ``wrong``, what did not.
