@@ -13,15 +13,15 @@ for each mutant, damages one file of one of them and calls a verb that reads it,
     configs     values of other types and sizes, exceptions, what is no Python
 
 A part of them also has its checksums made anew, as another program would: what is read must then still be checked
-against what it indexes. Held: the verb ends with 2, one line and nothing half-written, or with 0 and the output of the
-undamaged. Other outputs are right only where the format cannot know of the edit, by rules that are counted in the result:
+against what it indexes. Held: the verb ends with 2, one line and nothing half-written, or with 0 and the output of
+the undamaged. Others are right only where the format cannot know of the edit, by rules counted in the result:
 
     mended     the checksums of what was changed were made anew
     log        a log in which Python's own readers find as many rows as the verb says it kept and left out
     config     a config that says, run by Python alone, what the run says it was trained with
 
-Each mutant is a function of (seed, number): --only N runs some again and keeps them in DIR. --quick: 60 of them. Prints one
-JSON line; ``wrong`` lists what did not hold.
+Each mutant is a function of (seed, number): --only N runs some again and keeps them in DIR. --quick: 60 of them.
+Prints one JSON line; ``wrong`` lists what did not hold.
 """
 
 import argparse
@@ -227,7 +227,9 @@ def judged(mutant: Mutant, ended: Ended, usual: dict[str, Any]) -> tuple[str, st
     ):
         return WRONG, f"traceback: {ended.err[-400:]}"
     if ended.code == 2:
-        lines = [line for line in ended.err.splitlines() if line.strip()]
+        lines = [
+            line for line in ended.err.splitlines() if line.strip() and not line.startswith("train warning: ")
+        ]
         if len(lines) != 1 or not lines[0].startswith("jaxneg: "):
             return WRONG, f"{len(lines)} lines: {ended.err[:400]}"
         if verb.makes and os.path.lexists(mutant.place / verb.makes):

@@ -1,1 +1,1 @@
-"""Parts of ../fuzz.py: what is damaged (places), how (damage, documents, logs, configs), and when another output is right (rules)."""
+"""Parts of ../fuzz.py: what is damaged (places) and how (damage, documents, logs, configs)."""

@@ -1,4 +1,7 @@
-"""Damage to Python configs: odd values, exceptions, other objects, what is no Python; and what a file says by itself."""
+"""Damage to Python configs: odd values, exceptions, other objects, no Python; and what a file says by itself."""
+
+# Lists of odd values read better in long lines.
+# ruff: noqa: E501
 
 import dataclasses
 import os
@@ -83,7 +86,7 @@ BODIES = (
     "return dataclasses.replace(Config(), data=None)", "return dataclasses.replace(Config(), model=DataConfig())",
     "return Odd()", "return Rude()", "return Config(1, 2, 3)", "return Config(data=Rude())", "print('hello'); return Config()",
     "raise Exception('é\\ud800')", "assert False", "return eval('(' * 1000 + ')' * 1000)", "import nothing_such",
-    "from jaxneg.config import Nothing", "sys.stderr.close(); raise ValueError('closed')", "sys.path.clear(); return Config()",
+    "from jaxneg.config import Nothing", "sys.path.clear(); return Config()",
     "del sys.modules['jaxneg.config']; return Config()", "raise type('', (Exception,), {})", "raise Exception('x' * 10**6)",
 )  # fmt: skip
 TOPS = (

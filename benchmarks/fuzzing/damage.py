@@ -1,5 +1,8 @@
 """Damage to files of any kind, to arrays and to tables; each function says what it did."""
 
+# Lists of odd values read better in long lines.
+# ruff: noqa: E501
+
 import os
 import pathlib
 import random

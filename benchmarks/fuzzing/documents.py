@@ -1,5 +1,8 @@
 """Damage to JSON: other types, numbers beyond all bounds, depth, names missing, unknown and twice; and mended sums."""
 
+# Lists of odd values read better in long lines.
+# ruff: noqa: E501
+
 import hashlib
 import json
 import pathlib

@@ -1,5 +1,8 @@
 """Damage to logs of people: rows, fields, containers; and how many rows a reader of Python's own finds in them."""
 
+# Lists of odd values read better in long lines.
+# ruff: noqa: E501
+
 import bz2
 import csv
 import gzip
