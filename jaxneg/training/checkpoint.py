@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -47,16 +48,25 @@ class Checkpointer:
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
         self._directory, self._read_only = directory, read_only
         # Not orbax's own read_only, which warns of every setting that it implies.
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
-                ),
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
             ),
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
+        try:
+            with _quiet():
+                self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        except (
+            Exception
+        ) as error:  # it reads what it finds there, and raises whatever its storage layer raises
+            if errors.refused(error) or errors.trouble(error) is not None:
+                raise
+            raise UserError(
+                f"the checkpoints of {directory.parent} cannot be read, they are damaged: {_reason(error)}: "
+                "choose a new --workdir"
+            ) from error
 
     def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
@@ -113,6 +123,7 @@ class Checkpointer:
         )
 
     def _whole(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        _check_files(self._directory / str(number))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=args)
         state, progress = found["state"], found["progress"]
@@ -146,6 +157,15 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _check_files(directory: pathlib.Path) -> None:
+    """Raises documents.Wrong where something lies in a checkpoint that is no file and may never end, as a pipe."""
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = pathlib.Path(place, name)
+            if path.exists() and not path.is_file():
+                raise documents.Wrong(f"{path.relative_to(directory)} is no file")
 
 
 def sums(state: Any) -> list[int]:

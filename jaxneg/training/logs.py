@@ -94,7 +94,9 @@ def read(directory: pathlib.Path) -> list[dict[str, Any]]:
     """
     path = directory / "metrics.jsonl"
     try:
-        texts = path.read_bytes().splitlines() if os.path.lexists(path) else []
+        texts = documents.content(path, 1 << 31).splitlines() if os.path.lexists(path) else []
+    except documents.Wrong as error:
+        raise UserError(f"{path} is damaged: {error}: {MEND}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}: {MEND}") from error
     lines: list[dict[str, Any]] = []
