@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from jaxneg import config as configs, files, progress as bars
 from jaxneg.api import frames
@@ -143,9 +143,9 @@ def open_run(workdir: Path) -> Run:
 def evaluate(
     run: Run | Path,
     *,
-    split: Literal["test", "validation"] = "test",
+    split: str = "test",
     compare: Sequence[Run | Path] = (),
-    baselines: Literal["usual", "all"] = "usual",
+    baselines: str = "usual",
     store: Path | None = None,
     progress: bool = True,
     **options: Any,
@@ -154,9 +154,9 @@ def evaluate(
 
     Args:
       run: that has ended, or its directory.
-      split: which held-out events; tune on validation.
+      split: which held-out events, test or validation; tune on validation.
       compare: further runs on the same store, each measured as it would be alone.
-      baselines: the usual ones, or also WRMF and BPR with their forms, in minutes.
+      baselines: the usual ones, or all, with WRMF and BPR with their forms, in minutes.
       store: where the run's store has moved.
       progress: show how far it is, on standard error.
       options: fields of EvalConfig to measure otherwise: ks=(5, 10), bootstrap=200.
