@@ -190,7 +190,10 @@ def test_a_report_shows_the_model_beside_baselines(run):
         (lambda run, tmp: jaxneg.train(config("nowhere"), tmp / "run"), "no store at nowhere"),
         (lambda run, tmp: jaxneg.train(config(epochs=-1), tmp / "run"), "--train.epochs must be at least 1"),
         (lambda run, tmp: jaxneg.train(tmp / "config.py", tmp / "run"), "no config file"),
-        (lambda run, tmp: jaxneg.train(config(), run.path), "holds another experiment"),
+        (
+            lambda run, tmp: jaxneg.train(config(run.config.data.store, seed=5), run.path),
+            "holds another experiment",
+        ),
     ],
 )
 def test_mistakes_are_user_errors_of_one_line(run, tmp_path, call, said):
