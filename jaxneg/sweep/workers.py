@@ -157,11 +157,11 @@ def _ending(code: int) -> str:
 class _Worker:
     def __init__(self, function: str, place: Place, log: pathlib.Path, keep: Sequence[int], events):
         self.place, self.log = place, log
-        root = str(pathlib.Path(__file__).parent.parent)
+        root = str(pathlib.Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jaxneg.sweep.runner.workers", function, json.dumps(place.cores)],
+                [sys.executable, "-m", "jaxneg.sweep.workers", function, json.dumps(place.cores)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, pass_fds=tuple(keep),
                 env={**os.environ, **place.environment, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
