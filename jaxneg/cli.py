@@ -58,9 +58,13 @@ def main(args: Sequence[str] | None = None) -> None:
     signals.open_streams()
     signals.install(*args[:1])
     try:
-        _run(args)
+        try:
+            _run(args)
+        finally:
+            signals.stand_by()
         sys.stdout.flush()
     except UserError as error:
+        _lost(error)
         _mend(errors.with_remedy(error), everywhere=not error.by_all)
     except KeyboardInterrupt:  # of a library that has put its own handler in place
         signals.end(signal.SIGINT)
@@ -68,20 +72,33 @@ def main(args: Sequence[str] | None = None) -> None:
         console.say(f"jaxneg: {error}")
         _leave(error.code)
     except BrokenPipeError:
-        # Nobody reads what is left in the buffer, and Python would complain of that at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _leave(141)
+        _unread()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # as rich tells it
+            _unread()
+        raise
     except Exception as error:
+        _lost(error)
         if (trouble := errors.trouble(error)) is not None:
             _mend(trouble)
-        cluster = _cluster()
-        if cluster is None:
+        if _cluster() is None:
             raise
-        if (gone := cluster.lost(error)) is not None:
-            console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
-            _leave(cluster.LOST)
         traceback.print_exception(error)
         _leave(1)
+
+
+def _unread() -> NoReturn:
+    """Nobody reads what is left in the buffer, and Python would complain of that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _leave(141)
+
+
+def _lost(error: BaseException) -> None:
+    """Ends the process where another one of many is lost."""
+    cluster = _cluster()
+    if cluster is not None and (gone := cluster.lost(error)) is not None:
+        console.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
+        _leave(cluster.LOST)
 
 
 def _mend(text: str, everywhere: bool = False) -> NoReturn:

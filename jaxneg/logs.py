@@ -8,10 +8,11 @@ import pathlib
 import time
 from typing import Any, TypedDict
 
-from jaxneg import documents, files
+from jaxneg import documents, errors, files
 from jaxneg.errors import UserError
 
 MEND = "move the file away to go on without it"
+WITHOUT = "mend tensorboardX, or go on without it (pip uninstall tensorboardX)"
 
 
 class Line(TypedDict):
@@ -34,7 +35,7 @@ class Writer:
         if silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), self._carried():
             self._board = _Board(directory / "tensorboard")
 
     def rewind(self, step: int) -> None:
@@ -50,14 +51,23 @@ class Writer:
         if self._silent:
             return
         line = {"step": step} | {name: _finite(value) for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with errors.named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
-            self._board.write(step, {name: value for name, value in line.items() if name != "step"})
+            with self._carried():
+                self._board.write(step, {name: value for name, value in line.items() if name != "step"})
 
     def close(self) -> None:
         if self._board is not None:
-            self._board.close()
+            with self._carried():
+                self._board.close()
+
+    def _carried(self) -> contextlib.AbstractContextManager[None]:
+        stack = contextlib.ExitStack()
+        what = f"TensorBoard's file of {self._path.parent} could not be written"
+        stack.enter_context(errors.carried(what, WITHOUT, (ImportError,)))
+        stack.enter_context(errors.named(self._path.parent / "tensorboard"))
+        return stack
 
 
 class _Board:

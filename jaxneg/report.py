@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from jaxneg import (
     config as configs,
+    console,
     convergence,
     evaluate,
     figures,
@@ -149,7 +149,7 @@ def _notes(directory: pathlib.Path, trained: run.Trained) -> list[str]:
         f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
         "held-out events may have been trained on, and the best validation is of other events."
     )
-    print(f"jaxneg: {note[0].lower()}{note[1:]}", file=sys.stderr)
+    console.say(f"jaxneg: {note[0].lower()}{note[1:]}")
     return [note]
 
 
@@ -523,5 +523,5 @@ def _draw(
             cosines={name: np.array(matrix) for name, matrix in cosines.items()},
         )
     except ImportError:
-        print(f"jaxneg: {NO_PLOTS}", file=sys.stderr)
+        console.say(f"jaxneg: {NO_PLOTS}")
         return {}

@@ -16,7 +16,6 @@ import os
 import pathlib
 import shutil
 import statistics
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
@@ -25,6 +24,7 @@ import numpy as np
 
 from jaxneg import (
     config as configs,
+    console,
     documents,
     evaluate,
     files,
@@ -498,7 +498,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:
-        print(f"jaxneg: {report.NO_PLOTS}", file=sys.stderr)
+        console.say(f"jaxneg: {report.NO_PLOTS}")
         return {}
     return drawn
 

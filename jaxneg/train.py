@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from jaxneg import (
     console,
     convergence,
     documents,
+    errors,
     files,
     locks,
     logs,
@@ -42,6 +42,10 @@ FREE = (
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
 FEW = 20  # steps of an epoch below which figures by epoch are coarse
+
+AGAIN = "the same command continues from the last checkpoint"
+# What the thread that makes batches raises where it is wrong itself.
+OURS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
 Stop = Callable[[int], bool]  # step -> whether to save there and end
@@ -115,7 +119,7 @@ def _train(
         writer.rewind(-1 if restored is None else progress["step"])
         if cluster.first():
             for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
-                print(f"train warning: {line}", file=sys.stderr, flush=True)
+                console.say(f"train warning: {line}")
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         hard = batches.hard_also_liked(store)
         shares = {"false_negatives": false, "hard_also_liked": hard}
@@ -297,7 +301,9 @@ class _Loop:
                 (self.workdir / "result.json").unlink(missing_ok=True)
             if not self.pending:
                 self.mark = time.perf_counter()  # of the steps that the next flush waits for
-            batch: Batch = put(next(source))
+            with errors.carried("batches could not be made ahead", AGAIN, OURS):
+                made = next(source)
+            batch: Batch = put(made)
             began = time.perf_counter()
             state, metrics_ = update(state, batch, self.attribute_VA)
             if self.one_by_one or not compiled:

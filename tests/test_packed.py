@@ -198,4 +198,6 @@ def test_a_run_of_packed_rows_takes_fewer_steps_and_is_evaluated_as_any(small_st
     assert packed["steps_per_epoch"] < 0.7 * alone["steps_per_epoch"]
     assert 0.0 < packed["best_score"] < 1.0
     trained = run.load(tmp_path / "packed")
-    assert trained.state.step == packed["best_step"], "the checkpoint of the best validation, be it the start's"
+    assert trained.state.step == packed["best_step"], (
+        "the checkpoint of the best validation, be it the start's"
+    )

@@ -49,7 +49,7 @@ def export(trained: run.Trained, out: pathlib.Path) -> dict:
         raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {out}: {reason}; nothing is left behind") from error
+        raise UserError(f"cannot write {out}: {reason}") from error
 
 
 def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
