@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 from jaxneg import documents, errors, files
@@ -62,12 +63,11 @@ class Writer:
             with self._carried():
                 self._board.close()
 
-    def _carried(self) -> contextlib.AbstractContextManager[None]:
-        stack = contextlib.ExitStack()
+    @contextlib.contextmanager
+    def _carried(self) -> Iterator[None]:
         what = f"TensorBoard's file of {self._path.parent} could not be written"
-        stack.enter_context(errors.carried(what, WITHOUT, (ImportError,)))
-        stack.enter_context(errors.named(self._path.parent / "tensorboard"))
-        return stack
+        with errors.carried(what, WITHOUT, (ImportError,)), errors.named(self._path.parent / "tensorboard"):
+            yield
 
 
 class _Board:
