@@ -75,7 +75,9 @@ OTHERS = {
 }
 # kB that a file may have in each, so that it stops amid writing.
 LIMITS = {"prepare": 8, "train": 2, "sweep": 2, "evaluate": 4, "export": 8}
-TIMES = re.compile(r"seconds|_s$|per_s|second$|prepared|created|written|time$|device|host|seal|sum$|metadata")
+TIMES = re.compile(
+    r"seconds|_s$|per_s|second$|prepared|created|written|time$|device|host|seal|sum$|metadata|^sha256$"
+)
 SKIPPED = re.compile(
     r"checkpoints|tensorboard|plots|\.png$|\.md$|\.log$|environment\.json|lock$|logs?/|html$"
 )

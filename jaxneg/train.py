@@ -117,11 +117,13 @@ def _train(
             checkpoints.prune(progress["best_step"])
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if restored is None else progress["step"])
-        if cluster.first():
-            for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
-                console.say(f"train warning: {line}")
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         hard = batches.hard_also_liked(store)
+        if cluster.first():
+            none = batches.draws_hard and math.isnan(hard)
+            said = warnings(config, per_epoch, len(store.negative_item), none_to_draw=none)
+            for line in [*said, *evaluated.warnings()]:
+                console.say(f"train warning: {line}")
         shares = {"false_negatives": false, "hard_also_liked": hard}
         facts = {name: share if math.isfinite(share) else None for name, share in shares.items()}
         loop = _Loop(
@@ -156,13 +158,14 @@ def _start() -> dict[str, Any]:
             "device_seconds": 0.0, "compile_seconds": 0.0, "hard": 0, "negatives": 0}  # fmt: skip
 
 
-def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
+def warnings(config: Config, per_epoch: int, rejections: int, *, none_to_draw: bool = False) -> list[str]:
     """A line for each setting that does nothing, or with which figures and early stopping say less than they seem to.
 
     Args:
       config: the experiment.
       per_epoch: steps of an epoch.
       rejections: events of the training window with disliked items.
+      none_to_draw: whether hard negatives are asked for, and no target has one in the scope, by what counts.
     """
     warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
     allowed = patience * (config.train.evaluate_every or per_epoch)
@@ -171,6 +174,12 @@ def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
         found.append(
             f"nothing was rejected before the validation, so --data.p-hard {config.data.p_hard:g} draws random "
             "negatives: prepare with feedback kinds that count as negative (--negative), or give --data.p-hard 0"
+        )
+    elif none_to_draw:
+        found.append(
+            f"no target has a rejection to draw by --data.hard-scope {config.data.hard_scope} and --data.hard-opinion "
+            f"{config.data.hard_opinion}, so --data.p-hard {config.data.p_hard:g} draws random negatives: choose "
+            "others, or give --data.p-hard 0"
         )
     if per_epoch < FEW:
         found.append(
