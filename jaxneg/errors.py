@@ -113,7 +113,13 @@ def _causes(error: BaseException | None) -> Iterator[tuple[BaseException, str, s
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An error and its causes.
+
+    They may go round in a circle, where an error that was caught is raised again amid the handling of another.
+    """
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
