@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jaxneg
 from jaxneg import errors, progress, signals
@@ -56,6 +56,7 @@ it at once), 75 a step is stuck, one of many processes is lost, or another took 
 """
 
 
+@runtime_checkable
 class Command(Protocol):
     """A parsed call of a verb."""
 

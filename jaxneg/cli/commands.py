@@ -46,7 +46,7 @@ class Configured(Config):
 
 
 def parsed(
-    kind: type[C],
+    kind: Callable[..., C],
     args: Sequence[str],
     verb: str,
     *,

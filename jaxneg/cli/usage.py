@@ -12,7 +12,7 @@ COLUMN = 26  # where the text of an option begins
 LINES = 1  # of that text, where it can be so short
 
 
-def text_of(kind: type) -> str:
+def text_of(kind: object) -> str:
     """A docstring as one paragraph."""
     return " ".join((inspect.getdoc(kind) or "").split())
 

@@ -5,7 +5,7 @@ import difflib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import tyro
@@ -65,7 +65,12 @@ def listed(kind: Any, default: Any = None) -> Iterator[Option]:
 
 
 def parse(
-    kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None
+    kind: Callable[..., P],
+    args: Sequence[str],
+    *,
+    prog: str,
+    default: P | None = None,
+    help: str | None = None,
 ) -> P:
     """A dataclass read from command-line options.
 
