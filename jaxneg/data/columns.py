@@ -17,7 +17,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from jaxneg.data import engine, quotes, sources
+from jaxneg.data import engine, heads, quotes, scans
 from jaxneg.errors import UserError
 
 EXACT = float(1 << 53)  # whole numbers below are exact as doubles
@@ -71,11 +71,11 @@ def of_csv(
     found = []
     for (quote, width), run in itertools.groupby(styles, key=lambda style: style[:2]):
         named = None if header else list(names) or [f"column{k}" for k in range(width)]
-        for scan in sources.scan_csv(con, [file for *_, file in run], {}, names=named, quote=quote):
+        for scan in scans.scan_csv(con, [file for *_, file in run], {}, names=named, quote=quote):
             columns = {}
             for name in wanted:
                 if name in scan.columns:
-                    sources.refuse_twice(scan, [name])
+                    scans.refuse_twice(scan, [name])
                     columns[name] = Column(scan.table[scan.columns[name]], "text")
             found.append(Piece(scan.table, scan.files[0], columns, list(scan.columns), scan.delimiter))
     return found
@@ -91,19 +91,19 @@ def of_parquet(
     """
     found = []
     tops = {part for name in wanted for part in (name, name.split(".")[0])}
-    for scan in sources.scan_parquet(con, files, only=tops):
+    for scan in scans.scan_parquet(con, files, only=tops):
         assert scan.schema is not None
         columns = {}
         for name in wanted:
             path = _path(name, scan.schema, nested)
             if not path:
                 continue
-            sources.refuse_twice(scan, path[:1])
+            scans.refuse_twice(scan, path[:1])
             value, kind = scan.table[scan.columns[path[0]]], scan.schema.field(path[0]).type
             for part in path[1:]:
                 value, kind = value[part], kind.field(part).type
             column = _typed(value, kind)
-            if column.kind == "real" and len(path) > 1:  # as ``sources.scan_parquet`` does for whole columns
+            if column.kind == "real" and len(path) > 1:  # as ``scans.scan_parquet`` does for whole columns
                 odd = value.cast("string").lower().isin(("nan", "inf", "-inf", "infinity", "-infinity"))
                 column = column._replace(value=ibis.ifelse(odd, ibis.null(value.type()), value))
             columns[name] = column
@@ -155,10 +155,10 @@ def of_json(
     if engine.is_spark(con):
         if any("." in name for name in wanted):
             engine.refuse_spark("fields within objects of JSON")
-        lists = {sources.is_list(file) for file in files}
+        lists = {heads.is_list(file) for file in files}
         if len(lists) > 1:
             engine.refuse_spark("JSON lists beside JSON lines")
-        table = sources.read_json(con, files, dict.fromkeys(wanted, "VARCHAR"), lines=not lists.pop())
+        table = scans.read_json(con, files, dict.fromkeys(wanted, "VARCHAR"), lines=not lists.pop())
         return [Piece(table, files[0], {name: Column(table[name], "text") for name in wanted}, have)]
     keys = list(dict.fromkeys(part for name in wanted for part in (name, name.split(".")[0])))
     lower: dict[str, str] = {}
@@ -184,7 +184,7 @@ def of_json(
             f"THEN 'BIG' ELSE {shape} END AS t{number}"
         )
     found = []
-    for scan in sources.scan_json(con, files, keys, ", ".join(select)):
+    for scan in scans.scan_json(con, files, keys, ", ".join(select)):
         columns = {
             name: Column(scan.table[f"v{k}"], "text", scan.table[f"t{k}"]) for k, name in enumerate(wanted)
         }
@@ -193,7 +193,7 @@ def of_json(
 
 
 def _first(file: pathlib.Path) -> dict[str, Any] | None:
-    return sources.first_object(file, lines=not sources.is_list(file))
+    return heads.first_object(file, lines=not heads.is_list(file))
 
 
 @ibis.udf.scalar.builtin(name="decode", signature=(("binary",), "string"))

@@ -7,7 +7,7 @@ there "Heroes" is a title with its quotes.
 import pathlib
 from typing import Any
 
-from jaxneg.data import sources, staging
+from jaxneg.data import heads, sources, staging
 from jaxneg.errors import UserError
 
 QUOTE = '"'
@@ -18,8 +18,8 @@ def width(file: pathlib.Path, header: bool, names: Any) -> int:
     """Columns of a file without header; 0 where that does not matter."""
     if header:
         return 0
-    _, line = sources.first_line(file, "utf-8")
-    found = len(sources.split_line(file, line, sources.delimiter_of(line), QUOTE)) if line else 0
+    _, line = heads.first_line(file, "utf-8")
+    found = len(heads.split_line(file, line, heads.delimiter_of(line), QUOTE)) if line else 0
     if names and found and found != len(names):
         raise UserError(
             f"{sources.spoken(file)}: --columns names {len(names)} columns, and the first line has {found}: name each"
@@ -36,8 +36,8 @@ def of(file: pathlib.Path, quoting: str) -> str:
     """
     if quoting != "auto":
         return "" if quoting == "none" else QUOTE
-    _, line = sources.first_line(file, "utf-8")
-    if sources.delimiter_of(line) != "\t" or line.startswith(QUOTE):
+    _, line = heads.first_line(file, "utf-8")
+    if heads.delimiter_of(line) != "\t" or line.startswith(QUOTE):
         return QUOTE
     found = _looked(file)
     if found is None:

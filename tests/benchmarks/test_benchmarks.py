@@ -21,6 +21,7 @@ KEYS = {
         "pipeline_rows",
         "train_blocks",
     },
+    "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},

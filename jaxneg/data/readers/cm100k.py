@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 
@@ -30,7 +30,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     files = sources.find(source, ["ratings.txt"], "give ratings.txt or its directory")
     editions.one(source, files, str)
     types = {"user": "VARCHAR", "track": "VARCHAR", "rating": "BIGINT", "known": "BIGINT"}
-    table = sources.read_csv(con, files, types, names=list(types), delimiter="\t", quote="")
+    table = scans.read_csv(con, files, types, names=list(types), delimiter="\t", quote="")
     if options.unknown_only:
         table = table.filter(table.known == 0)
     log = events.select(
@@ -46,7 +46,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     if not found:
         return log
     types = {"Item": "VARCHAR", "Artist": "VARCHAR"}
-    items = sources.read_csv(con, found[:1], types, delimiter="\t", quote="")
+    items = scans.read_csv(con, found[:1], types, delimiter="\t", quote="")
     return events.with_attributes(
         log, items.select(item=items.Item, attribute_artist=items.Artist.nullif(""))
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 NUMBERS = ("ts_listen", "listen_type", "is_listened")
@@ -36,7 +36,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     files = sources.find(source, ["train.csv"], mend)
     editions.only(source, files)
     types = dict.fromkeys(NUMBERS, "BIGINT") | dict.fromkeys(TEXTS, "VARCHAR")
-    table = sources.read_csv(con, files, types, mend=mend)
+    table = scans.read_csv(con, files, types, mend=mend)
     if options.flow_only:
         table = table.filter(table.listen_type == 1)
     return events.select(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -43,9 +43,9 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
         raise UserError(f"{source} holds both csv and parquet: give the directory of one of them")
     if parquet:
         files.sort(key=lambda file: file.name.startswith("test"))  # train, val, test are consecutive weeks
-        table = sources.read_parquet(con, files, NEEDED, mend)
+        table = scans.read_parquet(con, files, NEEDED, mend)
     else:
-        table = sources.read_csv(
+        table = scans.read_csv(
             con, files, dict.fromkeys(NEEDED, "VARCHAR") | dict.fromkeys(NUMBERS, "BIGINT"), mend=mend
         )
 
@@ -71,7 +71,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     features = [] if parquet or files == [source] else sources.beside(source, ["video_features_basic*.csv"])
     if not features:
         return log
-    videos = sources.read_csv(con, features, dict.fromkeys(("video_id", "author_id", "tag"), "VARCHAR"))
+    videos = scans.read_csv(con, features, dict.fromkeys(("video_id", "author_id", "tag"), "VARCHAR"))
     named = {events.ATTRIBUTE + name: value for name, value in _attributes(videos).items()}
     return events.with_attributes(log, videos.select(item=videos.video_id, **named))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 NAMES = ("userid", "timestamp", "artid", "artname", "traid", "traname")
@@ -37,7 +37,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     files = sources.find(source, ["userid-timestamp-*.tsv"], mend)
     editions.only(source, files)
     types = dict.fromkeys(NAMES, "VARCHAR") | {"timestamp": "TIMESTAMP"}
-    table = sources.read_csv(con, files, types, names=NAMES, delimiter="\t", quote="", mend=mend)
+    table = scans.read_csv(con, files, types, names=NAMES, delimiter="\t", quote="", mend=mend)
     artist, track = table.artname.strip().nullif(""), table.traname.strip().nullif("")
     left_out = ibis.cases(
         (artist.isnull() | track.isnull(), "no name of artist or track"),

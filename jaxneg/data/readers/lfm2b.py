@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -44,7 +44,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     mend = "give listening_events.tsv, LFM-1b_LEs.txt or their directory"
     files = sources.find(source, EVENTS, mend)
     editions.only(source, files)
-    lines = sources.first_lines(files[0], 2)
+    lines = heads.first_lines(files[0], 2)
     first = lines[0].split("\t") if lines else []
     names = None if "user_id" in first else HEADERLESS.get(len(first))
     if names is None and "user_id" not in first:
@@ -58,7 +58,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     seconds = bool(example) and example[0].isdigit()
     types = dict.fromkeys(("user_id", "track_id"), "VARCHAR")
     types["timestamp"] = "BIGINT" if seconds else "TIMESTAMP"
-    table = sources.read_csv(con, files, types, names=names, delimiter="\t", quote="", mend=mend)
+    table = scans.read_csv(con, files, types, names=names, delimiter="\t", quote="", mend=mend)
     log = events.select(
         table,
         user=table.user_id,
@@ -71,7 +71,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     tracks = [] if "artist_id" in table.columns else editions.neighbours(source, files[0], "tracks.tsv")
     if not tracks:
         return log
-    described = sources.read_csv(con, tracks[:1], {"track_id": "VARCHAR"}, delimiter="\t", quote="")
+    described = scans.read_csv(con, tracks[:1], {"track_id": "VARCHAR"}, delimiter="\t", quote="")
     artist = next((name for name in ARTISTS if name in described.columns), None)
     if artist is None:
         return log

@@ -20,7 +20,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import fields
-from jaxneg.data import events, sources
+from jaxneg.data import events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -61,10 +61,10 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     if not files:
         raise UserError(f"{source} holds no listens, only {found[0].name}: {mend}")
     for file in files:
-        first = sources.first_object(file, lines=True)
+        first = heads.first_object(file, lines=True)
         if first is not None:
             sources.require(file, list(first), ("listened_at", "track_metadata"), mend)
-    table = sources.read_json(con, files, LISTENS, lines=True)
+    table = scans.read_json(con, files, LISTENS, lines=True)
     user = table.user_name.nullif("").fill_null(_user_of(table, source, files))
     listens = _listens(table.mutate(user=user))
     left_out = ibis.cases(
@@ -132,7 +132,7 @@ def _opinions(
     con: ibis.BaseBackend, source: pathlib.Path, files: list[pathlib.Path], listens: ir.Table
 ) -> ir.Table:
     """The latest opinion of each user on each item: columns user, item, score (1, -1), created (ms), order."""
-    table = sources.read_json(con, files, OPINIONS, lines=True)
+    table = scans.read_json(con, files, OPINIONS, lines=True)
     table = table.mutate(user=_user_of(table, source, files))
     known = listens.filter(listens.msid.notnull()).group_by(of=listens.msid).agg(known=listens.item.min())
     table = table.left_join(known, table.recording_msid == known.of)
@@ -204,7 +204,7 @@ def _place(file: pathlib.Path) -> pathlib.Path:
 
 def _username(file: pathlib.Path) -> str:
     try:
-        return str(json.loads("\n".join(sources.first_lines(file, 1000)))["username"])
+        return str(json.loads("\n".join(heads.first_lines(file, 1000)))["username"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{sources.spoken(file)}: holds no username ({error}): download the export again"

@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.config import fields
-from jaxneg.data import engine, events, sources
+from jaxneg.data import engine, events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -44,9 +44,9 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     file = editions.only(source, files)
     types = {"userId": "VARCHAR", "movieId": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
     if ".dat" in file.suffixes:
-        table = sources.read_csv(con, files, types, names=RATINGS, delimiter="::", quote="")
+        table = scans.read_csv(con, files, types, names=RATINGS, delimiter="::", quote="")
     else:
-        table = sources.read_csv(con, files, types, mend=mend)
+        table = scans.read_csv(con, files, types, mend=mend)
 
     up, down = options.up, options.down
     if up is None or down is None:
@@ -77,11 +77,11 @@ def _movies(con: ibis.BaseBackend, source: pathlib.Path, ratings: pathlib.Path) 
     file = found[0]
     types = dict.fromkeys(("movieId", "title", "genres"), "VARCHAR")
     if kind == "movies.dat":
-        encoding = "utf-8" if sources.is_utf8(file) else "latin-1"  # as MovieTweetings, as MovieLens
-        movies = sources.read_csv(
+        encoding = "utf-8" if heads.is_utf8(file) else "latin-1"  # as MovieTweetings, as MovieLens
+        movies = scans.read_csv(
             con, [file], types, names=list(types), delimiter="::", quote="", encoding=encoding
         )
     else:
-        movies = sources.read_csv(con, [file], types)
+        movies = scans.read_csv(con, [file], types)
     genre = movies.genres.split("|")[0].nullif("").nullif("(no genres listed)")
     return movies.select(item=movies.movieId, attribute_genre=genre)

@@ -16,7 +16,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg import config as configs
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 LOG = {
@@ -48,7 +48,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     mend = "give log_*.csv files as published, or their directory"
     files = sources.find(source, ["log_*.csv"], mend)
     editions.one(source, files, _edition)
-    table = sources.read_csv(con, files, LOG, mend=mend)
+    table = scans.read_csv(con, files, LOG, mend=mend)
     session = ibis.window(group_by="session_id", order_by="session_position", preceding=None, following=None)
     if options.context_type:
         same = (table.context_type == options.context_type).all().over(group_by="session_id")
@@ -67,7 +67,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     tracks = _features(source, options)
     if not tracks:
         return log
-    features = sources.read_csv(con, tracks, FEATURES, mend="give tf_*.csv files as published")
+    features = scans.read_csv(con, tracks, FEATURES, mend="give tf_*.csv files as published")
     decade = (features.release_year // 10 * 10).cast("string") + "s"
     tempo = ((features.tempo / 20).round().cast("int64") * 20).cast("string")
     items = features.select(item=features.track_id, attribute_decade=decade, attribute_tempo=tempo)

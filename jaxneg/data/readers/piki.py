@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 
@@ -30,7 +30,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     types = {"user_id": "VARCHAR", "song_id": "VARCHAR", "liked": "BIGINT", "timestamp": "TIMESTAMP"}
     if options.random_only:
         types["personalized"] = "BIGINT"
-    table = sources.read_csv(con, [file], types, mend=mend)
+    table = scans.read_csv(con, [file], types, mend=mend)
     if options.random_only:
         table = table.filter(table.personalized == 0)
     return events.select(

@@ -17,7 +17,7 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.config.fields import Bounds
-from jaxneg.data import engine, events, sources
+from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -79,7 +79,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     rating = column(opinion) if opinion else None
     numbers = {name: "DOUBLE" for name in (time, rating) if name is not None}
     types = dict.fromkeys((user, item), "VARCHAR") | numbers
-    table = sources.read_csv(con, files, types, delimiter="\t", quote="", mend=mend)
+    table = scans.read_csv(con, files, types, delimiter="\t", quote="", mend=mend)
     most = {"rows": table.count()} | {name: table[name].max() for name in numbers}
     [highest] = engine.fetch(table.agg(**most)).to_pylist()
     own = [name for name in options.item_fields if name in fields]
@@ -113,7 +113,7 @@ def _parts(source: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path
 def _fields(con: ibis.BaseBackend, files: list[pathlib.Path], mend: str) -> dict[str, tuple[str, str]]:
     """Field -> its column and type, from a header of field:type."""
     fields = {}
-    for name in sources.read_csv(con, files, {}, delimiter="\t", quote="").columns:
+    for name in scans.read_csv(con, files, {}, delimiter="\t", quote="").columns:
         field, colon, kind = name.rpartition(":")
         if colon and kind in ("token", "token_seq", "float", "float_seq"):
             fields[field] = (name, kind)
@@ -176,6 +176,6 @@ def _described(
     """The log with fields of the .item file."""
     fields = _fields(con, [file], "give it as RecBole has it")
     sources.require(file, list(fields), [options.item_field, *wanted], "correct --item-fields")
-    items = sources.read_csv(con, [file], {}, delimiter="\t", quote="")
+    items = scans.read_csv(con, [file], {}, delimiter="\t", quote="")
     named = {events.ATTRIBUTE + name: _first(items[fields[name][0]], fields[name][1]) for name in wanted}
     return events.with_attributes(log, items.select(item=items[fields[options.item_field][0]], **named))

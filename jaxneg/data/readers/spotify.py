@@ -23,7 +23,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import fields
-from jaxneg.data import engine, events, sources
+from jaxneg.data import engine, events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -78,11 +78,11 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     if all(re.search("podcast|audiobook", file.name, re.IGNORECASE) for file in files):
         raise UserError(f"{source} holds no music, only podcasts or audiobooks: {mend}")
     for file in files:
-        first = sources.first_object(file, lines=False)
+        first = heads.first_object(file, lines=False)
         if first is not None:
             form = "extended" if _is_extended(file) else "short"
             sources.require(file, list(first), _needed(form, first), f"is it a {form} streaming history?")
-    table = sources.read_json(con, files, TYPES, lines=False)
+    table = scans.read_json(con, files, TYPES, lines=False)
     table = _named(table, source, files, options.person)
     plays = _plays(table)
     twice = ("user", "extended", "end", "artist", "track", "milliseconds", "nth")

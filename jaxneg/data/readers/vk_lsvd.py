@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from jaxneg import config as configs
 from jaxneg.config import fields
-from jaxneg.data import engine, events, sources
+from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -54,7 +54,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     if len(set(weeks)) < len(weeks):
         twice = next(file for file, before in zip(files[1:], weeks, strict=False) if _week(file) == before)
         raise UserError(f"{source} holds week {_week(twice)} more than once ({twice}): {mend}")
-    table = sources.read_parquet(con, files, NEEDED, mend)
+    table = scans.read_parquet(con, files, NEEDED, mend)
     items = _items(con, source, options)
     if items is None:
         table = table.mutate(length=ibis.null("float64"), author=ibis.null("string"))
@@ -124,7 +124,7 @@ def _items(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.
         found = below or [path for path in above if path.is_file()]
     if not found:
         return None
-    items = sources.read_parquet(con, found[:1], ("item_id", "author_id", "duration"))
+    items = scans.read_parquet(con, found[:1], ("item_id", "author_id", "duration"))
     return items.group_by(of=items.item_id).agg(
         length=items.duration.cast("float64").nullif(0.0).min(), author=items.author_id.min().cast("string")
     )

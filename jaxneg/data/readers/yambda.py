@@ -14,7 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import fields
-from jaxneg.data import events, sources
+from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
 NEEDED = ("uid", "item_id", "timestamp", "event_type", "played_ratio_pct")
@@ -35,7 +35,7 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     files = sources.find(source, ["multi_event*.parquet"], mend)
     editions.one(source, files)
     needed = [*NEEDED, "is_organic"] if options.organic_only else NEEDED
-    table = sources.read_parquet(con, files, needed, mend)
+    table = scans.read_parquet(con, files, needed, mend)
     if options.organic_only:
         table = table.filter(table.is_organic.cast("int64") == 1)
     kind = table.event_type.cast("string")
