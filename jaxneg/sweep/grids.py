@@ -92,7 +92,9 @@ def settled(spec: Sweep) -> Sweep:
     """The sweep with its values as Python may spell them, once they are what a sweep takes."""
     for name, axis in {"axes": spec.axes, "reference": spec.reference, **_named(spec.axes)}.items():
         if not isinstance(axis, Mapping):
-            raise UserError(f"{name} must be a dict by name, got {type(axis).__name__}; see jaxneg.sweep.grids.over")
+            raise UserError(
+                f"{name} must be a dict by name, got {type(axis).__name__}; see jaxneg.sweep.grids.over"
+            )
     axes = {
         str(name): {str(label): _words(name, label, options) for label, options in axis.items()}
         for name, axis in spec.axes.items()

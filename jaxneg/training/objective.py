@@ -84,7 +84,7 @@ def _ranking(
     pos_BL: Float[Array, "B L"],
     neg_BLC: Float[Array, "B L C"],
     mask_BL: Bool[Array, "B L"],
-    label_BL: Int[Array, "B L"],
+    label_BL: Int[Array, "B _"],  # without columns where the loss reads none
     items: int,
 ) -> Float[Array, ""]:
     """The main term: targets against their negatives."""

@@ -88,7 +88,7 @@ def train_step(
 
     def value_and_gradients(part: Batch, at: objective.Index, key):
         return jax.value_and_grad(
-            lambda trained: objective.loss(task, Weights(*trained, attributes), part, at, key)
+            lambda trained: objective.loss(task, Weights(trained[0], trained[1], attributes), part, at, key)
         )((state.params, within))
 
     value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
