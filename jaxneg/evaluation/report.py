@@ -163,22 +163,22 @@ def probe(trained: runs.Trained, score: measures.Score, examples: held_out.EvalB
     shown = histories.shown_kinds(trained.config.data)
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
-    params, item_tables = steps.evaluated(trained.state)
+    weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
     found = {}
-    if cosines := probes.feedback_cosines(params, kinds):
+    if cosines := probes.feedback_cosines(weights.params, kinds):
         found["feedback_cosines"] = {"kinds": list(kinds)} | {
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
         }
     flip = probes.flips(trained.store, kinds)
     if flip and cosines and trained.layout is None:  # it compares rows of any two items
-        config, attribute_VA = trained.config.eval, trained.store.attribute_VA
+        config = trained.config.eval
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        row_VD, _ = scoring.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
+        row_VD, _ = scoring.catalogue_rows(trained.model, weights)
         found["responsiveness"] = probes.responsiveness(
             score,
             (examples[int(k)] for k in order),
             flip=flip,
-            attribute_VA=np.asarray(attribute_VA),
+            attribute_VA=np.asarray(trained.store.attribute_VA),
             row_VD=np.asarray(row_VD, np.float32),
             exclude_seen=config.exclude_seen,
             resamples=config.bootstrap,
