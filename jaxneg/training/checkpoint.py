@@ -25,6 +25,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 SUMS = "state_sums"  # among the progress
+KEPT = "those before it stand, and the same command continues from there"
 
 
 def latest(directory: pathlib.Path) -> int:
@@ -47,6 +48,7 @@ class Checkpointer:
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
         self._directory, self._read_only = directory, read_only
+        self._saved: int | None = None
         # Not orbax's own read_only, which warns of every setting that it implies.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
@@ -72,11 +74,15 @@ class Checkpointer:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
         assert not self._read_only
         progress = documents.sealed({**progress, SUMS: sums(state)})
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
-            metrics={"score": score},
-        )
+        with self._carried():  # also the end of the one before
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics={"score": score},
+            )
+        self._saved = step
 
     def restore(
         self, abstract: Any, step: int | None = None, say: Callable[[str], None] = lambda _: None
@@ -149,11 +155,18 @@ class Checkpointer:
 
     def check(self) -> None:
         """Raises what went wrong in the background since it was asked last."""
-        self._manager.check_for_errors()
+        with self._carried():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns once what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns once what was saved is on disk. Raises UserError where it is not, as a thread of orbax ended."""
+        with self._carried():
+            self._manager.wait_until_finished()
+            if self._saved is not None and not (self._directory / str(self._saved)).is_dir():
+                raise RuntimeError(f"no checkpoint of step {self._saved} came of it")
+
+    def _carried(self) -> contextlib.AbstractContextManager[None]:
+        return errors.carried(f"a checkpoint of {self._directory.parent} could not be saved", KEPT)
 
     def close(self) -> None:
         self._manager.close()
