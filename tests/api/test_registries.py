@@ -108,7 +108,10 @@ def test_what_a_session_registers_must_be_registered_again():
         configs.from_json(ran.stdout)
 
 
-@pytest.mark.parametrize("value", [{}, [1], [{"kind": "loss"}], "x", [{"kind": "x", "name": "", "origin": "", "where": ""}]])  # fmt: skip
+DAMAGED = [{}, [1], [{"kind": "loss"}], "x", [{"kind": "x", "name": "", "origin": "", "where": ""}]]
+
+
+@pytest.mark.parametrize("value", DAMAGED)
 def test_a_damaged_list_is_refused(value):
     text = json.dumps(json.loads(configs.to_json(jaxneg.Config())) | {"registered": value})
     with pytest.raises(jaxneg.UserError, match="not a config|registered"):

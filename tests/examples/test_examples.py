@@ -18,8 +18,10 @@ from jaxneg.config import parts
 from jaxneg.models import nnx
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-SMALL = ["--data.length", "8", "--data.batch-size", "32", "--model.width", "8", "--model.layers", "1",
-         "--train.epochs", "2", "--train.devices", "1", "--eval.bootstrap", "50", "--eval.batch-size", "64"]  # fmt: skip
+SMALL = (
+    "--data.length 8 --data.batch-size 32 --model.width 8 --model.layers 1 --train.epochs 2 --train.devices 1 "
+    "--eval.bootstrap 50 --eval.batch-size 64"
+).split()
 
 
 def small(name, store, *args):
