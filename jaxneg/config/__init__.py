@@ -4,16 +4,13 @@ An experiment is a Python file with ``get_config() -> Config``. The command line
 ``override``, which checks names and types.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import pathlib
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -36,20 +33,12 @@ from jaxneg.config.fields import (
     inside,
     settled,
 )
+from jaxneg.config.options import option as option, parse as parse
 from jaxneg.errors import UserError as UserError
 from jaxneg.files import documents
 
-P = TypeVar("P")
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]  # of feedback
 KINDS: tuple[str, ...] = typing.get_args(Kind)
-
-
-def option(metavar: str, otherwise: str) -> Any:
-    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
-    return tyro.conf.arg(
-        metavar=metavar,
-        help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
-    )
 
 
 def _listed(known: Mapping[str, Any]) -> Any:
@@ -94,8 +83,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     encoder: Annotated[str, OneOf(parts.ENCODERS, "encoder"), _listed(parts.ENCODERS)] = "sasrec"
-    """what turns x_BLD into h_BLD"""
-    width: Annotated[int, Bounds(1, 1 << 20)] = 64  # D
+    """kind of encoder, which turns events into states"""
+    width: Annotated[int, Bounds(1, 1 << 20)] = 64  # of embeddings and states, D
     layers: Annotated[int, Bounds(1, 10_000)] = 2  # blocks
     heads: Annotated[int, Bounds(1, 1 << 20)] = 1  # attention heads, H; must divide the width
     feed_forward: Annotated[int, Bounds(0, 1 << 24)] = 0
@@ -125,7 +114,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class LossConfig:
     name: Annotated[str, OneOf(parts.LOSSES, "loss"), _listed(parts.LOSSES)] = "bce"
-    """see jaxneg/training/losses.py; softmax runs over the whole catalogue"""
+    """what is minimised; softmax runs over the whole catalogue"""
     calibration: Share = 0.75  # of gbce, in [0, 1]; 0 is bce
     penalty: Weight = 0.03  # of bpr_max, on the scores of negatives
     rejected: Weight = 1.0  # of not_to_recommend, weight of rejected targets
@@ -384,45 +373,6 @@ def override(config: Config, args: Sequence[str]) -> Config:
     Raises UserError on an unknown option or a value of the wrong type.
     """
     return check(parse(Config, args, default=settled(config, Config), prog="jaxneg train"))
-
-
-def parse(
-    kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None
-) -> P:
-    """A dataclass read from command-line options.
-
-    Raises UserError of one line on a wrong name, type, choice, or a number out of its bounds.
-    """
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            found = tyro.cli(
-                kind,
-                args=list(args),
-                prog=prog,
-                description=help,
-                config=(tyro.conf.DisallowNone,),
-                **({} if default is None else {"default": default}),  # type: ignore[arg-type]
-            )
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise UserError(_one_line(errors.getvalue(), prog)) from error
-    return settled(found)
-
-
-def _one_line(text: str, prog: str) -> str:
-    """tyro's box of an error as one line. Where the output is not UTF-8, it is a title, a rule and no box."""
-    lines = [line.strip("│ ") for line in text.splitlines()][1 if text.startswith("╭") else 2 :]
-    rule = next((n for n, line in enumerate(lines) if line and set(line) <= set("─-╰╯")), len(lines))
-    message = " ".join(lines[:rule]).strip().removesuffix(".")
-    # tyro lists the None of a default that says nothing, which DisallowNone forbids as a value.
-    message = message.replace("'None', ", "").replace(", 'None'", "")
-    if "Perhaps you meant:" in lines:
-        after = lines[lines.index("Perhaps you meant:") :]
-        options = [line.split()[0] for line in after if re.match(r"--\w", line)]
-        message += f"; perhaps you meant {' or '.join(options)}"
-    return f"{message}; {prog} --help lists the options"
 
 
 def to_json(config: Config) -> str:

@@ -129,7 +129,7 @@ def built(kind: type[T], values: Mapping[str, Any], prefix: str = "--") -> T:
     return kind(**_values(kind, values, prefix))
 
 
-def unbounded(kind: type) -> list[str]:
+def unbounded(kind: Any) -> list[str]:
     """Names of the fields that hold numbers and say nothing of their bounds, those of nested dataclasses too."""
     found = []
     for name, hint in _hints(kind).items():
@@ -149,9 +149,15 @@ def _leaves(hint: Any) -> list[Any]:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+def _hints(kind: Any) -> dict[str, Any]:
+    """Annotations of a dataclass, or of a generic one of a certain kind, as Prepare[Options]."""
+    plain, given = typing.get_origin(kind) or kind, typing.get_args(kind)
+    hints = typing.get_type_hints(plain, include_extras=True)
+    if given:
+        hints = {
+            name: hint[given] if getattr(hint, "__parameters__", ()) else hint for name, hint in hints.items()
+        }
+    return {one.name: hints[one.name] for one in dataclasses.fields(plain)}
 
 
 def _parts(hint: Any) -> tuple[Any, list[Any]]:
