@@ -132,7 +132,6 @@ def asks(pos_BL, neg_BLN, mask_BL, *, gamma):
         ("bce", nothing, "bce is a loss of jaxneg"),
         ("My Loss", nothing, "must be a word of small letters"),
         ("mine", asks, "asks for gamma, and can be given catalogue_size, label_BL, .*penalty"),
-        ("mine", 3, "must be something to call, got int"),
         ("mine", lambda pos: 0.0, "must take pos_BL, neg_BLN, mask_BL"),
     ],
 )
@@ -184,9 +183,9 @@ def test_draws_of_what_is_no_row_are_refused(draw, said):
 def test_an_encoder_is_held_to_its_facts():
     jaxneg.register_encoder("both", object, bidirectional=True)
     for args, said in (
-        (["--data.packed"], "see|across"),
         ([], "sees the next event"),
-        (["--model.remat"], ""),
+        (["--data.packed", "--data.mask", "0.2"], "across"),
+        (["--model.remat", "--data.mask", "0.2"], "has none"),
     ):
         with pytest.raises(jaxneg.UserError, match=said):
             configs.override(jaxneg.Config(), ["--model.encoder", "both", *args])
@@ -195,14 +194,16 @@ def test_an_encoder_is_held_to_its_facts():
 def test_a_reader_is_known_by_name(tmp_path):
     import dataclasses
 
-    from jaxneg.data import events
+    from jaxneg.data import events, scans
 
     @dataclasses.dataclass(frozen=True)
     class Options:
         sign: str = "+"
 
     def read(con, source, options):
-        rows = con.read_csv(str(source), all_varchar=True)
+        rows = scans.read_csv(
+            con, [source], dict.fromkeys(("who", "what", "at", "mark"), "VARCHAR"), mend="give marks"
+        )
         kind = (rows.mark == options.sign).ifelse("thumb_up", "thumb_down")
         return events.select(rows, user=rows.who, item=rows.what, time=rows.at.cast("int64"), feedback=kind)
 
