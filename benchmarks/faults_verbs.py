@@ -16,7 +16,7 @@ For prepare, train, sweep, evaluate and export, on a log of simulated listeners:
              that the processes of one job compare them with names that one (two real processes: test_faults.py)
 
 Training's random moments are of an epoch budget that takes longer than its start. --quick: one kill and one signal of
-each, of prepare and export unless --verbs says otherwise. Prints one JSON line: for each part how many held of how
+each, of export unless --verbs says otherwise. Prints one JSON line: for each part how many held of how
 many, and ``wrong``, what did not.
 """
 
@@ -342,7 +342,7 @@ def main() -> None:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # what a caller ignores, those started here would too
-    verbs = asked.verbs or (["prepare", "export"] if asked.quick else list(VERBS))
+    verbs = asked.verbs or (["export"] if asked.quick else list(VERBS))
     counts = (1, 1) if asked.quick else (asked.kills, asked.signals)
     with tempfile.TemporaryDirectory() as temporary:
         print(json.dumps(measure(asked.out or pathlib.Path(temporary), *counts, verbs)))

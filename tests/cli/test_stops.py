@@ -10,7 +10,8 @@ import subprocess
 import time
 
 import pytest
-import verbs
+
+from tests import verbs
 
 pytestmark = [pytest.mark.slow]
 REFUSED = "in use by|exists|made in the meantime"

@@ -13,10 +13,10 @@ import sys
 import time
 
 import pytest
-import verbs
 
 from jaxneg import cli
 from jaxneg.serve import manifest
+from tests import verbs
 
 ROOT = pathlib.Path(__file__).parents[2]
 ADDRESSES = [
@@ -200,7 +200,7 @@ def verb(args):
     time.sleep(0.3)
     {then}
 
-cli.VERBS["prepare"] = verb
+cli._run = verb
 cli.main(["prepare"])
 """
 
