@@ -76,6 +76,14 @@ class Pattern:
     spoken: str
 
 
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Of text: the name of a part that is known when it is asked for."""
+
+    known: Mapping[str, Any]
+    kind: str
+
+
 class Local:
     """Of text: a path of a file system, or none, and no address such as gs://bucket/name."""
 
@@ -223,13 +231,13 @@ def _scalar(value: Any, kind: Any, notes: list[Any], option: str) -> Any:
     return value
 
 
-def _choice(value: Any, choices: tuple[Any, ...], option: str) -> Any:
+def _choice(value: Any, choices: tuple[Any, ...], option: str, otherwise: str = "") -> Any:
     for choice in choices:
         if isinstance(value, type(choice)) and value == choice:
             return choice
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(value).lower().replace("-", "_"), known, 1, cutoff=0.7)
-    hint = f"; perhaps you meant {close[0]}" if close else ""
+    hint = f"; perhaps you meant {close[0]}" if close else otherwise
     raise UserError(f"{option} must be one of {', '.join(known)}, got {_quoted(value)}{hint}")
 
 
@@ -258,6 +266,9 @@ def _text(value: Any, kind: type, notes: list[Any], option: str) -> Any:
         raise UserError(f"{option} must be text, got {_quoted(value)}")
     if "\0" in path:
         raise UserError(f"{option} must be text without a null character, got {_quoted(path)}")
+    for names in (one for one in notes if isinstance(one, OneOf)):
+        mend = f"; an own {names.kind} is known once the config file imports what registers it"
+        return _choice(path, tuple(names.known), option, mend)
     for pattern in (one for one in notes if isinstance(one, Pattern)):
         if not re.fullmatch(pattern.expression, path):
             raise UserError(f"{option} must be {pattern.spoken}, got {path}")

@@ -9,9 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
-from jaxneg.config import Config, LossConfig
+from jaxneg.config import Config, LossConfig, parts
 from jaxneg.embeddings import tables
 from jaxneg.embeddings.tables import Weights
+from jaxneg.errors import UserError
 from jaxneg.training import losses, scoring
 
 Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
@@ -87,23 +88,17 @@ def _ranking(
     label_BL: Int[Array, "B _"],  # without columns where the loss reads none
     items: int,
 ) -> Float[Array, ""]:
-    """The main term: targets against their negatives."""
-    match config.name:
-        case "bce":
-            return losses.bce(pos_BL, neg_BLC, mask_BL)
-        case "gbce":
-            return losses.gbce(pos_BL, neg_BLC, mask_BL, catalogue_size=items, calibration=config.calibration)
-        case "sampled_softmax" if config.log_q == "refined":
-            return losses.refined_softmax(pos_BL, neg_BLC, mask_BL)
-        case "sampled_softmax" | "softmax":
-            return losses.sampled_softmax(pos_BL, neg_BLC, mask_BL)
-        case "bpr_max":
-            return losses.bpr_max(pos_BL, neg_BLC, mask_BL, penalty=config.penalty)
-        case "top1_max":
-            return losses.top1_max(pos_BL, neg_BLC, mask_BL)
-        case "not_to_recommend":
-            return losses.not_to_recommend(pos_BL, neg_BLC, label_BL, weight=config.rejected)
-    raise ValueError(config.name)
+    """The main term: targets against their negatives. Raises UserError where a loss of others is no number."""
+    if config.name == "not_to_recommend":
+        return losses.not_to_recommend(pos_BL, neg_BLC, label_BL, weight=config.rejected)
+    if config.log_q == "refined":
+        return losses.refined_softmax(pos_BL, neg_BLC, mask_BL)
+    call = parts.made(parts.LOSSES[config.name].make)
+    given = vars(config) | {"catalogue_size": items, "label_BL": label_BL}
+    value = call(pos_BL, neg_BLC, mask_BL, **{name: given[name] for name in parts.keywords(call)})
+    if jnp.shape(value) != ():
+        raise UserError(f"loss {config.name} must be one number, got an array of shape {jnp.shape(value)}")
+    return value
 
 
 class Scored(NamedTuple):
@@ -230,8 +225,10 @@ def _contrast(
 def counted(config: Config, batch: Batch) -> Float[Array, ""]:
     """Number of positions that the main term is a mean over, float32."""
     there_BL = batch.target_BL != PAD
-    if config.loss.name == "not_to_recommend":
+    if config.loss.name == "feedback":
+        return there_BL.sum().astype(jnp.float32)
+    if parts.LOSSES[config.loss.name].signed:
         there_BL &= batch.label_BL != 0
-    elif config.loss.name != "feedback" and config.data.target != "any":
+    elif config.data.target != "any":
         there_BL &= batch.label_BL > 0
     return there_BL.sum().astype(jnp.float32)

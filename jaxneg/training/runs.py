@@ -147,7 +147,7 @@ def read_config(directory: pathlib.Path) -> Config:
             f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
         )
     try:
-        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)))
+        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
         documents.read(path, dict, AGAIN)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
