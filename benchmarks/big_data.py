@@ -31,7 +31,7 @@ import sys
 import time
 
 from jaxneg.config import Config, DataConfig, ModelConfig, TrainConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
 
 MEMORY = "2GB"  # of the engine
 BLOCK, POOL = 4096, 64  # sequences of a block, blocks of a pool

@@ -24,9 +24,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxneg import program, sharding
 from jaxneg.batch import Batch
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
+from jaxneg.embeddings import sharding
+from jaxneg.training import program
 
 B, L, D = 128, 50, 64
 TUNABLE = "glibc.malloc.hugetlb=1"

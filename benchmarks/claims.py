@@ -424,8 +424,8 @@ def calibration(results):
     study = Study(results, "objectives")
     own, plain = study.get("ndcg@10", "gBCE, 16"), study.get("ndcg@10", "BCE, p_hard 0.5")
     return (
-        f"MovieLens-1M is not here (set JAXNEG_ML1M and run tests/test_ml1m.py); on the simulated log NDCG@10 {own} "
-        f"with gBCE and 16 negatives, {plain} with BCE and one",
+        f"MovieLens-1M is not here (set JAXNEG_ML1M and run tests/benchmarks/test_ml1m.py); on the simulated log "
+        f"NDCG@10 {own} with gBCE and 16 negatives, {plain} with BCE and one",
         UNTESTED,
     )
 
@@ -660,7 +660,7 @@ CLAIMS = (
         "gBCE on MovieLens-1M",
         "gSASRec",
         "NDCG@10 .1726, SASRec .1259",
-        "tests/test_ml1m.py",
+        "tests/benchmarks/test_ml1m.py",
         calibration,
     ),
     Claim(

@@ -38,8 +38,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import checkpoint, logs, program, run, sharding
-from jaxneg.data import engine, prepare, readers, simulate, store as stores
+from jaxneg.data import engine, prepare, readers, stores
+from jaxneg.embeddings import sharding
+from jaxneg.simulation import simulator
+from jaxneg.training import checkpoint, logs, program, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 EVERY = 7  # steps between checkpoints
@@ -121,7 +123,7 @@ class Rehearsal:
     def last(self, name: str) -> tuple[Any, dict[str, Any], int]:
         """State and progress of the latest checkpoint, and its step."""
         directory = self.directory / name
-        config = run.read_config(directory)
+        config = runs.read_config(directory)
         store = stores.Store.open(self.directory / config.data.store)
         built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
         checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
@@ -161,8 +163,8 @@ def strike(
 
 def store(directory: pathlib.Path) -> None:
     """Writes a store of a few hundred simulated sessions."""
-    config = simulate.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    simulate.write(simulate.simulate(config), directory / "log.parquet")
+    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
     settings = prepare.PrepareConfig(session="given", split="time")

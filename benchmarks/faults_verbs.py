@@ -12,7 +12,7 @@ For prepare, train, sweep, evaluate and export, on a log of simulated listeners:
              begins, ends the process by the system's own rules): exit codes 130 and 143, one line, no leftovers
     twice    two of the same command at once: one is done, the other refused in one line that names the first
     differ   every field of the config, the package versions and the store's files, changed one at a time: the function
-             that the processes of one job compare them with names that one (two real processes: tests/test_faults.py)
+             that the processes of one job compare them with names that one (two real processes: test_faults.py)
 
 Training's random moments are of an epoch budget that takes longer than its start. --quick: one kill and one signal of
 each. Prints one JSON line: for each part how many held of how many, and ``wrong``, what did not.
@@ -37,9 +37,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxneg import agreement, cluster
 from jaxneg.config import Config
-from jaxneg.data import store as stores
+from jaxneg.data import stores
+from jaxneg.training import agreement, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -255,7 +255,7 @@ def differ(base: Place, note: Callable[[str, str | None], None]) -> None:
     first = agreement.of_config(Config())
     first |= agreement.of_store(stores.Store.open(base.directory / "store"))
     for name in first:
-        line = cluster.difference(first, first | {name: "another"})
+        line = processes.difference(first, first | {name: "another"})
         note("differ", None if line and line.startswith(f"{name} is another") else f"{name}: {line}")
     known = {f"--{part.name}.{one.name}" for part in dataclasses.fields(Config) for one in _fields(part.name)}
     own = {f"--{name}" for name in agreement.OWN}

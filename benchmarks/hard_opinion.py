@@ -16,8 +16,10 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, console, evaluate, files, run, train
-from jaxneg.data import evaluation, opinions, store as stores
+from jaxneg import config as configs, files, progress
+from jaxneg.data import held_out, opinions, stores
+from jaxneg.metrics import measures
+from jaxneg.training import loop, runs
 
 OPINIONS = ("all", "net", "latest")
 SETS = ("spotify_history", "kuairand_pure")
@@ -33,11 +35,11 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
         options += ["--train.epochs", str(epochs)]
     config = configs.override(config, options)
     directory = work / "runs" / f"opinion-{real_data.SETS[name]}-{opinion}-seed{seed}-{epochs}"
-    result = train.train(config, directory)
-    trained = run.load(directory)
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = evaluate.evaluate(
-        run.catalogue_score(trained),
+    result = loop.train(config, directory)
+    trained = runs.load(directory)
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
+    found = measures.evaluate(
+        runs.catalogue_score(trained),
         examples,
         items=trained.store.items,
         config=config.eval,
@@ -109,7 +111,7 @@ def main() -> None:
             arms[opinion] = [
                 one(name, store, opinion, seed, args.epochs, args.work) for seed in range(args.seeds)
             ]
-            console.say(f"{name}, {opinion}: done")
+            progress.say(f"{name}, {opinion}: done")
         found["sets"][name] = {
             "rejections_also_liked": liked,
             "opinions": {opinion: summary(runs) for opinion, runs in arms.items()},

@@ -15,8 +15,11 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, evaluate, report, run, train
-from jaxneg.data import engine, evaluation, prepare, readers, store as stores
+from jaxneg import config as configs
+from jaxneg.baselines import counting
+from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.metrics import measures
+from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ("sasrec", "gsasrec")
@@ -63,7 +66,7 @@ def prepared(source: pathlib.Path, out: pathlib.Path) -> stores.Store:
     return stores.Store.open(out)
 
 
-def among_new(score: evaluate.Score, store: stores.Store) -> evaluate.Score:
+def among_new(score: measures.Score, store: stores.Store) -> measures.Score:
     """The scores, lowest for all that the user has rated before the test, however long ago."""
     session = np.asarray(store.user_indptr[:-1])  # a user is one session
     begin, end = np.asarray(store.session_indptr)[session], np.asarray(store.session_valid_end)[session]
@@ -90,18 +93,18 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
     store = prepared(source, work / "store")
     found, config_of = {}, {name: experiment(name, store, quick) for name in MODELS}
     for name, config in config_of.items():
-        result = train.train(config, work / name)
-        score = run.catalogue_score(run.load(work / name))
+        result = loop.train(config, work / name)
+        score = runs.catalogue_score(runs.load(work / name))
         found[name] = _figures(score, store, config) | {"seconds": round(result["seconds"], 1)}
-    count_V = np.bincount(report.training_log(store).item_T, minlength=store.items + 1).astype(np.float32)
+    count_V = np.bincount(counting.training_log(store).item_T, minlength=store.items + 1).astype(np.float32)
     popular = lambda batch: np.tile(count_V, (len(batch.user_B), 1))  # noqa: E731
     found["popularity"] = _figures(popular, store, config_of["sasrec"])
     return found
 
 
-def _figures(score: evaluate.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
-    examples = evaluation.EvalBatches(store, config.data, config.eval, "test")
-    found = evaluate.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
+def _figures(score: measures.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
+    examples = held_out.EvalBatches(store, config.data, config.eval, "test")
+    found = measures.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
     return {name: round(found.figures[name], 4) for name in FIGURES}
 
 

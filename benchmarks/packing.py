@@ -31,9 +31,10 @@ import numpy as np
 from pipeline import write_sessions  # beside this script
 from train_step import setting, use_huge_pages
 
-from jaxneg import program, sharding
 from jaxneg.config import Config
-from jaxneg.data import packing, pipeline, store as stores
+from jaxneg.data import packing, pipeline, stores
+from jaxneg.embeddings import sharding
+from jaxneg.training import program
 
 LENGTH, BATCH_SIZE, ITEMS = 200, 32, 3416
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxneg.batch import CODE
 from jaxneg.config import DataConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
 
 LENGTH, BATCH_SIZE = 50, 1024
 EVENTS = LENGTH + 1  # of each user

@@ -14,7 +14,9 @@ import json
 import pathlib
 from typing import Any
 
-from jaxneg import config as configs, console, plan, program, slices
+from jaxneg import config as configs, progress
+from jaxneg.plan import estimate, tpu
+from jaxneg.training import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,11 +56,11 @@ def main() -> None:
 
 def planned(name: str, options: list[str]) -> dict[str, Any]:
     """The plan of one slice."""
-    where = slices.tpu(name)
+    where = tpu.tpu(name)
     config = configs.load(ROOT / "configs" / "plan_100m.py")
     config = configs.override(config, [*options, "--train.shards", str(len(where.devices))])
-    config = plan.per_chip(config, where, PER_CHIP)
-    found = plan.plan(config, CATALOGUE, where, epoch=plan.Epoch(SEQUENCES), say=console.say)
+    config = estimate.per_chip(config, where, PER_CHIP)
+    found = estimate.plan(config, CATALOGUE, where, epoch=estimate.Epoch(SEQUENCES), say=progress.say)
     del found["note"]
     return found | {"versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}}
 
@@ -80,10 +82,10 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         f"{SEQUENCES:,} sequences. One slice alone is `jaxneg plan configs/plan_100m.py --items {CATALOGUE.items} "
         f"--stations {CATALOGUE.stations} --topology {LARGE} --per-chip {PER_CHIP}`.",
         "",
-        f"**Estimates.** {plan.NOTE} Sent are bytes that a chip must send in rings (jaxneg/hlo.py); links take "
-        "these at their published speed, and what goes from all to all crosses the middle of the slice "
-        "(jaxneg/slices.py). The rounds of a lookup are a loop whose turns the compiler does not know: one is counted, "
-        "and one is the rule. Binary searches, loops of a few turns, count once in the time.",
+        f"**Estimates.** {estimate.NOTE} Sent are bytes that a chip must send in rings (jaxneg/plan/hlo.py); links "
+        "take these at their published speed, and what goes from all to all crosses the middle of the slice "
+        "(jaxneg/plan/tpu.py). The rounds of a lookup are a loop whose turns the compiler does not know: one is "
+        "counted, and one is the rule. Binary searches, loops of a few turns, count once in the time.",
     ]
     for title, plans in rows.items():
         table = [
@@ -107,11 +109,11 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
 def row(found: dict[str, Any]) -> list[str]:
     memory = found["memory"]
     gib = {
-        name: f"{memory.get(name, 0) / slices.GIB:.2f}"
+        name: f"{memory.get(name, 0) / tpu.GIB:.2f}"
         for name in ("item tables", "optimiser state", "temporaries")
     }
     fits = "of" if found["fits"] else "**too much for**"
-    used, room = (found[name] / slices.GIB for name in ("used_bytes", "available_bytes"))
+    used, room = (found[name] / tpu.GIB for name in ("used_bytes", "available_bytes"))
     cells = [found["topology"], str(found["chips"]), f"{used:.2f} {fits} {room:.2f}", *gib.values()]
     if "step_seconds" not in found:
         return cells + ["–"] * (len(COLUMNS) - len(cells))

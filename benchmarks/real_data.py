@@ -21,9 +21,12 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, console, evaluate, files, metrics, report, run, train
-from jaxneg.data import engine, evaluation, prepare, readers, store as stores
-from jaxneg.models import baselines
+from jaxneg import config as configs, files, metrics, progress
+from jaxneg.baselines import counting
+from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.evaluation import report
+from jaxneg.metrics import measures
+from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
@@ -79,11 +82,11 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     slug = variant.replace(", ", "-").replace(" ", "")
     directory = work / "runs" / f"{SETS[name]}-{slug}-seed{seed}"
     config = experiment(name, store, variant, seed, quick)
-    result = train.train(config, directory)
-    trained = run.load(directory)
-    examples = evaluation.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = evaluate.evaluate(
-        run.catalogue_score(trained),
+    result = loop.train(config, directory)
+    trained = runs.load(directory)
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
+    found = measures.evaluate(
+        runs.catalogue_score(trained),
         examples,
         items=trained.store.items,
         config=config.eval,
@@ -96,7 +99,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
     """All baselines, and the factorisation without events that carry no opinion, which the model's loss cannot use."""
     config, opened = experiment(name, store, "config", 0, False), stores.Store.open(store)
     found = report.measure_baselines(opened, config, "test")
-    sign, log = np.asarray(opened.sign), report.training_log(opened)
+    sign, log = np.asarray(opened.sign), counting.training_log(opened)
     signed = log._replace(**{field: getattr(log, field)[log.sign_T != 0] for field in EVENT_FIELDS})
 
     def stripped(score):
@@ -108,16 +111,16 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
         return of
 
-    held_out = list(evaluation.EvalBatches(opened, config.data, config.eval, "validation"))
-    examples = evaluation.EvalBatches(opened, config.data, config.eval, "test")
+    tuning = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
+    examples = held_out.EvalBatches(opened, config.data, config.eval, "test")
 
     def fit(log, sign, validate):
-        fitted = baselines.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
+        fitted = counting.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
         start = fitted.again
         again = None if start is None else lambda seed: stripped(start(seed))
         return fitted._replace(score=stripped(fitted.score), again=again)
 
-    its = report.measure_baseline(fit, signed, held_out, examples, opened, config, "signed events only")
+    its = report.measure_baseline(fit, signed, tuning, examples, opened, config, "signed events only")
     return found | {"matrix_factorisation, signed events only": its}
 
 
@@ -250,9 +253,9 @@ def main() -> None:
         for name in args.sets:
             by_name = measured(name, stores_of[name])
             runs = {key[1:]: job.result() for key, job in jobs.items() if key[0] == name}
-            later = evaluation.later_share(stores.Store.open(stores_of[name]))
+            later = held_out.later_share(stores.Store.open(stores_of[name]))
             found[name] = summary(by_name, runs, later)
-            console.say(f"{name}: done")
+            progress.say(f"{name}: done")
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "real_data.md").write_text(markdown(found))

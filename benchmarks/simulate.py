@@ -7,20 +7,20 @@ import pathlib
 import tempfile
 import time
 
-from jaxneg.data import simulate
+from jaxneg.simulation import simulator
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="20 thousand sessions in place of 100 thousand")
     quick = parser.parse_args().quick
-    config = simulate.PRESETS["study"]
+    config = simulator.PRESETS["study"]
     if quick:
         config = dataclasses.replace(config, sessions=20_000)
     with tempfile.TemporaryDirectory() as directory:
         out = pathlib.Path(directory) / "log.parquet"
         began = time.perf_counter()
-        simulate.write(simulate.simulate(config), out)
+        simulator.write(simulator.simulate(config), out)
         seconds = time.perf_counter() - began
         megabytes = out.stat().st_size / 1e6
     result = {

@@ -21,25 +21,28 @@ import tempfile
 
 import claims
 
-from jaxneg import ab, config as configs, console, files, grid, run, sweep
-from jaxneg.data import engine, prepare, readers, simulate
+from jaxneg import config as configs, files, progress
+from jaxneg.data import engine, prepare, readers
 from jaxneg.serve import export
+from jaxneg.simulation import ab_test, simulator
+from jaxneg.sweep import grids, runner
+from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
 AB = "ab"  # needs the sweep over p_hard
-LISTENERS = simulate.SimulateConfig(
+LISTENERS = simulator.SimulateConfig(
     users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90
 )
-FEW = simulate.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
+FEW = simulator.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
 
 
-def prepared(work: pathlib.Path, listeners: simulate.SimulateConfig) -> pathlib.Path:
+def prepared(work: pathlib.Path, listeners: simulator.SimulateConfig) -> pathlib.Path:
     """The store of the study's listeners."""
     log, store = work / "log.parquet", work / "store"
     if not (store / "metadata.json").exists():
         work.mkdir(parents=True, exist_ok=True)
-        simulate.write(simulate.simulate(listeners), log)
+        simulator.write(simulator.simulate(listeners), log)
         reader, con = readers.READERS["table"], engine.connect()
         settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
         events = reader.read(con, log, reader.Options(attributes=("artist",)))
@@ -54,30 +57,30 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
         export_to = work / "exports" / f"p_hard_{p_hard}_seed_{seed}"
         exports.append(export_to)
         if not export_to.exists():
-            export.export(run.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
+            export.export(runs.load(work / "p_hard" / "cells" / f"p_hard={p_hard},seed={seed}"), export_to)
     if not (work / "ab" / "ab.json").exists():
-        with console.Steps("study ab") as steps:
-            ab.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab.ABConfig(), steps)
+        with progress.Steps("study ab") as steps:
+            ab_test.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab_test.ABConfig(), steps)
 
 
 def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:
     path = ROOT / "configs" / f"study_{name}.py"
-    config, spec = configs.load(path), grid.load(path)
+    config, spec = configs.load(path), grids.load(path)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
     if quick:
         config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
-        spec = grid.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
-    with console.Steps(f"study {name}") as steps:
-        sweep.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=console.say)
+        spec = grids.with_axes(dataclasses.replace(spec, seeds=1), ["p_hard=0,1"])
+    with progress.Steps(f"study {name}") as steps:
+        runner.sweep(config, spec, work / name, jobs=jobs, on_progress=steps, say=progress.say)
 
 
 def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, list[list[float]]]]:
     """Epoch and monitored figure of each validation, by labels of a cell and seed."""
     asked = json.loads((work / name / "sweep.json").read_text())
     axes = {axis: {label: tuple(words) for label, words in of.items()} for axis, of in asked["axes"].items()}
-    spec = grid.Sweep(axes, seeds=asked["seeds"])
+    spec = grids.Sweep(axes, seeds=asked["seeds"])
     found: dict[tuple[str, ...], dict[str, list[list[float]]]] = {}
-    for cell in grid.expand(configs.from_json(json.dumps(asked["config"])), spec):
+    for cell in grids.expand(configs.from_json(json.dumps(asked["config"])), spec):
         path = work / name / "cells" / cell.name / "result.json"
         if path.is_file():
             result = json.loads(path.read_text())
@@ -91,12 +94,14 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
     if not (work / name / "table.json").is_file():
         return False
     table = json.loads((work / name / "table.json").read_text())
-    if failed := sweep.failures(table):
-        console.say(f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}")
+    if failed := runner.failures(table):
+        progress.say(
+            f"study {name} is not published: {len(failed)} of its runs failed, the first {failed[0]}"
+        )
         return False
     histories = validated(name, work)
     if any(len(histories.get(tuple(cell["labels"].values()), ())) < cell["n"] for cell in table["cells"]):
-        console.say(f"study {name} is not published: its runs have changed since its table, sweep it again")
+        progress.say(f"study {name} is not published: its runs have changed since its table, sweep it again")
         return False
     out.mkdir(parents=True, exist_ok=True)
     environment = json.loads(next((work / name / "cells").glob("*/environment.json")).read_text())

@@ -45,9 +45,10 @@ import jax.numpy as jnp
 import numpy as np
 from pipeline import write_sessions  # beside this script
 
-from jaxneg import program, sharding
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
-from jaxneg.data import pipeline, store as stores
+from jaxneg.data import pipeline, stores
+from jaxneg.embeddings import sharding
+from jaxneg.training import program
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 REPEATED = "JAXNEG_BENCHMARK_REPEATED"  # in the environment of a second start

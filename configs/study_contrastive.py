@@ -9,7 +9,7 @@ is that of study_p_hard.py. Hardware, time and result: benchmarks/results/study/
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.grid import Sweep
+from jaxneg.sweep.grids import Sweep
 
 
 def get_config() -> Config:

@@ -8,7 +8,7 @@ benchmarks/results/study/hardest.md.
 """
 
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.grid import Sweep
+from jaxneg.sweep.grids import Sweep
 
 OWN = (1, 2, 4, 8, 16)
 SHARED = (16, 32, 64, 128, 256, 512, 1024)

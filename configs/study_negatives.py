@@ -6,7 +6,7 @@ The store is that of study_p_hard.py. Hardware, time and result: benchmarks/resu
 """
 
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.grid import Sweep
+from jaxneg.sweep.grids import Sweep
 
 LIKED = ("play", "thumb_up")
 

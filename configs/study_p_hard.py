@@ -9,7 +9,7 @@ Hardware, time and result: benchmarks/results/study/p_hard.md.
 """
 
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.grid import Sweep, over
+from jaxneg.sweep.grids import Sweep, over
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ study_p_hard.py. Hardware, time and result: benchmarks/results/study/term.md.
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.grid import Sweep
+from jaxneg.sweep.grids import Sweep
 
 
 def get_config() -> Config:

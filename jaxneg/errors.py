@@ -55,8 +55,13 @@ def with_remedy(error: UserError) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[tuple[BaseException, str, str]]:
-    """Errors of the system among an error and its causes: each with what the system said, and how to mend it."""
-    while error is not None:
+    """Errors of the system among an error and its causes: each with what the system said, and how to mend it.
+
+    Causes may go round in a circle, where an error that was caught is raised again amid the handling of another.
+    """
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
         for code, mend in MENDS.items():
             said = os.strerror(code)
             if (isinstance(error, OSError) and error.errno == code) or said in str(error):

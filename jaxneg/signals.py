@@ -97,7 +97,7 @@ def deferred() -> Iterator[None]:
 def end(number: signal.Signals) -> None:
     """Ends the process at once, and leaves nothing half-written."""
     _write(f"jaxneg: {SAID[number]}: {_consequence}\n")
-    for name, call in (("jaxneg.files", "abandon"), ("jaxneg.locks", "release_all")):
+    for name, call in (("jaxneg.files", "abandon"), ("jaxneg.files.locks", "release_all")):
         module = sys.modules.get(name)
         with contextlib.suppress(Exception):
             getattr(module, call)()

@@ -18,7 +18,8 @@ def train(settings: dict[str, Any]) -> None:
     """What each worker runs, once Ray has joined them."""
     import jax
 
-    from jaxneg import config as configs, train as training
+    from jaxneg import config as configs
+    from jaxneg.training import loop as training
 
     config = configs.override(configs.load(settings["config"]), settings["options"])
     result = training.train(config, pathlib.Path(settings["workdir"]))

@@ -33,11 +33,12 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory):
     """A store of a few hundred simulated sessions, with artists and stations."""
-    from jaxneg.data import engine, prepare, readers, simulate
+    from jaxneg.data import engine, prepare, readers
+    from jaxneg.simulation import simulator
 
     directory = tmp_path_factory.mktemp("small")
-    config = simulate.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
-    simulate.write(simulate.simulate(config), directory / "log.parquet")
+    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+    simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
     settings = prepare.PrepareConfig(session="given", split="time")

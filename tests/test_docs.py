@@ -7,8 +7,9 @@ import tomllib
 
 import pytest
 
-from jaxneg import losses, metrics
+from jaxneg import metrics
 from jaxneg.data import readers
+from jaxneg.training import losses
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import program, sharding
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
+from jaxneg.embeddings import sharding
 from jaxneg.models import layers
+from jaxneg.training import program
 
 pytestmark = pytest.mark.gpu
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxneg.config import Config
-from jaxneg.data import draws, expected, negatives, pipeline, store as stores
+from jaxneg.data import draws, expected, negatives, pipeline, stores
 
 
 def first(config: Config, store: stores.Store, targets: Callable[[], float]) -> np.ndarray | None:

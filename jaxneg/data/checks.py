@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import arrays
-from jaxneg.arrays import Damaged
 from jaxneg.batch import FEEDBACK
+from jaxneg.files import arrays
+from jaxneg.files.arrays import Damaged
 
 SMALL = 64_000_000  # bytes of a store that is verified whenever it is opened
 # Of ``store``, which imports this file.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxneg.config import DataConfig
-from jaxneg.data import draws, histories, negatives, opinions, store as stores
+from jaxneg.data import draws, histories, negatives, opinions, stores
 
 
 class Hard(NamedTuple):

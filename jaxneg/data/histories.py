@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import DataConfig
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 BLOCK = 1 << 22  # events looked at together
 

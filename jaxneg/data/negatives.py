@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import DataConfig
-from jaxneg.data import draws, opinions, store as stores
+from jaxneg.data import draws, opinions, stores
 
 NEAREST = 4  # hard negatives from which scope "popularity" takes the one nearest in count to the target
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up

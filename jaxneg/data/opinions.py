@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 
 def is_positive(indptr: np.ndarray, item_P: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:

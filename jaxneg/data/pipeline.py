@@ -18,15 +18,15 @@ import numpy as np
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import Config, DataConfig
 from jaxneg.data import (
+    batch_fields as of_batch,
     draws,
     expected,
-    fields as of_batch,
     histories,
     negatives,
     opinions,
-    order as orders,
+    orders,
     packing,
-    store as stores,
+    stores,
 )
 from jaxneg.errors import UserError
 

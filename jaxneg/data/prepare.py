@@ -25,9 +25,9 @@ import ibis.expr.types as ir
 
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.data import assemble, engine, events, sessions, split, store as stores
+from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
+from jaxneg.data import engine, events, sessions, split, stores, writer
 from jaxneg.errors import UserError
-from jaxneg.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 
 LONGEST_GAP = 1e9  # minutes, 1,900 years
 # A positive number of bytes, as the engines spell it.
@@ -144,7 +144,7 @@ def prepare(
     settings = check(settings)
     polarity = signs(settings)
     work = _Work(con, progress or (lambda stage, done, total: None))
-    with engine.reading(source or "the log"), stores.StoreWriter(out) as writer, work:
+    with engine.reading(source or "the log"), stores.StoreWriter(out) as store, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
         left_out = events.left_out(raw)
@@ -162,8 +162,8 @@ def prepare(
             final = work.keep("number items and stations", "final", _final(parted, words, stations))
             work.drop("kept")
             _check_final(final, polarity, settings)
-        written = assemble.assemble(
-            writer,
+        written = writer.assemble(
+            store,
             final,
             words,
             stations,
@@ -174,7 +174,7 @@ def prepare(
             progress=work.progress,
         )
         counts = {name: value for name, value in written.counts.items() if name != "stations_unseen"}
-        return writer.finish(
+        return store.finish(
             stores.Metadata(
                 reader=reader,
                 source=source,

@@ -25,17 +25,19 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 import jaxneg
-from jaxneg import arrays, documents, files, locks, program, run, scoring, step as steps
+from jaxneg import files
 from jaxneg.batch import FEEDBACK, PAD
 from jaxneg.errors import UserError
+from jaxneg.files import arrays, documents, locks
 from jaxneg.serve import manifest as manifests
+from jaxneg.training import program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
 NEVER = -1e18  # score of what is no item; its square still is a finite float32
 
 
-def export(trained: run.Trained, out: pathlib.Path) -> dict:
+def export(trained: runs.Trained, out: pathlib.Path) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
     target = files.local(out, "--out")
     if not files.vacant(target):
@@ -52,7 +54,7 @@ def export(trained: run.Trained, out: pathlib.Path) -> dict:
         raise UserError(f"cannot write {out}: {reason}; nothing is left behind") from error
 
 
-def _write(trained: run.Trained, directory: pathlib.Path) -> dict:
+def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
     config, store = trained.config, trained.store
     # Plain attention, with the same parameters, runs anywhere; fused may be a kernel of the machine at hand.
     plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))

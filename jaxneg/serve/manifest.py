@@ -16,11 +16,12 @@ import pyarrow as pa
 from jax import export as jax_export
 from safetensors import SafetensorError, safe_open
 
-from jaxneg import arrays, documents, errors
-from jaxneg.arrays import Damaged
+from jaxneg import errors
 from jaxneg.batch import FEEDBACK
-from jaxneg.documents import Count, Range
 from jaxneg.errors import UserError
+from jaxneg.files import arrays, documents
+from jaxneg.files.arrays import Damaged
+from jaxneg.files.documents import Count, Range
 
 FORMAT = 2
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxneg.batch import CODE
-from jaxneg.data import engine, events as logs, store as stores
+from jaxneg.data import engine, events as logs, stores
 from jaxneg.data.readers import READERS
 
 POLARITY = {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0}

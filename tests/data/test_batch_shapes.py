@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from jaxneg import config as configs, models, optim, program, step as steps, tables
+from jaxneg import config as configs, models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import fields, pipeline
+from jaxneg.data import batch_fields, pipeline
+from jaxneg.embeddings import optim, tables
+from jaxneg.training import program, steps
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"
@@ -65,7 +67,7 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     config = of(options)
     batch = program.batch_shapes(config, 3)
     carried = {name for name, leaf in batch._asdict().items() if math.prod(leaf.shape)}
-    assert carried == CASES[options] == fields.read(config, 3)
+    assert carried == CASES[options] == batch_fields.read(config, 3)
     model = program.build_model(config, program.Catalogue(20, 3, (4,)))
     optimizer = optim.dense_optimizer(config.optim, 10)
     init = functools.partial(steps.init_state, config, model, optimizer, None, 21)
@@ -78,13 +80,13 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
 
 
 def test_stations_of_a_store_without_any_are_not_carried():
-    assert "station_BL" not in fields.read(Config(), stations=0)
+    assert "station_BL" not in batch_fields.read(Config(), stations=0)
     assert program.batch_shapes(Config(), 0).station_BL.shape == (128, 0)
 
 
 def test_rows_that_no_term_reads_get_no_room_in_a_message():
     """A device's slots for distinct rows grow with the ids of its batch, so those of the contrastive term do not."""
-    from jaxneg import routes, sharding
+    from jaxneg.embeddings import exchange, sharding
 
     mesh = sharding.mesh_of(jax.devices()[:4], 4)
     layout = tables.Layout(mesh, 5000)
@@ -93,7 +95,9 @@ def test_rows_that_no_term_reads_get_no_room_in_a_message():
         batch = program.batch_shapes(of(f"--data.length 50 --data.batch-size 8 {options}"))
         ids = [batch.item_BL, batch.target_BL, batch.negative_BLN, batch.event_BM]
         arrays = [np.zeros(leaf.shape, np.int32) for leaf in ids]
-        route, _ = jax.eval_shape(lambda ids: routes.plan(mesh, layout.rows // 4, layout.place, ids), arrays)
+        route, _ = jax.eval_shape(
+            lambda ids: exchange.plan(mesh, layout.rows // 4, layout.place, ids), arrays
+        )
         return route.id_KU.shape[1]
 
     assert slots("--loss.contrastive 0.1") > 1.25 * slots("")
@@ -102,7 +106,7 @@ def test_rows_that_no_term_reads_get_no_room_in_a_message():
 def test_what_is_drawn_does_not_depend_on_what_is_read(random_store):
     store, config = random_store(2), of("--loss.contrastive 0.1")
     whole, some = pipeline.TrainBatches(store, config.data)[1], pipeline.of_config(config, store)[1]
-    for name in fields.read(config):
+    for name in batch_fields.read(config):
         np.testing.assert_array_equal(getattr(whole, name), getattr(some, name))
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.batch import FEEDBACK
-from jaxneg.data import engine, prepare, store as stores
+from jaxneg.data import engine, prepare, stores
 from jaxneg.data.readers import READERS
 
 TESTS = pathlib.Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK, MASK, latest
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
-from jaxneg.data import evaluation, histories, pipeline
+from jaxneg.data import held_out, histories, pipeline
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -209,7 +209,7 @@ def test_a_log_without_the_kinds_that_are_inputs_has_nothing_to_train_on(make_st
 def test_contexts_are_the_latest_events_of_the_kinds_that_are_inputs(random_store, split, reach, inputs):
     store = random_store(12, longest=12, ordered=True)
     config = dataclasses.replace(CONFIG, length=3, inputs=inputs, reach=reach)
-    batches = evaluation.EvalBatches(store, config, EvalConfig(batch_size=5), split)
+    batches = held_out.EvalBatches(store, config, EvalConfig(batch_size=5), split)
     shown = [CODE[kind] for kind in inputs or FEEDBACK]
     found = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
     for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
@@ -310,7 +310,7 @@ def test_examples_equal_plain_loops(random_store, split, reach):
         store = random_store(seed, ordered=True)
         expected = list(examples_by_hand(store, split, reach))
         data = dataclasses.replace(CONFIG, reach=reach)
-        batches = evaluation.EvalBatches(store, data, EvalConfig(batch_size=3), split)
+        batches = held_out.EvalBatches(store, data, EvalConfig(batch_size=3), split)
         assert batches.examples == len(expected)
         rows = [tuple(leaf[b] for leaf in batch) for batch in batches for b in range(3)]
         assert [bool(row[8]) for row in rows] == [True] * len(expected) + [False] * (-len(expected) % 3)
@@ -343,11 +343,11 @@ def test_pairs_are_uniform_over_same_station_pairs(make_store):
         (5, "play", 2, "test"), (6, "skip", 2, "test"),
     ]  # fmt: skip
     store = make_store([(user, events) for user in range(3000)], items=6)
-    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
+    batches = held_out.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
     counts = collections.Counter(map(tuple, batches[0].pair_B2.tolist()))
     assert set(counts) == {(2, 3), (2, 4), (5, 6)}
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
-    again = evaluation.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
+    again = held_out.EvalBatches(store, CONFIG, EvalConfig(batch_size=7), "test")
     np.testing.assert_array_equal(np.concatenate([b.pair_B2[b.real_B] for b in again]), batches[0].pair_B2)
 
 
@@ -362,7 +362,7 @@ def test_an_item_makes_no_pair_with_itself(make_store):
     store = make_store(
         [(user, events) for user in range(3000)] + [(3000, only_itself), (3001, elsewhere)], items=6
     )
-    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
+    batches = held_out.EvalBatches(store, CONFIG, EvalConfig(), "test")
     counts = collections.Counter(map(tuple, batches.pair_X2[:3000].tolist()))
     expected = {(2, 3): 1000, (2, 4): 1000, (3, 2): 500, (3, 4): 500}
     assert set(counts) == set(expected)
@@ -377,7 +377,7 @@ def test_examples_without_context_are_counted(make_store):
     store = make_store(
         [(0, [(1, "play", 1, "test")]), (1, [(2, "play", 1, "train"), (1, "skip", 1, "test")])], items=2
     )
-    batches = evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
+    batches = held_out.EvalBatches(store, CONFIG, EvalConfig(), "test")
     assert (batches.examples, batches.cold) == (1, 1)
 
 
@@ -400,7 +400,7 @@ def test_stores_without_sequences_or_examples_are_refused(make_store):
     with pytest.raises(UserError, match="no training sequence"):
         pipeline.TrainBatches(store, CONFIG)
     with pytest.raises(UserError, match="no test example"):
-        evaluation.EvalBatches(store, CONFIG, EvalConfig(), "test")
+        held_out.EvalBatches(store, CONFIG, EvalConfig(), "test")
 
 
 def test_shuffled_events_keep_each_sequence_and_reorder_it_every_epoch(random_store):
@@ -521,7 +521,7 @@ def test_a_batch_that_blocks_do_not_divide_is_refused():
 def test_an_example_has_one_pair_however_far_back_inputs_go(random_store, split):
     store = random_store(16, users=60, longest=12, ordered=True)
     sides = [
-        evaluation.EvalBatches(store, dataclasses.replace(CONFIG, reach=reach), EvalConfig(), split)
+        held_out.EvalBatches(store, dataclasses.replace(CONFIG, reach=reach), EvalConfig(), split)
         for reach in ("session", "user")
     ]
     near, far = (dict(zip(one.session_X.tolist(), one.pair_X2.tolist(), strict=True)) for one in sides)

@@ -17,7 +17,7 @@ import pytest
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import assemble, engine, inspect, prepare, split, store as stores
+from jaxneg.data import describe, engine, prepare, split, stores, writer
 
 KINDS = ["thumb_up", "play", "skip", "thumb_down", "unknown"]
 MINUTE = 60_000
@@ -481,7 +481,7 @@ def test_a_crash_leaves_the_old_store(stage, con, tmp_path, monkeypatch):
     out, settings = tmp_path / "store", prepare.PrepareConfig(split="tail")
     prepare.prepare(log(LONG), out, settings, con)
     before = digest(out)
-    monkeypatch.setattr(assemble.Written, stage, lambda self: 1 / 0)
+    monkeypatch.setattr(writer.Written, stage, lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(log(random_log(1)), out, settings, con)
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
@@ -598,7 +598,7 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
         "left out: a podcast": 1,
     }
     assert found.counts == without.counts and found.feedback == without.feedback
-    assert "2 rows (no track), 1 row (a podcast)" in inspect._dropped(found.dropped)
+    assert "2 rows (no track), 1 row (a podcast)" in describe._dropped(found.dropped)
 
 
 @pytest.mark.parametrize(

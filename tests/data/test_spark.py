@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import engine, events, prepare, readers, simulate, store as stores
+from jaxneg.data import engine, events, prepare, readers, stores
+from jaxneg.simulation import simulator
 
 pytestmark = [
     pytest.mark.slow,
@@ -138,8 +139,8 @@ def test_times_as_text_are_the_same(engines, rows, tmp_path):
 
 
 def test_a_simulated_log_through_both(engines, tmp_path):
-    config = simulate.SimulateConfig(users=200, sessions=900, items=150)
-    simulate.write(simulate.simulate(config), tmp_path / "log.parquet")
+    config = simulator.SimulateConfig(users=200, sessions=900, items=150)
+    simulator.write(simulator.simulate(config), tmp_path / "log.parquet")
     settings = prepare.PrepareConfig(shard_events=4000)
     duckdb, spark = stores_of(engines, "table", tmp_path / "log.parquet", tmp_path, settings)
     assert duckdb == spark and "event_time-00003-of-00004.npy" in spark

@@ -15,7 +15,7 @@ import pytest
 from jaxneg import files
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import store as stores
+from jaxneg.data import stores
 
 METADATA = stores.Metadata(
     reader="table",

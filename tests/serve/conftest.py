@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from jaxneg import config as configs, run, train
+from jaxneg import config as configs
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxneg.data import evaluation
+from jaxneg.data import held_out
 from jaxneg.serve import export
+from jaxneg.training import loop, runs
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32),
@@ -41,8 +42,8 @@ def trained(small_store, tmp_path_factory):
         if not (directory / name).exists():
             model = dataclasses.replace(config.model, **MODELS[name])
             changed = configs.override(dataclasses.replace(config, model=model), MORE.get(name, []))
-            train.train(changed, directory / name)
-        return run.load(directory / name)
+            loop.train(changed, directory / name)
+        return runs.load(directory / name)
 
     return of
 
@@ -64,4 +65,4 @@ def exported(trained, tmp_path_factory):
 def examples(trained):
     """Every test example of the store: batches of 64, the last one padded."""
     live = trained("tied")
-    return list(evaluation.EvalBatches(live.store, live.config.data, live.config.eval, "test"))
+    return list(held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test"))

@@ -9,12 +9,14 @@ import pytest
 from jax import export as jax_export
 from safetensors import numpy as safetensors
 
-from jaxneg import config as configs, program, run, sharding
+from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import evaluation, store as stores
+from jaxneg.data import held_out, stores
+from jaxneg.embeddings import sharding
 from jaxneg.models import layers
 from jaxneg.serve import export, scorer
+from jaxneg.training import program, runs
 
 # float32 sums taken in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -33,7 +35,7 @@ NEIGHBOURS = {"rtol": 0.02, "atol": 0.02}
     ],
 )
 def test_exported_scores_are_live_scores(name, tolerance, trained, exported, examples):
-    model, score = scorer.Scorer.open(exported(name)), run.catalogue_score(trained(name))
+    model, score = scorer.Scorer.open(exported(name)), runs.catalogue_score(trained(name))
     for batch in examples:
         found = model.scores(batch.item_BL, batch.feedback_BL, batch.station_BL)
         np.testing.assert_allclose(found[:, 1:], score(batch)[:, 1:], **tolerance)
@@ -125,7 +127,7 @@ def test_an_index_of_inner_products_serves_the_biases_too(trained, exported, exa
     query_BE = scorer.Scorer.open(out).query(batch.item_BL, batch.feedback_BL, batch.station_BL)
     np.testing.assert_array_equal(query_BE[:, -1], 1.0)
     item_VE = np.load(out / "item_embeddings.npy")
-    live_BV = run.catalogue_score(trained("tied"))(batch)
+    live_BV = runs.catalogue_score(trained("tied"))(batch)
     np.testing.assert_allclose((query_BE @ item_VE.T)[:, 1:], live_BV[:, 1:], **CLOSE)
 
 
@@ -227,12 +229,12 @@ def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store
         f"--data.length 4 --model.width 8 --model.layers 1 --model.row-scale 1 {options}".split(),
     )
     built = program.build(base, program.catalogue_of(store), sharding.make_mesh(1))
-    live = run.Trained(
+    live = runs.Trained(
         base, store, built.model, built.init(), {"best_step": 0, "monitor": "auc", "best_score": 0.5}
     )
     export.export(live, tmp_path / "out")
-    model, score = scorer.Scorer.open(tmp_path / "out"), run.catalogue_score(live)
-    batches = evaluation.EvalBatches(store, base.data, base.eval, "test")
+    model, score = scorer.Scorer.open(tmp_path / "out"), runs.catalogue_score(live)
+    batches = held_out.EvalBatches(store, base.data, base.eval, "test")
     top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
     vocabulary, differs = store.vocabulary(), 0
     stations = {row: name for name, row in model._stations.items()}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import fields
+from jaxneg.config import fields
 from jaxneg.data import events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError

@@ -14,7 +14,8 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs, fields
+from jaxneg import config as configs
+from jaxneg.config import fields
 from jaxneg.data import engine, events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError

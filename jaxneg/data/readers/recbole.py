@@ -16,10 +16,10 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg import config as configs
+from jaxneg.config.fields import Bounds
 from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
-from jaxneg.fields import Bounds
 
 PARTS = ("train", "valid", "validation", "test", "part1", "part2", "part3")  # of a benchmark, in their order
 SCALES = {

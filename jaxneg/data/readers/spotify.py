@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import fields
+from jaxneg.config import fields
 from jaxneg.data import engine, events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError

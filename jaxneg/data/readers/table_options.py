@@ -4,7 +4,8 @@ import codecs
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from jaxneg import config as configs, fields
+from jaxneg import config as configs
+from jaxneg.config import fields
 from jaxneg.errors import UserError
 
 

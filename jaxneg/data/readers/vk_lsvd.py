@@ -16,7 +16,8 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
-from jaxneg import config as configs, fields
+from jaxneg import config as configs
+from jaxneg.config import fields
 from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import fields
+from jaxneg.config import fields
 from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 

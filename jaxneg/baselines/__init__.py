@@ -1,0 +1,1 @@
+"""Score functions without a network, from counts to factorisations. Nothing in here needs jax."""

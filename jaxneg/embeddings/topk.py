@@ -1,0 +1,130 @@
+"""Ranks and the top k in a whole catalogue whose rows devices share: each works on its own rows, and they merge.
+
+The definitions are those of ``metrics.rank``, which needs all scores of an example in one place.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxneg.batch import PAD
+from jaxneg.embeddings import tables
+from jaxneg.embeddings.sharding import MESH
+
+CHUNK = 1 << 13  # rows that are scored at a time
+LAST = jnp.iinfo(jnp.int32).max
+
+
+class Ranked(NamedTuple):
+    """Of B examples, padding included."""
+
+    rank_BC: jax.Array  # float32, of the targets; 0 where there is none
+    score_Bk: jax.Array  # float32, the highest scores, best first; -inf where the catalogue ends
+    top_Bk: jax.Array  # int32, their items; a tie goes to the lower row
+    nan: jax.Array  # bool, whether any score is NaN
+
+
+def ranked(
+    layout: tables.Layout,
+    score: Callable[..., jax.Array],
+    params: Mapping[str, jax.Array],
+    item_tables: tables.Tables,
+    h_BD: jax.Array,
+    target_BC: jax.Array,
+    target_score_BC: jax.Array,
+    seen_BL: jax.Array,
+    *,
+    k: int,
+) -> Ranked:
+    """Where targets stand among all items, and which items lead.
+
+        rank = 1 + #(other items scored above) + 0.5 * #(other items scored the same)
+
+    Args:
+      layout: of the tables.
+      score: (params, rows of each table by name, h_BD) -> scores_BC of these rows.
+      params: the same on all devices.
+      item_tables: by ``layout.place``, with whatever else ``score`` needs of each row.
+      h_BD: of the examples; B is a multiple of the devices.
+      target_BC: items, PAD where there is none.
+      target_score_BC: their scores.
+      seen_BL: items left out, though a target is always ranked; PAD where there is none.
+      k: how many leading items to list.
+    """
+    parts = layout.mesh.shape[MESH[1]]
+    size = layout.rows // parts
+    chunk = min(CHUNK, size)
+
+    def local(params, item_tables, *of_examples):
+        # Every part of a replica ranks the examples of all of them.
+        h_BD, target_BC, target_score_BC, seen_BL = (
+            lax.all_gather(leaf, MESH[1], tiled=True) for leaf in of_examples
+        )
+        B, first = len(h_BD), lax.axis_index(MESH[1]) * size
+
+        def scan(state, start):
+            above_BC, tied_BC, score_Bk, top_Bk, nan = state
+            begin = jnp.minimum(start, size - chunk)
+            rows = {
+                name: lax.dynamic_slice_in_dim(table, begin, chunk) for name, table in item_tables.items()
+            }
+            at_C = begin + lax.iota(jnp.int32, chunk)
+            id_C = tables.item_at(first + at_C, layout.rows)
+            real_C = (at_C >= start) & (id_C > PAD) & (id_C <= layout.items)  # the last chunk overlaps
+            score_BC = score(params, rows, h_BD)
+            nan |= (jnp.isnan(score_BC) & real_C[None]).any()
+            kept_BC = real_C[None] & ~(seen_BL[:, :, None] == id_C[None, None]).any(1)
+            other = kept_BC[:, None] & (target_BC[:, :, None] != id_C[None, None])
+            above_BC += (other & (score_BC[:, None] > target_score_BC[:, :, None])).sum(-1)
+            tied_BC += (other & (score_BC[:, None] == target_score_BC[:, :, None])).sum(-1)
+            if k:
+                score_BC = jnp.where(kept_BC, score_BC, -jnp.inf)
+                item_BC = jnp.where(kept_BC, id_C[None], LAST)
+                score_Bk, top_Bk = _best([score_Bk, score_BC], [top_Bk, item_BC], k)
+            return (above_BC, tied_BC, score_Bk, top_Bk, nan), None
+
+        none_BC = jnp.zeros(target_BC.shape, jnp.int32)
+        empty = jnp.full((B, k), -jnp.inf), jnp.full((B, k), LAST)
+        start = (none_BC, none_BC, *empty, jnp.zeros((), bool))
+        state, _ = lax.scan(scan, start, jnp.arange(0, size, chunk))
+        above_BC, tied_BC, score_Bk, top_Bk, nan = state
+        rank_BC = 1.0 + lax.psum(above_BC, MESH[1]) + 0.5 * lax.psum(tied_BC, MESH[1])
+        rank_BC = jnp.where(target_BC != PAD, rank_BC, 0.0)
+        if k and parts > 1:
+            score_Bk, top_Bk = (
+                lax.all_gather(leaf, MESH[1], axis=1, tiled=True) for leaf in (score_Bk, top_Bk)
+            )
+            score_Bk, top_Bk = _best([score_Bk], [top_Bk], k)
+        top_Bk = jnp.where(top_Bk == LAST, PAD, top_Bk)
+        # Each device gives the examples that it was given.
+        own = lax.axis_index(MESH[1]) * (B // parts)
+        found = (lax.dynamic_slice_in_dim(leaf, own, B // parts) for leaf in (rank_BC, score_Bk, top_Bk))
+        return *found, lax.pmax(nan, MESH)
+
+    each, shared = PartitionSpec(MESH), PartitionSpec(MESH[1])
+    merged = jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=(
+            {name: PartitionSpec() for name in params},
+            {name: shared for name in item_tables},
+            *(each,) * 4,
+        ),
+        out_specs=(each, each, each, PartitionSpec()),
+        check_vma=False,
+    )
+    rank_BC, score_Bk, top_Bk, nan = merged(
+        dict(params), item_tables, h_BD, target_BC, target_score_BC, seen_BL
+    )
+    return Ranked(rank_BC, score_Bk, top_Bk, nan)
+
+
+def _best(scores: Sequence[jax.Array], items: Sequence[jax.Array], k: int):
+    """The k highest scores with their items, ties by item."""
+    order = (-jnp.concatenate(scores, 1), jnp.concatenate(items, 1))
+    negated_BC, item_BC = lax.sort(order, dimension=1, num_keys=2)
+    return -negated_BC[:, :k], item_BC[:, :k]

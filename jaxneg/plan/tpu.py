@@ -1,0 +1,134 @@
+"""TPU slices that are not there: their devices to compile for, and what is published of their chips."""
+
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from jaxneg.errors import UserError
+from jaxneg.plan import hlo
+
+GIB = 1 << 30
+EXAMPLES = "v4:2x2x2, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"
+
+
+class Chip(NamedTuple):
+    """A generation of TPU."""
+
+    devices: int  # that JAX sees of one chip
+    memory: float  # GiB that the compiler leaves to a program on one device, as it says when it refuses one
+    reads: float  # GB/s of memory that its estimates reckon with, for one device
+    link: float  # GB/s of one link in one direction: published per chip and both ways, over twice the links
+    options: dict[str, Any] = {}  # for the topology
+
+
+# Memory and reads as found with libtpu 0.0.42; links of Cloud TPU's published tables.
+CHIPS = {
+    "v4": Chip(
+        1, 30.75, 982, 50, {"chip_config_name": "megacore"}
+    ),  # without it, two devices a chip, unlike on a v4
+    "v5e": Chip(1, 15.75, 737, 50),
+    "v5p": Chip(1, 95.74, 2350, 100),
+    "v6e": Chip(1, 31.25, 1638, 100),
+    "tpu7x": Chip(2, 94.75, 3686, 100),
+}
+# Custom calls that the compiler's estimate of seconds counts as -1.
+BOOKED = ("ConcatBitcast", "PrepareAsyncCallStart", "PrepareAsyncCallDone")
+LOST = 0.01  # seconds at most that rounding loses beside them
+
+
+class Slice(NamedTuple):
+    """Devices to compile for. Those of this machine have neither chip nor sides."""
+
+    name: str
+    devices: Sequence[Any]
+    chip: Chip | None = None
+    sides: tuple[int, ...] = ()
+
+    @property
+    def chips(self) -> int:
+        return len(self.devices) // (self.chip.devices if self.chip else 1)
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a program may take on one device, if known."""
+        return int(self.chip.memory * GIB) if self.chip else None
+
+
+def tpu(name: str) -> Slice:
+    """The TPU slice of a name such as v5e:16x16. Raises UserError if there is none such, or no compiler for it.
+
+    Call it before JAX has been used: it keeps JAX from looking for accelerators in this process.
+    """
+    found = re.fullmatch(rf"({'|'.join(CHIPS)}):(\d+(?:x\d+){{1,2}})", name)
+    if not found:
+        raise UserError(f"no topology {name!r}: name a generation and the sides of a slice, as {EXAMPLES}")
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise UserError("planning for a TPU needs its compiler: pip install 'jaxneg[tpu]' (on Linux)")
+    jax.config.update("jax_platforms", "cpu")
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",  # asks no cloud which machine this is
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # takes no TPU, so it need not be the only one
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any will do: without these two it warns
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_LOG_DIR": "disabled",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(variable, value)
+    chip = CHIPS[found[1]]
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **chip.options)
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" in str(error):
+            raise UserError(
+                "another process holds the TPU compiler: wait for it, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1"
+            ) from error
+        reason = str(error).partition(": ")[2] or str(error)
+        raise UserError(
+            f"no topology {name!r} ({reason}): name a slice that exists, as {EXAMPLES}"
+        ) from error
+    return Slice(name, topology.devices, chip, tuple(int(side) for side in found[2].split("x")))
+
+
+def link_seconds(where: Slice, collectives: Sequence[hlo.Collective]) -> float | None:
+    """The least time that a step's collectives take on the links of a slice; None where links are not known.
+
+    What a chip sends goes through its links. Of what all chips send to all, B bytes of each of n chips, n B / 4 cross
+    the middle of the slice each way: through n / side links, twice as many where the longest side closes to a ring.
+    """
+    if where.chip is None:
+        return None
+    # A slice of v5e or v6e closes along whole sides of the pod, one of the others where it is made of whole cubes.
+    whole = all(side % 4 == 0 for side in where.sides)
+    rings = [side == 16 if len(where.sides) == 2 else whole for side in where.sides]
+    rate = where.chip.link * 1e9
+    links = sum(1 + ring for side, ring in zip(where.sides, rings, strict=True) if side > 1)
+    side = max(where.sides)
+    across = 1 + rings[where.sides.index(side)]
+    seconds = 0.0
+    for each in collectives:
+        sent = each.sent * where.chip.devices
+        through = sent / (links * rate) if links else 0.0
+        spans = each.kind.endswith("all-to-all") and each.group == len(where.devices)
+        seconds += max(through, sent * side / (4 * across * rate) if spans else 0.0)
+    return seconds
+
+
+def compiler_seconds(where: Slice, costs: dict[str, float], custom_calls: Sequence[str]) -> float | None:
+    """The compiler's estimate of a step's arithmetic and memory traffic; None where it makes none.
+
+    It books a custom call that marks a place as -1 second, which is taken back here. It also adds up in float32, where
+    small parts get lost beside many of those, so that the time of all the bytes that it counts is the least.
+    """
+    if where.chip is None or "optimal_seconds" not in costs:
+        return None
+    total = costs["optimal_seconds"] + sum(target in BOOKED for target in custom_calls)
+    least = costs.get("bytes accessed", 0.0) / (where.chip.reads * 1e9)
+    others = math.ceil(0.9 * least - total - LOST)  # booked so too
+    return max(total + max(others, 0), least)

@@ -1,0 +1,1 @@
+"""From a batch to a trained run: losses, objective, step, loop, checkpoints and the run directory."""

@@ -1,0 +1,112 @@
+"""Metrics of a run: JSON lines always, TensorBoard where tensorboardX is installed."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Any, TypedDict
+
+from jaxneg import files
+from jaxneg.errors import UserError
+from jaxneg.files import documents
+
+MEND = "move the file away to go on without it"
+
+
+class Line(TypedDict):
+    """What a line holds at least."""
+
+    step: documents.Count
+
+
+class Writer:
+    """Appends one JSON object per call to ``metrics.jsonl`` of a run directory.
+
+    Args:
+      directory: of the run.
+      silent: write nothing, as another process does.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, silent: bool = False):
+        self._path = directory / "metrics.jsonl"
+        self._silent, self._board = silent, None
+        if silent:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(ImportError):
+            self._board = _Board(directory / "tensorboard")
+
+    def rewind(self, step: int) -> None:
+        """Drops lines past a step, which a continued run will write again, and a last line that was cut short."""
+        if self._silent:
+            return
+        kept = [line for line in read(self._path.parent) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_text(self._path, text)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes figures of a step. A figure that is not finite is written as null, which JSON can hold."""
+        if self._silent:
+            return
+        line = {"step": step} | {name: _finite(value) for name, value in values.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            self._board.write(step, {name: value for name, value in line.items() if name != "step"})
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+class _Board:
+    """TensorBoard's file, written in the caller's thread.
+
+    tensorboardX's own writer is a thread that dies of a full disk without a word, and then the queue to it is full.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        """Raises ImportError where tensorboardX is not installed."""
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event, self._scalar = getattr(event_pb2, "Event"), summary.scalar  # noqa: B009 (made at run time)
+        self._file = event_file_writer.EventsWriter(str(directory / "events"), f".{os.getpid()}")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                made = self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
+                self._file.write_event(made)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of a run's ``metrics.jsonl``, oldest first; a last line cut short by a crash is left out.
+
+    Raises UserError on a line before it that is none of ours.
+    """
+    path = directory / "metrics.jsonl"
+    try:
+        texts = path.read_bytes().splitlines() if os.path.lexists(path) else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}: {MEND}") from error
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(documents.parsed(text, Line, more=True))
+        except documents.Wrong as error:
+            if number == len(texts):
+                break
+            raise UserError(f"{path}, line {number} is damaged: {error}: {MEND}") from error
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

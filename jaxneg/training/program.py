@@ -1,0 +1,130 @@
+"""The training step of a config on a mesh, with the shape and place of all that it takes.
+
+What ``train`` runs and what ``plan`` compiles for machines that are not there is the same program.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxneg import models
+from jaxneg.batch import Batch
+from jaxneg.config import Config
+from jaxneg.data import batch_fields as of_batch, stores
+from jaxneg.embeddings import optim, sharding, tables
+from jaxneg.training import steps
+
+
+class Catalogue(NamedTuple):
+    """What of a store decides the shapes of a model."""
+
+    items: int  # V - 1
+    stations: int
+    attributes: tuple[int, ...]  # number of values of each
+
+
+def catalogue_of(store: stores.Store) -> Catalogue:
+    attributes = tuple(attribute["size"] for attribute in store.metadata.attributes)
+    return Catalogue(store.items, store.metadata.counts["stations"], attributes)
+
+
+class Program(NamedTuple):
+    """A training step, jitted but not compiled yet."""
+
+    mesh: Mesh
+    model: models.Model
+    layout: tables.Layout | None  # of rows that devices share; None where each device has the tables whole
+    init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
+    update: Any  # (state, batch, attribute_VA) -> (state, metrics); the state is donated
+    state: steps.State  # of ShapeDtypeStruct, with shardings
+    batch: Batch  # likewise: the global batch
+    attribute_VA: jax.ShapeDtypeStruct
+
+
+def by_row(built: Program, value_V: np.ndarray) -> np.ndarray:
+    """Values of items, padding row first, in the order of the rows of the program's tables."""
+    return value_V if built.layout is None else tables.spread(value_V)
+
+
+def build_model(config: Config, catalogue: Catalogue) -> models.Model:
+    """The model of a config over a store's stations and attributes."""
+    return models.build(
+        config.model,
+        length=config.data.length,
+        stations=catalogue.stations,
+        attributes=catalogue.attributes,
+        cloze=config.data.mask > 0,
+    )
+
+
+def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> Program:
+    """The program of a config.
+
+    Args:
+      config: the experiment.
+      catalogue: of the store.
+      mesh: devices, also ones that can be compiled for and are not there.
+      total: steps of the whole run, over which a learning rate may decay.
+    """
+    model = build_model(config, catalogue)
+    optimizer, shared, rows = optim.dense_optimizer(config.optim, total), None, catalogue.items + 1
+    if config.optim.rows != "dense":
+        tables.check_shards(mesh.shape["model"])
+        layout = tables.Layout(mesh, catalogue.items)
+        shared, rows = steps.Shared(layout, optim.row_optimizer(config.optim, total)), layout.rows
+    init = functools.partial(steps.init_state, config, model, optimizer, shared, rows)
+    state = sharding.placed(jax.eval_shape(init), mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
+    update = jax.jit(
+        functools.partial(steps.train_step, config, model, optimizer, shared),
+        donate_argnums=0,
+        out_shardings=(places, replicated),
+    )
+    attribute_VA = jax.ShapeDtypeStruct((rows, len(catalogue.attributes)), jnp.int32)
+    return Program(
+        mesh=mesh,
+        model=model,
+        layout=shared and shared.layout,
+        init=jax.jit(init, out_shardings=places),
+        update=update,
+        state=state,
+        batch=sharding.placed(batch_shapes(config, catalogue.stations), mesh),
+        attribute_VA=sharding.placed({"attribute_VA": attribute_VA}, mesh)["attribute_VA"],
+    )
+
+
+def batch_shapes(config: Config, stations: int = 1) -> Batch:
+    """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations."""
+    data, read = config.data, of_batch.read(config, stations)
+    B, N, S = data.batch_size, data.negatives, data.shared_negatives
+    L = data.length + (data.mask > 0)  # cloze training shows all events
+    M = data.length + 1
+    shapes = {
+        "item_BL": (jnp.int32, B, L),
+        "feedback_BL": (jnp.int32, B, L),
+        "station_BL": (jnp.int32, B, L),
+        "target_BL": (jnp.int32, B, L),
+        "label_BL": (jnp.int8, B, L),
+        "negative_BLN": (jnp.int32, B, L, N),
+        "hard_BLN": (jnp.bool_, B, L, N),
+        "event_BM": (jnp.int32, B, M),
+        "sign_BM": (jnp.int8, B, M),
+        "shared_S": (jnp.int32, S),
+        "shared_log_q_S": (jnp.float32, S),
+        "target_log_q_BL": (jnp.float32, B, L),
+        "segment_BL": (jnp.int32, B, L),
+    }
+    return Batch(
+        **{
+            name: jax.ShapeDtypeStruct(
+                tuple(shape) if name in read else of_batch.without(tuple(shape)), dtype
+            )
+            for name, (dtype, *shape) in shapes.items()
+        }
+    )

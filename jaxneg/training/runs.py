@@ -1,0 +1,282 @@
+"""A run directory: what training leaves, and how evaluation and export read it.
+
+config.json         the experiment, as resolved
+environment.json    versions, devices, command
+store.json          which catalogue and which preparation of the log it was trained on
+metrics.jsonl       figures by step; tensorboard/ holds the same
+checkpoints/        by orbax, the two latest and the best
+result.json         validation, best step, epochs to convergence: written when training ends
+report.md, report.json, plots/   written by evaluate
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxneg
+from jaxneg import config as configs, files, metrics, models
+from jaxneg.batch import EvalBatch
+from jaxneg.config import Config
+from jaxneg.data import stores
+from jaxneg.embeddings import sharding, tables
+from jaxneg.errors import UserError
+from jaxneg.files import documents
+from jaxneg.metrics import measures
+from jaxneg.training import checkpoint, convergence, program, scoring, steps
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+AGAIN = "train again in a new --workdir"
+
+
+class TrainedOn(TypedDict):
+    """What store.json holds at least."""
+
+    catalogue: str
+    preparation: NotRequired[str]
+    store: str
+
+
+class Result(TypedDict):
+    """What result.json holds at least."""
+
+    monitor: str
+    best_score: float
+    best_step: documents.Count
+    steps: documents.Count
+    steps_per_epoch: Annotated[int, documents.Range(1)]
+    stopped: str
+    seconds: float
+    history: list[dict[str, float | None]]
+
+
+class Trained(NamedTuple):
+    """A trained model, ready to score: the best checkpoint of a run."""
+
+    config: Config
+    store: stores.Store
+    model: models.Model
+    state: steps.State  # its tables by item, unless devices share them
+    result: dict[str, Any]  # contents of result.json
+    layout: tables.Layout | None = None  # of rows that devices share
+
+
+def catalogue_id(store: stores.Store) -> str:
+    """A checksum of the catalogue: runs and stores that share it agree on every row."""
+    return hashlib.sha256((store.path / "items.parquet").read_bytes()).hexdigest()
+
+
+def preparation_id(store: stores.Store) -> str:
+    """A checksum of all that a store holds: two preparations of a log that differ in anything differ in it."""
+    sums = store.metadata.sums or {  # before format version 3 there were none
+        name: files.fingerprint(store.path / name) for name in store.metadata.files
+    }
+    text = json.dumps([sorted(sums.items()), sorted(store.metadata.polarity.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def preparation_of(directory: pathlib.Path) -> str | None:
+    """The checksum of the store that a run was trained on; None where it does not say."""
+    return _trained_on(directory).get("preparation")
+
+
+def ended(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Contents of the result.json of a run; None where it has not ended, or is being continued since."""
+    path = directory / "result.json"
+    if not os.path.lexists(path):
+        return None
+    result, epochs = documents.read(path, Result, AGAIN, more=True), read_config(directory).train.epochs
+    stopped_short = (
+        result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
+    )
+    later = checkpoint.latest(directory / "checkpoints") > result["steps"]
+    return None if stopped_short or later else result
+
+
+def catalogue_of(directory: pathlib.Path) -> str | None:
+    """The checksum of the catalogue that a run was trained on; None if it crashed before saying so."""
+    return _trained_on(directory).get("catalogue")
+
+
+def _trained_on(directory: pathlib.Path) -> Mapping[str, Any]:
+    path = directory / "store.json"
+    return documents.read(path, TrainedOn, AGAIN, more=True) if os.path.lexists(path) else {}
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with."""
+    return {
+        "jaxneg": jaxneg.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processes": jax.process_count(),
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "command": sys.argv,
+    }
+
+
+def warn_slow_gpu() -> str | None:
+    """One line where this jaxlib takes embedding gradients far too slowly on the GPU it finds, else None."""
+    version = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:3])
+    if jax.default_backend() == "gpu" and (0, 10, 2) <= version < (0, 11, 1):
+        return (
+            f"jaxlib {metadata.version('jaxlib')} takes embedding gradients 450 to 2,000 times too slowly on GPUs: "
+            "use Python 3.12 or newer with jax 0.11.1 or newer (pip install 'jaxneg[cuda13]')"
+        )
+    return None
+
+
+def read_config(directory: pathlib.Path) -> Config:
+    """The config of a run. Raises UserError if the directory is none."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
+        )
+    try:
+        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)))
+        documents.read(path, dict, AGAIN)
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    return config
+
+
+def load(
+    directory: pathlib.Path, config: Config | None = None, *, shared: bool = False, step: int | None = None
+) -> Trained:
+    """The best checkpoint of a run, or another, with its store.
+
+    Raises UserError where something is missing or does not fit.
+
+    Args:
+      directory: of the run.
+      config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
+      shared: leave tables whose rows devices shared in training on as many devices, where there are; else they come
+        whole.
+      step: of the checkpoint, instead of the best one.
+    """
+    config = config or read_config(directory)
+    if changed := [
+        line
+        for line in configs.differences(read_config(directory), config)
+        if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
+    ]:
+        raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
+    result = ended(directory)
+    if result is None:
+        raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
+    store = stores.Store.open(config.data.store)
+    if catalogue_id(store) != catalogue_of(directory):
+        raise UserError(
+            f"store {config.data.store} has another catalogue than run {directory} was trained on"
+        )
+    shards, devices = config.train.shards, config.train.devices or len(jax.devices())
+    shared = shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
+    mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
+    built = program.build(config, program.catalogue_of(store), mesh)
+    step = result["best_step"] if step is None else step
+    if not (directory / "checkpoints" / str(step)).is_dir():
+        raise UserError(f"checkpoint {step} of {directory} is missing: train again in a new --workdir")
+    checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
+    try:
+        found = checkpoints.restore(built.state, step)
+    except UserError as error:
+        raise UserError(f"{error}: {AGAIN}") from error
+    finally:
+        checkpoints.close()
+    assert found is not None  # a step was named
+    if found[1].get("step") != step:
+        raise UserError(f"checkpoint {step} of {directory} is of another step: {AGAIN}")
+    state = found[0]
+    if built.layout is not None and not shared:
+        by_item = jax.tree.map(jnp.asarray, tables.gathered(state.tables, store.items))
+        return Trained(config, store, built.model, state._replace(tables=by_item), result)
+    return Trained(config, store, built.model, state, result, built.layout if shared else None)
+
+
+def catalogue_score(trained: Trained) -> measures.Score:
+    """A score function for evaluate: each example's context against the whole catalogue."""
+    if trained.layout is not None:
+        return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))
+    model = trained.model
+    params, item_tables = steps.evaluated(trained.state)
+    attribute_VA = jnp.asarray(trained.store.attribute_VA)
+    row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
+        params, item_tables, attribute_VA
+    )
+
+    @jax.jit
+    def scores(params, item_tables, row_VD, bias_V, attribute_VA, item_BL, feedback_BL, station_BL):
+        h_BD = scoring.last_hidden(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
+        return jnp.einsum("BD,VD->BV", h_BD, row_VD) + bias_V[None]
+
+    def score(batch: EvalBatch) -> np.ndarray:
+        contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
+        return np.asarray(scores(params, item_tables, row_VD, bias_V, attribute_VA, *contexts))
+
+    return score
+
+
+def _by_row(trained: Trained) -> jax.Array:
+    """Attributes of the items beside the rows of tables that devices share."""
+    assert trained.layout is not None
+    by_row_VA = tables.spread(np.asarray(trained.store.attribute_VA))
+    return sharding.put(by_row_VA, trained.layout.mesh, "VA")
+
+
+def _jitted(trained: Trained) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(batch -> HeldOut, with scores of items in place of the pairs) and the ranking of the catalogue."""
+    model, layout = trained.model, trained.layout
+    assert layout is not None
+    everywhere = jax.sharding.NamedSharding(layout.mesh, sharding.spec(""))
+    held_out = functools.partial(scoring.held_out, model, layout)
+    ranked = functools.partial(scoring.rank_catalogue, model, layout)
+    return (
+        jax.jit(held_out, out_shardings=everywhere),
+        jax.jit(ranked, static_argnames="k", out_shardings=everywhere),
+    )
+
+
+class _Shared:
+    """Scores of a batch's examples against a catalogue whose rows devices share."""
+
+    def __init__(self, trained: Trained, attribute_VA, jitted, batch: EvalBatch):
+        params, item_tables = steps.evaluated(trained.state)
+        self._tables = params, item_tables, attribute_VA
+        self._held_out, self._ranked = jitted
+        self._batch = batch
+
+    def of(self, item_BC: np.ndarray) -> np.ndarray:
+        return np.asarray(self._scored(item_BC).pair_B2)
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        found = self._scored(np.concatenate(targets, axis=1))
+        ends = np.cumsum([item_BC.shape[1] for item_BC in targets])[:-1]
+        scores = jnp.split(found.pair_B2, ends, axis=1)
+        blocks = list(zip(targets, scores, strict=True))
+        seen_BL = np.zeros((len(targets[0]), 1), np.int32) if seen_BL is None else seen_BL
+        rank_BCs, ranked = self._ranked(*self._tables, found.h_BD, blocks, seen_BL, k=k)
+        if bool(ranked.nan):
+            raise ValueError(metrics.NAN)
+        ranks = [
+            np.where(item_BC > 0, rank_BC, np.nan) for item_BC, rank_BC in zip(targets, rank_BCs, strict=True)
+        ]
+        return metrics.Ranking(tuple(ranks), np.asarray(ranked.top_Bk, np.int64))
+
+    def _scored(self, item_BC: np.ndarray) -> scoring.HeldOut:
+        none_BC = np.zeros((len(item_BC), 1), np.int32)
+        batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
+        return self._held_out(*self._tables, batch)

@@ -1,0 +1,188 @@
+"""Standard streams that are closed or narrow, low limits, signals in the first seconds, addresses for paths."""
+
+import builtins
+import errno
+import io
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxneg import cli
+from jaxneg.serve import manifest
+
+ROOT = pathlib.Path(__file__).parents[2]
+ADDRESSES = [
+    "prepare table gs://bucket/log.csv --out new",
+    "prepare table log.csv --out s3://bucket/store",
+    "inspect az://box/store",
+    "simulate --out file:///tmp/log.csv",
+    "simulate --ab hdfs://host/export --truth log.csv.truth.npz --store store --out new",
+    "simulate --ab export --truth gs://b/t.npz --store store --out new",
+    "simulate --ab export --truth log.csv.truth.npz --store gs://b/s --out new",
+    "train gs://bucket/config.py --workdir new",
+    "train config.py --workdir gs://bucket/run",
+    "train --workdir gs://bucket/run config.py",
+    "train config.py --workdir new --data.store s3://bucket/store",
+    "train config.py --workdir new --train.compilation-cache gs://bucket/cache",
+    "plan http://host/config.py --topology v5e:2x2",
+    "evaluate gs://bucket/run",
+    "evaluate run --compare gs://bucket/run",
+    "sweep config.py --workdir gs://bucket/sweep",
+    "export run --out gs://bucket/export",
+    "export run --out new --data.store gs://bucket/store",
+    "recommend gs://bucket/export --items a",
+    "demo --out abfss://box/demo",
+]
+
+
+@pytest.fixture
+def here(worked, monkeypatch):
+    monkeypatch.chdir(worked)
+    return worked
+
+
+@pytest.mark.parametrize("command", ADDRESSES)
+def test_addresses_are_refused_before_anything_is_made(command, here, capsys):
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert "only paths of file systems can be read and written" in line, line
+    assert any(word in line for word in command.split() if "://" in word)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_ids_that_look_like_addresses_are_ids(here, capsys):
+    with pytest.raises(SystemExit):
+        cli.main("recommend export --items http://songs/1 --k 1".split())
+    assert "no item of the history is in the catalogue" in capsys.readouterr().err
+
+
+def jaxneg(command, here, *, shell=None, first="", **options):
+    """A run of the command line; ``shell`` is what a shell would append to it, ``first`` what it does before."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | options.pop("env", {})
+    environment.pop("XLA_FLAGS", None)
+    words = [sys.executable, "-m", "jaxneg", *command.split()]
+    if shell is not None:
+        words = ["bash", "-o", "pipefail", "-c", f'{first}"$@" {shell}', "bash", *words]
+    return subprocess.run(
+        words, cwd=here, env=environment, capture_output=True, timeout=120, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_matter(here, tmp_path, shell):
+    ended = jaxneg(f"prepare table log.csv --out {tmp_path / 'store'}", here, shell=shell)
+    assert ended.returncode == 0, ended.stderr
+    # What libraries write to standard error did not go to a file of the store.
+    assert jaxneg(f"inspect {tmp_path / 'store'} --verify", here).returncode == 0
+
+
+NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
+NARROW = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "env", [NARROW, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}]
+)
+def test_narrow_encodings_are_written_through(here, tmp_path, env):
+    name = "lög-歌"
+    (tmp_path / f"{name}.csv").write_bytes((here / "log.csv").read_bytes())
+    out = tmp_path / f"{name}-store"
+    ended = jaxneg(f"prepare table {tmp_path / name}.csv --out {out} --attributes artist", here, env=env)
+    assert ended.returncode == 0 and out.is_dir(), ended.stderr
+    assert jaxneg(f"inspect {out}", here, env=env).returncode == 0
+    assert jaxneg("inspect --help", here, env=env).returncode == 0
+
+
+def test_a_reader_that_goes_away_ends_it_in_silence(here):
+    ended = jaxneg("prepare table --help", here, shell="| head -1")
+    assert ended.returncode in (0, 141) and b"Error" not in ended.stderr and b"Exception" not in ended.stderr
+
+
+def test_a_full_output_is_told(here):
+    ended = jaxneg("inspect store", here, shell="> /dev/full")
+    assert ended.returncode == 2
+    assert ended.stderr.decode().splitlines() == ["jaxneg: No space left on device: free some space"]
+
+
+def test_too_many_open_files_are_called_so(here):
+    ended = jaxneg("inspect store", here, shell="", first="ulimit -n 12; ")
+    said = ended.stderr.decode()
+    assert ended.returncode == 2 and len(said.splitlines()) == 1, said
+    assert "Too many open files: raise the limit, as ulimit -n 4096 does" in said and "damaged" not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("store/event_item.npy", "inspect store"),
+        ("store/metadata.json", "inspect store"),
+        ("export/params.safetensors", "recommend export --items 1"),
+        ("export/manifest.json", "recommend export --items 1"),
+        ("log.csv.truth.npz", "simulate --ab export --truth log.csv.truth.npz --store store --out new"),
+    ],
+)
+def test_what_may_not_be_read_is_not_called_damaged(here, capsys, monkeypatch, path, command):
+    denied, open_, os_open = str(path), builtins.open, os.open
+
+    def refuse(real):
+        def opened(file, *args, **kwargs):
+            if str(file).endswith(denied):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+            return real(file, *args, **kwargs)
+
+        return opened
+
+    # Root may read all, so that permissions of files show nothing here.
+    monkeypatch.setattr(builtins, "open", refuse(open_))
+    monkeypatch.setattr(io, "open", refuse(open_))
+    monkeypatch.setattr(os, "open", refuse(os_open))
+    monkeypatch.setattr("jaxneg.serve.manifest.safe_open", refuse(manifest.safe_open))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "damaged" not in line
+    assert line.endswith("Permission denied: choose another place, or change its permissions"), line
+
+
+def caught(pid, number):
+    """Whether a process has put a handler in place."""
+    (mask,) = re.findall(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())
+    return int(mask, 16) >> (number - 1) & 1
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number, code, after):
+    command = f"train config.py --workdir {tmp_path / 'run'} --train.epochs 1000".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxneg", *command],
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    while not caught(process.pid, signal.SIGTERM):  # Python itself has begun
+        time.sleep(0.001)
+    time.sleep(after)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code and "Traceback" not in said, said
+    assert len(said.splitlines()) == 1 and "the same command" in said, said
+    assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/.*"))
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_line(here, tmp_path):
+    ended = jaxneg(
+        f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 2; ", env=NO_CACHE
+    )
+    lines = [line for line in ended.stderr.decode().splitlines() if not line.startswith("train ")]
+    assert ended.returncode == 2 and len(lines) == 1, ended.stderr
+    assert lines[0].endswith("File too large: free some space") and "checkpoints" in lines[0]

@@ -1,0 +1,266 @@
+"""Tables whose rows devices share, against numpy: who asks for what, who answers, and that each row changes once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxneg import metrics
+from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.embeddings import exchange, optim, sharding, tables
+from jaxneg.training import objective, program, scoring
+from tests.training.test_steps import ATTRIBUTE_VA, B, L, V, make_batch
+
+SHAPES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # replicas x parts
+ITEMS = 50_000
+
+
+def mesh_of(shape):
+    return sharding.mesh_of(jax.devices()[: shape[0] * shape[1]], shape[1])
+
+
+def looked(layout, table, ids, **more):
+    table, ids = (jax.device_put(leaf, jax.NamedSharding(layout.mesh, jax.P(axis)))
+                  for leaf, axis in ((table, "model"), (ids, sharding.MESH)))  # fmt: skip
+    return layout.look({"item_VD": table, **more}, [ids])
+
+
+def crowded(rng, ids):
+    """Ids of which most live on one device of eight, with repetitions."""
+    place = np.asarray(tables.place(np.arange(ITEMS + 1), tables.rows(ITEMS)))
+    on_one = np.flatnonzero(place < tables.rows(ITEMS) // 8)
+    drawn = rng.choice(on_one, ids)
+    few = rng.random(ids) < 0.1
+    return np.where(few, rng.integers(0, 3, ids), drawn)
+
+
+IDS = {
+    "uniform": lambda rng, ids: rng.integers(1, ITEMS + 1, ids),
+    "the same for all": lambda rng, ids: np.full(ids, 17),
+    "only padding": lambda rng, ids: np.zeros(ids),
+    "the most popular": lambda rng, ids: rng.integers(0, 40, ids),
+    "crowded on one device": crowded,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", IDS)
+def test_every_id_gets_its_row_and_every_row_its_sum(shape, kind):
+    rng = np.random.default_rng(3)
+    layout = tables.Layout(mesh_of(shape), ITEMS)
+    by_item = rng.normal(size=(ITEMS + 1, 3)).astype(np.float32)
+    table, moment = tables.spread(by_item), np.zeros(layout.rows, np.float32)
+    id_BL = IDS[kind](rng, (16, 150)).astype(np.int32)
+    value_BLD = rng.normal(size=(16, 150, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(table, moment, id_BL, value_BLD):
+        route, found, (slot_BL,) = layout.look({"item_VD": table}, [id_BL])
+        row_BLD, vjp = jax.vjp(lambda item: tables.lookup(item, slot_BL), found["item_VD"])
+        (gradient,) = vjp(value_BLD)
+
+        def change(part, moment, row_Q, value_QD):
+            put = {"mode": "drop", "unique_indices": True}
+            return part.at[row_Q].add(value_QD, **put), moment.at[row_Q].add(1.0, **put)
+
+        beside = (table, moment)
+        return route.rounds, row_BLD, exchange.send(layout.mesh, route, gradient.row_KUX, beside, change)
+
+    rounds, row_BLD, (changed, times) = both(table, moment, id_BL, value_BLD)
+    np.testing.assert_array_equal(row_BLD, by_item[id_BL])
+    expected = by_item.astype(np.float64)
+    np.add.at(
+        expected, id_BL, value_BLD * (id_BL > 0)[..., None]
+    )  # what is sent to the padding row is dropped
+    order = tables.gathered({"item": changed, "times": times}, ITEMS)
+    # float32 sums of up to 2,400 normal numbers, in any order.
+    np.testing.assert_allclose(order["item"], expected, rtol=1e-4, atol=1e-3)
+    touched = np.isin(np.arange(ITEMS + 1), id_BL[id_BL > 0])
+    np.testing.assert_array_equal(order["times"], touched)
+    if kind == "crowded on one device" and shape == (1, 8):
+        assert rounds > 1  # or the test would not show what it is for
+    if kind == "uniform":
+        assert rounds == 1
+
+
+@pytest.mark.parametrize("parts", [2, 8, 24, 256])
+def test_popular_items_load_no_single_device(parts):
+    size = tables.rows(10_000_000)
+    for popular in (parts, 100 * parts):
+        owner = np.asarray(tables.place(np.arange(1, popular + 1), size)) // (size // parts)
+        count = np.bincount(owner, minlength=parts)
+        assert count.max() <= 1.02 * popular / parts + 2
+
+
+def test_places_are_distinct_and_fit_32_bits():
+    size = tables.rows(100_000)
+    assert len(set(np.asarray(tables.place(np.arange(size), size)))) == size
+    last = np.int32(100_000_000)
+    assert tables.place(last, tables.rows(int(last))) == tables.place(int(last), tables.rows(int(last)))
+    assert tables.place(0, size) == 0
+
+
+def by_hand(rows, gradient, moments, step, rate, b2):
+    """float64 row updates, each row by itself."""
+    g = gradient.astype(np.float64)
+    if rows == "sgd":
+        return -rate * g, ()
+    if rows == "adagrad":
+        s = moments[0] + (g**2).mean(-1)
+        return -rate * g / (np.sqrt(s) + 1e-8)[:, None], (s,)
+    m, v = 0.9 * moments[0] + 0.1 * g, b2 * moments[1] + (1 - b2) * g**2
+    return -rate * m / (1 - 0.9**step) / (np.sqrt(v / (1 - b2**step)) + 1e-8), (m, v)
+
+
+@pytest.mark.parametrize("rows", ["sgd", "adagrad", "lazy_adam"])
+def test_row_optimizers_follow_their_formulas_and_leave_other_rows_alone(rows):
+    config = OptimConfig(rows=rows, row_learning_rate=0.3, warmup_steps=0)
+    optimizer = optim.row_optimizer(config, 10)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 4)).astype(np.float32)
+    moments = optimizer.init({"item_VD": jnp.asarray(table)})["item_VD"]
+    expected, kept = table.astype(np.float64), [np.zeros(leaf.shape) for leaf in moments.values()]
+    found = (jnp.asarray(table), *moments.values())
+    for step, touched in enumerate(([0, 3], [3, 5], [3, 0]), start=1):
+        gradient = rng.normal(size=(3, 4)).astype(np.float32)
+        row_Q = jnp.array([*touched, 99])  # past the end: ignored
+        found = optimizer.change(jnp.int32(step - 1), *found, row_Q, jnp.asarray(gradient))
+        delta, new = by_hand(rows, gradient[:2], [leaf[touched] for leaf in kept], step, 0.3, config.b2)
+        expected[touched] += delta
+        for leaf, value in zip(kept, new, strict=True):
+            leaf[touched] = value
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found[0][jnp.array([1, 2, 4])], table[[1, 2, 4]])
+
+
+CONFIG = Config(
+    data=DataConfig(length=L, batch_size=B, negatives=2, shared_negatives=5),
+    model=ModelConfig(width=8, heads=2, dropout=0.1, output_attributes=True, tied=False),
+    optim=OptimConfig(learning_rate=0.05, warmup_steps=2, rows="adagrad", row_learning_rate=0.2),
+)
+CATALOGUE = program.Catalogue(items=V - 1, stations=3, attributes=(3, 3))
+LOSSES = {
+    "bce": {},
+    "hardest": {"hardest": 2},
+    "in batch": {"name": "sampled_softmax", "in_batch": True, "log_q": "plain"},
+    "contrastive": {"contrastive": 0.5},
+}
+
+
+def train(config, shape, count=50):
+    mesh = mesh_of(shape)
+    config = dataclasses.replace(config, train=TrainConfig(shards=shape[1]))
+    built = program.build(config, CATALOGUE, mesh, count)
+    state, losses = built.init(), []
+    attribute = np.asarray(ATTRIBUTE_VA)
+    attribute = attribute if built.layout is None else tables.spread(attribute)
+    attribute_VA = jax.device_put(attribute, built.attribute_VA.sharding)
+    for k in range(count):
+        batch = sharding.put_fields(make_batch(k % 7, shared=5), mesh)
+        state, metrics = built.update(state, batch, attribute_VA)
+        losses.append(float(metrics["loss"]))
+    found = state.tables if built.layout is None else tables.gathered(state.tables, V - 1)
+    return losses, jax.tree.map(np.asarray, (state.params, found))
+
+
+@functools.cache
+def alone(name, rows="adagrad"):
+    return train(of(name, rows), (1, 1))
+
+
+def of(name, rows="adagrad"):
+    return dataclasses.replace(
+        CONFIG, loss=LossConfig(**LOSSES[name]), optim=dataclasses.replace(CONFIG.optim, rows=rows)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_mesh_trains_as_one_device_does(name, shape):
+    one, (_, rows) = alone(name)
+    losses, (_, others) = train(of(name), shape)
+    np.testing.assert_allclose(losses, one, rtol=2e-4)  # float32 sums in another order over 50 steps
+    for key, row in rows.items():
+        np.testing.assert_allclose(others[key], row, rtol=5e-3, atol=5e-4)
+
+
+def test_sgd_on_touched_rows_is_sgd_on_all():
+    """With SGD for rows the two paths are the same mathematics, given the same first rows."""
+    config = of("in batch", "sgd")
+    mesh = mesh_of((1, 8))
+    built = program.build(dataclasses.replace(config, train=TrainConfig(shards=8)), CATALOGUE, mesh, 100)
+    state = built.init()
+    whole = tables.gathered(jax.tree.map(np.asarray, state.tables), V - 1)
+    dense = program.build(
+        dataclasses.replace(config, optim=dataclasses.replace(config.optim, rows="dense")),
+        CATALOGUE, mesh_of((1, 1)), 100,
+    )  # fmt: skip
+    params = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in state.params.items()}
+    batch = make_batch(0, shared=5)
+
+    rate = config.optim.row_learning_rate * 0.5  # of the second step of the warm-up
+    attribute_VA = jax.device_put(tables.spread(np.asarray(ATTRIBUTE_VA)), built.attribute_VA.sharding)
+    state = state._replace(step=jax.device_put(jnp.int32(1), state.step.sharding))
+
+    def loss(item_tables):
+        key = jax.random.fold_in(np.asarray(state.key), 1)
+        return objective.loss(
+            config, dense.model, params, item_tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, key
+        )
+
+    gradients = jax.grad(loss)(jax.tree.map(jnp.asarray, whole))
+    state, _ = built.update(state, sharding.put_fields(batch, mesh), attribute_VA)
+    found = tables.gathered(jax.tree.map(np.asarray, state.tables), V - 1)
+    for name, table in whole.items():
+        expected = table - rate * np.asarray(gradients[name]) * (np.arange(V) > 0).reshape(
+            -1, *[1] * (table.ndim - 1)
+        )
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_shards_that_do_not_divide_the_buckets_are_refused():
+    with pytest.raises(UserError, match="--train.shards must divide 3072"):
+        tables.check_shards(5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("exclude", [False, True])
+def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
+    config = dataclasses.replace(CONFIG, train=TrainConfig(shards=shape[1]))
+    built = program.build(config, CATALOGUE, mesh_of(shape))
+    state, rng = built.init(), np.random.default_rng(1)
+    noisy = {
+        name: 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in state.tables.items()
+    }
+    whole = tables.gathered(noisy, V - 1)
+    # Items 4 and 5 share rows and attributes, so that they tie for every listener.
+    attribute = np.array(ATTRIBUTE_VA)
+    attribute[5] = attribute[4]
+    for name, table in noisy.items():
+        at = tables.place(np.array([4, 5]), built.layout.rows)
+        table[at[1]] = whole[name][5] = whole[name][4]
+    shared = {name: sharding.put(leaf, built.mesh, "V") for name, leaf in noisy.items()}
+    attribute_VA = sharding.put(tables.spread(attribute), built.mesh, "VA")
+    h_BD = rng.normal(size=(11, 8)).astype(np.float32)
+    target_BC = rng.integers(0, V, (11, 6)).astype(np.int32)
+    seen_BL = rng.integers(0, V, (11, 7)).astype(np.int32) * exclude
+    by_item = {name: jnp.asarray(table) for name, table in whole.items()}
+    row_VD, bias_V = scoring.catalogue_rows(built.model, state.params, by_item, jnp.asarray(attribute))
+    score_BV = np.asarray(h_BD @ row_VD.T + bias_V[None])
+    target_score_BC = np.take_along_axis(score_BV, target_BC, axis=1)
+    (rank_BC,), found = jax.jit(
+        lambda params, shared, *args: scoring.rank_catalogue(
+            built.model, built.layout, params, shared, attribute_VA, args[0], [args[1:3]], args[3], k=25
+        )
+    )(state.params, shared, h_BD, target_BC, target_score_BC, seen_BL)
+    expected = metrics.rank(score_BV, (target_BC,), k=25, seen_BL=seen_BL if exclude else None)
+    np.testing.assert_array_equal(found.top_Bk, expected.top_Bk)
+    # The product of another shape may round otherwise: items 4 and 5 may miss their tie by half a rank.
+    ranks = np.where(target_BC > 0, rank_BC, np.nan)
+    assert np.nanmax(np.abs(ranks - expected.targets[0])) <= 0.5
+    assert np.nanmean(np.abs(ranks - expected.targets[0])) < 0.05
+    assert not found.nan

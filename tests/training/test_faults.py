@@ -1,0 +1,166 @@
+"""Real processes on loopback: the same result as one process, and the same after kills, signals and a stuck peer."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxneg import cli
+from jaxneg.training import logs
+from tests.training.test_processes import SLURM, assert_near
+
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "faults.py"
+spec = importlib.util.spec_from_file_location("faults", PATH)
+faults = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(faults)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_device_each(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the eight devices of the tests
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("faults")
+    faults.store(directory)
+    return faults.Rehearsal(directory, processes=2, epochs=2)
+
+
+def test_two_and_four_processes_give_the_result_of_one(rehearsal):
+    results = {n: rehearsal.finish(str(n), processes=n) for n in (1, 2, 4)}
+    one, progress, _ = rehearsal.last("1")
+    lines = [line for line in logs.read(rehearsal.directory / "1") if "loss" in line]
+    for n in (2, 4):
+        environment = json.loads((rehearsal.directory / str(n) / "environment.json").read_text())
+        assert environment["processes"] == len(environment["devices"]) == n
+        many, again, _ = rehearsal.last(str(n))
+        assert_near(one, many)
+        # Float32 sums in another order, but the same batches and figures.
+        others = [line for line in logs.read(rehearsal.directory / str(n)) if "loss" in line]
+        assert [line["step"] for line in others] == [line["step"] for line in lines]  # written once
+        assert [line["hard_share"] for line in others] == [line["hard_share"] for line in lines]
+        np.testing.assert_allclose(*([x["loss"] for x in found] for found in (others, lines)), rtol=1e-4)
+        assert faults.timeless(again)["history"] == faults.timeless(progress)["history"]
+        assert results[n]["false_negatives"] == results[1]["false_negatives"]
+
+
+def test_after_kills_and_a_sigterm_training_ends_where_it_would_have(tmp_path):
+    found = faults.measure(tmp_path, processes=2, faults=["kill_one", "sigterm"])
+    assert found["equal"] and found["saved_on_sigterm"] == "1 of 1"
+    assert found["codes"]["sigterm"] == {143: 1}
+    # The launcher tells of the first that it sees ended: the killed one, or the other, which has noticed at once.
+    assert set(found["codes"]["kill_one"]) <= {137, 75}
+    assert set(found["survivors"]) <= {75, 134}  # it noticed by itself
+
+
+def test_a_process_that_stands_still_ends_the_others(rehearsal):
+    endless = faults.Rehearsal(rehearsal.directory, processes=2, epochs=1000)
+    # Longer than a step on a busy machine, far shorter than the 30 s that JAX waits for heartbeats.
+    launcher = endless.start("stuck", options=("--train.stuck-after", "10"))
+    pids, began = faults.processes_of(launcher, 2), time.time()
+    assert rehearsal.moved("stuck", launcher, began)
+    os.kill(pids[1], signal.SIGSTOP)
+    deadline = time.monotonic() + 60
+    while pathlib.Path(f"/proc/{pids[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(pids[1], signal.SIGKILL)
+    said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode == 75 and "exit codes 0: 75, 1: 137" in said
+    assert re.search(
+        r"\[0\] jaxneg: no progress for [12]\d s after step \d+: a device or another process is stuck", said
+    )
+
+
+def test_what_a_person_must_mend_is_said_once(rehearsal):
+    launcher = rehearsal.start("wrong", options=("--data.store", "nowhere"))
+    said = launcher.communicate(timeout=120)[1]
+    assert launcher.returncode == 2
+    (line,) = [line for line in said.splitlines() if "jaxneg: " in line]
+    assert line.startswith("[0] jaxneg: ") and "nowhere" in line
+    assert "exit codes 0: 2, 1: 2" in said and not (rehearsal.directory / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--optim.learning-rate 0.02", "--optim.learning-rate is 0.02"),
+        ("--model.width 16", "--model.width is 16"),
+        ("--train.epochs 3", "--train.epochs is 3"),
+        ("--data.store other", " of the store is "),
+    ],
+)
+def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, option, named):
+    if "store" in option:
+        prepared = "prepare table log.parquet --out other --attributes artist --session given --split tail"
+        monkeypatch.chdir(rehearsal.directory)
+        cli.main(prepared.split())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "jaxneg", "train", "config.py", "--workdir", "differ"]
+    cluster = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    processes = [
+        subprocess.Popen(
+            [*command, *cluster, str(k), *(option.split() if k else [])],
+            cwd=rehearsal.directory,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PATH.parents[2])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    for text in said:
+        (line,) = [line for line in text.splitlines() if line.startswith("jaxneg: ")]
+        assert line.startswith("jaxneg: process 1: ") and named in line, line
+    assert not (rehearsal.directory / "differ").exists()
+
+
+def test_processes_find_each_other_by_the_variables_of_slurm(rehearsal):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxneg",
+        "train",
+        "config.py",
+        "--workdir",
+        "slurm",
+        "--train.epochs",
+        "1",
+    ]
+    environment = SLURM | {
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "JAX_COORDINATOR_PORT": str(port),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(PATH.parents[2]),
+    }
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=rehearsal.directory,
+            env=os.environ | environment | {"SLURM_PROCID": str(p), "SLURM_LOCALID": str(p)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for p in (0, 1)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert json.loads((rehearsal.directory / "slurm" / "environment.json").read_text())["processes"] == 2
+    assert "epochs done" in said[0] and "epochs done" not in said[1]

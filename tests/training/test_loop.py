@@ -1,0 +1,371 @@
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
+from jaxneg.data import held_out, stores
+from jaxneg.embeddings import sharding
+from jaxneg.evaluation import report
+from jaxneg.training import checkpoint, logs, loop, program, runs
+
+CONFIG = Config(
+    data=DataConfig(length=8, batch_size=32, p_hard=0.5),
+    model=ModelConfig(width=8, layers=1),
+    optim=OptimConfig(learning_rate=0.01, warmup_steps=5),
+    train=TrainConfig(epochs=3, patience=0, log_every=5),
+    eval=EvalConfig(batch_size=64),
+)
+
+
+def of(config, store, **parts):
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
+    for part, values in parts.items():
+        config = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+    return config
+
+
+def final_state(config, directory):
+    """The latest checkpoint of a run, as numpy."""
+    store = stores.Store.open(config.data.store)
+    built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
+    checkpoints = checkpoint.Checkpointer(directory / "checkpoints")
+    state, progress = checkpoints.restore(built.state)
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state), progress
+
+
+def assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def without_clock(lines):
+    return [
+        {k: v for k, v in line.items() if k != "sequences_per_s" and "seconds" not in k} for line in lines
+    ]
+
+
+def test_a_run_leaves_what_it_should(small_store, tmp_path):
+    config = of(CONFIG, small_store)
+    result = loop.train(config, tmp_path / "run")
+    assert runs.read_config(tmp_path / "run") == config
+    assert result["steps"] == 3 * result["steps_per_epoch"] and result["stopped"] == "epochs done"
+    assert [line["step"] for line in result["history"]] == [n * result["steps_per_epoch"] for n in range(4)]
+    scores = [line["pair_accuracy"] for line in result["history"]]
+    assert result["best_score"] == max(scores)
+    assert result["best_step"] == scores.index(max(scores)) * result["steps_per_epoch"]
+    assert result["last_score"] == scores[-1]
+    assert result["epochs_to_convergence"] is None and result["not_converged"] == "it stopped at its limit"
+    examples = held_out.EvalBatches(stores.Store.open(small_store), config.data, config.eval, "validation")
+    counts = (int(examples.paired_X.sum()), examples.examples, examples.users)
+    assert tuple(result[f"validation_{name}"] for name in ("pairs", "examples", "users")) == counts
+    assert all(
+        tuple(line[name] for name in ("pairs", "examples", "users")) == counts for line in result["history"]
+    )
+    assert 0 < result["device_seconds"] and 0 < result["compile_seconds"]
+    assert result["device_seconds"] + result["compile_seconds"] < result["seconds"]
+    assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
+    lines = logs.read(tmp_path / "run")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
+    assert {"jax", "devices", "command"} <= set(
+        json.loads((tmp_path / "run" / "environment.json").read_text())
+    )
+    trained = runs.load(tmp_path / "run")
+    assert int(trained.state.step) == result["best_step"]
+
+
+def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):
+    whole = of(CONFIG, small_store, train={"checkpoint_every": 7})
+    loop.train(whole, tmp_path / "whole")
+    for epochs in (1, 2, 3):
+        loop.train(of(whole, small_store, train={"epochs": epochs}), tmp_path / "parts")
+    state, progress = final_state(whole, tmp_path / "whole")
+    other, other_progress = final_state(whole, tmp_path / "parts")
+    assert_same_state(state, other)
+    assert without_clock(progress["history"]) == without_clock(other_progress["history"])
+    assert progress["hard"] == other_progress["hard"]
+    lines, others = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "parts"))
+    assert [x for x in lines if "validation_auc" in x] == [x for x in others if "validation_auc" in x]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(small_store, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no room")
+
+    config = of(CONFIG, small_store, train={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpointer, "save", fail)
+        with pytest.raises(OSError, match="no room"):
+            loop.train(config, tmp_path)
+    assert [line["step"] for line in logs.read(tmp_path)] == [0]  # a validation
+    loop.train(config, tmp_path)
+    at_start = [line for line in logs.read(tmp_path) if line["step"] == 0]
+    assert len(at_start) == 1  # and no second one
+
+
+def test_a_finished_run_is_left_as_it_is(small_store, tmp_path):
+    config = of(CONFIG, small_store, train={"epochs": 1})
+    first = loop.train(config, tmp_path / "run")
+    before = final_state(config, tmp_path / "run")[0]
+    assert loop.train(config, tmp_path / "run") == first
+    assert_same_state(before, final_state(config, tmp_path / "run")[0])
+
+
+def test_one_and_eight_devices_give_the_same_validation(small_store, tmp_path):
+    results = [
+        loop.train(of(CONFIG, small_store, train={"devices": devices}), tmp_path / str(devices))
+        for devices in (1, 8)
+    ]
+    losses = [
+        [line["loss"] for line in logs.read(tmp_path / str(devices)) if "loss" in line] for devices in (1, 8)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)  # float32 sums in another order over 3 epochs
+    for a, b in zip(*(result["history"] for result in results), strict=True):
+        assert abs(a["auc"] - b["auc"]) < 0.01
+
+
+def test_patience_stops_early(small_store, tmp_path):
+    # A rate too small to change the order of scores: the first validation stays the best.
+    config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 50, "patience": 2})
+    result = loop.train(config, tmp_path / "run")
+    assert result["stopped"] == "patience ran out"
+    # Step 0 is the first validation; the second and the third, both after warm-up, are no better.
+    assert result["steps"] == 2 * result["steps_per_epoch"] and result["best_step"] == 0
+    assert result["epochs_to_convergence"] is None
+    assert result["not_converged"] == "no validation was above the first"
+    assert int(runs.load(tmp_path / "run").state.step) == 0
+
+
+def test_patience_counts_after_warm_up(small_store, tmp_path, capsys):
+    config = of(
+        CONFIG,
+        small_store,
+        optim={"learning_rate": 1e-12, "warmup_steps": 18},
+        train={"epochs": 50, "patience": 2, "evaluate_every": 4},
+    )
+    result = loop.train(config, tmp_path / "run")
+    assert result["steps"] == 24  # 20 is the first validation after warm-up
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train warning: ")]
+    assert any(
+        "--optim.warmup-steps 18 is more than the 8 steps that --train.patience 2 allows" in x for x in said
+    )
+    assert any("fewer than 500: its figures are noisy" in line for line in said)
+
+
+def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
+    def warned(per_epoch, rejections=1, **changed):
+        config = dataclasses.replace(
+            CONFIG,
+            data=dataclasses.replace(CONFIG.data, p_hard=changed.pop("p_hard", 0.5)),
+            optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
+            train=dataclasses.replace(CONFIG.train, **changed),
+        )
+        return loop.warnings(config, per_epoch, rejections)
+
+    assert warned(20) == []
+    [line] = warned(20, rejections=0)
+    assert "nothing was rejected before the validation, so --data.p-hard 0.5 draws random negatives" in line
+    assert warned(20, rejections=0, p_hard=0.0) == []
+    [line] = warned(19)
+    assert "an epoch has 19 steps, fewer than 20" in line
+    [line] = warned(30, epochs=2, warmup=60)
+    assert "--optim.warmup-steps 60 is no less than all 60 steps" in line
+    assert warned(30, epochs=9, warmup=60, patience=2) == []
+    [line] = warned(30, epochs=9, warmup=61, patience=2)
+    assert "more than the 60 steps" in line
+    [line] = warned(30, epochs=9, warmup=61, patience=2, evaluate_every=10)
+    assert "more than the 20 steps" in line
+    assert warned(30, epochs=9, warmup=61, patience=0) == []  # never stops early
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "auc",
+        "user_pair_accuracy",
+        "mrr_positive",
+        "ndcg@5",
+        "hit_rate@5",
+        "next_hit_rate@10",
+        "released_hit_rate@5",
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_every_monitor_is_what_evaluate_finds_on_validation(small_store, tmp_path, monitor, shards):
+    if shards > 1 and monitor in ("auc", "user_pair_accuracy", "hit_rate@5", "next_hit_rate@10"):
+        pytest.skip("one of each way of scoring is enough")
+    config = of(
+        CONFIG,
+        small_store,
+        train={"epochs": 1, "monitor": monitor, "devices": shards, "shards": shards},
+        optim={"rows": "adagrad"} if shards > 1 else {},
+        eval={"ks": (5, 10), "released": 20, "released_batch": 10, "batch_size": 24, "bootstrap": 5},
+    )
+    result = loop.train(config, tmp_path / "run")
+    trained = runs.load(tmp_path / "run", step=result["steps"])
+    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "validation")
+    found = report.measure(
+        runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+    )
+    line = result["history"][-1]
+    for name in ("pair_accuracy", "auc", monitor):
+        assert line[name] == pytest.approx(found.figures[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("monitor", "ks", "said"),
+    [
+        (
+            "ndcg@20",
+            (10, 100),
+            "--train.monitor ndcg@20 is not measured with --eval.ks 10 100: add 20 to --eval.ks",
+        ),
+        ("hit_rate@1", (5,), "add 1 to --eval.ks, or choose among pair_accuracy, .*hit_rate@5"),
+        ("released_hit_rate@10", (10,), "give --eval.released 1000"),
+    ],
+)
+def test_a_monitor_that_is_not_measured_is_refused_before_anything_is_made(
+    small_store, tmp_path, monitor, ks, said
+):
+    config = of(CONFIG, small_store, train={"monitor": monitor}, eval={"ks": ks})
+    with pytest.raises(UserError, match=said):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_of_equally_good_checkpoints_is_kept(small_store, tmp_path):
+    config = of(CONFIG, small_store, optim={"learning_rate": 1e-12}, train={"epochs": 6})
+    result = loop.train(config, tmp_path / "run")
+    assert len({line["pair_accuracy"] for line in result["history"]}) == 1
+    assert int(runs.load(tmp_path / "run").state.step) == result["best_step"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store, tmp_path):
+    good = of(CONFIG, small_store, train={"epochs": 1})
+    loop.train(good, tmp_path / "run")
+    before = final_state(good, tmp_path / "run")[0]
+    # The same experiment, whose checkpoint went bad: its loss is NaN from the next step on.
+    config = of(good, small_store, optim={"learning_rate": 1e30, "clip": 0.0, "warmup_steps": 0})
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d+: lower --optim.learning-rate"):
+        loop.train(config, tmp_path / "wild")
+    assert not (tmp_path / "wild" / "result.json").exists()
+    assert_same_state(before, final_state(good, tmp_path / "run")[0])
+
+
+def test_a_directory_of_another_experiment_is_refused(small_store, tmp_path):
+    loop.train(of(CONFIG, small_store, train={"epochs": 1}), tmp_path / "run")
+    with pytest.raises(UserError, match="model.width: 8 -> 16"):
+        loop.train(of(CONFIG, small_store, model={"width": 16}), tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="exists and is no run directory"):
+        loop.train(of(CONFIG, small_store), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
+    with pytest.raises(UserError, match="--train.devices 9, but JAX finds 8"):
+        loop.train(of(CONFIG, small_store, train={"devices": 9}), tmp_path / "run")
+    with pytest.raises(UserError, match="multiple of the 8 devices"):
+        loop.train(of(CONFIG, small_store, data={"batch_size": 12}), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_kill_and_continue_is_bit_for_bit_the_same(small_store, tmp_path):
+    """kill -9 at random moments of the command, then once more to the end."""
+    kills = int(os.environ.get("JAXNEG_KILLS", "3"))
+    # Long enough to outlast the kills; a checkpoint every third step, so that many fall into a save.
+    training = {"epochs": 6 * kills, "checkpoint_every": 3, "log_every": 2}
+    config = of(CONFIG, small_store, train=training)
+    options = [
+        f"--{part}.{name.replace('_', '-')}={value}"
+        for part, values in dataclasses.asdict(config).items()
+        for name, value in values.items()
+        if value != getattr(getattr(Config(), part), name)
+    ]
+    path = tmp_path / "config.py"
+    path.write_text("from jaxneg.config import Config\n\n\ndef get_config():\n    return Config()\n")
+
+    def command(workdir):
+        return [sys.executable, "-m", "jaxneg", "train", str(path), *options, "--workdir", str(workdir)]
+
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    rng = random.Random(0)
+    began = time.time()
+    for number in range(kills):
+        process = subprocess.Popen(command(tmp_path / "killed"), env=environment, stderr=subprocess.DEVNULL)
+        if number % 4:  # else while it starts, restores or compiles
+            before = time.time()
+            while (
+                not _written_since(tmp_path / "killed" / "metrics.jsonl", before) and process.poll() is None
+            ):
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 2.0))
+        assert process.poll() is None, "it ended before it was killed: train for more epochs"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert _written_since(tmp_path / "killed" / "metrics.jsonl", began)
+    subprocess.run(command(tmp_path / "killed"), check=True, env=environment, capture_output=True)
+    assert_same_state(final_state(config, tmp_path / "whole")[0], final_state(config, tmp_path / "killed")[0])
+    whole, again = (without_clock(logs.read(tmp_path / name)) for name in ("whole", "killed"))
+    assert [line for line in whole if "validation_auc" in line] == [
+        line for line in again if "validation_auc" in line
+    ]
+    assert not list(pathlib.Path(tmp_path / "killed" / "checkpoints").glob("*tmp*"))
+
+
+def _written_since(path, moment):
+    """Whether a line of training was appended, not only the file rewound."""
+    return (
+        path.exists()
+        and path.stat().st_mtime > moment
+        and any("loss" in line for line in logs.read(path.parent)[-1:])
+    )
+
+
+SHAPES = [(1, 1), (8, 1), (8, 2), (8, 4), (8, 8)]  # devices, of which that many share the rows
+
+
+@pytest.mark.slow
+def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_path):
+    """50 steps with row-wise Adagrad, then the test report with tables left where they were trained."""
+    losses, figures = [], []
+    for devices, shards in SHAPES:
+        config = of(
+            CONFIG,
+            small_store,
+            data={"batch_size": 16, "shared_negatives": 8},
+            optim={"rows": "adagrad", "row_learning_rate": 0.1},
+            train={"epochs": 3, "devices": devices, "shards": shards, "log_every": 1, "monitor": "ndcg@10"},
+            eval={"ks": (5, 10), "released": 20},
+        )
+        directory = tmp_path / f"{devices}-{shards}"
+        loop.train(config, directory)
+        losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
+        trained = runs.load(directory, shared=True)
+        assert (trained.layout is not None) == (shards > 1)
+        examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
+        found = report.measure(
+            runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
+        )
+        figures.append(found.to_dict())
+    assert len(losses[0]) == 50
+    for other_losses, other in zip(losses[1:], figures[1:], strict=True):
+        np.testing.assert_allclose(other_losses, losses[0], rtol=1e-4)  # float32 sums in another order
+        assert other["examples"] == figures[0]["examples"] and other["pairs"] == figures[0]["pairs"]
+        for name, value in figures[0].items():
+            if isinstance(value, float):  # one pair or rank in a few hundred may fall the other way
+                assert other[name] == pytest.approx(value, rel=0.02, abs=0.005), name
