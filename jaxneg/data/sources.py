@@ -1,7 +1,6 @@
 """Which files a source holds, and how they are named to people."""
 
 import fnmatch
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -30,12 +29,12 @@ def find(source: pathlib.Path, patterns: Sequence[str], mend: str) -> list[pathl
         )
     seen: dict[str, pathlib.Path] = {}
     for path in found:
-        if (other := seen.setdefault(staging.bare(os.path.normpath(_unpacked_name(path))), path)) is not path:
+        if (other := seen.setdefault(staging.bare(spoken(path)), path)) is not path:
             raise UserError(f"{source} holds both {spoken(other)} and {spoken(path)}: give one of them")
     return sorted(found, key=lambda path: natural_key(pathlib.Path(spoken(path))))
 
 
-def _unpacked_name(path: pathlib.Path) -> str:
+def unpacked_name(path: pathlib.Path) -> str:
     """The path that a file has once archives are unpacked beside themselves."""
     return re.sub(r"(?i)[^/]*\.zip/", "", spoken(path))
 

@@ -68,7 +68,13 @@ def find(
 
 
 def _refuse_twins(files: list[pathlib.Path], layout: str) -> None:
-    """Raises UserError if two files are the same, byte for byte, and hold rows."""
+    """Raises UserError if two files are one packed in two ways, or the same byte for byte, and hold rows."""
+    names: dict[str, pathlib.Path] = {}
+    for file in files:
+        if (other := names.setdefault(staging.bare(sources.unpacked_name(file)), file)) is not file:
+            raise UserError(
+                f"{sources.spoken(file)} and {sources.spoken(other)} are the same file: give one of them"
+            )
     sizes: dict[int, list[pathlib.Path]] = {}
     for file in files:
         sizes.setdefault(file.stat().st_size, []).append(file)
