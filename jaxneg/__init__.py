@@ -1,3 +1,67 @@
-"""jaxneg: next-song recommenders that learn from what people reject."""
+"""jaxneg: next-song recommenders that learn from what people reject.
+
+    prepare(log, out)           a log of listening, a frame or a file -> Store
+    train(config, workdir)      a Config, or a file with one -> Run
+    open_run(workdir)           a run that is there -> Run
+    evaluate(run)               measures it on held-out events, beside baselines -> Report
+    export(run, out)            writes it for serving -> Export
+    Scorer.open(out)            recommends from an export
+
+    Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
+    UserError                   what is wrong with a call, the data or the disk, in one line
+
+Nothing else is imported before it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxneg.api import (
+        Embeddings as Embeddings,
+        Export as Export,
+        Report as Report,
+        Run as Run,
+        Store as Store,
+        evaluate as evaluate,
+        export as export,
+        open_run as open_run,
+        prepare as prepare,
+        train as train,
+    )
+    from jaxneg.config import (
+        Config as Config,
+        DataConfig as DataConfig,
+        EvalConfig as EvalConfig,
+        LossConfig as LossConfig,
+        ModelConfig as ModelConfig,
+        OptimConfig as OptimConfig,
+        TrainConfig as TrainConfig,
+    )
+    from jaxneg.errors import UserError as UserError
+    from jaxneg.serve.scorer import Event as Event, Recommendation as Recommendation, Scorer as Scorer
 
 __version__ = "0.1.0"
+
+_NAMES = {
+    "jaxneg.api": "Embeddings Export Report Run Store evaluate export open_run prepare train",
+    "jaxneg.config": "Config DataConfig EvalConfig LossConfig ModelConfig OptimConfig TrainConfig",
+    "jaxneg.errors": "UserError",
+    "jaxneg.serve.scorer": "Event Recommendation Scorer",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxneg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -86,8 +86,7 @@ BODIES = (
     "return dataclasses.replace(Config(), data=None)", "return dataclasses.replace(Config(), model=DataConfig())",
     "return Odd()", "return Rude()", "return Config(1, 2, 3)", "return Config(data=Rude())", "print('hello'); return Config()",
     "raise Exception('é\\ud800')", "assert False", "return eval('(' * 1000 + ')' * 1000)", "import nothing_such",
-    "from jaxneg.config import Nothing", "sys.path.clear(); return Config()",
-    "del sys.modules['jaxneg.config']; return Config()", "raise type('', (Exception,), {})", "raise Exception('x' * 10**6)",
+    "from jaxneg.config import Nothing", "raise type('', (Exception,), {})", "raise Exception('x' * 10**6)",
 )  # fmt: skip
 TOPS = (
     "raise ValueError('top')", "raise SystemExit", "x = (", "def f(:", "import nothing_such", "\0", "\ufeff", "# coding: nothing-such",

@@ -80,7 +80,7 @@ def load(path: str | pathlib.Path) -> Sweep:
         made = getattr(module, "get_sweep", lambda: Sweep({}))()
         if not isinstance(made, Sweep):
             raise UserError(
-                f"get_sweep() in {path} must return a jaxneg.grid.Sweep, got {type(made).__name__}"
+                f"get_sweep() in {path} must return a jaxneg.sweep.grids.Sweep, got {type(made).__name__}"
             )
         try:
             return settled(made)
@@ -92,7 +92,9 @@ def settled(spec: Sweep) -> Sweep:
     """The sweep with its values as Python may spell them, once they are what a sweep takes."""
     for name, axis in {"axes": spec.axes, "reference": spec.reference, **_named(spec.axes)}.items():
         if not isinstance(axis, Mapping):
-            raise UserError(f"{name} must be a dict by name, got {type(axis).__name__}; see jaxneg.grid.over")
+            raise UserError(
+                f"{name} must be a dict by name, got {type(axis).__name__}; see jaxneg.sweep.grids.over"
+            )
     axes = {
         str(name): {str(label): _words(name, label, options) for label, options in axis.items()}
         for name, axis in spec.axes.items()

@@ -24,7 +24,7 @@ def get_config():
 BESIDE = """
 import common
 from jaxneg.config import Config, DataConfig
-from jaxneg.grid import Sweep, over
+from jaxneg.sweep.grids import Sweep, over
 
 def get_config():
     import late

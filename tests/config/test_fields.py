@@ -285,7 +285,9 @@ def test_sweeps_of_python_are_held_to_the_same(text, message, tmp_path):
     path = tmp_path / "sweep.py"
     # Around the checks of types that tests have.
     around = "def with_axes(axes):\n    spec = Sweep({})\n    object.__setattr__(spec, 'axes', axes)\n    return spec\n"
-    path.write_text(f"from jaxneg.grid import Sweep, over\n{around}\ndef get_sweep():\n    return {text}\n")
+    path.write_text(
+        f"from jaxneg.sweep.grids import Sweep, over\n{around}\ndef get_sweep():\n    return {text}\n"
+    )
     with pytest.raises(UserError, match=message) as error:
         grids.expand(Config(), grids.load(path))
     assert "\n" not in str(error.value)

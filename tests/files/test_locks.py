@@ -19,7 +19,7 @@ from jaxneg.files import locks
 
 HOLD = """
 import sys, time
-from jaxneg import locks
+from jaxneg.files import locks
 sys.argv = ["/usr/bin/jaxneg", "train", "config.py"]
 with locks.held(locks.inside({path!r}), "run"):
     print("held", flush=True)
@@ -86,7 +86,7 @@ def test_children_of_a_dead_one_are_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "CHILDREN", 1.0)
     code = f"""
 import subprocess, sys, os
-from jaxneg import locks
+from jaxneg.files import locks
 with locks.held(locks.inside({str(tmp_path)!r}), "run") as lock:
     child = subprocess.Popen(["sleep", "30"], pass_fds=(lock.fd,), stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)

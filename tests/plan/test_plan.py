@@ -83,7 +83,7 @@ def estimated(monkeypatch):
     """Configs that were estimated, in place of compiling: tables take 800 bytes a device, a sequence 1, the rest 50."""
     configs_ = []
 
-    def estimate(config, catalogue, where, epoch, say):
+    def made_up(config, catalogue, where, epoch, say):
         state, per_device = 800 // config.train.shards, config.data.batch_size // len(where.devices)
         configs_.append(config)
         found = {
@@ -99,7 +99,7 @@ def estimated(monkeypatch):
         memory = {"item tables": state, "temporaries": 50 + per_device}
         return found | {"compiled": True} | estimate._memory(memory, where)
 
-    monkeypatch.setattr(estimate, "_estimate", estimate)
+    monkeypatch.setattr(estimate, "_estimate", made_up)
     return configs_
 
 

@@ -461,7 +461,7 @@ def get_config():
 
 
 def get_sweep():
-    from jaxneg.grid import Sweep, over
+    from jaxneg.sweep.grids import Sweep, over
 
     return Sweep({{"p_hard": over("--data.p-hard", 0, 1)}}, seeds=2, figures={figures!r}, reference={{"p_hard": "0"}})
 """
@@ -542,7 +542,7 @@ def test_a_failing_cell_is_told_and_tried_again(config_file, copied, capsys):
         file.write("""
 
 def get_sweep():
-    from jaxneg.grid import Sweep, over
+    from jaxneg.sweep.grids import Sweep, over
 
     wild = {"wild": ("--optim.learning-rate", "1e30", "--optim.clip", "0")}
     return Sweep({"p_hard": over("--data.p-hard", 0, 1) | wild}, seeds=1)

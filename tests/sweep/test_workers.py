@@ -106,7 +106,7 @@ def test_closing_ends_the_workers(toy):
 
 PARENT = """
 import pathlib, sys
-from jaxneg import workers
+from jaxneg.sweep import workers
 
 here = pathlib.Path(sys.argv[1])
 lock = open(here / "lock", "w")

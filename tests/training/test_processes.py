@@ -107,7 +107,7 @@ def test_peers_that_do_not_come_end_the_wait_with_one_line():
     with socket.socket() as listener:  # a port that somebody has, who is no coordinator
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        code = f"from jaxneg import cluster; cluster.start('{address}', 2, 1, seconds=2.0)"
+        code = f"from jaxneg.training import processes; processes.start('{address}', 2, 1, seconds=2.0)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == processes.LOST
     assert [line for line in ended.stderr.splitlines() if "jaxneg" in line] == [
@@ -173,9 +173,10 @@ def test_the_watchdog_can_be_off(exits):
 def test_the_first_signal_asks_once_there_is_a_step_and_the_second_ends(calls, signals_, code):
     program = f"""
 import os, sys, time
-from jaxneg import cluster, signals
+from jaxneg import signals
+from jaxneg.training import processes
 signals.install()
-with cluster.Terminate() as stop:
+with processes.Terminate() as stop:
     for step in range({calls}):
         assert not stop(step)
     for number in {[int(s) for s in signals_]}:

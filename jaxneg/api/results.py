@@ -1,0 +1,278 @@
+"""What the verbs return: frozen handles of what lies on the disk. They show themselves, in a notebook too."""
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxneg import figures
+from jaxneg.api import shown
+from jaxneg.config import Config
+from jaxneg.data import stores
+from jaxneg.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxneg.serve.scorer import Event, Recommendation, Scorer
+
+SHOWN = (
+    "pair_accuracy",
+    "auc",
+    "mrr_positive",
+)  # figures of a report's table, and then those at the first cut-off
+AT_K = ("ndcg", "hit_rate")
+
+
+class _Place:
+    """Something with a path, which stands where a path is asked for."""
+
+    path: pathlib.Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return shown.text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return shown.table(*self._table())
+
+    def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Store(_Place):
+    """A prepared store.
+
+    Attributes:
+      path: of its directory.
+      figures: events, users, items, sessions and so on, by name.
+      feedback: events of each kind, by split and kind.
+      dropped: what was left out of the log, by reason.
+    """
+
+    path: pathlib.Path
+    figures: Mapping[str, int]
+    feedback: Mapping[str, Mapping[str, int]]
+    dropped: Mapping[str, int]
+
+    @classmethod
+    def open(cls, path: "str | pathlib.Path | Store") -> "Store":
+        """The store of a directory. Raises UserError if there is none."""
+        metadata = stores.Store.open(path).metadata
+        return cls(pathlib.Path(path), metadata.counts, metadata.feedback, metadata.dropped)
+
+    def items(self) -> pa.Table:
+        """The catalogue, an item a row, most often heard first: item, count and its attributes."""
+        words = stores.Store.open(self.path).vocabulary()
+        return pa.table({"item": words.ids, "count": words.count, **words.attributes})
+
+    def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
+        kinds = list(dict.fromkeys(kind for counts in self.feedback.values() for kind in counts))
+        rows: list[tuple[object, ...]] = [
+            (split, *(counts.get(kind, 0) for kind in kinds)) for split, counts in self.feedback.items()
+        ]
+        have = ", ".join(
+            f"{self.figures[name]:,} {name}" for name in ("events", "users", "items", "sessions")
+        )
+        return f"Store {self.path}: {have}", rows, ("events", *kinds)
+
+
+@dataclass(frozen=True, repr=False)
+class Embeddings:
+    """Rows of items as they are scored: the score of an item is the inner product with its row, plus its bias.
+
+    Attributes:
+      ids: of the items, most often heard first.
+      rows: float32 [items, D].
+      biases: float32 [items].
+    """
+
+    ids: tuple[str, ...]
+    rows: np.ndarray
+    biases: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, item: str) -> np.ndarray:
+        """The row of an item. Raises KeyError on an item that is not in the catalogue."""
+        return self.rows[self._places[item]]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {id_: place for place, id_ in enumerate(self.ids)}
+
+    def __repr__(self) -> str:
+        return f"Embeddings of {len(self.ids):,} items, {self.rows.shape[1]} wide"
+
+
+@dataclass(frozen=True, repr=False)
+class Run(_Place):
+    """A run that training left, ended or not.
+
+    Attributes:
+      path: of its directory.
+      config: of the experiment.
+      result: contents of result.json; empty of a run that has not ended.
+    """
+
+    path: pathlib.Path
+    config: Config
+    result: Mapping[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The validation's figures at the best step; empty of a run that has not ended."""
+        if not self.result:
+            return {}
+        best = (line for line in self.result["history"] if line["step"] == self.result["best_step"])
+        return dict(next(best, {}))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, oldest first: of training, and of validation with names that begin so."""
+        from jaxneg.training import logs
+
+        return logs.read(self.path)
+
+    def item_embeddings(self) -> Embeddings:
+        """Rows of all items of the best checkpoint. Raises UserError on a run that has not ended."""
+        import jax.numpy as jnp
+
+        from jaxneg.training import runs, scoring, steps
+
+        trained = runs.load(self.path, self.config)
+        params, item_tables = steps.evaluated(trained.state)
+        attribute_VA = jnp.asarray(trained.store.attribute_VA)
+        row_VD, bias_V = scoring.catalogue_rows(trained.model, params, item_tables, attribute_VA)
+        ids = tuple(trained.store.vocabulary().ids.to_pylist())
+        return Embeddings(ids, np.asarray(row_VD, np.float32)[1:], np.asarray(bias_V, np.float32)[1:])
+
+    def recommend(
+        self, history: "Sequence[str | Event]", k: int = 10, *, exclude_seen: bool = False
+    ) -> "list[Recommendation]":
+        """The k best next items for a history, oldest first, of ids that were played or of Event; as ``Scorer``."""
+        return self._scorer.recommend(_events(history), k, exclude_seen=exclude_seen)
+
+    @functools.cached_property
+    def _scorer(self) -> "Scorer":
+        from jaxneg.serve import export, scorer
+        from jaxneg.training import runs
+
+        with tempfile.TemporaryDirectory() as scratch:
+            out = pathlib.Path(scratch) / "export"
+            export.export(runs.load(self.path, self.config), out)
+            return scorer.Scorer.open(out)
+
+    def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
+        if not self.result:
+            return f"Run {self.path}, not ended: jaxneg.train continues it", [], ()
+        of, monitor = self.result["steps_per_epoch"], self.result["monitor"]
+        rows: list[tuple[object, ...]] = [
+            (f"validation {figures.title(monitor)}", self.result["best_score"]),
+            ("at epoch", self.result["best_step"] / of),
+            ("epochs", self.result["steps"] / of),
+            ("seconds", round(self.result["seconds"], 1)),
+            ("measured on", figures.validated(self.result)),
+        ]
+        return f"Run {self.path}, {self.result['stopped']}", rows, ()
+
+
+@dataclass(frozen=True, repr=False)
+class Report(_Place):
+    """What a run does on held-out events, beside baselines and other runs.
+
+    Attributes:
+      path: of report.md, with report.json and plots beside it.
+      values: contents of report.json.
+    """
+
+    path: pathlib.Path
+    values: Mapping[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The model's figures by name; None where there was nothing to measure."""
+        return _numbers(self.values)
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float | None]]:
+        """Figures of each baseline."""
+        return {name: _numbers(values) for name, values in self.values["baselines"].items()}
+
+    @property
+    def runs(self) -> dict[str, dict[str, float | None]]:
+        """Figures of each run that it was compared with."""
+        return {name: _numbers(values) for name, values in self.values["runs"].items()}
+
+    def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
+        own = self.figures
+        names = [*SHOWN, *(next((f for f in own if f.startswith(f"{name}@")), "") for name in AT_K)]
+        names = [name for name in names if name in own]
+        found = {"model": own} | {f"run {name}": one for name, one in self.runs.items()} | self.baselines
+        rows: list[tuple[object, ...]] = [
+            (name, *(values.get(one) for one in names)) for name, values in found.items()
+        ]
+        return f"Report {self.path}, {self.values['split']}", rows, ("", *map(figures.title, names))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
+    return {
+        name: value
+        for name, value in values.items()
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    }
+
+
+@dataclass(frozen=True, repr=False)
+class Export(_Place):
+    """A run as it is served.
+
+    Attributes:
+      path: of its directory.
+      manifest: contents of manifest.json.
+    """
+
+    path: pathlib.Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The validation figure that chose the checkpoint."""
+        return dict(self.manifest["validation"])
+
+    @functools.cached_property
+    def scorer(self) -> "Scorer":
+        """The loaded export."""
+        from jaxneg.serve import scorer
+
+        return scorer.Scorer.open(self.path)
+
+    def recommend(
+        self, history: "Sequence[str | Event]", k: int = 10, *, exclude_seen: bool = False
+    ) -> "list[Recommendation]":
+        """The k best next items for a history, oldest first, of ids that were played or of Event; as ``Scorer``."""
+        return self.scorer.recommend(_events(history), k, exclude_seen=exclude_seen)
+
+    def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
+        rows: list[tuple[object, ...]] = [
+            ("items", self.manifest["items"]),
+            ("length", self.manifest["length"]),
+            ("platforms", ", ".join(self.manifest["platforms"])),
+            *((f"validation {figures.title(name)}", value) for name, value in self.figures.items()),
+        ]
+        return f"Export {self.path}", rows, ()
+
+
+def _events(history: "Sequence[str | Event]") -> "list[Event]":
+    from jaxneg.serve.scorer import Event
+
+    if isinstance(history, str):
+        raise UserError(f"a history is a list of items, got {history!r}: write [{history!r}]")
+    return [Event(one) if isinstance(one, str) else one for one in history]

@@ -1,0 +1,209 @@
+"""The verbs: prepare, train, open_run, evaluate, export."""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxneg import config as configs, files, progress as bars
+from jaxneg.api import frames
+from jaxneg.api.results import Export, Report, Run, Store
+from jaxneg.config import Config, fields
+from jaxneg.errors import UserError
+
+Path = str | os.PathLike[str]
+NAME = "frame.parquet"  # of a frame, for the reader; messages call it the frame
+
+
+def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True, **options: Any) -> Store:
+    """Reads a log of listening into a store; one that is there is replaced once the new one is whole.
+
+    Args:
+      log: a file or directory that the reader knows, or a frame of pandas, polars, arrow or of any library that speaks
+        the arrow or the dataframe protocol; a frame is read as the reader ``table`` reads Parquet.
+      out: the store to write.
+      reader: name of the format, as in ``jaxneg prepare READER``.
+      progress: show how far it is, on standard error.
+      options: of the reader and of preparing, named as in ``jaxneg prepare READER --help``: user="listener",
+        feedback="reaction", values="like=thumb_up,skip=skip", session="gap".
+
+    Raises UserError where log and options do not make a store; nothing is written then.
+    """
+    from jaxneg.data import prepare as preparing, readers
+
+    if reader not in readers.READERS:
+        raise UserError(f"no reader {reader!r}: use one of {', '.join(readers.READERS)}")
+    chosen = readers.READERS[reader]
+    own, other = (
+        {one.name for one in dataclasses.fields(k)} for k in (chosen.Options, preparing.PrepareConfig)
+    )
+    for name in options:
+        if name not in own | other:
+            near = difflib.get_close_matches(name, own | other, 1)
+            hint = (
+                f"; perhaps you meant {near[0]}"
+                if near
+                else f": use some of {', '.join(sorted(own | other))}"
+            )
+            raise UserError(f"prepare with reader {reader!r} has no option {name}{hint}")
+    of_reader = fields.built(chosen.Options, {k: v for k, v in options.items() if k in own})
+    settings = fields.built(preparing.PrepareConfig, {k: v for k, v in options.items() if k not in own})
+    settings = preparing.with_defaults(settings, **chosen.settings)
+    target = files.local(out, "out")
+    with _source(log, reader) as (path, named):
+        _prepare(chosen.read, path, named, of_reader, target, settings, reader, progress)
+    return Store.open(target)
+
+
+def _prepare(
+    read: Any, path: pathlib.Path, named: str, options: Any, out: pathlib.Path, settings: Any, reader: str, show: bool
+) -> None:  # fmt: skip
+    from jaxneg.data import engine, prepare as preparing, stores
+
+    place = stores.StoreWriter(out)
+    with _steps("prepare", show) as steps, engine.reading(path), files.unfinished(place.path):
+        con = engine.connect(settings.memory_limit, temp_dir=place.scratch / "spill", engine=settings.engine)
+        preparing.prepare(
+            read(con, path, options),
+            out,
+            settings,
+            con,
+            reader=reader,
+            source=named,
+            progress=lambda stage, done, total: steps(done, total, stage=stage),
+        )
+
+
+@contextlib.contextmanager
+def _source(log: Any, reader: str) -> Iterator[tuple[pathlib.Path, str]]:
+    """Where a reader finds a log, and what it is called; messages of a frame's file speak of the frame."""
+    if not frames.is_frame(log):
+        if not isinstance(log, str | os.PathLike):
+            kind = type(log).__name__
+            raise UserError(f"log must be a path or a frame of pandas, polars or arrow, got {kind}")
+        path = pathlib.Path(log)
+        if not path.exists():
+            raise UserError(f"no such file or directory: {path}")
+        yield path, str(path)
+        return
+    if reader != "table":
+        raise UserError(f"reader {reader!r} reads files: give a path, or a frame without reader")
+    with tempfile.TemporaryDirectory(prefix="jaxneg") as directory:
+        path = pathlib.Path(directory) / NAME
+        frames.write(log, path)
+        try:
+            yield path, "a frame"
+        except UserError as error:
+            if str(path) not in str(error):
+                raise
+            raise UserError(str(error).replace(str(path), "the frame")) from error
+
+
+def train(config: Config | Path, workdir: Path, *, store: Path | None = None, progress: bool = True) -> Run:
+    """Trains a model in a run directory, or continues there exactly where its latest checkpoint stands.
+
+    Args:
+      config: the experiment, or a Python file with ``get_config() -> Config``.
+      workdir: of the run: made if new.
+      store: to read, instead of ``config.data.store``.
+      progress: show how far it is, on standard error.
+
+    Raises UserError on settings that make no sense, on a store that is not there, on a directory of another experiment
+    and on a loss that is not finite.
+    """
+    from jaxneg.training import loop
+
+    config = _config(config, store)
+    with _steps("train", progress) as steps:
+        loop.train(config, files.local(workdir, "workdir"), steps)
+    return open_run(workdir)
+
+
+def _config(config: Config | Path, store: Path | None) -> Config:
+    if isinstance(config, str | os.PathLike):
+        config = configs.load(os.fspath(config))
+    config = fields.settled(config, Config)
+    if store is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))
+    return configs.check(config)
+
+
+def open_run(workdir: Path) -> Run:
+    """The run of a directory. Raises UserError if it is none."""
+    from jaxneg.training import runs
+
+    path = files.local(workdir, "workdir")
+    return Run(path, runs.read_config(path), runs.ended(path) or {})
+
+
+def evaluate(
+    run: Run | Path,
+    *,
+    split: str = "test",
+    compare: Sequence[Run | Path] = (),
+    baselines: str = "usual",
+    store: Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Report:
+    """Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md with plots there.
+
+    Args:
+      run: that has ended, or its directory.
+      split: which held-out events, test or validation; tune on validation.
+      compare: further runs on the same store, each measured as it would be alone.
+      baselines: the usual ones, or all, with WRMF and BPR with their forms, in minutes.
+      store: where the run's store has moved.
+      progress: show how far it is, on standard error.
+      options: fields of EvalConfig to measure otherwise: ks=(5, 10), bootstrap=200.
+
+    Raises UserError on a run that has not ended and on one whose store is gone or another.
+    """
+    from jaxneg.evaluation import report
+    from jaxneg.training import runs
+
+    for name, value, known in (
+        ("split", split, ("test", "validation")),
+        ("baselines", baselines, ("usual", "all")),
+    ):
+        if value not in known:
+            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    path = files.local(run, "run")
+    config = runs.read_config(path)
+    asked = {one.name: getattr(config.eval, one.name) for one in dataclasses.fields(config.eval)} | options
+    config = dataclasses.replace(config, eval=fields.built(type(config.eval), asked, "--eval."))
+    others = [
+        files.local(other, "compare")
+        for other in ([compare] if isinstance(compare, str | os.PathLike) else compare)
+    ]
+    with _steps("evaluate", progress) as steps:
+        trained = runs.load(path, _config(config, store), shared=True)
+        values = report.evaluate_run(trained, path, split, steps, compare=others, which=baselines)
+    return Report(path / "report.md", values)
+
+
+def export(run: Run | Path, out: Path, *, store: Path | None = None) -> Export:
+    """Writes a run's best checkpoint for serving: StableHLO, safetensors, item matrix, vocabulary.
+
+    Args:
+      run: that has ended, or its directory.
+      out: directory to write; must not exist yet.
+      store: where the run's store has moved.
+
+    Raises UserError on a run that has not ended and on a directory that is there; nothing is written then.
+    """
+    from jaxneg.serve import export as exports
+    from jaxneg.training import runs
+
+    path, target = files.local(run, "run"), files.local(out, "out")
+    manifest = exports.export(runs.load(path, _config(runs.read_config(path), store)), target)
+    return Export(target, manifest)
+
+
+def _steps(title: str, show: bool) -> Any:
+    """Progress for a person, or for nobody."""
+    return bars.Steps(title) if show else contextlib.nullcontext(lambda *_, **__: None)
