@@ -10,7 +10,7 @@ objects and the like are no values.
 
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ibis
@@ -227,27 +227,17 @@ def _decode(_value): ...
 def _try(_value): ...
 
 
-@ibis.udf.scalar.builtin(name="nfc_normalize", signature=(("string",), "string"))
-def _composed(_value): ...
+def tidy(value: ir.Value) -> ir.Value:
+    """Text without blanks around it, null if empty."""
+    return value.re_replace(rf"^[{BLANKS}]+|[{BLANKS}]+$", "").nullif("")
 
 
-@ibis.udf.scalar.builtin(name="trim", signature=(("string", "string"), "string"))
-def _trimmed(_value, _characters): ...
-
-
-def tidy(value: ir.Value, *, spark: bool = False) -> ir.Value:
-    """Text without blanks around it, its letters composed as Unicode has them (NFC; not in Spark), null if empty."""
-    return (value.strip() if spark else _trimmed(_composed(value), BLANKS)).nullif("")
-
-
-def text(
-    column: Column, *, strip: bool = False, neat: Callable[[ir.Value], ir.Value] | None = None
-) -> ir.Value:
+def text(column: Column, *, strip: bool = False, neat: bool = False) -> ir.Value:
     """The values as text, null where there is none. Bytes that are no UTF-8 are null too: see ``undecodable``.
 
     Args:
       strip: numbers in text lose their .0: for columns that hold nothing but numbers.
-      neat: what text goes through, as ``tidy``.
+      neat: text goes through ``tidy``.
     """
     value, kind = column.value, column.kind
     if kind == "real":
@@ -262,8 +252,8 @@ def text(
     if kind == "null":
         return ibis.null("string")
     value = value.cast("string")
-    if kind == "text" and neat is not None:
-        value = neat(value)
+    if kind == "text" and neat:
+        value = tidy(value)
     if kind == "text" and strip:
         value = value.re_replace(r"\.0+$", "")
     return value.nullif("") if kind == "text" else value

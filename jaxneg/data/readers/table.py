@@ -103,7 +103,7 @@ def _log(piece: Piece, roles: Mapping[str, str], options: Options, found: Facts,
         got = column(role)
         if got is None:
             return None
-        return cols.text(got, strip=role in found.strip, neat=found.tidy if role in found.untidy else None)
+        return cols.text(got, strip=role in found.strip, neat=role in found.untidy)
 
     leave, reasons = options.missing == "leave-out", []
 

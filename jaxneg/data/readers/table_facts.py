@@ -32,7 +32,7 @@ class Facts:
       rows: of each piece.
       clock: how times are read; None if they are the order of rows.
       strip: roles whose text is all numbers, some with .0.
-      untidy: roles with blanks around text, or with letters that are written in several ways.
+      untidy: roles with blanks around text.
       feedback: whether there is any; if not, the share played decides.
     """
 
@@ -56,9 +56,6 @@ class Facts:
         has = [piece for piece in pieces if roles.get("feedback") in piece.columns]
         json = bool(has) and has[0].columns[roles["feedback"]].shape is not None
         self.feedback = bool(has) and (not (json or self._has_played()) or bool(self._of("some feedback")))
-
-    def tidy(self, value: ir.Value) -> ir.Value:
-        return cols.tidy(value, spark=self._spark)
 
     def _of(self, name: str) -> Any:
         return self._found.get(name) or 0
@@ -105,7 +102,7 @@ class Facts:
         value, ask = cols.text(column), {}
         if column.kind == "null":
             return {f"none {role}": piece.table.count()} if role in ("user", "item") else {}
-        tidy = self.tidy(value) if column.kind == "text" else value
+        tidy = cols.tidy(value) if column.kind == "text" else value
         ask[f"some {role}"] = value.count()
         if role in ("user", "item"):
             ask[f"none {role}"] = tidy.isnull().sum()
