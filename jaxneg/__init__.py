@@ -8,6 +8,7 @@
     Scorer.open(out)            recommends from an export
 
     Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
+    register_loss, register_encoder, register_sampler, register_reader    own parts, from a file outside the package
     UserError                   what is wrong with a call, the data or the disk, in one line
 
 Nothing else is imported before it is used.
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
         export as export,
         open_run as open_run,
         prepare as prepare,
+        register_encoder as register_encoder,
+        register_loss as register_loss,
+        register_reader as register_reader,
+        register_sampler as register_sampler,
         train as train,
     )
     from jaxneg.config import (
@@ -45,6 +50,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Store evaluate export open_run prepare train",
+    "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
     "jaxneg.config": "Config DataConfig EvalConfig LossConfig ModelConfig OptimConfig TrainConfig",
     "jaxneg.errors": "UserError",
     "jaxneg.serve.scorer": "Event Recommendation Scorer",

@@ -1,23 +1,34 @@
 """What a person can mend."""
 
+import contextlib
 import errno
 import os
 import re
 from collections.abc import Iterator
 
 # Errors of the system, which are the user's to mend wherever they strike.
-FULL, CLOSED, PLACE, MANY = (
+FULL, CLOSED, PLACE, MANY, DISK, MEMORY = (
     "free some space",
     "choose another place, or change its permissions",
     "choose another path",
     "raise the limit, as ulimit -n 4096 does",
+    "look after the disk, or the mount",
+    "free some memory, raise its limit, or ask for less",
 )
 MENDS = {
     errno.EMFILE: MANY, errno.ENFILE: MANY,
     errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
     errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
+    errno.EIO: DISK, errno.ESTALE: DISK, errno.ENOTCONN: DISK,
+    errno.ENOMEM: MEMORY,
     errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE,
 }  # fmt: skip
+# What else of the machine may not suffice, in the words of Python and XLA.
+EXHAUSTED = (
+    (RuntimeError, "can't start new thread", "raise the limit of processes, as ulimit -u does"),
+    (RuntimeError, "RESOURCE_EXHAUSTED", "lower --data.batch-size or --data.length, or give --train.shards"),
+    (MemoryError, "", MEMORY),
+)
 
 
 class UserError(Exception):
@@ -37,7 +48,45 @@ def trouble(error: BaseException) -> str | None:
         if path is None and (match := re.search(r'"(/[^"]+)"', str(cause))):
             path = match[1]
         return f"{path}: {said}: {mend}" if path else f"{said}: {mend}"
+    for cause in _chain(error):
+        for kind, quoted, mend in EXHAUSTED:
+            if isinstance(cause, kind) and quoted in str(cause):
+                return f"{_first_line(cause) or 'not enough memory'}: {mend}"
     return None
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike) -> Iterator[None]:
+    """Names the file in what the system refuses within the block; of writing it says none by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
+def carried(what: str, mend: str, ours: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Raises UserError where a library, or a thread of it, dies within the block: one line, how to go on, and no hang.
+
+    Causes that ``trouble`` knows keep their own line.
+
+    Args:
+      what: that could not be done.
+      mend: what its user does then.
+      ours: errors that would be of this package itself, and are raised as they are.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, GeneratorExit, *ours):
+        raise
+    except BaseException as error:  # also what ends a thread alone, as SystemExit
+        if isinstance(error, Exception) and trouble(error) is not None:
+            raise
+        name = type(error).__name__
+        line = _first_line(error)
+        raise UserError(f"{what}: {name}{': ' if line else ''}{line}: {mend}") from error
 
 
 def refused(error: BaseException) -> bool:
@@ -49,21 +98,32 @@ def with_remedy(error: UserError) -> str:
     """The error's line; where it quotes the system and leaves it at that, also how to mend it."""
     text = str(error)
     for _, said, mend in _causes(error.__cause__):
-        if text.endswith(said):
+        if said in text and mend not in text:
             return f"{text}: {mend}"
     return text
 
 
 def _causes(error: BaseException | None) -> Iterator[tuple[BaseException, str, str]]:
-    """Errors of the system among an error and its causes: each with what the system said, and how to mend it.
+    """Errors of the system among an error and its causes: each with what the system said, and how to mend it."""
+    for cause in _chain(error):
+        for code, mend in MENDS.items():
+            said = os.strerror(code)
+            if (isinstance(cause, OSError) and cause.errno == code) or said in str(cause):
+                yield cause, said, mend
 
-    Causes may go round in a circle, where an error that was caught is raised again amid the handling of another.
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes.
+
+    They may go round in a circle, where an error that was caught is raised again amid the handling of another.
     """
     met: set[int] = set()
     while error is not None and id(error) not in met:
         met.add(id(error))
-        for code, mend in MENDS.items():
-            said = os.strerror(code)
-            if (isinstance(error, OSError) and error.errno == code) or said in str(error):
-                yield error, said, mend
+        yield error
         error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -8,6 +8,7 @@ it leaves that to whoever reads the flag, and only a second signal ends at once.
 Nothing heavy is imported here: signals are to be caught before anything else is.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -34,6 +35,7 @@ CONSEQUENCES = {
 _came: signal.Signals | None = None
 _deferring = 0
 _consequence = "start it again"
+_ending = threading.Event()
 _woken: int | None = None  # the end of a pipe that the system writes to
 
 
@@ -60,6 +62,7 @@ def install(verb: str = "") -> None:
     os.set_blocking(end, False)
     signal.set_wakeup_fd(end, warn_on_full_buffer=False)
     catch()
+    atexit.register(_ignore)  # before any other, so that it runs after all of them
     threading.Thread(target=_watch, args=(_woken,), name="signals", daemon=True).start()
 
 
@@ -70,6 +73,19 @@ def catch() -> None:
     for number in CAUGHT:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
+
+
+def stand_by() -> None:
+    """Waits for the end where it has begun: what then fails, or is done, is not to be told beside it."""
+    if _ending.is_set():
+        threading.Event().wait()
+
+
+def _ignore() -> None:
+    """All is done, and Python would give the signals back to the system as it ends, which then ends it otherwise."""
+    for number in CAUGHT:
+        if signal.getsignal(number) is _nothing:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def consequence(text: str) -> None:
@@ -96,6 +112,7 @@ def deferred() -> Iterator[None]:
 
 def end(number: signal.Signals) -> None:
     """Ends the process at once, and leaves nothing half-written."""
+    _ending.set()
     _write(f"jaxneg: {SAID[number]}: {_consequence}\n")
     for name, call in (("jaxneg.files", "abandon"), ("jaxneg.files.locks", "release_all")):
         module = sys.modules.get(name)

@@ -30,7 +30,6 @@ WITHOUT_JAX = ("data", "baselines", "files", "metrics")
 LINES = 400
 # Longer than a reader holds: each is to be split, and none may join them.
 LONG = {
-    "cli/__init__",
     "config/__init__",
     "data/pipeline",
     "data/prepare",

@@ -10,14 +10,11 @@ import dataclasses
 import pathlib
 import re
 import sys
-import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from unittest import mock
 
-import tyro
-
 from jaxneg import cli, config as configs
+from jaxneg.config import options
 from jaxneg.data import readers
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "options.md"
@@ -26,10 +23,10 @@ HEAD = """# Options
 <!-- Written by tools/options_page.py from the dataclasses that the verbs parse; `make options` writes it anew. -->
 
 Every field of a [`Config`](api/config.md) is an option of `jaxneg train`, `plan` and `sweep`: field `p_hard` of
-`DataConfig` is `--data.p-hard`. A config file gives the values, the command line changes them. `evaluate` and `export`
-take the config of the run that they are given. The defaults below are those without a config file.
+`DataConfig` is `--data.p-hard`. A config file gives the values, the command line changes them. `evaluate` takes the
+config of the run that it is given. The defaults below are those without a config file.
 
-`jaxneg VERB --help` prints the same.
+`jaxneg VERB --help` lists the options that most calls need, `jaxneg VERB --help-all` all that are here.
 """
 PARTS = {
     "data": "sequences, targets and negatives",
@@ -62,14 +59,7 @@ class _Parsed(Exception):
         self.kind, self.default, self.help = kind, default, help
 
 
-class Option(NamedTuple):
-    name: str
-    value: str  # its type or its choices; empty for a flag
-    default: str
-    help: str
-
-
-def verb(name: str, args: list[str]) -> tuple[str, list[Option]]:
+def verb(name: str, args: list[str]) -> tuple[str, list[options.Option]]:
     """What a verb does, and its options."""
 
     def stop(kind: type, args: Any, *, prog: str, default: Any = None, help: str | None = None) -> NoReturn:
@@ -77,27 +67,10 @@ def verb(name: str, args: list[str]) -> tuple[str, list[Option]]:
 
     with mock.patch.object(configs, "parse", stop):
         try:
-            cli.VERBS[name.split()[0]]([*args, "--help"] if args else ["--out=."])
+            cli.command(name.split()[0], args)
         except _Parsed as parsed:
-            return parsed.help, list(options(parsed.kind, parsed.default))
+            return parsed.help, list(options.listed(parsed.kind, parsed.default))
     raise RuntimeError(f"jaxneg {name} parses nothing")
-
-
-def options(kind: type, default: Any) -> Iterator[Option]:
-    """Options that the parser of a dataclass has."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        parser = tyro.extras.get_parser(kind, default=default, config=(tyro.conf.DisallowNone,))
-    for action in parser._actions:
-        if action.dest == "help":
-            continue
-        hint = str(action.help or "").replace("%%", "%")
-        text, _, end = hint.rpartition("(")
-        # tyro ends a help with "(default: 50)" or "(required)".
-        value = "required" if end.startswith("required") else end.removeprefix("default: ").removesuffix(")")
-        name = next(iter(action.option_strings), str(action.metavar or action.dest))
-        metavar = action.metavar if action.option_strings and action.metavar else ""
-        yield Option(name, _metavar(str(metavar)), value.strip(), " ".join(text.split()))
 
 
 def _metavar(text: str) -> str:
@@ -107,12 +80,13 @@ def _metavar(text: str) -> str:
     return re.sub(r"^\[?(\w+) \[\1 \.\.\.\]\]?$", r"\1 ...", text)
 
 
-def table(rows: list[Option]) -> str:
+def table(rows: list[options.Option]) -> str:
     lines = ["| option | value | default | meaning |", "|---|---|---|---|"]
     for row in rows:
-        value = "flag" if not row.value and row.default in ("False", "True") else _code(row.value)
+        value = _metavar(row.metavar)
+        value = "flag" if not value and row.default in ("False", "True") else _code(value)
         default = _default(row.default)
-        lines.append(f"| {_code(row.name)} | {value} | {default} | {_cell(row.help)} |")
+        lines.append(f"| {_code(row.names[0])} | {value} | {default} | {_cell(row.help)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -132,38 +106,40 @@ def _cell(text: str) -> str:
 
 def page() -> str:
     """The page, from the code as it is."""
-    config = list(options(configs.Config, configs.Config()))
+    config = list(options.listed(configs.Config, configs.Config()))
     text = [HEAD, "## The config\n"]
     for part in dataclasses.fields(configs.Config):
         prefix = f"--{part.name}."
         text += [
             f"### `{prefix}*`: {PARTS[part.name]}\n",
-            table([row for row in config if row.name.startswith(prefix)]),
+            table([row for row in config if row.names[0].startswith(prefix)]),
         ]
-    of_config = {row.name for row in config}
+    of_config = {row.names[0] for row in config}
     text.append("## The verbs\n")
     for name, args in VERBS.items():
         does, rows = verb(name, args)
         if name == "prepare":
             does = "Prepares a store from a log. These options hold for every reader, with the defaults of `table`; "
             does += "those of the others stand on [Readers](../data/readers.md)."
-            rows = [row for row in rows if row.name not in _names("table")]
-        more = " Beside these, every field of the config." if of_config & {row.name for row in rows} else ""
+            rows = [row for row in rows if row.names[0] not in _names("table")]
+        if whole := of_config <= {row.names[0] for row in rows}:
+            rows = [row for row in rows if row.names[0] not in of_config]
+        more = " Beside these, every field of the config." if whole else ""
         text += [
             f"### `jaxneg {name}`\n",
             f"{_cell(does)}{more}\n",
-            table([row for row in rows if row.name not in of_config]),
+            table(rows),
         ]
     text.append("## Options of readers\n")
     for name, reader in readers.READERS.items():
-        rows = list(options(reader.Options, reader.Options()))
+        rows = list(options.listed(reader.Options, reader.Options()))
         text += [f"### `jaxneg prepare {name}`\n", table(rows) if rows else "None of its own.\n"]
     return "\n".join(text)
 
 
 def _names(reader: str) -> set[str]:
     kind = readers.READERS[reader].Options
-    return {row.name for row in options(kind, kind())}
+    return {row.names[0] for row in options.listed(kind, kind())}
 
 
 def main(args: list[str]) -> int:

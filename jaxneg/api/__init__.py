@@ -5,6 +5,12 @@ run is. Mistakes raise UserError of one line, which speaks of settings as the co
 the argument ``min_item_count``.
 """
 
+from jaxneg.api.registries import (
+    register_encoder as register_encoder,
+    register_loss as register_loss,
+    register_reader as register_reader,
+    register_sampler as register_sampler,
+)
 from jaxneg.api.results import (
     Embeddings as Embeddings,
     Export as Export,

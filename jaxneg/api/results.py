@@ -148,9 +148,8 @@ class Run(_Place):
         from jaxneg.training import runs, scoring, steps
 
         trained = runs.load(self.path, self.config)
-        params, item_tables = steps.evaluated(trained.state)
-        attribute_VA = jnp.asarray(trained.store.attribute_VA)
-        row_VD, bias_V = scoring.catalogue_rows(trained.model, params, item_tables, attribute_VA)
+        weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
+        row_VD, bias_V = scoring.catalogue_rows(trained.model, weights)
         ids = tuple(trained.store.vocabulary().ids.to_pylist())
         return Embeddings(ids, np.asarray(row_VD, np.float32)[1:], np.asarray(bias_V, np.float32)[1:])
 

@@ -4,25 +4,23 @@ An experiment is a Python file with ``get_config() -> Config``. The command line
 ``override``, which checks names and types.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import pathlib
-import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from jaxneg import figures
-from jaxneg.config import experiments
+from jaxneg.config import experiments, parts
 from jaxneg.config.fields import (
     COUNT,
     Bounds,
     Natural,
+    OneOf,
     Part,
     Positive,
     Seed,
@@ -35,23 +33,17 @@ from jaxneg.config.fields import (
     inside,
     settled,
 )
+from jaxneg.config.options import option as option, parse as parse
 from jaxneg.errors import UserError as UserError
 from jaxneg.files import documents
 
-P = TypeVar("P")
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]  # of feedback
 KINDS: tuple[str, ...] = typing.get_args(Kind)
-BIDIRECTIONAL = ("bert4rec",)  # encoders whose positions see later events
-BLOCKS = ("sasrec", "bert4rec", "ligr")  # encoders that are blocks of attention
-UNPACKED = ("caser",)  # encoders that cannot tell where a sequence of a packed row begins
 
 
-def option(metavar: str, otherwise: str) -> Any:
-    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
-    return tyro.conf.arg(
-        metavar=metavar,
-        help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
-    )
+def _listed(known: Mapping[str, Any]) -> Any:
+    """What --help shows of a field that names a part: ours."""
+    return tyro.conf.arg(metavar=f"{{{','.join(known)}}}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class DataConfig:
     hard_thumb_down: Weight = 1.0  # weight of a thumbs-down among hard negatives
     hard_opinion: Literal["all", "net", "latest"] = "all"
     """of songs a listener rejected and liked: each rejection, those that outnumber the likes, or the latest alone"""
-    random: Literal["uniform", "log_uniform", "by_count"] = "uniform"
+    random: Annotated[str, OneOf(parts.SAMPLERS, "sampler"), _listed(parts.SAMPLERS)] = "uniform"
     """draw of random negatives: any item alike, falling with its rank by count, or by its count in training"""
     shared_negatives: Natural = 0  # random negatives shared by the whole batch, S
     shuffle_events: bool = False
@@ -90,9 +82,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    encoder: Literal["sasrec", "bert4rec", "gru4rec", "caser", "ligr"] = "sasrec"
-    """what turns x_BLD into h_BLD"""
-    width: Annotated[int, Bounds(1, 1 << 20)] = 64  # D
+    encoder: Annotated[str, OneOf(parts.ENCODERS, "encoder"), _listed(parts.ENCODERS)] = "sasrec"
+    """kind of encoder, which turns events into states"""
+    width: Annotated[int, Bounds(1, 1 << 20)] = 64  # of embeddings and states, D
     layers: Annotated[int, Bounds(1, 10_000)] = 2  # blocks
     heads: Annotated[int, Bounds(1, 1 << 20)] = 1  # attention heads, H; must divide the width
     feed_forward: Annotated[int, Bounds(0, 1 << 24)] = 0
@@ -121,10 +113,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    name: Literal[
-        "bce", "gbce", "sampled_softmax", "softmax", "bpr_max", "top1_max", "not_to_recommend", "feedback"
-    ] = "bce"
-    """see jaxneg/training/losses.py; softmax runs over the whole catalogue"""
+    name: Annotated[str, OneOf(parts.LOSSES, "loss"), _listed(parts.LOSSES)] = "bce"
+    """what is minimised; softmax runs over the whole catalogue"""
     calibration: Share = 0.75  # of gbce, in [0, 1]; 0 is bce
     penalty: Weight = 0.03  # of bpr_max, on the scores of negatives
     rejected: Weight = 1.0  # of not_to_recommend, weight of rejected targets
@@ -228,14 +218,19 @@ def check(config: Config) -> Config:
 def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     """Settings that do not go together, and what to do instead."""
     data, model, loss, optim = config.data, config.model, config.loss, config.optim
+    encoder, main, sampler = (
+        parts.ENCODERS[model.encoder],
+        parts.LOSSES[loss.name],
+        parts.SAMPLERS[data.random],
+    )
     touched = optim.rows != "dense"
     shared = data.shared_negatives > 0 or loss.in_batch
     log_q = loss.log_q != "none"
     hard = data.negatives > 0 and data.p_hard > 0
-    uneven = hard or data.random != "uniform" or loss.in_batch or loss.hardest > 0
+    uneven = hard or not sampler.even or loss.in_batch or loss.hardest > 0
     return [
         (
-            model.encoder in BIDIRECTIONAL and data.mask == 0,
+            encoder.bidirectional and data.mask == 0,
             f"--model.encoder {model.encoder} sees the next event, which it would be asked to predict",
             "hide events with --data.mask 0.2",
         ),
@@ -245,7 +240,7 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --data.target positive, or any to hide events of all kinds",
         ),
         (
-            (loss.name in ("feedback", "not_to_recommend") or loss.feedback > 0)
+            (main.signed or loss.feedback > 0)
             and (data.target == "next_positive" or (data.mask > 0 and data.target == "positive")),
             "--loss.feedback and --loss.name feedback and not_to_recommend learn from rejected events too",
             "use --data.target positive without --data.mask, or --data.target any",
@@ -266,7 +261,7 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "give --data.shared-negatives or --loss.in-batch, or leave it out",
         ),
         (
-            log_q and loss.name not in ("sampled_softmax", "not_to_recommend"),
+            log_q and not main.softmax,
             f"--loss.log-q estimates a softmax, which --loss.name {loss.name} is none of",
             "use --loss.name sampled_softmax, or leave it out",
         ),
@@ -282,7 +277,7 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --data.negatives 0, or --data.p-hard 1 to have rejected events weigh in once more",
         ),
         (
-            loss.log_q == "refined" and loss.name == "not_to_recommend",
+            loss.log_q == "refined" and main.signed,
             "--loss.log-q refined leaves the target out, which --loss.name not_to_recommend weighs itself",
             "use --loss.log-q plain, or --loss.name sampled_softmax",
         ),
@@ -318,7 +313,7 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave one of them out",
         ),
         (
-            data.packed and model.encoder in UNPACKED,
+            data.packed and not encoder.packable,
             f"--model.encoder {model.encoder} would look across the sequences of a row of --data.packed",
             "use another encoder, or leave out --data.packed",
         ),
@@ -333,12 +328,12 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave one of them out",
         ),
         (
-            model.attention != "plain" and model.encoder not in BLOCKS,
+            model.attention != "plain" and not encoder.blocks,
             f"--model.attention {model.attention} is for attention, which --model.encoder {model.encoder} has not",
             "leave it out",
         ),
         (
-            model.remat and model.encoder not in BLOCKS,
+            model.remat and not encoder.blocks,
             f"--model.remat computes blocks again, and --model.encoder {model.encoder} has none",
             "leave it out",
         ),
@@ -380,62 +375,36 @@ def override(config: Config, args: Sequence[str]) -> Config:
     return check(parse(Config, args, default=settled(config, Config), prog="jaxneg train"))
 
 
-def parse(
-    kind: type[P], args: Sequence[str], *, prog: str, default: P | None = None, help: str | None = None
-) -> P:
-    """A dataclass read from command-line options.
-
-    Raises UserError of one line on a wrong name, type, choice, or a number out of its bounds.
-    """
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            found = tyro.cli(
-                kind,
-                args=list(args),
-                prog=prog,
-                description=help,
-                config=(tyro.conf.DisallowNone,),
-                **({} if default is None else {"default": default}),  # type: ignore[arg-type]
-            )
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise UserError(_one_line(errors.getvalue(), prog)) from error
-    return settled(found)
-
-
-def _one_line(text: str, prog: str) -> str:
-    """tyro's box of an error as one line. Where the output is not UTF-8, it is a title, a rule and no box."""
-    lines = [line.strip("│ ") for line in text.splitlines()][1 if text.startswith("╭") else 2 :]
-    rule = next((n for n, line in enumerate(lines) if line and set(line) <= set("─-╰╯")), len(lines))
-    message = " ".join(lines[:rule]).strip().removesuffix(".")
-    # tyro lists the None of a default that says nothing, which DisallowNone forbids as a value.
-    message = message.replace("'None', ", "").replace(", 'None'", "")
-    if "Perhaps you meant:" in lines:
-        after = lines[lines.index("Perhaps you meant:") :]
-        options = [line.split()[0] for line in after if re.match(r"--\w", line)]
-        message += f"; perhaps you meant {' or '.join(options)}"
-    return f"{message}; {prog} --help lists the options"
-
-
 def to_json(config: Config) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    """The config, and which files or modules registered what it names beyond ours."""
+    registered = parts.saved(config)
+    return json.dumps(
+        dataclasses.asdict(config) | ({"registered": registered} if registered else {}), indent=2
+    )
 
 
-def from_json(text: str) -> Config:
-    """The config that ``to_json`` wrote. Raises UserError on unknown names, missing parts and wrong values."""
+def from_json(text: str, beside: pathlib.Path | None = None) -> Config:
+    """The config that ``to_json`` wrote, once what it names is known; see ``parts.recalled``.
+
+    Raises UserError on unknown names, missing parts and wrong values.
+
+    Args:
+      text: JSON.
+      beside: a directory in which files that register something may be.
+    """
     try:
         values = documents.loaded(text)
-        parts: dict[str, Any] = {one.name: one.default_factory for one in dataclasses.fields(Config)}
-        if not isinstance(values, dict) or set(values) != set(parts):
-            raise UserError(f"it is no object of {', '.join(parts)}")
+        if isinstance(values, dict) and "registered" in values:
+            parts.recalled(values.pop("registered"), beside)
+        kinds: dict[str, Any] = {one.name: one.default_factory for one in dataclasses.fields(Config)}
+        if not isinstance(values, dict) or set(values) != set(kinds):
+            raise UserError(f"it is no object of {', '.join(kinds)}")
         for name, part in values.items():
             if not isinstance(part, dict):
                 raise UserError(f"{name} is no object")
         if isinstance(log_q := values["loss"].get("log_q"), bool):  # before there were two corrections
             values["loss"]["log_q"] = "plain" if log_q else "none"
-        return Config(**{name: built(kind, values[name], f"--{name}.") for name, kind in parts.items()})
+        return Config(**{name: built(kind, values[name], f"--{name}.") for name, kind in kinds.items()})
     except (UserError, documents.Wrong) as error:
         raise UserError(f"not a config that this version saved: {error}") from error
 

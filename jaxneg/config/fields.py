@@ -76,6 +76,14 @@ class Pattern:
     spoken: str
 
 
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Of text: the name of a part that is known when it is asked for."""
+
+    known: Mapping[str, Any]
+    kind: str
+
+
 class Local:
     """Of text: a path of a file system, or none, and no address such as gs://bucket/name."""
 
@@ -121,7 +129,7 @@ def built(kind: type[T], values: Mapping[str, Any], prefix: str = "--") -> T:
     return kind(**_values(kind, values, prefix))
 
 
-def unbounded(kind: type) -> list[str]:
+def unbounded(kind: Any) -> list[str]:
     """Names of the fields that hold numbers and say nothing of their bounds, those of nested dataclasses too."""
     found = []
     for name, hint in _hints(kind).items():
@@ -141,9 +149,15 @@ def _leaves(hint: Any) -> list[Any]:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+def _hints(kind: Any) -> dict[str, Any]:
+    """Annotations of a dataclass, or of a generic one of a certain kind, as Prepare[Options]."""
+    plain, given = typing.get_origin(kind) or kind, typing.get_args(kind)
+    hints = typing.get_type_hints(plain, include_extras=True)
+    if given:
+        hints = {
+            name: hint[given] if getattr(hint, "__parameters__", ()) else hint for name, hint in hints.items()
+        }
+    return {one.name: hints[one.name] for one in dataclasses.fields(plain)}
 
 
 def _parts(hint: Any) -> tuple[Any, list[Any]]:
@@ -217,13 +231,13 @@ def _scalar(value: Any, kind: Any, notes: list[Any], option: str) -> Any:
     return value
 
 
-def _choice(value: Any, choices: tuple[Any, ...], option: str) -> Any:
+def _choice(value: Any, choices: tuple[Any, ...], option: str, otherwise: str = "") -> Any:
     for choice in choices:
         if isinstance(value, type(choice)) and value == choice:
             return choice
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(value).lower().replace("-", "_"), known, 1, cutoff=0.7)
-    hint = f"; perhaps you meant {close[0]}" if close else ""
+    hint = f"; perhaps you meant {close[0]}" if close else otherwise
     raise UserError(f"{option} must be one of {', '.join(known)}, got {_quoted(value)}{hint}")
 
 
@@ -252,6 +266,9 @@ def _text(value: Any, kind: type, notes: list[Any], option: str) -> Any:
         raise UserError(f"{option} must be text, got {_quoted(value)}")
     if "\0" in path:
         raise UserError(f"{option} must be text without a null character, got {_quoted(path)}")
+    for names in (one for one in notes if isinstance(one, OneOf)):
+        mend = f"; an own {names.kind} is known once the config file imports what registers it"
+        return _choice(path, tuple(names.known), option, mend)
     for pattern in (one for one in notes if isinstance(one, Pattern)):
         if not re.fullmatch(pattern.expression, path):
             raise UserError(f"{option} must be {pattern.spoken}, got {path}")

@@ -1,7 +1,7 @@
 """Which fields of a batch a config reads. The others have no elements: nothing is drawn, sent or looked up for them."""
 
 from jaxneg.batch import Batch
-from jaxneg.config import Config
+from jaxneg.config import Config, parts
 
 ALWAYS = ("item_BL", "target_BL")
 
@@ -19,7 +19,7 @@ def read(config: Config, stations: int = 1) -> frozenset[str]:
     own = sampled and data.negatives > 0
     shared = sampled and data.shared_negatives > 0
     corrected = sampled and loss.log_q != "none"
-    by_label = not ranks or loss.name == "not_to_recommend" or loss.feedback > 0 or data.target != "any"
+    by_label = parts.LOSSES[loss.name].signed or loss.feedback > 0 or data.target != "any"
     reads = {
         "feedback_BL": model.feedback != "none" or data.mask > 0,
         "station_BL": model.station and stations > 0,

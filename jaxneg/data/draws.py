@@ -20,7 +20,10 @@ Neural Modeling, RecSys 2019, whose correction is for lists with repetitions, wh
 
 import numpy as np
 
-Draw = str  # "uniform", "log_uniform" or "by_count"
+from jaxneg.config import parts
+from jaxneg.errors import UserError
+
+Draw = str  # a name in parts.SAMPLERS
 
 
 def random_items(
@@ -30,16 +33,13 @@ def random_items(
     draw: Draw = "uniform",
     until_V: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Rows drawn with replacement, int32, each with the chance that ``chance`` names."""
-    if draw == "uniform":
-        return rng.integers(1, items + 1, size=shape, dtype=np.int32)
-    if draw == "by_count":
-        assert until_V is not None and len(until_V) == items + 1
-        event = rng.integers(0, until_V[-1], size=shape)
-        return np.searchsorted(until_V, event, side="right").astype(np.int32)
-    # Float64: at 100 million rows float32 would leave holes.
-    row = np.exp(rng.random(shape) * np.log(items + 1.0)).astype(np.int32)
-    return np.clip(row, 1, items)
+    """Rows drawn with replacement, int32, each with the chance that ``chance`` names.
+
+    Raises UserError where a draw of others gives what is no row.
+    """
+    row = parts.SAMPLERS[draw]
+    found = parts.made(row.make)(rng, items, shape, until_V)
+    return found if row.origin is None else _checked(np.asarray(found), items, shape, draw)
 
 
 def chance(
@@ -55,14 +55,50 @@ def chance(
       row: 1 to ``items``.
       items: V - 1.
       draw: its name.
-      until_V: training events of rows up to each, padding row first, for "by_count".
+      until_V: training events of rows up to each, padding row first, for draws by count.
     """
-    if draw == "log_uniform":
-        return np.log1p(1.0 / np.maximum(row, 1)) / np.log(items + 1.0)
-    if draw == "by_count":
-        assert until_V is not None
-        return (until_V[row] - until_V[np.maximum(row, 1) - 1]) / until_V[-1]
+    return np.asarray(parts.made(parts.SAMPLERS[draw].chance)(row, items, until_V), np.float64)
+
+
+def uniform(rng, items, shape, until_V):
+    return rng.integers(1, items + 1, size=shape, dtype=np.int32)
+
+
+def uniform_chance(row, items, until_V):
     return np.full(np.shape(row), 1.0 / items)
+
+
+def log_uniform(rng, items, shape, until_V):
+    # Float64: at 100 million rows float32 would leave holes.
+    row = np.exp(rng.random(shape) * np.log(items + 1.0)).astype(np.int32)
+    return np.clip(row, 1, items)
+
+
+def log_uniform_chance(row, items, until_V):
+    return np.log1p(1.0 / np.maximum(row, 1)) / np.log(items + 1.0)
+
+
+def by_count(rng, items, shape, until_V):
+    assert until_V is not None and len(until_V) == items + 1
+    event = rng.integers(0, until_V[-1], size=shape)
+    return np.searchsorted(until_V, event, side="right").astype(np.int32)
+
+
+def by_count_chance(row, items, until_V):
+    assert until_V is not None
+    return (until_V[row] - until_V[np.maximum(row, 1) - 1]) / until_V[-1]
+
+
+def _checked(row: np.ndarray, items: int, shape: int | tuple[int, ...], draw: Draw) -> np.ndarray:
+    """What a draw of others gave, once it is rows. Raises UserError otherwise."""
+    wanted = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    if row.shape != wanted or not np.issubdtype(row.dtype, np.integer):
+        raise UserError(
+            f"sampler {draw} must give whole numbers of shape {wanted}, got {row.dtype} of shape {row.shape}"
+        )
+    if row.size and not (row.min() >= 1 and row.max() <= items):
+        raise UserError(f"sampler {draw} must give rows 1 to {items}, got {row.min()} to {row.max()}")
+    return row.astype(np.int32)
 
 
 def log_missed(p: np.ndarray, draws: float | int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxneg.batch import CODE, FEEDBACK
-from jaxneg.config import DataConfig
+from jaxneg.config import DataConfig, parts
 from jaxneg.data import draws, opinions, stores
 
 NEAREST = 4  # hard negatives from which scope "popularity" takes the one nearest in count to the target
@@ -56,7 +56,7 @@ def negative_index(
       skip: weight of a skip among hard negatives.
       thumb_down: weight of a thumbs-down.
       opinion: what counts of a song that its listener has liked too, as in ``opinions.kept``.
-      random: draw of random negatives; "by_count" takes 8 bytes per item.
+      random: draw of random negatives; of those by count it takes 8 bytes per item.
     """
     indptr = np.asarray(store.positive_indptr)
     size = 1 << max(10, int(BITS_PER_POSITIVE * max(len(store.positive_item), 1) - 1).bit_length())
@@ -97,7 +97,7 @@ def negative_index(
         session_item=session_item,
         weight=weight,
         session_weight=session_weight,
-        until_V=np.cumsum(event_counts(store)) if random == "by_count" else np.zeros(0, np.int64),
+        until_V=np.cumsum(event_counts(store)) if parts.SAMPLERS[random].counted else np.zeros(0, np.int64),
     )
 
 

@@ -464,6 +464,11 @@ class TrainBatches:
             found.append(np.count_nonzero((batch.target_BL > 0) & ~again_BL))
         return float(np.mean(found))
 
+    @property
+    def draws_hard(self) -> bool:
+        """Whether hard negatives are asked for."""
+        return self._hard and self._config.p_hard > 0 and self._config.negatives > 0
+
     def hard_also_liked(self, store: stores.Store) -> float:
         """Share of the hard negatives that their listener likes elsewhere in training; NaN where none is drawn."""
         return expected.hard_also_liked(self._index, store, self._config) if self._hard else float("nan")

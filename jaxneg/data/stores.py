@@ -350,7 +350,7 @@ def _metadata(path: pathlib.Path) -> Metadata:
 def _values(path: pathlib.Path) -> dict[str, Any] | None:
     """The metadata of a store, of whatever version; None if ``path`` is none."""
     try:
-        values = documents.loaded((path / "metadata.json").read_bytes())
+        values = documents.loaded(documents.content(path / "metadata.json"))
         return values if values["format"] == FORMAT else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None

@@ -6,7 +6,7 @@ with respect to these, and only they are changed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,15 @@ from jaxneg.embeddings.sharding import MESH
 from jaxneg.errors import UserError
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
+
+
+class Weights(NamedTuple):
+    """All that a score is a function of: what is learned, and what is known of the items."""
+
+    params: Mapping[str, jax.Array]  # of the model, by name
+    tables: Tables
+    attribute_VA: Any  # int32, jax.Array or Looked; as the tables by item, by row, or by slot
+
 
 # Rows are dealt to this many buckets of equal size, whose number must be a multiple of the devices that share a table:
 # 3 * 2**10. So their places do not depend on the number of devices.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from jaxneg.batch import PAD
 from jaxneg.embeddings import tables
@@ -28,17 +29,21 @@ class Ranked(NamedTuple):
     nan: jax.Array  # bool, whether any score is NaN
 
 
+class Examples(NamedTuple):
+    """B examples, a multiple of the devices, and what is asked of each."""
+
+    h_BD: Float[Array, "B D"]
+    target_BC: Int[Array, "B C"]  # items, PAD where there is none
+    score_BC: Float[Array, "B C"]  # of the targets
+    seen_BL: Int[Array, "B _"]  # items left out, though a target is always ranked; PAD where there is none
+
+
+# (params, rows of each table by name, h_BD) -> scores_BC of these rows
+Score = Callable[[Mapping[str, jax.Array], tables.Tables, jax.Array], jax.Array]
+
+
 def ranked(
-    layout: tables.Layout,
-    score: Callable[..., jax.Array],
-    params: Mapping[str, jax.Array],
-    item_tables: tables.Tables,
-    h_BD: jax.Array,
-    target_BC: jax.Array,
-    target_score_BC: jax.Array,
-    seen_BL: jax.Array,
-    *,
-    k: int,
+    layout: tables.Layout, score: Score, weights: tables.Weights, examples: Examples, *, k: int
 ) -> Ranked:
     """Where targets stand among all items, and which items lead.
 
@@ -46,18 +51,15 @@ def ranked(
 
     Args:
       layout: of the tables.
-      score: (params, rows of each table by name, h_BD) -> scores_BC of these rows.
-      params: the same on all devices.
-      item_tables: by ``layout.place``, with whatever else ``score`` needs of each row.
-      h_BD: of the examples; B is a multiple of the devices.
-      target_BC: items, PAD where there is none.
-      target_score_BC: their scores.
-      seen_BL: items left out, though a target is always ranked; PAD where there is none.
+      score: of rows of the tables; those of the attributes are "attribute_VA".
+      weights: tables and attributes by ``layout.place``, parameters the same on all devices.
+      examples: whose targets are ranked.
       k: how many leading items to list.
     """
     parts = layout.mesh.shape[MESH[1]]
     size = layout.rows // parts
     chunk = min(CHUNK, size)
+    by_row = weights.tables | {"attribute_VA": weights.attribute_VA}
 
     def local(params, item_tables, *of_examples):
         # Every part of a replica ranks the examples of all of them.
@@ -110,16 +112,14 @@ def ranked(
         local,
         mesh=layout.mesh,
         in_specs=(
-            {name: PartitionSpec() for name in params},
-            {name: shared for name in item_tables},
+            {name: PartitionSpec() for name in weights.params},
+            {name: shared for name in by_row},
             *(each,) * 4,
         ),
         out_specs=(each, each, each, PartitionSpec()),
         check_vma=False,
     )
-    rank_BC, score_Bk, top_Bk, nan = merged(
-        dict(params), item_tables, h_BD, target_BC, target_score_BC, seen_BL
-    )
+    rank_BC, score_Bk, top_Bk, nan = merged(dict(weights.params), by_row, *examples)
     return Ranked(rank_BC, score_Bk, top_Bk, nan)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import config as configs, figures, files, metrics
+from jaxneg import config as configs, figures, files, metrics, progress
 from jaxneg.baselines import counting, factorisations
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import KINDS, Config
@@ -139,7 +138,7 @@ def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
         f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
         "held-out events may have been trained on, and the best validation is of other events."
     )
-    print(f"jaxneg: {note[0].lower()}{note[1:]}", file=sys.stderr)
+    progress.say(f"jaxneg: {note[0].lower()}{note[1:]}")
     return [note]
 
 
@@ -164,22 +163,22 @@ def probe(trained: runs.Trained, score: measures.Score, examples: held_out.EvalB
     shown = histories.shown_kinds(trained.config.data)
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
-    params, item_tables = steps.evaluated(trained.state)
+    weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
     found = {}
-    if cosines := probes.feedback_cosines(params, kinds):
+    if cosines := probes.feedback_cosines(weights.params, kinds):
         found["feedback_cosines"] = {"kinds": list(kinds)} | {
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
         }
     flip = probes.flips(trained.store, kinds)
     if flip and cosines and trained.layout is None:  # it compares rows of any two items
-        config, attribute_VA = trained.config.eval, trained.store.attribute_VA
+        config = trained.config.eval
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        row_VD, _ = scoring.catalogue_rows(trained.model, params, item_tables, jnp.asarray(attribute_VA))
+        row_VD, _ = scoring.catalogue_rows(trained.model, weights)
         found["responsiveness"] = probes.responsiveness(
             score,
             (examples[int(k)] for k in order),
             flip=flip,
-            attribute_VA=np.asarray(attribute_VA),
+            attribute_VA=np.asarray(trained.store.attribute_VA),
             row_VD=np.asarray(row_VD, np.float32),
             exclude_seen=config.exclude_seen,
             resamples=config.bootstrap,
@@ -498,5 +497,5 @@ def _draw(
             cosines={name: np.array(matrix) for name, matrix in cosines.items()},
         )
     except ImportError:
-        print(f"jaxneg: {NO_PLOTS}", file=sys.stderr)
+        progress.say(f"jaxneg: {NO_PLOTS}")
         return {}

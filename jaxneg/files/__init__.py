@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxneg import errors
 from jaxneg.errors import UserError
 
 # A rename is a moment that ``abandon`` must not fall into: what it removes may just be getting its name.
@@ -34,10 +35,12 @@ REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib t
 LONGEST = 200  # bytes of a name that others are made of
 WHOLE = 1 << 26  # bytes up to which a fingerprint reads all of a file
 BLOCK = 1 << 16
+SPARE = 4  # descriptors to remove a directory of directories with, where all others are in use
 
 _token = secrets.token_hex(4)
 _numbers = itertools.count()
 _unfinished: set[pathlib.Path] = set()
+_spare: list[int] = []  # descriptors
 
 
 def local(path: str | os.PathLike, option: str) -> pathlib.Path:
@@ -86,7 +89,8 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     partial = scratch(target)
     partial = partial.with_name(f"{partial.name}-{next(_numbers):x}")
     with unfinished(partial):
-        yield partial
+        with errors.named(target):
+            yield partial
         sync(partial)
         with COMMIT:
             os.replace(partial, target)
@@ -143,12 +147,24 @@ def move_into(directory: pathlib.Path, new: pathlib.Path) -> None:
 def unfinished(path: pathlib.Path) -> Iterator[None]:
     """Removes what is at ``path`` when the block ends, however it ends."""
     _unfinished.add(path)
+    _reserve()
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
+        try:
             remove(path)
+        except OSError:  # perhaps for want of descriptors, which a directory takes to be removed
+            while _spare:
+                os.close(_spare.pop())
+            with contextlib.suppress(OSError):
+                remove(path)
         _unfinished.discard(path)
+
+
+def _reserve() -> None:
+    with contextlib.suppress(OSError):
+        while len(_spare) < SPARE:
+            _spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def abandon() -> None:

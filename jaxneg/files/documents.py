@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import stat
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -53,15 +54,23 @@ def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True, m
     """
     path = pathlib.Path(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise Wrong(f"it has more than {LARGEST:,} bytes")
-        return parsed(path.read_bytes(), shape, seal=seal, more=more)
+        return parsed(content(path), shape, seal=seal, more=more)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {mend}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except Wrong as error:
         raise UserError(f"{path} is damaged: {error}: {mend}") from error
+
+
+def content(path: pathlib.Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a file. Raises Wrong above ``largest``, and on pipes, devices and the like, which may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise Wrong("it is no file")
+    if found.st_size > largest:
+        raise Wrong(f"it has more than {largest:,} bytes")
+    return path.read_bytes()
 
 
 def parsed(text: str | bytes, shape: Any = Any, *, seal: bool = True, more: bool = False) -> Any:

@@ -103,8 +103,9 @@ class Lock:
             return
         _held.discard(self)
         self._ended.set()
-        if (found := _owner_at(self.path)) is not None and found.token == self.owner.token:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # no further descriptor is needed, of which there may be none
+            found = _read(self.fd) if _same(self.fd, self.path) else None
+            if found is not None and found.token == self.owner.token:
                 self.path.unlink()
         with contextlib.suppress(OSError):
             os.close(self.fd)

@@ -7,21 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxneg.config import ModelConfig
-from jaxneg.models import bert4rec, caser, gru4rec, inputs, layers, ligr, sasrec
+from jaxneg.config import ModelConfig, parts
+from jaxneg.errors import UserError
+from jaxneg.models import inputs, layers
 
 Params = dict[str, jax.Array]
-
-# Each is made as encoder(config, rngs=rngs) and called as encoder(x_BLD, mask_BL, key or None, segment_BL or None)
-# -> h_BLD. All but the bidirectional ones (config.BIDIRECTIONAL) are causal: h at t is of the events up to and
-# including t. Where segment_BL is given, h is of events of its segment alone; those of config.UNPACKED never get one.
-ENCODERS: dict[str, Callable[..., nnx.Module]] = {
-    "sasrec": sasrec.SASRec,
-    "bert4rec": bert4rec.BERT4Rec,
-    "gru4rec": gru4rec.GRU4Rec,
-    "caser": caser.Caser,
-    "ligr": ligr.LiGR,
-}
 
 
 class Model(NamedTuple):
@@ -42,7 +32,8 @@ class _Network(nnx.Module):
         self.inputs = inputs.Inputs(
             config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
         )
-        self.encoder = ENCODERS[config.encoder](config, rngs=rngs)
+        self.encoder = parts.made(parts.ENCODERS[config.encoder].make)(config, rngs=rngs)
+        self.name = config.encoder
         gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
         self.head = layers.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
 
@@ -50,6 +41,10 @@ class _Network(nnx.Module):
         at_input, at_encoder = layers.split(key, 2)
         x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input, segment_BL)
         h_BLD = self.encoder(x_BLD, mask_BL, at_encoder, *(() if segment_BL is None else (segment_BL,)))
+        if h_BLD.shape != x_BLD.shape:
+            raise UserError(
+                f"encoder {self.name} must give an array of shape {x_BLD.shape}, got {h_BLD.shape}"
+            )
         if self.head is None:
             return h_BLD
         return jax.nn.gelu(self.head(h_BLD).astype(jnp.float32), approximate=False)

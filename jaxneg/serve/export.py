@@ -14,6 +14,7 @@ row 0 out of an index that quantises rows or joins them by distance, where one s
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -27,6 +28,7 @@ from safetensors import SafetensorError, numpy as safetensors
 import jaxneg
 from jaxneg import files
 from jaxneg.batch import FEEDBACK, PAD
+from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
 from jaxneg.serve import manifest as manifests
@@ -51,7 +53,7 @@ def export(trained: runs.Trained, out: pathlib.Path) -> dict:
         raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {out}: {reason}; nothing is left behind") from error
+        raise UserError(f"cannot write {out}: {reason}") from error
 
 
 def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
@@ -59,21 +61,14 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
     # Plain attention, with the same parameters, runs anywhere; fused may be a kernel of the machine at hand.
     plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
     model = program.build_model(plain, program.catalogue_of(store))
-    model_params, item_tables = steps.evaluated(trained.state)
-    params = {f"params.{name}": leaf for name, leaf in model_params.items()}
-    params |= {f"tables.{name}": leaf for name, leaf in item_tables.items()}
-    params |= {ATTRIBUTES: jnp.asarray(store.attribute_VA)}
+    weights = steps.evaluated(trained.state, jnp.asarray(store.attribute_VA))
+    params = {f"params.{name}": leaf for name, leaf in weights.params.items()}
+    params |= {f"tables.{name}": leaf for name, leaf in weights.tables.items()}
+    params |= {ATTRIBUTES: weights.attribute_VA}
 
     def query(flat, item_BL, feedback_BL, station_BL):
-        h_BD = scoring.last_hidden(
-            model,
-            _under(flat, "params."),
-            _under(flat, "tables."),
-            item_BL,
-            feedback_BL,
-            station_BL,
-            flat[ATTRIBUTES],
-        )
+        weights = tables.Weights(_under(flat, "params."), _under(flat, "tables."), flat[ATTRIBUTES])
+        h_BD = scoring.last_hidden(model, weights, scoring.Seen(item_BL, feedback_BL, station_BL))
         return jnp.concatenate([h_BD, jnp.ones_like(h_BD[:, :1])], axis=1)
 
     (batch,) = jax_export.symbolic_shape("b")
@@ -89,9 +84,7 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
     # safetensors writes for the owner alone; the umask decides, as it did for the file before.
     shutil.copymode(directory / "model.stablehlo", directory / "params.safetensors")
 
-    row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
-        model_params, item_tables, params[ATTRIBUTES]
-    )
+    row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
     item_VE = searched(row_VD, bias_V)
     np.save(directory / "item_embeddings.npy", item_VE)
     for name in ("items.parquet", "stations.parquet"):

@@ -16,14 +16,13 @@ import os
 import pathlib
 import shutil
 import statistics
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxneg import config as configs, files, signals
+from jaxneg import config as configs, files, progress, signals
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
@@ -489,7 +488,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
         )
     except ImportError:
-        print(f"jaxneg: {report.NO_PLOTS}", file=sys.stderr)
+        progress.say(f"jaxneg: {report.NO_PLOTS}")
         return {}
     return drawn
 

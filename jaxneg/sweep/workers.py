@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxneg import errors
 from jaxneg.errors import UserError
 
 LOOK_SECONDS = 0.2  # between two looks whether to end
@@ -157,11 +158,11 @@ def _ending(code: int) -> str:
 class _Worker:
     def __init__(self, function: str, place: Place, log: pathlib.Path, keep: Sequence[int], events):
         self.place, self.log = place, log
-        root = str(pathlib.Path(__file__).parent.parent)
+        root = str(pathlib.Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jaxneg.sweep.runner.workers", function, json.dumps(place.cores)],
+                [sys.executable, "-m", "jaxneg.sweep.workers", function, json.dumps(place.cores)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, pass_fds=tuple(keep),
                 env={**os.environ, **place.environment, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
@@ -171,12 +172,14 @@ class _Worker:
 
     def _listen(self, events) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                events.put((self, json.loads(line)))
-            except ValueError:
-                break  # killed in the middle of a line
-        events.put((self, None))
+        try:
+            for line in self.process.stdout:
+                try:
+                    events.put((self, json.loads(line)))
+                except ValueError:
+                    break  # killed in the middle of a line
+        finally:  # however this thread ends: the one that waits is told
+            events.put((self, None))
 
     def send(self, arguments: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -209,9 +212,11 @@ def _work(function: str, cores: list[int]) -> None:
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in sys.stdin:
-            tasks.put(json.loads(line))
-        os._exit(0)  # the parent is gone, and nobody wants what this process is at
+        try:
+            for line in sys.stdin:
+                tasks.put(json.loads(line))
+        finally:
+            os._exit(0)  # the parent is gone, and nobody wants what this process is at
 
     threading.Thread(target=listen, daemon=True).start()
 
@@ -238,7 +243,8 @@ def _work(function: str, cores: list[int]) -> None:
             answer({"failed": " ".join(str(error).splitlines())})
         except Exception as error:
             line = (str(error).strip().splitlines() or [""])[0]
-            answer({"failed": f"{type(error).__name__}: {line}", "trace": traceback.format_exc()})
+            reason = errors.trouble(error) or f"{type(error).__name__}: {line}"
+            answer({"failed": reason, "trace": traceback.format_exc()})
 
 
 if __name__ == "__main__":

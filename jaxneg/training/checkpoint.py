@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 SUMS = "state_sums"  # among the progress
+KEPT = "those before it stand, and the same command continues from there"
 
 
 def latest(directory: pathlib.Path) -> int:
@@ -46,27 +48,41 @@ class Checkpointer:
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
         self._directory, self._read_only = directory, read_only
+        self._saved: int | None = None
         # Not orbax's own read_only, which warns of every setting that it implies.
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
-                ),
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
             ),
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
+        try:
+            with _quiet():
+                self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        except (
+            Exception
+        ) as error:  # it reads what it finds there, and raises whatever its storage layer raises
+            if errors.refused(error) or errors.trouble(error) is not None:
+                raise
+            raise UserError(
+                f"the checkpoints of {directory.parent} cannot be read, they are damaged: {_reason(error)}: "
+                "choose a new --workdir"
+            ) from error
 
     def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
         assert not self._read_only
         progress = documents.sealed({**progress, SUMS: sums(state)})
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
-            metrics={"score": score},
-        )
+        with self._carried():  # also the end of the one before
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+                metrics={"score": score},
+            )
+        self._saved = step
 
     def restore(
         self, abstract: Any, step: int | None = None, say: Callable[[str], None] = lambda _: None
@@ -113,6 +129,7 @@ class Checkpointer:
         )
 
     def _whole(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        _check_files(self._directory / str(number))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=args)
         state, progress = found["state"], found["progress"]
@@ -138,14 +155,30 @@ class Checkpointer:
 
     def check(self) -> None:
         """Raises what went wrong in the background since it was asked last."""
-        self._manager.check_for_errors()
+        with self._carried():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns once what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns once what was saved is on disk. Raises UserError where it is not, as a thread of orbax ended."""
+        with self._carried():
+            self._manager.wait_until_finished()
+            if self._saved is not None and not (self._directory / str(self._saved)).is_dir():
+                raise RuntimeError(f"no checkpoint of step {self._saved} came of it")
+
+    def _carried(self) -> contextlib.AbstractContextManager[None]:
+        return errors.carried(f"a checkpoint of {self._directory.parent} could not be saved", KEPT)
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _check_files(directory: pathlib.Path) -> None:
+    """Raises documents.Wrong where something lies in a checkpoint that is no file and may never end, as a pipe."""
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = pathlib.Path(place, name)
+            if path.exists() and not path.is_file():
+                raise documents.Wrong(f"{path.relative_to(directory)} is no file")
 
 
 def sums(state: Any) -> list[int]:

@@ -6,13 +6,15 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
-from jaxneg import files
+from jaxneg import errors, files
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 MEND = "move the file away to go on without it"
+WITHOUT = "mend tensorboardX, or go on without it (pip uninstall tensorboardX)"
 
 
 class Line(TypedDict):
@@ -35,7 +37,7 @@ class Writer:
         if silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), self._carried():
             self._board = _Board(directory / "tensorboard")
 
     def rewind(self, step: int) -> None:
@@ -51,14 +53,22 @@ class Writer:
         if self._silent:
             return
         line = {"step": step} | {name: _finite(value) for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with errors.named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
-            self._board.write(step, {name: value for name, value in line.items() if name != "step"})
+            with self._carried():
+                self._board.write(step, {name: value for name, value in line.items() if name != "step"})
 
     def close(self) -> None:
         if self._board is not None:
-            self._board.close()
+            with self._carried():
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _carried(self) -> Iterator[None]:
+        what = f"TensorBoard's file of {self._path.parent} could not be written"
+        with errors.carried(what, WITHOUT, (ImportError,)), errors.named(self._path.parent / "tensorboard"):
+            yield
 
 
 class _Board:
@@ -94,7 +104,9 @@ def read(directory: pathlib.Path) -> list[dict[str, Any]]:
     """
     path = directory / "metrics.jsonl"
     try:
-        texts = path.read_bytes().splitlines() if os.path.lexists(path) else []
+        texts = documents.content(path, 1 << 31).splitlines() if os.path.lexists(path) else []
+    except documents.Wrong as error:
+        raise UserError(f"{path} is damaged: {error}: {MEND}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}: {MEND}") from error
     lines: list[dict[str, Any]] = []

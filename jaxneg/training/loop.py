@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import config as configs, files, progress
+from jaxneg import config as configs, errors, files, progress
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import biases, pipeline, stores
@@ -39,6 +38,10 @@ FREE = (
     "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
 )  # fmt: skip
 FEW = 20  # steps of an epoch below which figures by epoch are coarse
+
+AGAIN = "the same command continues from the last checkpoint"
+# What the thread that makes batches raises where it is wrong itself.
+OURS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
 Stop = Callable[[int], bool]  # step -> whether to save there and end
@@ -110,11 +113,13 @@ def _train(
             checkpoints.prune(past["best_step"])
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if restored is None else past["step"])
-        if processes.first():
-            for line in [*warnings(config, per_epoch, len(store.negative_item)), *evaluated.warnings()]:
-                print(f"train warning: {line}", file=sys.stderr, flush=True)
         false = batches.false_negatives(store, in_batch=config.loss.in_batch)
         hard = batches.hard_also_liked(store)
+        if processes.first():
+            none = batches.draws_hard and math.isnan(hard)
+            said = warnings(config, per_epoch, len(store.negative_item), none_to_draw=none)
+            for line in [*said, *evaluated.warnings()]:
+                progress.say(f"train warning: {line}")
         shares = {"false_negatives": false, "hard_also_liked": hard}
         facts = {name: share if math.isfinite(share) else None for name, share in shares.items()}
         loop = _Loop(
@@ -149,13 +154,14 @@ def _start() -> dict[str, Any]:
             "device_seconds": 0.0, "compile_seconds": 0.0, "hard": 0, "negatives": 0}  # fmt: skip
 
 
-def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
+def warnings(config: Config, per_epoch: int, rejections: int, *, none_to_draw: bool = False) -> list[str]:
     """A line for each setting that does nothing, or with which figures and early stopping say less than they seem to.
 
     Args:
       config: the experiment.
       per_epoch: steps of an epoch.
       rejections: events of the training window with disliked items.
+      none_to_draw: whether hard negatives are asked for, and no target has one in the scope, by what counts.
     """
     warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
     allowed = patience * (config.train.evaluate_every or per_epoch)
@@ -164,6 +170,12 @@ def warnings(config: Config, per_epoch: int, rejections: int) -> list[str]:
         found.append(
             f"nothing was rejected before the validation, so --data.p-hard {config.data.p_hard:g} draws random "
             "negatives: prepare with feedback kinds that count as negative (--negative), or give --data.p-hard 0"
+        )
+    elif none_to_draw:
+        found.append(
+            f"no target has a rejection to draw by --data.hard-scope {config.data.hard_scope} and --data.hard-opinion "
+            f"{config.data.hard_opinion}, so --data.p-hard {config.data.p_hard:g} draws random negatives: choose "
+            "others, or give --data.p-hard 0"
         )
     if per_epoch < FEW:
         found.append(
@@ -294,7 +306,9 @@ class _Loop:
                 (self.workdir / "result.json").unlink(missing_ok=True)
             if not self.pending:
                 self.mark = time.perf_counter()  # of the steps that the next flush waits for
-            batch: Batch = put(next(source))
+            with errors.carried("batches could not be made ahead", AGAIN, OURS):
+                made = next(source)
+            batch: Batch = put(made)
             began = time.perf_counter()
             state, metrics_ = update(state, batch, self.attribute_VA)
             if self.one_by_one or not compiled:

@@ -1,15 +1,21 @@
 """The configured loss of a batch: targets, negatives of all kinds, and further terms."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
-from jaxneg.config import Config, LossConfig
+from jaxneg.config import Config, LossConfig, parts
 from jaxneg.embeddings import tables
+from jaxneg.embeddings.tables import Weights
+from jaxneg.errors import UserError
 from jaxneg.training import losses, scoring
+
+Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
 
 
 class Index(NamedTuple):
@@ -27,40 +33,33 @@ def index(batch: Batch) -> Index:
     return Index(batch.item_BL, batch.target_BL, batch.negative_BLN, batch.event_BM, batch.shared_S)
 
 
+class Task(NamedTuple):
+    """What is learned, the same for every batch."""
+
+    config: Config  # with the losses
+    model: models.Model
+    items: int  # of the catalogue, V - 1
+
+
 def loss(
-    config: Config,
-    model: models.Model,
-    params,
-    item_tables,
-    batch: Batch,
-    at: Index,
-    attribute_VA,
-    items,
-    key,
-):
+    task: Task, weights: Weights, batch: Batch, at: Index, key: jax.Array | None = None
+) -> Float[Array, ""]:
     """The configured loss of a batch, a float32 scalar: the main term, and further ones by their weights.
 
     Args:
-      config: with the losses.
-      model: that is trained.
-      params: of the model.
-      item_tables: whole, or looked up.
+      task: losses and model.
+      weights: tables and attributes whole, or looked up.
       batch: of sequences.
-      at: where ``item_tables`` and ``attribute_VA`` have the rows of the batch.
-      attribute_VA: of the items, likewise.
-      items: of the catalogue, V - 1.
+      at: where tables and attributes have the rows of the batch.
       key: of dropout, or None.
     """
-    seen = (at.item_BL, batch.feedback_BL, batch.station_BL)
+    config, model, items = task
     segment_BL = batch.segment_BL if config.data.packed else None
-    h_BLD = scoring.encode(model, params, item_tables, *seen, attribute_VA, key, segment_BL).astype(
-        jnp.float32
-    )
+    seen = scoring.Seen(at.item_BL, batch.feedback_BL, batch.station_BL, segment_BL)
+    h_BLD = scoring.encode(model, weights, seen, key).astype(jnp.float32)
 
     def rows(id_):
-        return scoring.output_rows(model, params, item_tables, id_, attribute_VA), tables.bias(
-            item_tables, id_
-        )
+        return scoring.output_rows(model, weights, id_), tables.bias(weights.tables, id_)
 
     main, target_BL = config.loss, batch.target_BL
     target_BLD, target_bias_BL = rows(at.target_BL)
@@ -71,8 +70,8 @@ def loss(
     if main.name == "feedback":
         total = losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
     else:
-        targets = target_BLD, target_bias_BL
-        neg_BLC = _negatives(config, batch, at, h_BLD, rows, targets, items)
+        scored = Scored(h_BLD, (target_BLD, target_bias_BL), rows)
+        neg_BLC = _negatives(config, batch, at, scored, items)
         total = _ranking(main, score_BL, neg_BLC, ranked_BL, batch.label_BL, items)
     if main.feedback > 0:
         total += main.feedback * losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
@@ -81,33 +80,43 @@ def loss(
     return total
 
 
-def _ranking(config: LossConfig, pos_BL, neg_BLC, mask_BL, label_BL, items: int):
-    """The main term: targets against their negatives."""
-    match config.name:
-        case "bce":
-            return losses.bce(pos_BL, neg_BLC, mask_BL)
-        case "gbce":
-            return losses.gbce(pos_BL, neg_BLC, mask_BL, catalogue_size=items, calibration=config.calibration)
-        case "sampled_softmax" if config.log_q == "refined":
-            return losses.refined_softmax(pos_BL, neg_BLC, mask_BL)
-        case "sampled_softmax" | "softmax":
-            return losses.sampled_softmax(pos_BL, neg_BLC, mask_BL)
-        case "bpr_max":
-            return losses.bpr_max(pos_BL, neg_BLC, mask_BL, penalty=config.penalty)
-        case "top1_max":
-            return losses.top1_max(pos_BL, neg_BLC, mask_BL)
-        case "not_to_recommend":
-            return losses.not_to_recommend(pos_BL, neg_BLC, label_BL, weight=config.rejected)
-    raise ValueError(config.name)
+def _ranking(
+    config: LossConfig,
+    pos_BL: Float[Array, "B L"],
+    neg_BLC: Float[Array, "B L C"],
+    mask_BL: Bool[Array, "B L"],
+    label_BL: Int[Array, "B _"],  # without columns where the loss reads none
+    items: int,
+) -> Float[Array, ""]:
+    """The main term: targets against their negatives. Raises UserError where a loss of others is no number."""
+    if config.name == "not_to_recommend":
+        return losses.not_to_recommend(pos_BL, neg_BLC, label_BL, weight=config.rejected)
+    if config.log_q == "refined":
+        return losses.refined_softmax(pos_BL, neg_BLC, mask_BL)
+    call = parts.made(parts.LOSSES[config.name].make)
+    given = vars(config) | {"catalogue_size": items, "label_BL": label_BL}
+    value = call(pos_BL, neg_BLC, mask_BL, **{name: given[name] for name in parts.keywords(call)})
+    if jnp.shape(value) != ():
+        raise UserError(f"loss {config.name} must be one number, got an array of shape {jnp.shape(value)}")
+    return value
 
 
-def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, items: int):
+class Scored(NamedTuple):
+    """What negatives are scored with."""
+
+    h_BLD: Float[Array, "B L D"]
+    targets: Rows  # of each position's target
+    rows: Callable[[jax.Array], Rows]  # of items, by where their rows are
+
+
+def _negatives(config: Config, batch: Batch, at: Index, scored: Scored, items: int) -> Float[Array, "B L C"]:
     """Logits of each position's negatives; those that are not there, or are the target itself, are absent.
 
     With ``loss.log_q`` the sum of exp over shared and in-batch ones estimates, without bias, that over all items but
     the target: each is there once, from whichever list, and weighs 1 over the chance that it is in one of them
     (``data.draws``). Hard negatives of a position's own come on top.
     """
+    h_BLD, targets, rows = scored
     main, target_BL1 = config.loss, batch.target_BL[..., None]
     if main.name == "softmax":
         id_C = jnp.arange(1, items + 1)
@@ -171,7 +180,7 @@ def _negatives(config: Config, batch: Batch, at: Index, h_BLD, rows, targets, it
     return own(h_BLD, row_BLHD, bias_BLH, chosen_BLH)
 
 
-def _distinct(id_P):
+def _distinct(id_P: Int[Array, "P"]) -> tuple[Int[Array, "P"], Int[Array, "P"]]:
     """Each id once, PAD in place of repetitions, and the places that they are from."""
     order_P = jnp.argsort(id_P)
     id_P = id_P[order_P]
@@ -179,7 +188,13 @@ def _distinct(id_P):
     return jnp.where(first_P, id_P, PAD), order_P
 
 
-def _contrast(config: Config, batch: Batch, h_BLD, event_BMD, key):
+def _contrast(
+    config: Config,
+    batch: Batch,
+    h_BLD: Float[Array, "B L D"],
+    event_BMD: Float[Array, "B M D"],
+    key: jax.Array | None,
+) -> Float[Array, ""]:
     """InfoNCE of what follows an event against the skips of its sequence, MuRS'23 and RecSys'24.
 
     c is the hidden state at a liked event, or that event's row; what follows is the next liked event. In cloze training
@@ -207,11 +222,13 @@ def _contrast(config: Config, batch: Batch, h_BLD, event_BMD, key):
     return term(context_BMD, positive_BMD, event_BMD, query_BM, skipped_BM, temperature=main.temperature)
 
 
-def counted(config: Config, batch: Batch):
+def counted(config: Config, batch: Batch) -> Float[Array, ""]:
     """Number of positions that the main term is a mean over, float32."""
     there_BL = batch.target_BL != PAD
-    if config.loss.name == "not_to_recommend":
+    if config.loss.name == "feedback":
+        return there_BL.sum().astype(jnp.float32)
+    if parts.LOSSES[config.loss.name].signed:
         there_BL &= batch.label_BL != 0
-    elif config.loss.name != "feedback" and config.data.target != "any":
+    elif config.data.target != "any":
         there_BL &= batch.label_BL > 0
     return there_BL.sum().astype(jnp.float32)

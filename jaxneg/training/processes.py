@@ -300,4 +300,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    print(f"jaxneg: {text}: start all processes again to continue", file=sys.stderr, flush=True)
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # nobody may be listening, and the process is to end all the same
+        print(f"jaxneg: {text}: start all processes again to continue", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields as of_batch, stores
 from jaxneg.embeddings import optim, sharding, tables
-from jaxneg.training import steps
+from jaxneg.training import objective, steps
 
 
 class Catalogue(NamedTuple):
@@ -77,12 +77,13 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
         tables.check_shards(mesh.shape["model"])
         layout = tables.Layout(mesh, catalogue.items)
         shared, rows = steps.Shared(layout, optim.row_optimizer(config.optim, total)), layout.rows
-    init = functools.partial(steps.init_state, config, model, optimizer, shared, rows)
+    recipe = steps.Recipe(objective.Task(config, model, catalogue.items), optimizer, shared, rows)
+    init = functools.partial(steps.init_state, recipe)
     state = sharding.placed(jax.eval_shape(init), mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
     update = jax.jit(
-        functools.partial(steps.train_step, config, model, optimizer, shared),
+        functools.partial(steps.train_step, recipe),
         donate_argnums=0,
         out_shardings=(places, replicated),
     )

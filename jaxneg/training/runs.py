@@ -147,7 +147,7 @@ def read_config(directory: pathlib.Path) -> Config:
             f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
         )
     try:
-        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)))
+        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
         documents.read(path, dict, AGAIN)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
@@ -212,20 +212,17 @@ def catalogue_score(trained: Trained) -> measures.Score:
     if trained.layout is not None:
         return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))
     model = trained.model
-    params, item_tables = steps.evaluated(trained.state)
-    attribute_VA = jnp.asarray(trained.store.attribute_VA)
-    row_VD, bias_V = jax.jit(lambda *args: scoring.catalogue_rows(model, *args))(
-        params, item_tables, attribute_VA
-    )
+    weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
+    row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
 
     @jax.jit
-    def scores(params, item_tables, row_VD, bias_V, attribute_VA, item_BL, feedback_BL, station_BL):
-        h_BD = scoring.last_hidden(model, params, item_tables, item_BL, feedback_BL, station_BL, attribute_VA)
+    def scores(weights, row_VD, bias_V, seen):
+        h_BD = scoring.last_hidden(model, weights, seen)
         return jnp.einsum("BD,VD->BV", h_BD, row_VD) + bias_V[None]
 
     def score(batch: EvalBatch) -> np.ndarray:
-        contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-        return np.asarray(scores(params, item_tables, row_VD, bias_V, attribute_VA, *contexts))
+        seen = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+        return np.asarray(scores(weights, row_VD, bias_V, seen))
 
     return score
 
@@ -254,8 +251,7 @@ class _Shared:
     """Scores of a batch's examples against a catalogue whose rows devices share."""
 
     def __init__(self, trained: Trained, attribute_VA, jitted, batch: EvalBatch):
-        params, item_tables = steps.evaluated(trained.state)
-        self._tables = params, item_tables, attribute_VA
+        self._weights = steps.evaluated(trained.state, attribute_VA)
         self._held_out, self._ranked = jitted
         self._batch = batch
 
@@ -268,7 +264,7 @@ class _Shared:
         scores = jnp.split(found.pair_B2, ends, axis=1)
         blocks = list(zip(targets, scores, strict=True))
         seen_BL = np.zeros((len(targets[0]), 1), np.int32) if seen_BL is None else seen_BL
-        rank_BCs, ranked = self._ranked(*self._tables, found.h_BD, blocks, seen_BL, k=k)
+        rank_BCs, ranked = self._ranked(self._weights, scoring.Asked(found.h_BD, blocks, seen_BL), k=k)
         if bool(ranked.nan):
             raise ValueError(metrics.NAN)
         ranks = [
@@ -279,4 +275,4 @@ class _Shared:
     def _scored(self, item_BC: np.ndarray) -> scoring.HeldOut:
         none_BC = np.zeros((len(item_BC), 1), np.int32)
         batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
-        return self._held_out(*self._tables, batch)
+        return self._held_out(self._weights, batch)

@@ -1,19 +1,22 @@
 """What happens on the device: pure functions of a state and a batch."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
 from jaxneg.embeddings import optim, tables
+from jaxneg.embeddings.tables import Weights
 from jaxneg.training import objective
 
-Weights = tuple[models.Params, tables.Tables]
+Trained = tuple[models.Params, tables.Tables]  # what gradients are with respect to
 
 
 class State(NamedTuple):
@@ -24,7 +27,7 @@ class State(NamedTuple):
     tables: tables.Tables
     opt_state: Any  # of optax; with the moments of the tables where touched rows alone are changed
     key: jax.Array  # uint32 [2]; randomness of a step is this key folded with the step
-    average: Weights | tuple[()] = ()  # moving average of both, where configured
+    average: Trained | tuple[()] = ()  # moving average of both, where configured
 
 
 class Shared(NamedTuple):
@@ -34,15 +37,18 @@ class Shared(NamedTuple):
     optimizer: optim.RowOptimizer
 
 
-def init_state(
-    config: Config,
-    model: models.Model,
-    optimizer: optax.GradientTransformation,
-    shared: Shared | None,
-    rows: int,
-    bias_V: jax.Array | None = None,
-) -> State:
+class Recipe(NamedTuple):
+    """What stays the same from step to step."""
+
+    task: objective.Task
+    optimizer: optax.GradientTransformation
+    shared: Shared | None
+    rows: int  # of the tables
+
+
+def init_state(recipe: Recipe, bias_V: Float[Array, "V"] | None = None) -> State:
     """The state before the first step, a function of the config's seed and, where given, of first item biases."""
+    (config, model, _), optimizer, shared, rows = recipe
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
     params = model.init(for_params)
@@ -55,44 +61,34 @@ def init_state(
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)
 
 
-def evaluated(state: State) -> Weights:
-    """Parameters and tables that are measured and exported: the moving average where there is one."""
-    return state.average or (state.params, state.tables)
+def evaluated(state: State, attribute_VA: jax.Array) -> Weights:
+    """What is measured and exported: the moving average where there is one."""
+    params, item_tables = state.average or (state.params, state.tables)
+    return Weights(params, item_tables, attribute_VA)
 
 
 def train_step(
-    config: Config,
-    model: models.Model,
-    optimizer: optax.GradientTransformation,
-    shared: Shared | None,
-    state: State,
-    batch: Batch,
-    attribute_VA,
+    recipe: Recipe, state: State, batch: Batch, attribute_VA: Int[Array, "V A"]
 ) -> tuple[State, dict[str, jax.Array]]:
     """The state after one update, and sums over the batch: loss, targets, negatives, hard negatives, gradient norm.
 
     Where devices share the rows of the tables, or only touched rows are to be changed, the gradients are with respect
     to the rows that the batch names, and clipping and the norm are of the other parameters alone.
     """
+    task, optimizer, shared, _ = recipe
+    config = task.config
     key = jax.random.fold_in(state.key, state.step)
     route = None
     if shared is None:
-        within, attributes, items, at = (
-            state.tables,
-            attribute_VA,
-            len(attribute_VA) - 1,
-            objective.index(batch),
-        )
+        within, attributes, at = state.tables, attribute_VA, objective.index(batch)
     else:
         ids = objective.index(batch)._replace(shared_S=shared.layout.padded(batch.shared_S))
         route, within, slots = shared.layout.look(state.tables | {"attribute_VA": attribute_VA}, ids)
-        attributes, items, at = within.pop("attribute_VA"), shared.layout.items, objective.Index(*slots)
+        attributes, at = within.pop("attribute_VA"), objective.Index(*slots)
 
     def value_and_gradients(part: Batch, at: objective.Index, key):
         return jax.value_and_grad(
-            lambda trained: objective.loss(
-                config, model, trained[0], trained[1], part, at, attributes, items, key
-            ),
+            lambda trained: objective.loss(task, Weights(trained[0], trained[1], attributes), part, at, key)
         )((state.params, within))
 
     value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
@@ -125,7 +121,14 @@ def train_step(
     return State(state.step + 1, params, item_tables, opt_state, state.key, average), metrics
 
 
-def accumulated(config: Config, value_and_gradients, trained, batch: Batch, at: objective.Index, key):
+def accumulated(
+    config: Config,
+    value_and_gradients: Callable[[Batch, objective.Index, jax.Array], tuple[jax.Array, Trained]],
+    trained: Trained,
+    batch: Batch,
+    at: objective.Index,
+    key: jax.Array,
+) -> tuple[jax.Array, Trained]:
     """Value and gradients of a batch taken in ``optim.accumulate`` parts, one after the other, as if it were whole.
 
     A part counts by the positions that its loss is a mean over. ``trained`` is what gradients are with respect to.

@@ -12,7 +12,7 @@ from jaxneg import figures, metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
-from jaxneg.embeddings import sharding
+from jaxneg.embeddings import sharding, tables
 from jaxneg.metrics import measures, released
 from jaxneg.training import program, scoring, steps
 
@@ -60,7 +60,7 @@ class Validation:
             asked = batch._replace(pair_B2=np.concatenate([batch.pair_B2, self._candidates(k)], axis=1))
             filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
             placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
-            found = self._score(*steps.evaluated(state), attribute_VA, placed)
+            found = self._score(steps.evaluated(state, attribute_VA), placed)
             pair_BC, liked_BC, disliked_BC, *ranked = (np.asarray(scores)[:size] for scores in found)
             paired_B = batch.pair_B2[:, 0] > 0
             columns["pair_accuracy"].append(metrics.pair_correct(pair_BC[:, :2], paired_B))
@@ -99,21 +99,19 @@ class Validation:
         of = {"ndcg": metrics.ndcg, "hit_rate": metrics.hit_rate}[self._name]
         return metrics.over_targets(of(rank_BC, self._k))
 
-    def _scores(self, params, item_tables, attribute_VA, batch: EvalBatch):
+    def _scores(self, weights: tables.Weights, batch: EvalBatch) -> list[jax.Array]:
         """Scores of the held-out items; where ranks are needed, these or the scores of the whole catalogue."""
         model, layout = self.built.model, self.built.layout
-        found = scoring.held_out(model, layout, params, item_tables, attribute_VA, batch)
+        found = scoring.held_out(model, layout, weights, batch)
         scores = [found.pair_B2, found.liked_BC, found.disliked_BC]
         if not self._ranked:
             return scores
         if layout is None:
-            row_VD, bias_V = scoring.catalogue_rows(model, params, item_tables, attribute_VA)
+            row_VD, bias_V = scoring.catalogue_rows(model, weights)
             return [*scores, found.h_BD @ row_VD.T + bias_V[None]]
         seen_BL = batch.item_BL if self.config.eval.exclude_seen else jnp.zeros_like(batch.item_BL)
-        liked = [(batch.liked_BC, found.liked_BC)]
-        (rank_BC,), _ = scoring.rank_catalogue(
-            model, layout, params, item_tables, attribute_VA, found.h_BD, liked, seen_BL
-        )
+        asked = scoring.Asked(found.h_BD, [(batch.liked_BC, found.liked_BC)], seen_BL)
+        (rank_BC,), _ = scoring.rank_catalogue(model, layout, weights, asked)
         return [*scores, rank_BC]
 
     def _ranks(self, ranked: np.ndarray, batch: EvalBatch) -> np.ndarray:

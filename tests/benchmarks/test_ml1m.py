@@ -15,7 +15,7 @@ from jaxneg.config import DataConfig, EvalConfig
 from jaxneg.data import engine, held_out, readers
 
 ROOT = pathlib.Path(__file__).parents[2]
-FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "ml1m"
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "ml1m"
 
 
 @pytest.fixture(scope="module")

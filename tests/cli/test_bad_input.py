@@ -239,11 +239,12 @@ def test_mistake(mistake, here, capsys):
 def test_options_are_explained_whatever_the_terminal_can_draw(boxes, here, capsys, monkeypatch):
     monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", boxes)
     assert refused(f"{PREPARE} --min-user-event 3", capsys) == (
-        "jaxneg: Unrecognized options: --min-user-event, 3; perhaps you meant --min-user-events; "
+        "jaxneg: no option --min-user-event; perhaps you meant --min-user-events; "
         "jaxneg prepare table --help lists the options"
     )
-    assert refused("prepare table log.csv", capsys).startswith(
-        "jaxneg: Missing from jaxneg prepare table: --out STORE"
+    assert refused("prepare table log.csv", capsys) == (
+        "jaxneg: --out STORE is required; usage: jaxneg prepare table SOURCE --out STORE; "
+        "jaxneg prepare table --help lists the options"
     )
 
 

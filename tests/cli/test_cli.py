@@ -190,7 +190,7 @@ HELP = {
     "simulate": ["--out FILE", "--users", "--skip-rate", "--seed"],
     "train": ["CONFIG", "--workdir RUN", *PARTS],
     "evaluate": ["RUN", "--split", "--compare OTHER [OTHER ...]", "--json", *PARTS],
-    "export": ["RUN", "--out DIR", *PARTS],
+    "export": ["RUN", "--out DIR", "--data.store STORE"],
     "recommend": ["DIR", "--items", "--feedback", "--station", "--k INT", "--exclude-seen", "--json"],
     "demo": ["--out DIR"],
 } | {
@@ -199,15 +199,45 @@ HELP = {
 }
 
 
-@pytest.mark.parametrize("verb", HELP)
-def test_help_of_a_verb_names_its_options(verb, capsys):
+def helped(command, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main([*verb.split(), "--help"])
+        cli.main(command.split())
     captured = capsys.readouterr()
     assert ended.value.code == 0 and captured.err == ""
-    assert f"usage: jaxneg {verb} [-h]" in captured.out
-    assert [option for option in HELP[verb] if option not in captured.out] == []
     assert not re.search(r"default:[\s│]*None", captured.out)  # it says nothing
+    return captured.out
+
+
+@pytest.mark.parametrize("verb", HELP)
+def test_the_long_help_of_a_verb_names_its_options(verb, capsys):
+    text = helped(f"{verb} --help-all", capsys)
+    assert f"usage: jaxneg {verb} [-h]" in text
+    assert [option for option in HELP[verb] if option not in text] == []
+
+
+@pytest.mark.parametrize("verb", [*HELP, "plan", "sweep", "simulate --ab"])
+def test_help_of_a_verb_fits_a_screen_and_a_half(verb, capsys):
+    text = helped(f"{verb} --help", capsys)
+    lines = text.splitlines()
+    assert lines[0].startswith(f"usage: jaxneg {verb.removesuffix(' --ab')} [-h]")
+    assert len(lines) <= 36 and max(map(len, lines)) <= 80
+    needed = [option for option in HELP.get(verb, ()) if not option.startswith("--")]
+    assert all(re.search(rf"^  {option} ", text, re.M) for option in needed)
+
+
+def test_help_says_how_many_options_it_leaves_to_the_long_one(capsys):
+    text, whole = (helped(f"train --help{end}", capsys) for end in ("", "-all"))
+    [left] = re.findall(r"jaxneg train --help-all lists (\d+) more options\.", text)
+    there = len(re.findall(r"^  (?:--|CONFIG)", text, re.M))
+    assert there + int(left) == len(PARTS) + len(
+        "CONFIG workdir cluster coordinator processes process".split()
+    )
+    assert "--train.log-every" in whole and "--train.log-every" not in text
+
+
+def test_export_knows_the_options_that_change_what_it_does(capsys):
+    assert "--data.store" in helped("export --help-all", capsys)
+    assert "--model.width" not in helped("export --help-all", capsys)
 
 
 def test_help_of_prepare_lists_the_readers(capsys):
@@ -228,7 +258,7 @@ def test_help_names_every_verb(capsys):
 
 def test_help_of_a_run_shows_its_values(work, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "run", "--help"])
+        cli.main(["evaluate", "run", "--help-all"])
     assert "(default: 7)" in capsys.readouterr().out  # --train.log-every
 
 
@@ -242,3 +272,50 @@ def test_the_shell_sees_the_exit_codes():
     assert code("--version") == (0, "")
     number, said = code("trian")
     assert number == 2 and said.startswith("jaxneg: no verb 'trian': use one of prepare, ")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("train", "usage: jaxneg train CONFIG --workdir RUN"),
+        ("evaluate", "usage: jaxneg evaluate RUN"),
+        ("prepare table", "usage: jaxneg prepare table SOURCE --out STORE"),
+        ("recommend", "usage: jaxneg recommend DIR --items ID [ID ...]"),
+        (
+            "recommend here",
+            "--items ID [ID ...] is required; usage: jaxneg recommend DIR --items ID [ID ...]",
+        ),
+        ("train --workdr new c.py", "no option --workdr; perhaps you meant --workdir"),
+        ("export run --dat.store x", "no option --dat.store; perhaps you meant --data.store"),
+        ("inspect store extra", "nothing takes extra"),
+    ],
+)
+def test_what_a_call_lacks_is_said_as_usage_and_what_is_misspelt_with_what_was_meant(call, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(call.split())
+    verb = " ".join(call.split()[: 2 if call.startswith("prepare") else 1])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"jaxneg: {said}; jaxneg {verb} --help lists the options\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("trian", "perhaps you meant train"),
+        ("swep", "perhaps you meant sweep"),
+        ("prepare tabel", "perhaps you meant table"),
+    ],
+)
+def test_a_verb_or_a_reader_is_guessed(call, said, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(call.split())
+    assert capsys.readouterr().err.endswith(f"; {said}\n")
+
+
+def test_unknown_options_leave_out_their_values(capsys):
+    with pytest.raises(SystemExit):
+        cli.main("train configs/x.py --workdir new --data.phard 0.3 --model.wdth=4".split())
+    assert capsys.readouterr().err.startswith("jaxneg: no config file configs/x.py")
+    with pytest.raises(SystemExit):
+        cli.main("train --workdir new --data.phard 0.3 --model.wdth=4 c.py".split())
+    assert "no option --data.phard, --model.wdth; perhaps you meant" in capsys.readouterr().err

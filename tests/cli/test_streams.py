@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from jaxneg import cli
 from jaxneg.serve import manifest
+from tests import verbs
 
 ROOT = pathlib.Path(__file__).parents[2]
 ADDRESSES = [
@@ -181,8 +183,118 @@ def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number,
 
 def test_a_checkpoint_that_finds_no_room_is_one_line(here, tmp_path):
     ended = jaxneg(
-        f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 2; ", env=NO_CACHE
+        f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 4; ", env=NO_CACHE
     )
     lines = [line for line in ended.stderr.decode().splitlines() if not line.startswith("train ")]
     assert ended.returncode == 2 and len(lines) == 1, ended.stderr
     assert lines[0].endswith("File too large: free some space") and "checkpoints" in lines[0]
+
+
+ENDING = """
+import os, signal, time
+from jaxneg import cli, errors, files
+files.abandon = lambda: time.sleep(1.0)  # what is unfinished takes some time to remove
+
+def verb(args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.3)
+    {then}
+
+cli._run = verb
+cli.main(["prepare"])
+"""
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["raise errors.UserError('its file is gone')", "raise KeyError('gone')", "raise SystemExit(0)", "return"],
+)
+def test_what_fails_as_a_signal_ends_it_is_not_told_beside(then, tmp_path):
+    """The verb still runs while what it has not finished is removed, and may fail of that."""
+    line = [sys.executable, "-c", ENDING.format(then=then)]
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, timeout=60)
+    assert ended.returncode == 143
+    assert ended.stderr.decode() == "jaxneg: stopped by SIGTERM: nothing was written: start it again\n"
+
+
+STREAMS = ["2>&-", ">&- 2>&- <&-", "2> /dev/full"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", STREAMS)
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_verb_works_without_streams(verb, shell, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    ended = verbs.run(verbs.command(verb, here), here, shell=shell)
+    assert ended.returncode == 0 or (verb == "plan" and ended.returncode == 2), ended.stderr
+    assert b"Traceback" not in ended.stderr and verbs.leftovers(here) == []
+    if verb == "prepare":
+        assert verbs.run("inspect new --verify", here).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb", [*verbs.VERBS, "--help", "train --help", "prepare --help", "inspect --json store"]
+)
+def test_every_verb_bears_a_reader_that_goes_away(verb, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    words = verbs.command(verb, here) if verb in verbs.VERBS else verb
+    ended = verbs.run(words, here, shell="| head -1" if "help" in verb else "| true")
+    assert ended.returncode in (0, 141) or (verb == "plan" and ended.returncode == 2), ended.stderr
+    assert not re.search(b"Traceback|Error|Exception", ended.stderr) and verbs.leftovers(here) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_verb_works_in_a_narrow_locale(verb, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "höre-聴く")
+    words = verbs.command(verb, here).replace(" new", " nëw-歌")
+    ended = verbs.run(words, here, env=NARROW)
+    assert ended.returncode == 0 or (verb == "plan" and ended.returncode == 2), ended.stderr
+    assert b"Error" not in ended.stderr and verbs.leftovers(here) == []
+    if " new" in verbs.VERBS[verb]:
+        assert list(here.glob("nëw-歌*")) and not list(here.glob("n?w*.jaxneg*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [20, 28])
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_verb_says_that_too_few_files_may_be_open(verb, limit, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    ended = verbs.run(verbs.command(verb, here), here, first=f"ulimit -n {limit}; ")
+    said = verbs.said(ended.stderr)
+    assert b"Traceback" not in ended.stderr and b"damaged" not in ended.stderr and verbs.leftovers(here) == []
+    if verb == "plan":
+        return
+    assert ended.returncode in (0, 2), ended.stderr
+    if ended.returncode:
+        assert len(said) == 1 and "Too many open files: raise the limit" in said[0], ended.stderr
+
+
+def closed():
+    """What to start a command with so that permissions hold for root as well."""
+    if os.geteuid():
+        return ""
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may do all, and setpriv (of util-linux) is not there to take that away")
+    return "setpriv --bounding-set=-dac_override,-dac_read_search "
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [verb for verb in verbs.VERBS if verb != "plan"])
+def test_every_verb_tells_what_is_closed(verb, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    words = verbs.command(verb, here)
+    reads = verb in ("inspect", "recommend")
+    shut = (
+        [here / "store/event_item.npy", here / "export/params.safetensors"] if reads else [here, here / "run"]
+    )
+    for path in shut:
+        path.chmod(0o000 if reads else 0o500)
+    ended = verbs.run(words, here, first=closed())
+    for path in shut:
+        path.chmod(0o700)
+    said = verbs.said(ended.stderr)
+    assert ended.returncode == 2 and len(said) == 1, ended.stderr
+    assert "Permission denied: choose another place, or change its permissions" in said[0], said
+    assert "damaged" not in said[0] and verbs.leftovers(here) == []

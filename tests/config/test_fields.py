@@ -276,7 +276,7 @@ def test_axes_take_what_means_the_same(values, axis):
         ("with_axes({'a': {'x': '--data.p-hard 0'}})", "axis a: x must be a tuple of options"),
         ("with_axes({'a': ['--data.p-hard']})", "axis a must be a dict by name, got list"),
         ("Sweep({'a': over('--data.batch-size', 2.5)})", "a=2.5: .*2.5"),
-        ("Sweep({'a': over('--loss.name', 'ce')})", "invalid choice 'ce'"),
+        ("Sweep({'a': over('--loss.name', 'ce')})", "must be one of .*got 'ce'; perhaps you meant bce"),
         ("Sweep({'a': over('--data.p-hard', float('inf'))})", r"--data.p-hard must be in \[0, 1\], got inf"),
         ("object.__new__(Sweep)", "AttributeError"),
     ],

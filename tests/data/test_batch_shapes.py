@@ -12,7 +12,7 @@ from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
 from jaxneg.embeddings import optim, tables
-from jaxneg.training import program, steps
+from jaxneg.training import objective, program, steps
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"
@@ -70,8 +70,9 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     assert carried == CASES[options] == batch_fields.read(config, 3)
     model = program.build_model(config, program.Catalogue(20, 3, (4,)))
     optimizer = optim.dense_optimizer(config.optim, 10)
-    init = functools.partial(steps.init_state, config, model, optimizer, None, 21)
-    step = functools.partial(steps.train_step, config, model, optimizer, None)
+    recipe = steps.Recipe(objective.Task(config, model, 20), optimizer, None, 21)
+    init = functools.partial(steps.init_state, recipe)
+    step = functools.partial(steps.train_step, recipe)
     traced = jax.make_jaxpr(step)(jax.eval_shape(init), batch, jax.ShapeDtypeStruct((21, 1), jnp.int32))
     _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     before = len(jax.tree.leaves(jax.eval_shape(init)))

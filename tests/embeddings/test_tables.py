@@ -208,9 +208,11 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
 
     def loss(item_tables):
         key = jax.random.fold_in(np.asarray(state.key), 1)
-        return objective.loss(
-            config, dense.model, params, item_tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, key
+        task, weights = (
+            objective.Task(config, dense.model, V - 1),
+            tables.Weights(params, item_tables, ATTRIBUTE_VA),
         )
+        return objective.loss(task, weights, batch, objective.index(batch), key)
 
     gradients = jax.grad(loss)(jax.tree.map(jnp.asarray, whole))
     state, _ = built.update(state, sharding.put_fields(batch, mesh), attribute_VA)
@@ -249,14 +251,16 @@ def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     target_BC = rng.integers(0, V, (11, 6)).astype(np.int32)
     seen_BL = rng.integers(0, V, (11, 7)).astype(np.int32) * exclude
     by_item = {name: jnp.asarray(table) for name, table in whole.items()}
-    row_VD, bias_V = scoring.catalogue_rows(built.model, state.params, by_item, jnp.asarray(attribute))
+    weights = tables.Weights(state.params, by_item, jnp.asarray(attribute))
+    row_VD, bias_V = scoring.catalogue_rows(built.model, weights)
     score_BV = np.asarray(h_BD @ row_VD.T + bias_V[None])
     target_score_BC = np.take_along_axis(score_BV, target_BC, axis=1)
     (rank_BC,), found = jax.jit(
-        lambda params, shared, *args: scoring.rank_catalogue(
-            built.model, built.layout, params, shared, attribute_VA, args[0], [args[1:3]], args[3], k=25
-        )
-    )(state.params, shared, h_BD, target_BC, target_score_BC, seen_BL)
+        lambda weights, asked: scoring.rank_catalogue(built.model, built.layout, weights, asked, k=25)
+    )(
+        tables.Weights(state.params, shared, attribute_VA),
+        scoring.Asked(h_BD, [(target_BC, target_score_BC)], seen_BL),
+    )
     expected = metrics.rank(score_BV, (target_BC,), k=25, seen_BL=seen_BL if exclude else None)
     np.testing.assert_array_equal(found.top_Bk, expected.top_Bk)
     # The product of another shape may round otherwise: items 4 and 5 may miss their tie by half a rank.

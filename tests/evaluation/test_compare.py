@@ -11,6 +11,7 @@ from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import report
+from jaxneg.files import documents
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
@@ -150,7 +151,7 @@ def test_a_run_stays_with_the_preparation_that_it_was_trained_on(prepared_twice,
         != runs.preparation_id(dataclasses.replace(old, path=two, metadata=old.metadata))
     )
     told = json.loads((tmp_path / "run" / "store.json").read_text())
-    del told["preparation"]
+    del told["preparation"], told[documents.SEAL]
     (tmp_path / "run" / "store.json").write_text(json.dumps(told))
     assert runs.preparation_of(tmp_path / "run") is None
     assert evaluated(tmp_path / "run", tmp_path / "out4", config)["notes"] == []
@@ -168,7 +169,7 @@ def test_what_stood_before_a_restart_neither_counts_nor_piles_up(small_store, tm
     directory = tmp_path / "run"
     first = loop.train(of(2), str(directory))
     each = first["steps_per_epoch"]
-    assert runs.ended(directory) == json.loads((directory / "result.json").read_text())
+    assert runs.ended(directory) == documents.read(directory / "result.json", dict, "")
     with pytest.raises(
         UserError, match=r"--train.epochs 1 is fewer than the 2 epochs that .*run was trained for"
     ):

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneg import config, models
-from jaxneg.config import ModelConfig
+from jaxneg import models
+from jaxneg.config import ModelConfig, fields, parts
 from jaxneg.models import caser, layers
 
 B, L, D = 3, 6, 8
 WINDOW = 4  # below L, so that early windows reach before the first event and late ones forget it
 CONFIG = ModelConfig(width=D, heads=2, layers=2, feed_forward=12, dropout=0.0, window=WINDOW)
-CAUSAL = [name for name in models.ENCODERS if name not in config.BIDIRECTIONAL]
-VARIANTS = [(name, "pre") for name in models.ENCODERS] + [("sasrec", "post"), ("bert4rec", "post")]
+CAUSAL = [name for name in parts.ENCODERS if not parts.ENCODERS[name].bidirectional]
+VARIANTS = [(name, "pre") for name in parts.ENCODERS] + [("sasrec", "post"), ("bert4rec", "post")]
 every = pytest.mark.parametrize("encoder, norm", VARIANTS)
 
 
@@ -50,8 +50,9 @@ def events(seed=0, length=L):
 
 
 def test_all_encoders_of_the_config_exist():
-    assert set(models.ENCODERS) == set(ModelConfig.__annotations__["encoder"].__args__)
-    assert set(config.BIDIRECTIONAL) < set(models.ENCODERS)
+    for name, row in parts.ENCODERS.items():
+        assert ModelConfig(encoder=name) == fields.settled(ModelConfig(encoder=name))
+        assert issubclass(parts.made(row.make), models.nnx.Module)
 
 
 @every
@@ -179,11 +180,11 @@ def test_dropout_needs_a_key_and_follows_it(encoder, norm):
     assert not np.allclose(first, h_BLD)
 
 
-@pytest.mark.parametrize("encoder", list(models.ENCODERS))
+@pytest.mark.parametrize("encoder", list(parts.ENCODERS))
 def test_an_encoder_drops_inside_too(encoder):
     """Dropout beyond that of the inputs, which all encoders share."""
     chosen = dataclasses.replace(CONFIG, encoder=encoder, dropout=0.5)
-    module = models.ENCODERS[encoder](chosen, rngs=models.nnx.Rngs(params=jax.random.key(0)))
+    module = parts.made(parts.ENCODERS[encoder].make)(chosen, rngs=models.nnx.Rngs(params=jax.random.key(0)))
     row, *_, mask = events()
     x_BLD, mask_BL = jnp.asarray(row), jnp.asarray(mask)
     assert not np.allclose(module(x_BLD, mask_BL, jax.random.key(1)), module(x_BLD, mask_BL, None))

@@ -190,9 +190,7 @@ def test_a_disk_that_fills_up_leaves_nothing(fails, trained, tmp_path, monkeypat
 
     monkeypatch.setattr(jax_export, "export", lambda *_, **__: lambda *_: _Blank())
     monkeypatch.setattr(f"jaxneg.serve.export.{fails}", full)
-    with pytest.raises(
-        UserError, match="cannot write .*out: No space left on device; nothing is left behind"
-    ):
+    with pytest.raises(UserError, match="cannot write .*out: No space left on device"):
         export.export(live, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -144,7 +144,9 @@ from jaxneg.serve import scorer
 model = scorer.Scorer.open(sys.argv[1])
 print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)])))
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
-ground = {"arrays", "batch", "documents", "errors", "serve", "serve.manifest", "serve.scorer"}
+ground = {
+    "batch", "errors", "files", "files.arrays", "files.documents", "serve", "serve.manifest", "serve.scorer"
+}
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 
 import jax
@@ -101,10 +102,16 @@ def swapped(path):
     path.mkdir()
 
 
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE = {
     "a bit of the arrays": lambda step: flip(largest(step / "state")),
     "arrays emptied": lambda step: emptied(largest(step / "state")),
     "a directory for a file": lambda step: swapped(largest(step / "state")),
+    "a pipe for a file": lambda step: piped(largest(step / "state")),
     "no progress": lambda step: shutil.rmtree(step / "progress"),
     "progress emptied": lambda step: emptied(step / "progress" / "metadata"),
     "progress of another type": lambda step: (step / "progress" / "metadata").write_text("[1, 2]"),
@@ -116,6 +123,20 @@ DAMAGE = {
 
 def edited(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"item_handlers": 3}', "7"])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_orbax_says_of_a_checkpoint_is_believed_by_nobody(text, read_only, tmp_path):
+    saved(tmp_path, {1: 0.1}).close()
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").write_text(text)
+    try:
+        checkpoints = checkpoint.Checkpointer(tmp_path, read_only=read_only)
+        found = checkpoints.restore(ABSTRACT, 1)
+        checkpoints.close()
+        assert found is not None and found[1]["step"] == 1
+    except UserError as error:
+        assert "\n" not in str(error) and str(tmp_path.parent) in str(error)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -129,6 +129,31 @@ def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, o
     assert not (rehearsal.directory / "differ").exists()
 
 
+def test_checkpoints_of_before_a_restart_do_not_pile_up(rehearsal):
+    """Of several processes, too: each restart prunes, after an end and after a kill alike."""
+    directory = rehearsal.directory / "pruned"
+
+    def of(epochs):
+        return faults.Rehearsal(rehearsal.directory, processes=2, epochs=epochs)
+
+    def latest(step, each):
+        return [at for at in range(step + 1) if at % faults.EVERY == 0 or at % each == 0][-2:]
+
+    for epochs in (1, 2):
+        result = of(epochs).finish("pruned")
+        kept = {int(path.name) for path in (directory / "checkpoints").iterdir()}
+        assert kept == {result["best_step"], *latest(result["steps"], result["steps_per_epoch"])}
+    launcher = of(4).start("pruned")
+    pids, began = faults.processes_of(launcher, 2), time.time()
+    assert rehearsal.moved("pruned", launcher, began)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    launcher.communicate(timeout=120)
+    result = of(4).finish("pruned")
+    kept = {int(path.name) for path in (directory / "checkpoints").iterdir()}
+    assert kept == {result["best_step"], *latest(result["steps"], result["steps_per_epoch"])}
+
+
 def test_processes_find_each_other_by_the_variables_of_slurm(rehearsal):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

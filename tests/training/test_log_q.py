@@ -10,6 +10,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import Config, UserError
 from jaxneg.data import draws, pipeline, stores
+from jaxneg.embeddings import tables
 from jaxneg.training import losses, objective, program
 
 V, WIDTH, REPEATS = 2000, 4, 300
@@ -64,7 +65,7 @@ def scorer(config, score_V):
     """The mean over positions of the estimated sum, for a model whose score of an item is its bias, as given."""
     model = program.build_model(config, program.Catalogue(V, 0, ()))
     params = model.init(jax.random.key(0))
-    tables = {
+    rows_V = {
         "item_VD": jnp.zeros((V + 1, WIDTH)),
         "bias_V": jnp.append(0.0, jnp.asarray(score_V, jnp.float32)),
     }
@@ -75,14 +76,16 @@ def scorer(config, score_V):
         at = objective.index(batch)
 
         def rows(id_):
-            return tables["item_VD"][id_], tables["bias_V"][id_]
+            return rows_V["item_VD"][id_], rows_V["bias_V"][id_]
 
         h_BLD = jnp.zeros((*batch.target_BL.shape, WIDTH))
-        neg_BLC = objective._negatives(config, batch, at, h_BLD, rows, rows(at.target_BL), V)
+        scored = objective.Scored(h_BLD, rows(at.target_BL), rows)
+        neg_BLC = objective._negatives(config, batch, at, scored, V)
         both_BLC = jnp.concatenate([rows(at.target_BL)[1][..., None], neg_BLC], axis=-1)
         there_BL = batch.target_BL > 0
         mean = jnp.where(there_BL, jnp.exp(both_BLC).sum(-1), 0.0).sum() / there_BL.sum()
-        value = objective.loss(config, model, params, tables, batch, at, none_VA, V, None)
+        task, weights = objective.Task(config, model, V), tables.Weights(params, rows_V, none_VA)
+        value = objective.loss(task, weights, batch, at)
         each_BL = jax.nn.logsumexp(both_BLC, axis=-1) - both_BLC[..., 0]
         return mean, value, jnp.where(there_BL, each_BL, 0.0).sum() / there_BL.sum()
 
@@ -198,12 +201,14 @@ def test_refined_training_takes_the_steps_of_plain(store):
     batch = jax.tree.map(jnp.asarray, pipeline.of_config(config, store)[0])
     model = program.build_model(config, program.Catalogue(V, 0, ()))
     params = model.init(jax.random.key(0))
-    tables = {"item_VD": 0.3 * jax.random.normal(jax.random.key(1), (V + 1, WIDTH))}
+    first = {"item_VD": 0.3 * jax.random.normal(jax.random.key(1), (V + 1, WIDTH))}
     none_VA, at = jnp.zeros((V + 1, 0), jnp.int32), objective.index(batch)
     (one, expected), (other, found) = (
-        jax.value_and_grad(lambda t, c=c: objective.loss(c, model, params, t, batch, at, none_VA, V, None))(
-            tables
-        )
+        jax.value_and_grad(
+            lambda rows, c=c: objective.loss(
+                objective.Task(c, model, V), tables.Weights(params, rows, none_VA), batch, at
+            )
+        )(first)
         for c in (config, refined)
     )
     assert one != other

@@ -178,6 +178,10 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
     [line] = warned(20, rejections=0)
     assert "nothing was rejected before the validation, so --data.p-hard 0.5 draws random negatives" in line
     assert warned(20, rejections=0, p_hard=0.0) == []
+    [line] = loop.warnings(CONFIG, 20, 1, none_to_draw=True)
+    assert (
+        "no target has a rejection to draw by --data.hard-scope station and --data.hard-opinion all" in line
+    )
     [line] = warned(19)
     assert "an epoch has 19 steps, fewer than 20" in line
     [line] = warned(30, epochs=2, warmup=60)
@@ -369,3 +373,20 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         for name, value in figures[0].items():
             if isinstance(value, float):  # one pair or rank in a few hundred may fall the other way
                 assert other[name] == pytest.approx(value, rel=0.02, abs=0.005), name
+
+
+def test_a_scope_that_leaves_no_hard_negative_is_said_before_the_first_step(
+    small_store, tmp_path, monkeypatch, capsys
+):
+    config = of(CONFIG, small_store, data={"hard_scope": "session", "hard_opinion": "latest"})
+    monkeypatch.setattr("jaxneg.data.expected.hard_also_liked", lambda *_: float("nan"))
+    with pytest.raises(ZeroDivisionError):
+        loop.train(config, tmp_path / "run", stop=lambda _: 1 // 0)
+    said = capsys.readouterr().err
+    assert (
+        "no target has a rejection to draw by --data.hard-scope session and --data.hard-opinion latest"
+        in said
+    )
+    with pytest.raises(ZeroDivisionError):
+        loop.train(of(config, small_store, data={"p_hard": 0.0}), tmp_path / "other", stop=lambda _: 1 // 0)
+    assert "no target has a rejection" not in capsys.readouterr().err

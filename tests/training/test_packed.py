@@ -10,6 +10,7 @@ import pytest
 from jaxneg import config as configs, models
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, UserError
+from jaxneg.embeddings import tables
 from jaxneg.models import layers
 from jaxneg.training import loop, objective, runs, scoring
 
@@ -95,9 +96,14 @@ def make(config):
     params = {
         name: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in params.items()
     }
-    tables = {"item_VD": jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[0].set(0.0),
-              "bias_V": jnp.asarray(rng.normal(size=V), jnp.float32)}  # fmt: skip
-    return model, params, tables
+    rows = {"item_VD": jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[0].set(0.0),
+            "bias_V": jnp.asarray(rng.normal(size=V), jnp.float32)}  # fmt: skip
+    return model, params, rows
+
+
+def loss(config, model, trained, batch):
+    task = objective.Task(config, model, V - 1)
+    return objective.loss(task, tables.Weights(*trained, ATTRIBUTE_VA), batch, objective.index(batch))
 
 
 def packing(config):
@@ -111,9 +117,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_the_same_sequences_alone(nam
     batches = jax.tree.map(jnp.asarray, make_batches(cloze=model.cloze))
 
     def value(config, trained, batch):
-        return objective.loss(
-            config, model, *trained, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-        )
+        return loss(config, model, trained, batch)
 
     (alone, expected), (packed, found) = (
         jax.jit(jax.value_and_grad(lambda trained, c=c, b=b: value(c, trained, b)))(trained)
@@ -127,18 +131,18 @@ def test_packed_rows_give_the_loss_and_gradients_of_the_same_sequences_alone(nam
 
 
 @pytest.mark.parametrize(
-    "loss",
+    "main",
     [
         LossConfig(name="sampled_softmax", in_batch=True, log_q="plain"),
         LossConfig(name="gbce", hardest=1, feedback=0.5),
         LossConfig(name="not_to_recommend"),
     ],
 )
-def test_every_kind_of_negatives_is_that_of_the_same_sequences(loss):
-    config = dataclasses.replace(CONFIG, loss=loss)
+def test_every_kind_of_negatives_is_that_of_the_same_sequences(main):
+    config = dataclasses.replace(CONFIG, loss=main)
     model, *trained = make(config)
     alone, packed = (
-        objective.loss(c, model, *trained, b, objective.index(b), ATTRIBUTE_VA, V - 1, None)
+        loss(c, model, trained, b)
         for c, b in zip((config, packing(config)), jax.tree.map(jnp.asarray, make_batches()), strict=True)
     )
     np.testing.assert_allclose(packed, alone, rtol=1e-5)
@@ -152,8 +156,8 @@ def test_no_segment_sees_another(name):
 
     @jax.jit
     def hidden(item_BL, feedback_BL, station_BL, segment_BL):
-        seen = (item_BL, feedback_BL, station_BL)
-        return scoring.encode(model, *trained, *seen, ATTRIBUTE_VA, segment_BL=segment_BL)
+        seen = scoring.Seen(item_BL, feedback_BL, station_BL, segment_BL)
+        return scoring.encode(model, tables.Weights(*trained, ATTRIBUTE_VA), seen)
 
     def of(batch):
         return np.asarray(hidden(batch.item_BL, batch.feedback_BL, batch.station_BL, batch.segment_BL))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.extend import core as jax_core
 
-from jaxneg import config as configs, models
-from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError
+from jaxneg import config as configs
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError, parts
 from jaxneg.embeddings import sharding
 from jaxneg.models import layers
 from jaxneg.training import program
 
+BLOCKS = [name for name, row in parts.ENCODERS.items() if row.blocks]
 CATALOGUE = program.Catalogue(items=20, stations=3, attributes=(3,))
 CONFIG = Config(
     data=DataConfig(length=6, batch_size=4),
@@ -43,10 +44,10 @@ def zeros(abstract):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "attention"), [*((name, "plain") for name in models.ENCODERS), ("sasrec", "fused")]
+    ("encoder", "attention"), [*((name, "plain") for name in parts.ENCODERS), ("sasrec", "fused")]
 )
 def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sums_32(encoder, attention):
-    mask = 0.3 if encoder in configs.BIDIRECTIONAL else 0.0
+    mask = 0.3 if parts.ENCODERS[encoder].bidirectional else 0.0
     config = changed(encoder=encoder, attention=attention, dtype="bfloat16", mask=mask)
     built = program.build(config, CATALOGUE, sharding.make_mesh(1))
     traced = jax.make_jaxpr(built.update)(*zeros((built.state, built.batch, built.attribute_VA)))
@@ -94,11 +95,11 @@ def states(config, *, packed=False, seed=0):
     return h_BLD, gradients
 
 
-@pytest.mark.parametrize("encoder", configs.BLOCKS)
+@pytest.mark.parametrize("encoder", BLOCKS)
 @pytest.mark.parametrize("packed", [False, True])
 def test_fused_attention_is_plain_attention(encoder, packed):
     config = changed(
-        encoder=encoder, layers=1, dropout=0.0, mask=0.3 if encoder in configs.BIDIRECTIONAL else 0.0
+        encoder=encoder, layers=1, dropout=0.0, mask=0.3 if parts.ENCODERS[encoder].bidirectional else 0.0
     )
     plain, fused = (states(changed(config, attention=name), packed=packed) for name in ("plain", "fused"))
     for a, b in zip(jax.tree.leaves(fused), jax.tree.leaves(plain), strict=True):
@@ -131,10 +132,10 @@ def test_cudnn_is_asked_only_for_what_it_does(
     assert layers.fused_implementation(jax.ShapeDtypeStruct(shape, dtype), masked=masked) == expected
 
 
-@pytest.mark.parametrize("encoder", configs.BLOCKS)
+@pytest.mark.parametrize("encoder", BLOCKS)
 def test_rematerialisation_gives_the_same_gradients(encoder):
     """With dropout, whose masks must be drawn again alike."""
-    config = changed(encoder=encoder, layers=2, mask=0.3 if encoder in configs.BIDIRECTIONAL else 0.0)
+    config = changed(encoder=encoder, layers=2, mask=0.3 if parts.ENCODERS[encoder].bidirectional else 0.0)
     kept, again = (gradients(changed(config, remat=remat)) for remat in (False, True))
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -178,7 +179,7 @@ def test_rematerialisation_keeps_less_for_the_gradient():
 
 def test_what_has_no_blocks_has_no_options_of_blocks():
     for args in (["--model.remat"], ["--model.attention", "fused"]):
-        for encoder in sorted(set(models.ENCODERS) - set(configs.BLOCKS)):
+        for encoder in sorted(set(parts.ENCODERS) - set(BLOCKS)):
             with pytest.raises(UserError, match=f"--model.encoder {encoder} has n") as error:
                 configs.override(Config(), ["--model.encoder", encoder, *args])
             assert "\n" not in str(error.value)

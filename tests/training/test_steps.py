@@ -59,10 +59,23 @@ def make_batch(seed=0, negatives=2, shared=0):
 
 def make(config=CONFIG):
     model = models.build(config.model, length=L, stations=3, attributes=(3, 3))
-    optimizer = optim.dense_optimizer(config.optim, 100)
-    state = steps.init_state(config, model, optimizer, None, V)
-    update = jax.jit(functools.partial(steps.train_step, config, model, optimizer, None))
-    return model, state, update
+    made = recipe(config, model)
+    return model, steps.init_state(made), jax.jit(functools.partial(steps.train_step, made))
+
+
+def recipe(config, model):
+    return steps.Recipe(
+        objective.Task(config, model, V - 1), optim.dense_optimizer(config.optim, 100), None, V
+    )
+
+
+def weights(state):
+    return tables.Weights(state.params, state.tables, ATTRIBUTE_VA)
+
+
+def value_of(config, model, state, batch):
+    task = objective.Task(config, model, V - 1)
+    return objective.loss(task, weights(state), batch, objective.index(batch))
 
 
 def run(config=CONFIG, mesh=None, count=10, shared=0):
@@ -90,8 +103,8 @@ def rough(config):
 
 def logits(model, state, batch):
     """Logits of every item at every position, float64, built from rows, attributes and biases by hand."""
-    contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA), np.float64)
+    contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+    h_BLD = np.asarray(scoring.encode(model, weights(state), contexts), np.float64)
     row_VD = np.asarray(state.tables["item_VD"], np.float64)
     for k in range(2):
         table = np.asarray(state.params[f"inputs.attribute{k}"], np.float64)
@@ -136,9 +149,7 @@ def test_loss_equals_a_slow_loop():
         + sum(softplus(logit[b, t, i]) for i, _ in candidates(batch, b, t))
         for b, t in positions(batch)
     ]
-    value = objective.loss(
-        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-    )
+    value = value_of(config, model, state, batch)
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -157,9 +168,7 @@ def test_sampled_softmax_sees_own_shared_and_batch_negatives_but_never_the_targe
             logit[b, t, i] - q for i, q in candidates(batch, b, t, in_batch=in_batch, log_q=log_q == "plain")
         ]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = objective.loss(
-        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-    )
+    value = value_of(config, model, state, batch)
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -171,9 +180,7 @@ def test_softmax_runs_over_the_whole_catalogue():
         math.log(np.exp(logit[b, t, 1:]).sum()) - logit[b, t, batch.target_BL[b, t]]
         for b, t in positions(batch)
     ]
-    value = objective.loss(
-        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-    )
+    value = value_of(config, model, state, batch)
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -187,9 +194,7 @@ def test_hardest_keeps_the_highest_scoring_negatives(keep, shared):
     for b, t in positions(batch):
         others = sorted((logit[b, t, i] for i, _ in candidates(batch, b, t)), reverse=True)[:keep]
         parts.append(softplus(-logit[b, t, batch.target_BL[b, t]]) + sum(map(softplus, others)))
-    value = objective.loss(
-        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-    )
+    value = value_of(config, model, state, batch)
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -203,10 +208,8 @@ def test_the_gradient_of_hardest_is_that_of_the_kept_ones():
     plain = dataclasses.replace(config, loss=LossConfig())
 
     def gradient(config, batch):
-        def value(tables):
-            return objective.loss(
-                config, model, state.params, tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-            )
+        def value(item_tables):
+            return value_of(config, model, state._replace(tables=item_tables), batch)
 
         return jax.grad(value)(state.tables)["item_VD"]
 
@@ -225,9 +228,7 @@ def test_any_target_trains_on_rejected_events_as_the_released_code_does():
         target = logit[b, t, batch.target_BL[b, t]]
         others = [logit[b, t, i] for i, _ in candidates(batch, b, t)]
         parts.append(math.log(sum(math.exp(x) for x in [target, *others])) - target)
-    value = objective.loss(
-        config, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-    )
+    value = value_of(config, model, state, batch)
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
@@ -241,12 +242,7 @@ def test_the_feedback_term_adds_by_its_weight():
         parts.append(softplus(-x if batch.label_BL[b, t] > 0 else x))
     alone = dataclasses.replace(config, loss=LossConfig(name="feedback"))
     both = dataclasses.replace(config, loss=LossConfig(feedback=0.7))
-    values = [
-        objective.loss(
-            one, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-        )
-        for one in (config, alone, both)
-    ]
+    values = [value_of(one, model, state, batch) for one in (config, alone, both)]
     np.testing.assert_allclose(values[1], np.mean(parts), rtol=1e-5)
     np.testing.assert_allclose(values[2], values[0] + 0.7 * values[1], rtol=1e-5)
 
@@ -256,9 +252,9 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
     options = LossConfig(contrastive=0.5, contrastive_context=context, temperature=0.2)
     config, model, state = rough(dataclasses.replace(CONFIG, loss=options))
     batch = make_batch()
-    contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA))
-    row_VD, _ = scoring.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
+    contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+    h_BLD = np.asarray(scoring.encode(model, weights(state), contexts))
+    row_VD, _ = scoring.catalogue_rows(model, weights(state))
     row_VD = np.asarray(row_VD, np.float64)
 
     def similarity(x, y):
@@ -275,12 +271,7 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
                 p = math.exp(similarity(row_VD[event_M[after[0]]], c))
                 parts.append(-math.log(p / (p + sum(math.exp(similarity(s, c)) for s in skips))))
     plain = dataclasses.replace(config, loss=LossConfig())
-    without, whole = (
-        objective.loss(
-            one, model, state.params, state.tables, batch, objective.index(batch), ATTRIBUTE_VA, V - 1, None
-        )
-        for one in (plain, config)
-    )
+    without, whole = (value_of(one, model, state, batch) for one in (plain, config))
     assert len(parts) > 10
     np.testing.assert_allclose(whole - without, 0.5 * np.mean(parts), rtol=1e-4)  # a difference of float32
 
@@ -293,11 +284,11 @@ def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated():
         state, _ = update(state, make_batch(k), ATTRIBUTE_VA)
         decay = min(0.6, (2 + k) / (11 + k))
         expected = decay * expected + (1 - decay) * np.asarray(state.tables["item_VD"], np.float64)
-    params, item_tables = steps.evaluated(state)
-    np.testing.assert_allclose(item_tables["item_VD"], expected, rtol=1e-5, atol=1e-6)
-    assert set(params) == set(state.params)
+    found = steps.evaluated(state, ATTRIBUTE_VA)
+    np.testing.assert_allclose(found.tables["item_VD"], expected, rtol=1e-5, atol=1e-6)
+    assert set(found.params) == set(state.params)
     plain = run()[0]
-    assert steps.evaluated(plain) == (plain.params, plain.tables)
+    assert steps.evaluated(plain, ATTRIBUTE_VA)[:2] == (plain.params, plain.tables)
 
 
 def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event():
@@ -306,18 +297,18 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
         own = dataclasses.replace(CONFIG.model, dropout=0.0, encoder=encoder)
         model = models.build(own, length=L, stations=3, attributes=(3, 3), cloze=True)
         config = dataclasses.replace(CONFIG, data=data, model=own)
-        state = steps.init_state(config, model, optim.dense_optimizer(config.optim, 100), None, V)
+        state = steps.init_state(recipe(config, model))
         batch = make_batch()
-        contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-        h_BD = scoring.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
+        contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+        h_BD = scoring.last_hidden(model, weights(state), contexts)
         for b in range(3):
             size = int((batch.item_BL[b] > 0).sum())
             item, feedback, station = (np.zeros((1, L + 1), np.int32) for _ in range(3))
-            for to, of in zip((item, feedback, station), contexts, strict=True):
+            for to, of in zip((item, feedback, station), contexts[:3], strict=True):
                 to[0, :size] = of[b, :size]
             feedback[0, size], station[0, size] = MASK, station[0, size - 1]
-            hidden = map(jnp.asarray, (item, feedback, station))
-            h_1LD = scoring.encode(model, state.params, state.tables, *hidden, ATTRIBUTE_VA)
+            hidden = scoring.Seen(*map(jnp.asarray, (item, feedback, station)))
+            h_1LD = scoring.encode(model, weights(state), hidden)
             np.testing.assert_allclose(h_BD[b], h_1LD[0, size], atol=1e-5)
 
 
@@ -325,13 +316,11 @@ def test_the_target_and_its_feedback_are_no_input():
     """Changing what is to be predicted must not change what it is predicted from."""
     model, state, _ = make()
     batch = make_batch()
-    at = (state.params, state.tables, batch.item_BL, batch.feedback_BL, batch.station_BL, ATTRIBUTE_VA)
-    before = scoring.encode(model, *at)
+    contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+    before = scoring.encode(model, weights(state), contexts)
     # The pipeline puts the event at t + 1 into target_BL[t]; its feedback stands in feedback_BL[t + 1], after t.
     later = batch.feedback_BL.at[:, 3].set(CODE["thumb_down"])
-    after = scoring.encode(
-        model, state.params, state.tables, batch.item_BL, later, batch.station_BL, ATTRIBUTE_VA
-    )
+    after = scoring.encode(model, weights(state), contexts._replace(feedback_BL=later))
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
 
 
@@ -374,21 +363,20 @@ def test_padding_sequences_change_nothing():
 def test_scores_agree_with_each_other():
     model, state, _ = make()
     batch = make_batch()
-    h_BD = scoring.last_hidden(
-        model, state.params, state.tables, batch.item_BL, batch.feedback_BL, batch.station_BL, ATTRIBUTE_VA
-    )
-    row_VD, bias_V = scoring.catalogue_rows(model, state.params, state.tables, ATTRIBUTE_VA)
+    contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+    h_BD = scoring.last_hidden(model, weights(state), contexts)
+    row_VD, bias_V = scoring.catalogue_rows(model, weights(state))
     item_BC = jnp.tile(jnp.arange(V), (B, 1))
-    scores_BC = scoring.score_items(model, state.params, state.tables, h_BD, item_BC, ATTRIBUTE_VA)
+    scores_BC = scoring.score_items(model, weights(state), h_BD, item_BC)
     np.testing.assert_allclose(scores_BC, h_BD @ row_VD.T + bias_V[None], atol=1e-5)
 
 
 def test_last_hidden_is_that_of_the_last_event():
     model, state, _ = make()
     batch = make_batch()
-    contexts = (batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = scoring.encode(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
-    h_BD = scoring.last_hidden(model, state.params, state.tables, *contexts, ATTRIBUTE_VA)
+    contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
+    h_BLD = scoring.encode(model, weights(state), contexts)
+    h_BD = scoring.last_hidden(model, weights(state), contexts)
     for b in range(B):
         np.testing.assert_array_equal(h_BD[b], h_BLD[b, (batch.item_BL[b] > 0).sum() - 1])
 

@@ -5,6 +5,7 @@ A reader module has `Options`, a frozen dataclass that the command line shows as
 """
 
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from jaxneg.data.readers import (
     vk_lsvd,
     yambda,
 )
+from jaxneg.errors import UserError
 
 
 class Reader(NamedTuple):
@@ -75,3 +77,13 @@ READERS: dict[str, Reader] = {
     "lastfm1k": _reader(lastfm1k, "Last.fm Dataset 1K, plays only", "default", "gap", "time"),
     "lfm2b": _reader(lfm2b, "LFM-2b and LFM-1b tables, plays only", "default", "gap", "time"),
 }
+OURS = frozenset(READERS)
+
+
+def add(name: str, reader: Reader) -> None:
+    """Makes a format known by a name. Raises UserError on a name of ours, and on one that is no word."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"a name of a reader must be a word of small letters, digits and _, got {name!r}")
+    if name in OURS:
+        raise UserError(f"{name} is a reader of jaxneg: choose another name")
+    READERS[name] = reader

@@ -1,0 +1,99 @@
+"""What verbs share: kinds of fields, a config as options, and their parsing with its two lengths of help."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import tyro
+
+from jaxneg import config as configs, files
+from jaxneg.cli import usage
+from jaxneg.config import Config, options
+
+C = TypeVar("C")
+K = TypeVar("K", bound="Configured")
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+REQUIRED: Any = tyro.MISSING  # the default of a field that a call must give
+
+
+def path(metavar: str) -> Any:
+    """Annotation of an option that is a path."""
+    return tyro.conf.arg(metavar=metavar)
+
+
+def several(metavar: str, otherwise: str | None = None) -> Any:
+    """Annotation of a tuple of any length; ``otherwise`` is what --help says of none."""
+    text = f"{metavar} [{metavar} ...]"
+    return tyro.conf.arg(metavar=text) if otherwise is None else configs.option(text, otherwise)
+
+
+@dataclass(frozen=True)
+class Configured(Config):
+    """A verb whose options are also those of a config; its first own field is the place of that config."""
+
+    PLACE: ClassVar[str]
+    COMMON: ClassVar[tuple[str, ...]]
+
+    @property
+    def experiment(self) -> Config:
+        """The config with the call's options. Raises UserError where they do not go together."""
+        return configs.check(Config(**_parts(self)))
+
+
+def parsed(
+    kind: Callable[..., C],
+    args: Sequence[str],
+    verb: str,
+    *,
+    default: C | None = None,
+    help: str | None = None,
+    common: tuple[str, ...] = (),
+) -> C:
+    """The command of a verb as it was called; its docstring is its help.
+
+    Args:
+      kind: dataclass of the verb.
+      args: what stands after the verb.
+      verb: as it is called.
+      default: values of options that are not given.
+      help: what the verb does, where the docstring does not say it.
+      common: options that --help lists, as "--data.store"; none lists all.
+    """
+    prog, help = f"jaxneg {verb}", help or usage.text_of(kind)
+    if usage.ALL in args:
+        return configs.parse(kind, ["--help"], prog=prog, default=default, help=help)
+    if not set(options.HELP).isdisjoint(args):
+        print(usage.page(list(options.listed(kind, default)), prog, help, common))
+        sys.stdout.flush()
+        raise SystemExit(0)
+    return configs.parse(kind, args, prog=prog, default=default, help=help)
+
+
+def with_config(kind: type[K], args: Sequence[str], verb: str, read: Callable[[pathlib.Path], Config]) -> K:
+    """The command of a verb over a config, which its first own field names and ``read`` reads.
+
+    The path may stand before or after the options; where it stands first, --help shows the config's values.
+    """
+
+    def parse(base: Config) -> K:
+        return parsed(kind, args, verb, default=kind(**_parts(base)), common=kind.COMMON)
+
+    if args and not args[0].startswith("-"):
+        return parse(read(files.local(args[0], kind.PLACE.upper())))
+    return parse(read(getattr(parse(Config()), kind.PLACE)))
+
+
+def read_run(directory: str | os.PathLike[str]) -> Config:
+    """The config of a run."""
+    from jaxneg.training import runs
+
+    return runs.read_config(pathlib.Path(directory))
+
+
+def _parts(config: Config) -> dict[str, Any]:
+    return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}

@@ -1,0 +1,60 @@
+"""``jaxneg evaluate``: a run is measured on held-out events, beside baselines."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from jaxneg import progress
+from jaxneg.cli import commands
+from jaxneg.config import fields
+
+
+@dataclass(frozen=True)
+class Evaluate(commands.Configured):
+    """Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md, report.json and
+    plots. Options not given are as in training; --data.store names a store that has moved."""
+
+    PLACE: ClassVar[str] = "directory"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "--split", "--compare", "--baselines", "--json", "--data.store", "--eval.batch-size", "--eval.ks",
+        "--eval.bootstrap", "--eval.exclude-seen",
+    )  # fmt: skip
+
+    directory: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("RUN")]] = commands.REQUIRED
+    """Run directory of jaxneg train."""
+    split: Literal["test", "validation"] = "test"
+    """Which held-out events; tune on validation."""
+    compare: Annotated[tuple[fields.Where, ...], commands.several("OTHER", "none")] = ()
+    """Further runs on the store, each measured as it would be alone."""
+    baselines: Literal["usual", "all"] = "usual"
+    """The usual ones, or also WRMF and BPR with their forms, in minutes."""
+    json: commands.Flag = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        config, directory = self.experiment, self.directory
+        from jaxneg.evaluation import report
+        from jaxneg.training import runs
+
+        with progress.Steps("evaluate") as steps:
+            trained = runs.load(directory, config, shared=True)
+            others = [pathlib.Path(other) for other in self.compare]
+            found = report.evaluate_run(
+                trained, directory, self.split, steps, compare=others, which=self.baselines
+            )
+        if self.json:
+            print(json.dumps(found))
+            return
+        progress.show_markdown((directory / "report.md").read_text(encoding="utf-8"))
+        progress.say(
+            f"{directory / 'report.md'}: this report, with plots beside it; "
+            f"next, jaxneg export {directory} --out DIR"
+        )
+
+
+def parse(args: Sequence[str]) -> Evaluate:
+    return commands.with_config(Evaluate, args, "evaluate", commands.read_run)

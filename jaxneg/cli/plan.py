@@ -1,0 +1,81 @@
+"""``jaxneg plan``: what training takes on TPUs that are not here."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import tyro
+
+from jaxneg import config as configs, progress
+from jaxneg.cli import commands
+from jaxneg.config import fields
+from jaxneg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan(commands.Configured):
+    """Compiles the training step for a TPU slice that is not here and says whether it fits, what it sends and how
+    long it should take: estimates, nothing runs. Every field of CONFIG is an option."""
+
+    PLACE: ClassVar[str] = "config"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "--topology", "--per-chip", "--items", "--stations", "--attributes", "--sequences", "--tries", "--json",
+        "--data.store", "--data.batch-size", "--model.width", "--optim.rows", "--train.shards",
+    )  # fmt: skip
+
+    config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
+    """Python file with get_config() -> Config."""
+    topology: tyro.conf.UseAppendAction[
+        Annotated[tuple[str, ...], configs.option("NAME", "one is needed")]
+    ] = ()
+    """Slice, as v5e:16x16; give it again for more."""
+    per_chip: fields.Natural = 0
+    """Sequences a step on each chip; 0 takes --data.batch-size for the whole slice."""
+    items: fields.Natural = 0
+    """Songs of the catalogue; 0 takes songs, stations, attributes and sequences of --data.store."""
+    stations: fields.Natural = 1
+    """Stations, with --items."""
+    attributes: Annotated[tuple[fields.Positive, ...], commands.several("SIZE", "none")] = ()
+    """Values of each attribute of a track, with --items."""
+    sequences: fields.Natural = 0
+    """Training sequences of an epoch; 0 takes those of the store."""
+    tries: fields.Natural = 4
+    """Other settings to compile, at most, where it does not fit."""
+    json: commands.Flag = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        config = self.experiment
+        if not self.topology:
+            raise UserError("give a slice to plan for, as --topology v5e:16x16")
+        from jaxneg.plan import estimate, tpu
+        from jaxneg.training import program
+
+        where = [tpu.tpu(name) for name in self.topology]
+        if self.items:
+            catalogue = program.Catalogue(self.items, self.stations, self.attributes)
+            epoch = estimate.Epoch(self.sequences)
+        else:
+            catalogue, epoch = estimate.of_store(config)
+            epoch = epoch._replace(sequences=self.sequences or epoch.sequences)
+        plans = [
+            estimate.plan(
+                estimate.per_chip(config, each, self.per_chip),
+                catalogue,
+                each,
+                epoch=epoch,
+                tries=self.tries,
+                say=progress.say,
+            )
+            for each in where
+        ]
+        if self.json:
+            print(json.dumps({"plans": plans}))
+        else:
+            estimate.render(plans)
+
+
+def parse(args: Sequence[str]) -> Plan:
+    return commands.with_config(Plan, args, "plan", configs.load)

@@ -1,0 +1,117 @@
+"""``jaxneg train``: a model is trained on a store, or a run continued."""
+
+import contextlib
+import logging
+import pathlib
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from jaxneg import config as configs, progress
+from jaxneg.cli import commands
+from jaxneg.config import Config, fields
+from jaxneg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Train(commands.Configured):
+    """Trains a model on a store, or continues a run. Every field of CONFIG is an option; its values are the
+    defaults."""
+
+    PLACE: ClassVar[str] = "config"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "--data.store", "--data.length", "--data.batch-size", "--data.p-hard", "--data.negatives",
+        "--model.encoder", "--model.width", "--model.layers", "--loss.name", "--optim.learning-rate",
+        "--optim.warmup-steps", "--train.epochs", "--train.patience", "--train.monitor", "--train.seed",
+    )  # fmt: skip
+
+    config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
+    """Python file with get_config() -> Config."""
+    workdir: Annotated[pathlib.Path, commands.path("RUN")] = commands.REQUIRED
+    """Run directory: made if new, continued exactly if not."""
+    cluster: Literal["auto", "off"] = "auto"
+    """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
+    coordinator: Annotated[str, configs.option("HOST:PORT", "none")] = ""
+    """Process 0 of many, where none is found."""
+    processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
+    """How many processes there are."""
+    process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
+    """Which of them this is, from 0."""
+
+    def run(self) -> None:
+        config = self.experiment
+        from jaxneg.training import loop, processes, runs
+
+        processes.start(self.coordinator, self.processes, self.process, detect=self.cluster == "auto")
+        _quiet()
+        _warn(config)
+        try:
+            before = None
+            with contextlib.suppress(UserError):  # training says it
+                before = runs.ended(self.workdir)
+            with progress.Steps("train") as steps, processes.Terminate() as stop:
+                result = loop.train(
+                    config, self.workdir, steps if processes.first() else lambda *_: None, stop
+                )
+        except processes.Stopped as stopped:
+            if processes.first():
+                progress.say(f"{self.workdir}: {stopped} and saved; the same command continues")
+            if processes.many():
+                processes.leave(stopped.code)
+            sys.exit(stopped.code)
+        if processes.first():
+            self._say(result, before)
+
+    def _say(self, result: dict[str, Any], before: dict[str, Any] | None) -> None:
+        from jaxneg import figures
+        from jaxneg.training import convergence
+
+        if liked := result.get("hard_also_liked"):  # older results lack it
+            progress.say(
+                f"{self.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
+                "training; --data.hard-opinion says what counts of them"
+            )
+        if before is not None and before["steps"] == result["steps"]:
+            progress.say(
+                f"{self.workdir} was finished before: nothing was trained; more --train.epochs continue it"
+            )
+        ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
+        of = figures.validated(result)
+        progress.say(
+            f"{self.workdir}: {result['stopped']} after {ended:.4g} epochs; "
+            f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
+            f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
+            f"next, jaxneg evaluate {self.workdir}"
+        )
+
+
+def _quiet() -> None:
+    """What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then undone."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def _warn(config: Config) -> None:
+    """Of what makes training slow, once for all processes."""
+    from jaxneg.data import pipeline, stores
+    from jaxneg.training import processes, runs
+
+    if not processes.first():
+        return
+    if warning := runs.warn_slow_gpu():
+        progress.say(f"jaxneg: {warning}")
+    # Of a store that is not there training says it.
+    with contextlib.suppress(UserError):
+        store = stores.Store.open(config.data.store)
+        if warning := pipeline.warn_beyond_memory(store, config.data):
+            progress.say(f"jaxneg: {warning}")
+
+
+def parse(args: Sequence[str]) -> Train:
+    return commands.with_config(Train, args, "train", configs.load)

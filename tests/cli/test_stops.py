@@ -1,0 +1,205 @@
+"""Signals in the first seconds of each verb, a second verb where one is at work, and a disk that is full: one line."""
+
+import contextlib
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests import verbs
+
+pytestmark = [pytest.mark.slow]
+REFUSED = "in use by|exists|made in the meantime"
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+WRITES = [verb for verb in verbs.VERBS if verb not in ("inspect", "plan", "recommend")]
+
+
+def stopped(process, number):
+    """What a process said that was sent a signal. It may have been done just then."""
+    process.send_signal(number)
+    text = process.communicate(timeout=100)[1]
+    lines = verbs.said(text)
+    if process.returncode != 0:
+        assert process.returncode == CODES[number], text.decode()
+        assert len(lines) == 1 and lines[0].startswith("jaxneg: "), text.decode()
+    return text.decode()
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_a_signal_in_the_first_seconds(verb, number, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    before = {path for path in here.rglob("*")}
+    process = verbs.start(verbs.command(verb, here), here)
+    verbs.wait_until_caught(process)
+    time.sleep(random.Random(f"{verb} {number}").uniform(0.0, 2.5))
+    if process.poll() is not None:
+        process.communicate()
+        return  # it was done
+    stopped(process, number)
+    assert verbs.leftovers(here) == []
+    if process.returncode and verb not in ("train", "sweep"):
+        assert {path for path in here.rglob("*")} == before  # an earlier report stays, nothing else is there
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("after", [0.5, 6.0])
+def test_a_demo_that_is_stopped_begins_anew(number, after, tmp_path):
+    process = verbs.start("demo --out demo", tmp_path)
+    verbs.wait_until_caught(process)
+    time.sleep(after)
+    process.send_signal(number)
+    text = process.communicate(timeout=100)[1].decode()
+    assert process.returncode == CODES[number] and "Traceback" not in text, text
+    assert text.splitlines()[-1].startswith("jaxneg: ") and "the same command begins anew" in text
+    assert verbs.leftovers(tmp_path) == []
+
+
+def test_a_signal_when_all_is_done_changes_nothing(worked, tmp_path):
+    """Python gives signals back to the system as it ends: a process that had said that it was done died of them."""
+    for wait in (0.0, 0.003, 0.01, 0.03):
+        process = verbs.start("--version", worked, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        time.sleep(wait)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode in (0, 143)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_second_one_is_refused_and_the_first_is_none_the_worse(verb, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    words = verbs.command(verb, here)
+    both = [verbs.start(words, here) for _ in range(2)]
+    texts = [process.communicate(timeout=200)[1].decode() for process in both]
+    codes = sorted(process.returncode for process in both)
+    if codes == [0, 0]:  # one after the other; of an output that must not exist yet this cannot be
+        assert verb in ("prepare", "simulate", "evaluate", "train", "sweep")
+    else:
+        assert codes == [0, 2], texts
+        refused = next(text for text, one in zip(texts, both, strict=True) if one.returncode == 2)
+        lines = verbs.said(refused.encode())
+        assert len(lines) == 1 and re.search(REFUSED, lines[0]), refused
+        assert "Traceback" not in refused
+    assert verbs.leftovers(here) == []
+    if verb == "simulate":
+        alone = verbs.copy(worked, tmp_path / "alone")
+        assert verbs.run(words, alone).returncode == 0
+        assert (alone / "new.csv").read_bytes() == (here / "new.csv").read_bytes()
+    if verb == "simulate --ab":
+        alone = verbs.copy(worked, tmp_path / "alone")
+        assert verbs.run(words, alone).returncode == 0
+        assert json.loads((alone / "new/ab.json").read_text()) == json.loads(
+            (here / "new/ab.json").read_text()
+        )
+
+
+@pytest.mark.parametrize(
+    ("held", "second"),
+    [
+        ("demo --out demo", "demo --out demo"),
+        ("demo --out demo", "simulate --out demo/log.parquet"),
+        ("train config.py --workdir new --train.epochs 1000", "sweep config.py --workdir new --set data.p-hard=0"),
+        ("train config.py --workdir new --train.epochs 1000", "prepare table log.csv --out new"),
+        ("train config.py --workdir new --train.epochs 1000", "export run --out new"),
+        ("train config.py --workdir new --train.epochs 1000", "demo --out new"),
+    ],
+)  # fmt: skip
+def test_another_verb_on_a_directory_in_use_is_refused(held, second, worked, tmp_path):
+    here = verbs.copy(worked, tmp_path / "here")
+    first = verbs.start(held, here)
+    lock, deadline = here / held.split(" --")[1].split()[-1], time.monotonic() + 60
+    locks = [lock / ".lock", lock / ".log.parquet.lock"][-1 if "log.parquet" in second else 0]
+    while not locks.exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.01)
+    ended = verbs.run(second, here)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=100)
+    lines = verbs.said(ended.stderr)
+    assert ended.returncode == 2 and len(lines) == 1, ended.stderr
+    assert re.search(REFUSED, lines[0]), lines[0]
+    assert first.returncode == 143 and verbs.leftovers(here) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that makes a file system of some kB, or changes its size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def size(kb, how=""):
+        line = ["mount", "-t", "tmpfs", "-o", f"{how}size={kb}k", "tmpfs", str(place)]
+        done = subprocess.run(line, capture_output=True)
+        if done.returncode:
+            pytest.skip("file systems may not be mounted here")
+        return place
+
+    yield size
+    subprocess.run(["umount", "-l", str(place)], capture_output=True)
+
+
+# kB on which each finds no room, at its first file and amid writing. The copy of what it reads lies elsewhere.
+ROOM = {
+    "prepare": (4, 28, 100),
+    "simulate": (4, 60, 200),
+    "simulate --ab": (4,),
+    "train": (4, 40, 100, 250),
+    "sweep": (4, 60, 250),
+    "export": (4, 28, 60),
+    "evaluate": (4, 12),
+}
+
+
+@pytest.mark.parametrize("verb", ROOM)
+def test_a_file_system_that_fills_up(verb, worked, tmp_path, small_disk):
+    here = verbs.copy(worked, tmp_path / "here")
+    words = verbs.command(verb, here)
+    for kb in ROOM[verb]:
+        disk = small_disk(kb)
+        target = disk / "new"
+        if verb == "evaluate":  # its report goes into the run, which is full
+            words = "evaluate run --baselines usual"
+            run = disk
+            small_disk(4000, "remount,")
+            subprocess.run(["cp", "-r", f"{worked}/run", str(run)], check=True)
+            used = int(
+                subprocess.run(["du", "-sk", str(run)], capture_output=True, text=True).stdout.split()[0]
+            )
+            small_disk(used + kb, "remount,")
+            words = words.replace("evaluate run", f"evaluate {run / 'run'}")
+        else:
+            words = verbs.command(verb, here).replace("--out new", f"--out {target}")
+            words = words.replace("--workdir new", f"--workdir {target}").replace("new.csv", f"{target}.csv")
+        ended = verbs.run(words, here, env={"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")})
+        text = ended.stderr.decode()
+        assert ended.returncode == 2, (kb, text)
+        lines = [line for line in verbs.said(ended.stderr) if line.startswith("jaxneg: ")]
+        assert len(lines) == 1 and "Traceback" not in text, (kb, text)
+        assert re.search("(No space left on device|disk is full).*: free some space", lines[0]), lines
+        assert verbs.leftovers(disk) == [], kb
+        small_disk(20000, "remount,")
+        again = verbs.run(words, here, env={"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")})
+        assert again.returncode == 0, (kb, again.stderr.decode())
+        assert verbs.leftovers(disk) == []
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_without_room_for_tensorboard_ends_training(worked, tmp_path, small_disk):
+    pytest.importorskip("tensorboardX")
+    here = verbs.copy(worked, tmp_path / "here")
+    board, disk = here / "run" / "tensorboard", small_disk(100)
+    shutil.rmtree(board)
+    board.symlink_to(disk)
+    with contextlib.suppress(OSError):
+        (disk / "filler").write_bytes(b"0" * (92 << 10))  # a page or two are left
+    ended = verbs.run("train config.py --workdir run --train.epochs 300 --train.log-every 1", here)
+    lines = verbs.said(ended.stderr)
+    assert ended.returncode == 2 and len(lines) == 1, ended.stderr
+    assert "No space left on device: free some space" in lines[0]
