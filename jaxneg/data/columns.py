@@ -21,6 +21,7 @@ from jaxneg.data import engine, heads, quotes, scans
 from jaxneg.errors import UserError
 
 EXACT = float(1 << 53)  # whole numbers below are exact as doubles
+BLANKS = " \t\n\r\v\f\u00a0\u200b\u3000\ufeff"
 SHAPES = {
     "list": "lists",
     "object": "objects",
@@ -39,6 +40,7 @@ class Column(NamedTuple):
     )
     shape: ir.Value | None = None  # of JSON: the type of each value, BIG for a whole number that is not exact
     milliseconds: float = 0  # of a duration: what one is worth
+    exact: float = EXACT  # of real numbers: whole ones below are exact
 
 
 class Piece(NamedTuple):
@@ -49,6 +51,17 @@ class Piece(NamedTuple):
     columns: dict[str, Column]  # by the name that the user gave
     have: list[str]  # all columns, for messages
     delimiter: str = ""
+    texts: tuple[
+        str, ...
+    ] = ()  # of text that may be quoted: all columns of the table, as they stand in a line
+
+
+def named(name: str, have: Sequence[str]) -> str | None:
+    """The column that a user means: of this name, else the one that differs in case and blanks around it only."""
+    if name in have:
+        return name
+    alike = [other for other in have if other.strip().lower() == name.strip().lower()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def of_csv(
@@ -67,17 +80,21 @@ def of_csv(
       names: of columns of files without header; empty calls them column0, column1, ...
       quoting: "double", "none", or "auto": see ``quotes.of``.
     """
-    styles = [(quotes.of(file, quoting), quotes.width(file, header, names), file) for file in files]
+    files = [file for file in files if heads.first_line(file, "utf-8")[1]] or list(files[:1])
+    styles = [
+        (quotes.of(file, quoting, header=header), quotes.width(file, header, names), file) for file in files
+    ]
     found = []
     for (quote, width), run in itertools.groupby(styles, key=lambda style: style[:2]):
-        named = None if header else list(names) or [f"column{k}" for k in range(width)]
-        for scan in scans.scan_csv(con, [file for *_, file in run], {}, names=named, quote=quote):
-            columns = {}
+        given = None if header else list(names) or [f"column{k}" for k in range(width)]
+        for scan in scans.scan_csv(con, [file for *_, file in run], {}, names=given, quote=quote):
+            columns, have = {}, list(scan.columns)
             for name in wanted:
-                if name in scan.columns:
-                    scans.refuse_twice(scan, [name])
-                    columns[name] = Column(scan.table[scan.columns[name]], "text")
-            found.append(Piece(scan.table, scan.files[0], columns, list(scan.columns), scan.delimiter))
+                if (column := named(name, have)) is not None:
+                    scans.refuse_twice(scan, [column])
+                    columns[name] = Column(scan.table[scan.columns[column]], "text")
+            texts = tuple(scan.columns.values()) if quote and any(map(quotes.used, scan.files)) else ()
+            found.append(Piece(scan.table, scan.files[0], columns, have, scan.delimiter, texts))
     return found
 
 
@@ -90,8 +107,8 @@ def of_parquet(
       nested: a name with dots is a field even where a column has that name.
     """
     found = []
-    tops = {part for name in wanted for part in (name, name.split(".")[0])}
-    for scan in scans.scan_parquet(con, files, only=tops):
+    tops = {part.strip().lower() for name in wanted for part in (name, name.split(".")[0])}
+    for scan in scans.scan_parquet(con, files, only=lambda name: name.strip().lower() in tops):
         assert scan.schema is not None
         columns = {}
         for name in wanted:
@@ -118,7 +135,8 @@ def _path(name: str, schema: pa.Schema, nested: bool) -> list[str]:
     for part in parts[1:]:
         at = inside.get_field_index(part) if inside is not None and pa.types.is_struct(inside) else -1
         inside = inside.field(at).type if inside is not None and at >= 0 else None
-    exact = [name] if name in schema.names else []
+    column = named(name, schema.names)
+    exact = [] if column is None else [column]
     return (parts if nested else exact or parts) if inside is not None else exact
 
 
@@ -144,7 +162,12 @@ def _typed(value: ir.Value, kind: Any) -> Column:
         "list": lambda t: types.is_list(t) or types.is_large_list(t) or types.is_fixed_size_list(t),
         "map": types.is_map, "object": types.is_struct, "clock": types.is_time,
     }  # fmt: skip
-    return Column(value, next((name for name, test in tests.items() if test(kind)), str(kind)))
+    exact = (
+        {16: float(1 << 11), 32: float(1 << 24)}.get(kind.bit_width, EXACT)
+        if types.is_floating(kind)
+        else EXACT
+    )
+    return Column(value, next((name for name, test in tests.items() if test(kind)), str(kind)), exact=exact)
 
 
 def of_json(
@@ -204,11 +227,17 @@ def _decode(_value): ...
 def _try(_value): ...
 
 
-def text(column: Column, *, strip: bool = False) -> ir.Value:
+def tidy(value: ir.Value) -> ir.Value:
+    """Text without blanks around it, null if empty."""
+    return value.re_replace(rf"^[{BLANKS}]+|[{BLANKS}]+$", "").nullif("")
+
+
+def text(column: Column, *, strip: bool = False, neat: bool = False) -> ir.Value:
     """The values as text, null where there is none. Bytes that are no UTF-8 are null too: see ``undecodable``.
 
     Args:
-      strip: whole numbers in text lose their .0: for columns that hold nothing but whole numbers.
+      strip: numbers in text lose their .0: for columns that hold nothing but numbers.
+      neat: text goes through ``tidy``.
     """
     value, kind = column.value, column.kind
     if kind == "real":
@@ -217,20 +246,23 @@ def text(column: Column, *, strip: bool = False) -> ir.Value:
         shown = ibis.ifelse(exact.cast("float64") == value, exact.cast("string"), value.cast("string"))
         return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("string"), shown)
     if kind == "decimal":
-        return value.cast("string").re_replace(r"\.0+$", "")
+        return value.cast("string").re_replace(r"(\.[0-9]*[1-9])0+$|\.0+$", r"\1")
     if kind == "bytes":
         return _try(_decode(value)).nullif("")
     if kind == "null":
         return ibis.null("string")
     value = value.cast("string")
+    if kind == "text" and neat:
+        value = tidy(value)
     if kind == "text" and strip:
         value = value.re_replace(r"\.0+$", "")
     return value.nullif("") if kind == "text" else value
 
 
 def undecodable(column: Column) -> ir.Value:
-    """True for bytes that are no UTF-8."""
-    return column.value.notnull() & _try(_decode(column.value)).isnull()
+    """True for bytes that are no text in UTF-8."""
+    found = _try(_decode(column.value))
+    return column.value.notnull() & (found.isnull() | found.re_search(r"[\x00-\x08]"))
 
 
 def number(column: Column) -> ir.Value:

@@ -9,6 +9,7 @@ positive or negative is decided by a polarity when the log is prepared.
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 from collections.abc import Mapping
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -118,8 +119,16 @@ def select(
     return table.select(**columns, **extra)
 
 
+@ibis.udf.scalar.builtin(name="epoch_ns", signature=(("timestamp(9)",), "int64"))
+def _nanoseconds(_stamp): ...
+
+
 def milliseconds(stamp: ir.Value) -> ir.Value:
     """Milliseconds since the epoch of a timestamp (in UTC if it names no zone), rounded down."""
+    kind: Any = stamp.type()
+    if kind.is_timestamp() and kind.scale == 9 and kind.timezone is None:  # a cast would round up
+        whole, million = _nanoseconds(stamp), 1_000_000
+        return (whole - ((whole % million) + million) % million) // million
     stamp = stamp.cast("timestamp")  # in UTC, the engine's time zone
     whole = stamp.truncate("s")  # DuckDB rounds the seconds of an epoch, so .6 would be a second late
     return whole.epoch_seconds().cast("int64") * 1000 + stamp.millisecond()

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,14 +26,23 @@ def is_list(file: pathlib.Path) -> bool:
     return False
 
 
+def is_spread(file: pathlib.Path) -> bool:
+    """Whether the first object of a JSON file is spread over several lines."""
+    with _open(file, "utf-8") as text:
+        for line in iter(lambda: text.readline(HEAD), ""):
+            if line.strip():
+                try:
+                    json.JSONDecoder().raw_decode(line.strip())
+                except (ValueError, RecursionError):
+                    return line.lstrip().startswith("{") and first_object(file, lines=True) is not None
+                return False
+    return False
+
+
 def first_object(file: pathlib.Path, *, lines: bool) -> dict[str, Any] | None:
     """First object of a JSON list or of JSON lines, None if empty. Raises UserError if it is neither."""
     with _open(file, "utf-8") as text:
-        head = ""
-        while lines and not head and (line := text.readline(HEAD)):
-            head = line.strip()
-        if not lines:
-            head = text.read(HEAD).strip()
+        head = text.read(HEAD).strip()
     if not lines:
         if head and not head.startswith("["):
             raise UserError(
@@ -74,19 +84,19 @@ def is_utf8(file: pathlib.Path) -> bool:
 
 
 def first_line(file: pathlib.Path, encoding: str) -> tuple[int, str]:
-    """Blank lines at the start of a file, and the first that is none; "" if there is none."""
+    """Lines to skip at the start of a file (blank ones, and sep=; of spreadsheets), and the first other; "" if none."""
     skip = 0
     with _open(file, encoding) as text:
         while line := text.readline(HEAD):
-            if line.strip():
+            if line.strip() and not re.fullmatch(r"(?i)\s*\"?sep=.\"?\s*", line):
                 return skip, line.rstrip("\r\n")
             skip += 1
     return 0, ""
 
 
 def delimiter_of(line: str) -> str:
-    """Tab, semicolon, bar or comma, whichever a line holds most of."""
-    return max("\t;|,", key=line.count)
+    """Tab, semicolon, bar or comma, whichever a line holds most of outside quotes."""
+    return max("\t;|,", key=re.sub(r'"[^"]*"', "", line).count)
 
 
 def split_line(file: pathlib.Path, line: str, delimiter: str, quote: str) -> list[str]:
@@ -117,5 +127,6 @@ def _open(file: pathlib.Path, encoding: str) -> Iterator[io.TextIOWrapper]:
             yield text
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{sources.spoken(file)}: is not {encoding.upper()} text ({error.reason}): convert it"
+            f"{sources.spoken(file)}: is not {encoding.upper()} text ({error.reason}): convert it, or name its "
+            "encoding with --encoding (prepare table)"
         ) from error

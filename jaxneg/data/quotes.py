@@ -27,19 +27,26 @@ def width(file: pathlib.Path, header: bool, names: Any) -> int:
     return 0 if names else found
 
 
-def of(file: pathlib.Path, quoting: str) -> str:
+def used(file: pathlib.Path) -> bool:
+    """Whether a file holds a quote at all."""
+    with staging.opened(file) as raw:
+        return any(b'"' in block for block in iter(lambda: raw.read(1 << 20), b""))
+
+
+def of(file: pathlib.Path, quoting: str, *, header: bool = True) -> str:
     """The quote of a file, or "" if it quotes nothing.
 
-    By itself ("auto"), a tab separated file quotes if its header is quoted, if all values of a column are, or if
-    quotes stand only where a value needs them, because it holds a tab, a line break or a quote. Raises UserError
-    where some need them and others do not.
+    By itself ("auto"), a file with tabs or bars between values quotes if its header is quoted, if all values of a
+    column are, or if quotes stand only where a value needs them, because it holds a tab, a line break or a quote.
+    Raises UserError where some need them and others do not.
     """
     if quoting != "auto":
         return "" if quoting == "none" else QUOTE
     _, line = heads.first_line(file, "utf-8")
-    if heads.delimiter_of(line) != "\t" or line.startswith(QUOTE):
+    delimiter = heads.delimiter_of(line)
+    if delimiter not in "\t|" or (header and line.startswith(QUOTE)):
         return QUOTE
-    found = _looked(file)
+    found = _looked(file, delimiter, header)
     if found is None:
         return ""
     needed, free, whole_columns = found
@@ -53,25 +60,21 @@ def of(file: pathlib.Path, quoting: str) -> str:
     return QUOTE if needed or free else ""
 
 
-def _looked(file: pathlib.Path) -> tuple[int, int, bool] | None:
+def _looked(file: pathlib.Path, delimiter: str, header: bool) -> tuple[int, int, bool] | None:
     """Values whose quotes are needed, and are not; whether these fill their columns. None if a quote stays open."""
-    with staging.opened(file) as raw:
-        while block := raw.read(1 << 20):
-            if b'"' in block:
-                break
-        else:
-            return 0, 0, False
+    if not used(file):
+        return 0, 0, False
     needed = free = lines = 0
     quoted: dict[int, int] = {}
     with staging.opened(file) as raw:
         waiting = ""
         for number, data in enumerate(raw):
-            if not waiting and number:
+            if not waiting and (number or not header):
                 lines += 1
             if not waiting and b'"' not in data:
                 continue
             waiting += data.decode("utf-8", "replace")
-            fields = _fields(waiting.rstrip("\r\n"))
+            fields = _fields(waiting.rstrip("\r\n"), delimiter)
             if fields is None:
                 if len(waiting) > LONGEST:
                     return None
@@ -83,7 +86,7 @@ def _looked(file: pathlib.Path) -> tuple[int, int, bool] | None:
                 inner = field[1:-1]
                 if len(field) < 2 or not field.endswith(QUOTE) or QUOTE in inner.replace(QUOTE * 2, ""):
                     return None
-                if QUOTE in inner or "\t" in inner or "\n" in inner:
+                if QUOTE in inner or delimiter in inner or "\n" in inner:
                     needed += 1
                 else:
                     free += 1
@@ -93,12 +96,12 @@ def _looked(file: pathlib.Path) -> tuple[int, int, bool] | None:
     return needed, free, bool(quoted) and all(count == lines for count in quoted.values())
 
 
-def _fields(line: str) -> list[str] | None:
-    """Values between tabs, quoted ones with their quotes; None if the last one is still open."""
+def _fields(line: str, delimiter: str) -> list[str] | None:
+    """Values between delimiters, quoted ones with their quotes; None if the last one is still open."""
     found: list[str] = []
     open_ = ""
-    for part in line.split("\t"):
-        open_ = f"{open_}\t{part}" if open_ else part
+    for part in line.split(delimiter):
+        open_ = f"{open_}{delimiter}{part}" if open_ else part
         if open_.startswith(QUOTE) and open_.count(QUOTE) % 2:
             continue
         found.append(open_)

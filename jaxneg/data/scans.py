@@ -13,7 +13,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ibis
@@ -31,7 +31,8 @@ OWN = (
     "file_row_number",
     "rowid",
 )  # names of columns that engines or we add
-LISTS, LINES = "array", "newline_delimited"  # layouts of JSON, as DuckDB calls them
+# Layouts of JSON, as DuckDB calls them; SPREAD: objects that go on over several lines.
+LISTS, LINES, SPREAD = "array", "newline_delimited", "unstructured"
 
 
 class Scan(NamedTuple):
@@ -176,9 +177,7 @@ def scan_csv(
             by = delimiter or heads.delimiter_of(line)
             found.append((tuple(names or heads.split_line(file, line, by, quote)), by, skip, file))
     if not found:
-        raise UserError(
-            f"{sources.spoken(files[0])}: the first line is no header with a name for each column: ''"
-        )
+        raise UserError(f"{sources.spoken(files[0])} is empty: give the log itself")
     scans = []
     for (header, by, skip), run in itertools.groupby(found, key=lambda head: head[:3]):
         group = [file for *_, file in run]
@@ -215,11 +214,12 @@ def _csv_view(
 
 
 def scan_parquet(
-    con: ibis.BaseBackend, files: Sequence[pathlib.Path], only: Collection[str] | None = None
+    con: ibis.BaseBackend, files: Sequence[pathlib.Path], only: Callable[[str], bool] | None = None
 ) -> list[Scan]:
-    """Scans of Parquet files, by their schemas; with the columns ``only``, where given."""
+    """Scans of Parquet files, by their schemas; with the columns of names that are ``only`` these, where given."""
     schemas = []
     for file in files:
+        staging.refuse_kind(file, text=False)
         try:
             schemas.append(pq.read_schema(file).remove_metadata())
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -241,7 +241,7 @@ def scan_parquet(
             found = engine.columns(con, source)  # by place: the engine gives names that occur twice another
             own = zip(found, _distinct(schema.names), schema, strict=True)
             parts = [f"{_finite(engine.quoted(name), field.type)} AS {engine.quoted(new)}"
-                     for name, new, field in own if only is None or field.name in only]  # fmt: skip
+                     for name, new, field in own if only is None or only(field.name)]  # fmt: skip
             select = ", ".join(parts) or "1 AS nothing"
             table = _numbered(engine.view(con, f"SELECT {select} FROM {source}"))
         scans.append(Scan(table, group, columns, twice, schema=schema))
@@ -251,8 +251,10 @@ def scan_parquet(
 def scan_json(
     con: ibis.BaseBackend, files: Sequence[pathlib.Path], keys: Sequence[str], select: str
 ) -> list[Scan]:
-    """Scans of JSON objects in lists or lines, with the expressions of ``select`` over the values of ``keys``."""
-    layouts = [(LISTS if heads.is_list(file) else LINES, file) for file in files]
+    """Scans of JSON objects in lists, in lines or over several: expressions ``select`` over values of ``keys``."""
+    layouts = [
+        (LISTS if heads.is_list(file) else SPREAD if heads.is_spread(file) else LINES, file) for file in files
+    ]
     scans = []
     for layout, run in itertools.groupby(layouts, key=lambda pair: pair[0]):
         group = [file for _, file in run]

@@ -29,9 +29,14 @@ def find(source: pathlib.Path, patterns: Sequence[str], mend: str) -> list[pathl
         )
     seen: dict[str, pathlib.Path] = {}
     for path in found:
-        if (other := seen.setdefault(staging.bare(spoken(path).replace(".zip/", "/../")), path)) is not path:
+        if (other := seen.setdefault(staging.bare(spoken(path)), path)) is not path:
             raise UserError(f"{source} holds both {spoken(other)} and {spoken(path)}: give one of them")
     return sorted(found, key=lambda path: natural_key(pathlib.Path(spoken(path))))
+
+
+def unpacked_name(path: pathlib.Path) -> str:
+    """The path that a file has once archives are unpacked beside themselves."""
+    return re.sub(r"(?i)[^/]*\.zip/", "", spoken(path))
 
 
 def unpacked(source: pathlib.Path) -> pathlib.Path:
@@ -60,8 +65,14 @@ def _below(source: pathlib.Path, patterns: Sequence[str]) -> list[pathlib.Path]:
     if source.is_file():
         paths = [source]
     else:
-        paths = [path for path in source.rglob("*")
-                 if not staging.hidden(path.relative_to(source)) and path.is_file()]  # fmt: skip
+        paths = []
+        for path in source.rglob("*"):
+            if staging.hidden(path.relative_to(source)) or path.is_dir():
+                continue
+            if not path.exists() and _matches(path.name, patterns):
+                raise UserError(f"{path} is a link to a file that is not there: mend or remove it")
+            if path.is_file():
+                paths.append(path)
     found = []
     for path in paths:
         if not _archive(path, patterns):

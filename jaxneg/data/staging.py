@@ -8,6 +8,7 @@ that nothing grows on the disk. ``original`` puts the names of people back into 
 
 import atexit
 import bz2
+import codecs
 import contextlib
 import fcntl
 import gzip
@@ -31,7 +32,22 @@ PREFIX = "jaxneg-read-"
 PACKED = (".gz", ".bz2", ".zst")  # endings of files that hold one packed file
 BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
-MACOS = "__MACOSX"
+LITTER = ("thumbs.db", "desktop.ini")  # what other programs leave in folders, beside hidden files
+MARKS = {  # what a text starts with that is no UTF-8
+    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+}  # fmt: skip
+KINDS = {  # what files start with that are no text
+    b"\x1f\x8b": "a gzip file: name it .gz", b"BZh": "a bz2 file: name it .bz2",
+    b"\x28\xb5\x2f\xfd": "a zst file: name it .zst", b"PAR1": "a Parquet file: name it .parquet",
+    b"PK\x03\x04": "a zip archive or a spreadsheet: name it .zip, or save it as CSV",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV", b"SQLite format 3": "a database: export its table as CSV",
+    b"%PDF": "a PDF: give the log itself", b"ARROW1": "an Arrow file: write it as Parquet",
+}  # fmt: skip
+PAGES = {  # what text starts with that is no log
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
+    b"<!doctype html": "a web page: fetch the file itself", b"<html": "a web page: fetch the file itself",
+    b"<?xml": "XML: write it as CSV or JSON lines",
+}  # fmt: skip
 
 
 class _Folder:
@@ -139,6 +155,8 @@ def opened(file: pathlib.Path) -> Iterator[Any]:
                 yield io.BufferedReader(raw)
             else:
                 yield stack.enter_context(file.open("rb"))
+    except UnicodeError:
+        raise
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise _damaged(file, error) from error
     except OSError as error:
@@ -154,6 +172,53 @@ def _damaged(file: pathlib.Path, error: Exception) -> UserError:
     )
 
 
+def refuse_kind(file: pathlib.Path, *, text: bool) -> None:
+    """Raises UserError if the first bytes of a file are those of another kind than its name says."""
+    with opened(file) as plain:
+        head = plain.read(64)
+    kinds = PAGES | (KINDS if text else {})
+    start = head.removeprefix(BOM).lstrip().lower() if text else head.lower()
+    for first, what in kinds.items():
+        if start.startswith(first.lower()) if first in PAGES else head.startswith(first):
+            raise UserError(f"{original(str(file))} is {what}")
+
+
+def as_utf8(file: pathlib.Path, encoding: str) -> pathlib.Path:
+    """The file, or one in UTF-8 with the same text if it is in another encoding.
+
+    Args:
+      encoding: a name of Python's, or "auto" for UTF-8, or UTF-16 or 32 if a byte order mark says so.
+
+    Raises UserError where the text is not in this encoding.
+    """
+    with opened(file) as plain:
+        head = plain.read(64)
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), "")
+    if encoding == "auto" and not marked and b"\0" in head:
+        raise UserError(
+            f"{original(str(file))}: has zero bytes in its first line, so it is no UTF-8 text: if it is UTF-16 give "
+            "--encoding utf-16-le or utf-16-be"
+        )
+    name = (marked or "utf-8") if encoding == "auto" else codecs.lookup(encoding).name
+    if name == "utf-8":
+        return file
+    folder = _folder()
+    key = (str(file.absolute()), f"/{name}")
+    if key not in folder.links:
+        path = folder.new(file, pathlib.PurePath(bare(file.name)).suffix + ".gz")
+        try:
+            with opened(file) as plain, gzip.open(path, "wb", compresslevel=1) as out:
+                with io.TextIOWrapper(plain, encoding=name, newline="") as text:
+                    while block := text.read(BLOCK):
+                        out.write(block.removeprefix("\ufeff").encode())
+        except UnicodeError as error:
+            raise UserError(
+                f"{original(str(file))}: is not {name.upper()} text ({error}): give another --encoding"
+            ) from error
+        folder.links[key] = path
+    return folder.links[key]
+
+
 def _starts_with_bom(file: pathlib.Path) -> bool:
     with opened(file) as plain:
         return plain.read(len(BOM)) == BOM
@@ -164,8 +229,8 @@ def is_zip(file: pathlib.Path) -> bool:
 
 
 def hidden(path: pathlib.PurePath) -> bool:
-    """Whether a path below a source is none of its log: a file or folder .x, _x or __MACOSX."""
-    return any(part.startswith((".", "_")) or part == MACOS for part in path.parts)
+    """Whether a path below a source is none of its log: a file or folder .x, _x, ~$x or __MACOSX, or litter."""
+    return path.name.lower() in LITTER or any(part.startswith((".", "_", "~$")) for part in path.parts)
 
 
 def unzipped(archive: pathlib.Path, wanted: Callable[[str], bool]) -> pathlib.Path:

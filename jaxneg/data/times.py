@@ -31,12 +31,16 @@ WRITTEN = [
     "%d %B %Y %H:%M:%S", "%d %B %Y %H:%M", "%d %B %Y, %H:%M", "%d %B %Y",
     "%d-%b-%Y %H:%M:%S", "%d-%b-%Y %H:%M", "%d-%b-%Y",
     "%b %d, %Y %H:%M:%S", "%b %d, %Y, %H:%M:%S", "%b %d, %Y %H:%M", "%b %d, %Y, %H:%M", "%b %d, %Y",
+    "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%b %d, %Y, %I:%M:%S %p UTC",
     "%b %d, %Y %I:%M:%S %p", "%b %d, %Y, %I:%M:%S %p", "%b %d, %Y %I:%M %p", "%b %d, %Y, %I:%M %p",
     "%B %d, %Y %H:%M:%S", "%B %d, %Y %H:%M", "%B %d, %Y",
     "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S", "%a, %d %b %Y %H:%M:%S GMT",
     "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y.%m.%d %H:%M:%S", "%Y.%m.%d %H:%M", "%Y.%m.%d",
 ]  # fmt: skip
-ZONED = ["%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%z"]
+ZONED = [
+    "%Y-%m-%d %H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%d/%b/%Y:%H:%M:%S %z",
+    "%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%z",
+]  # fmt: skip
 NOT_TIMES = ("nan", "nat", "none", "null", "\\n", "inf", "-inf", "infinity", "-infinity", "+inf", "<na>")
 
 
@@ -72,40 +76,54 @@ def _dated(text: ir.Value, spark: bool) -> ir.Value:
     return ibis.coalesce(_iso(text), _written(text, WRITTEN), _written(text, ZONED))
 
 
+def usual() -> tuple[int, int]:
+    """From 1990 to tomorrow, in milliseconds."""
+    return EARLIEST * 1000, int((time.time() + DAY) * 1000)
+
+
 def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
     """What ``Clock`` has to know of a column of a piece, as aggregates over its table."""
     if column.kind == "null":
         return {}
-    low, high = EARLIEST * 1000, (time.time() + DAY) * 1000
+    low, high = usual()
     if column.kind == "stamp":
         # An infinite time has no milliseconds.
-        stamp = column.value.cast("timestamp")
-        ms = events.milliseconds(stamp)
+        ms = events.milliseconds(column.value)
         found = {"present": ms.notnull().sum(), "dates": ms.notnull().sum()}
-        return found | _span("date", ms) | {"dates_usual": ms.between(low, int(high)).sum()}
+        return found | _span("date", ms) | {"dates_usual": ms.between(low, high).sum()}
     if column.kind == "text":
         text = _text(column)
         if form:
             ms = _formatted(text, form)
             given = {"present": text.notnull().sum(), "dates": ms.notnull().sum()}
             bad = text.min(where=ms.isnull() & text.notnull())
-            return given | {"example": bad, "dates_usual": ms.notnull().sum()} | _span("date", ms)
+            return given | {"example": bad, "dates_usual": ms.between(low, high).sum()} | _span("date", ms)
         number = cols.number(column._replace(value=text))
         ms = _dated(text, spark)
         ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
         found = {
             "present": text.notnull().sum(), "dates": ms.notnull().sum(), "iso": _iso(text).notnull().sum(),
             "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
-            "dates_usual": ms.between(low, int(high)).sum(),
+            "dates_usual": ms.between(low, high).sum(),
         } | _span("date", ms)  # fmt: skip
+        short = _shortened(text)
+        found |= {"short": short.sum(), "short_example": text.min(where=short)}
     else:
         if form:
             return look(Column(cols.text(column), "text"), form, spark=spark)
         number = cols.number(column)
         found = {"present": number.notnull().sum()}
     found |= {"numbers": number.notnull().sum(), "low": number.min(), "high": number.max()}
-    usual = {f"usual_{unit}": (number * scale).between(low, high).sum() for unit, scale in UNITS.items()}
-    return found | usual
+    return found | {
+        f"usual_{unit}": (number * scale).between(low, high).sum() for unit, scale in UNITS.items()
+    }
+
+
+def _shortened(text: ir.Value) -> ir.Value:
+    """Whether a number was written with fewer digits than it has, as spreadsheets do: 1.7041E+12."""
+    digits = text.re_extract(r"\.([0-9]*)[eE]\+", 1).length()
+    power = text.re_extract(r"[eE]\+([0-9]+)$", 1).try_cast("int64")
+    return ((text.contains("E+") | text.contains("e+")) & (digits < power)).fill_null(False)
 
 
 def _span(name: str, ms: ir.Value) -> dict[str, ir.Value]:
@@ -123,7 +141,7 @@ def _compact(column: Column, size: int) -> ir.Value:
     digits = cols.whole(column).cast("string")
     digits = ibis.ifelse(digits.length() == size, digits, ibis.null("string"))
     ms = _written(digits, [COMPACT[size]])
-    return ibis.ifelse(ms.between(EARLIEST * 1000, int((time.time() + DAY) * 1000)), ms, ibis.null("int64"))
+    return ibis.ifelse(ms.between(*usual()), ms, ibis.null("int64"))
 
 
 def _formatted(text: ir.Value, form: str) -> ir.Value:
@@ -138,10 +156,21 @@ class Clock:
       found: sums, least and most of what ``look`` and ``compact`` say of all pieces.
       unit: of numbers; "auto" goes by what is found.
       form: strptime format, or "".
+      lenient: a few times outside 1990 to today are no reason to refuse; ``usual`` says whether to leave them out.
     """
 
-    def __init__(self, where: str, found: Mapping[str, Any], unit: str, form: str, *, spark: bool = False):
+    def __init__(
+        self,
+        where: str,
+        found: Mapping[str, Any],
+        unit: str,
+        form: str,
+        *,
+        spark: bool = False,
+        lenient: bool = False,
+    ):
         self.unit, self.form, self.spark = unit, form, spark
+        self.usual = lenient and unit == "auto"
         self.size, self.dates = 0, bool(found.get("dates"))
         # Most are: other ways of writing cost a lot to try.
         self.iso = found.get("iso") == found.get("dates")
@@ -154,6 +183,11 @@ class Clock:
             )  # fmt: skip
             raise UserError(
                 f"{where} holds {found['example']!r}, which {how} ({rest:,} of {present:,} rows): {mend}"
+            )
+        if found.get("short"):
+            raise UserError(
+                f"{where} holds {found['short_example']!r}, a number that a spreadsheet has shortened "
+                f"({found['short']:,} of {present:,} rows): write all of its digits"
             )
         if numbers and dates:
             raise UserError(
@@ -168,6 +202,13 @@ class Clock:
         low, high = found["date_low"], found["date_high"]
         if not LEAST <= low <= high <= MOST:
             raise UserError(f"{where} holds a time outside the years 1 to 9999: correct or remove the row")
+        outside = dates - (found["dates_usual"] or 0)
+        if self.unit == "auto" and 0 < outside < dates and not self._few(outside, dates):
+            raise UserError(
+                f"{where} runs from {_shown(low)} to {_shown(high)}, and {outside:,} of {dates:,} rows lie before "
+                "1990 or after today: correct or remove them, give --missing leave-out, or --time-unit order if they "
+                "are right"
+            )
         if self.unit == "auto" and not self.form and not found["dates_usual"]:
             raise UserError(
                 f"{where} runs from {_shown(low)} to {_shown(high)}, all of it before 1990 or after today: a number "
@@ -188,24 +229,31 @@ class Clock:
                     f"{runs}, which in {self.unit} is outside the years 1 to 9999: give another --time-unit"
                 )
             return
-        usual = {unit: found[f"usual_{unit}"] or 0 for unit in UNITS}
-        best = max(usual, key=lambda unit: usual[unit])
-        if usual[best] == numbers:
+        fits = {unit: found[f"usual_{unit}"] or 0 for unit in UNITS}
+        best = max(fits, key=lambda unit: fits[unit])
+        if fits[best] == numbers:
             self.unit = best
             return
-        if not usual[best] and "compact_8" in found:
+        if self._few(numbers - fits[best], numbers):
+            self.unit = best
+            return
+        if not fits[best] and "compact_8" in found:
             self.size = next((size for size in COMPACT if found[f"compact_{size}"] == numbers), 0)
             if self.size:
                 return
-        if usual[best]:
+        if fits[best]:
             raise UserError(
-                f"{runs}, and {numbers - usual[best]:,} of {numbers:,} rows lie outside 1990 to today in {best}: "
-                f"remove them, or give {names}"
+                f"{runs}, and {numbers - fits[best]:,} of {numbers:,} rows lie outside 1990 to today in {best}: "
+                f"remove them, give --missing leave-out, or {names}"
             )
         raise UserError(
             f"{runs}, which is no time between 1990 and today in s, ms, us or ns, nor dates such as 20240131 "
             f"(days of a spreadsheet? a counter?): give {names}, or write dates as YYYY-MM-DD HH:MM:SS"
         )
+
+    def _few(self, outside: int, rows: int) -> bool:
+        """Whether times outside the usual are few, and are to be left out."""
+        return self.usual and 0 < outside < rows / 2
 
     def milliseconds(self, column: Column) -> ir.Value:
         """Milliseconds since the epoch, rounded down."""

@@ -157,7 +157,7 @@ MISTAKES = {
     "user missing": (rows(",1700000060,i1,play,s1"), BAD, "column user has no value in 1 of 2 rows"),
     "row cut off": (write("bad.csv", LOG + "u1,17000"), BAD, "bad.csv, line 202"),
     "log without events": (write("bad.csv", HEADER), BAD, "the log is empty"),
-    "file without bytes": (write("bad.csv", ""), BAD, "bad.csv: the first line is no header"),
+    "file without bytes": (write("bad.csv", ""), BAD, "bad.csv is empty"),
     "users of one event": (
         rows(*(f"u{user},17000{user:05},i1,play,s{user}" for user in range(1, 9))), BAD, "no event is left: of 9, .* lower them",
     ),

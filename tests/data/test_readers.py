@@ -350,7 +350,7 @@ def test_table_keeps_the_milliseconds_of_text(con, tmp_path):
     }
     lines = ["user,item,time,feedback", *(f"u,i,{time},play" for time in times)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    found = rows_of(con, "table", tmp_path / "log.csv", "time")
+    found = rows_of(con, "table", tmp_path / "log.csv", "time", time_unit="order")  # one lies before 1990
     assert found == [(time,) for time in times.values()]
 
 
@@ -417,8 +417,8 @@ BAD = [
     ("table", bad_rows("u,i,noon,play\n"), "column time holds 'noon', which is no time"),
     ("table", bad_rows("u,i,1704103200,loved\n"), "column feedback holds 'loved'"),
     ("table", bad_rows(""), "the log is empty"),
-    ("table", bad_table(""), "log.csv: the first line is no header"),
-    ("table", bad_rows(",i,5,play\n"), "column user has no value in 1 of 1 rows"),
+    ("table", bad_table(""), "log.csv is empty"),
+    ("table", bad_rows(",i,5,play\n"), "column user has no value in any row"),
     ("table", bad_rows("u,i,5,play\nu,i\n"), "log.csv, line 3: has 2 columns instead of 4"),
     ("table", bad_table("user,item,time,feedback,played\nu,i,5,play,much\n"), "column played holds 'much'"),
     ("table", lambda folder: (folder / "notes.md").write_text("x"), "holds no file named"),

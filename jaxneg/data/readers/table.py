@@ -16,7 +16,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.data import columns as cols, events, sources
+from jaxneg.data import columns as cols, events, sources, times
 from jaxneg.data.columns import Column, Piece
 from jaxneg.data.readers import table_files, table_options
 from jaxneg.data.readers.table_facts import FALSE, TRUE, WORDS, Facts
@@ -31,9 +31,10 @@ def read(con: ibis.BaseBackend, source: pathlib.Path, options: Options) -> ir.Ta
     """
     table_options.check(options)
     roles = table_options.roles(options)
-    files, layout = table_files.find(source)
+    files, layout = table_files.find(source, options.encoding, timed=bool(options.time))
     pieces = _pieces(con, files, layout, list(dict.fromkeys(roles.values())), options)
     mend = "name your columns with --user, --item, --time, --feedback and so on; --one-user if there are no users"
+    _refuse_folders(source, files, pieces, roles)
     _require(pieces, roles, options, mend)
     where = sources.spoken(files[0]) if len(files) == 1 else str(source)
     found = Facts(con, pieces, roles, options)
@@ -59,6 +60,20 @@ def _pieces(
     return cols.of_csv(con, files, wanted, header=options.header, names=names, quoting=options.quoting)
 
 
+def _refuse_folders(
+    source: pathlib.Path, files: list[pathlib.Path], pieces: list[Piece], roles: Mapping[str, str]
+) -> None:
+    """Raises UserError if a column stands in names of folders only, as in user=u1/log.csv."""
+    everywhere = {name for piece in pieces for name in piece.columns}
+    for name in roles.values() if source.is_dir() else ():
+        for file in files if name not in everywhere else ():
+            if any(part.startswith(f"{name}=") for part in pathlib.PurePath(sources.spoken(file)).parts[:-1]):
+                raise UserError(
+                    f"{sources.spoken(file)}: column {name} stands in the name of a folder only: write it into the "
+                    "files"
+                )
+
+
 def _require(pieces: list[Piece], roles: Mapping[str, str], options: Options, mend: str) -> None:
     """Users, items and times in every file; columns that were named in one file at least."""
     always = [roles[role] for role in ("user", "item", "time") if role in roles]
@@ -74,7 +89,8 @@ def _require(pieces: list[Piece], roles: Mapping[str, str], options: Options, me
             first = [column.strip() for column in piece.have[:2]]
             if options.header and any(re.fullmatch(r"[\d.:-]+", name) for name in first):
                 hint = "if the first line is an event add --no-header"
-            sources.require(piece.file, [*piece.have, *piece.columns], missing, hint)
+            have = [name for name in piece.have if name not in missing]
+            sources.require(piece.file, have, missing, hint)
 
 
 def _log(piece: Piece, roles: Mapping[str, str], options: Options, found: Facts, before: int) -> ir.Table:
@@ -87,7 +103,7 @@ def _log(piece: Piece, roles: Mapping[str, str], options: Options, found: Facts,
         got = column(role)
         if got is None:
             return None
-        return cols.text(got, strip=role in found.strip)
+        return cols.text(got, strip=role in found.strip, neat=role in found.untidy)
 
     leave, reasons = options.missing == "leave-out", []
 
@@ -111,6 +127,8 @@ def _log(piece: Piece, roles: Mapping[str, str], options: Options, found: Facts,
         moment = ibis.null("int64") if got is None or found.clock is None else found.clock.milliseconds(got)
         if leave:
             reasons.append((moment.isnull(), "no time"))
+            if found.clock is not None and found.clock.usual:
+                reasons.append((~moment.between(*times.usual()), "time before 1990 or after today"))
     played, duration = column("played"), column("duration")
     attributes = {
         name: value if (value := text(f"attribute {number}")) is not None else ibis.null("string")
@@ -137,9 +155,9 @@ def _feedback(column: Any, options: Options, found: Facts) -> ir.Value:
         liked, skipped = column("liked"), column("skipped")
         pairs = []
         if liked is not None:
-            pairs.append((cols.text(liked).lower().isin(TRUE), "thumb_up"))
+            pairs.append((cols.text(liked).strip().lower().isin(TRUE), "thumb_up"))
         if skipped is not None:
-            said = cols.text(skipped).lower()
+            said = cols.text(skipped).strip().lower()
             pairs += [(said.isin(TRUE), "skip"), (said.isin(FALSE), "play")]
         return ibis.cases(*pairs, else_="unknown")
     feedback, played = column("feedback"), column("played")
@@ -162,7 +180,8 @@ def _duration(column: Column) -> ir.Value:
 def _kind(text: ir.Value, values: str) -> ir.Value:
     """Kind of each raw value; values without a pair stay as they are, for check_events to name."""
     if not values:
-        return text
+        plain = text.strip().lower()
+        return ibis.ifelse(plain.isin(events.KINDS), plain, text)
     pairs = []
     for part in values.split(","):
         value, found, kind = (piece.strip() for piece in part.rpartition("="))

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,12 @@ from jaxneg.data.columns import Column, Piece
 from jaxneg.data.readers.table_options import Options
 from jaxneg.errors import UserError
 
-WORDS = ("nan", "none", "null", "\\n", "<na>", "nat")  # in small letters: what stands for no value
-TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+WORDS = (
+    "nan", "none", "null", "\\n", "<na>", "nat", "na", "n/a", "#n/a", "nil", "undefined", "(null)", "[null]", "<null>",
+)  # in small letters: what stands for no value  # fmt: skip
+TRUE = ("true", "t", "yes", "y", "on", "1", "1.0")
+FALSE = ("false", "f", "no", "n", "off", "0", "0.0")
+WIDEST = 500  # columns of a file in which rows are looked for that a quote has swallowed
 IDS = ("user", "item", "session", "station")
 
 
@@ -26,7 +31,8 @@ class Facts:
     Attributes:
       rows: of each piece.
       clock: how times are read; None if they are the order of rows.
-      strip: roles whose text is all whole numbers, some with .0.
+      strip: roles whose text is all numbers, some with .0.
+      untidy: roles with blanks around text.
       feedback: whether there is any; if not, the share played decides.
     """
 
@@ -45,11 +51,11 @@ class Facts:
                 [_asked(piece.table, times.compact(piece.columns[roles["time"]])) for piece in pieces]
             )
         self.strip = self._whole_text()
+        self.untidy = frozenset(role for role in roles if self._of(f"untidy {role}"))
         self.clock: times.Clock | None = None
         has = [piece for piece in pieces if roles.get("feedback") in piece.columns]
-        self.feedback = bool(has) and (
-            has[0].columns[roles["feedback"]].shape is None or bool(self._of("some feedback"))
-        )
+        json = bool(has) and has[0].columns[roles["feedback"]].shape is not None
+        self.feedback = bool(has) and (not (json or self._has_played()) or bool(self._of("some feedback")))
 
     def _of(self, name: str) -> Any:
         return self._found.get(name) or 0
@@ -65,6 +71,8 @@ class Facts:
             if column.shape is not None:
                 ask[f"shapes {role}"] = column.shape.isin(("OBJECT", "ARRAY")).sum()
                 ask[f"big {role}"] = (column.shape == "BIG").sum()
+            if column.kind == "real" and column.exact < cols.EXACT and role == "time":
+                ask[f"big {role}"] = self._big(column)
             if role == "time":
                 asked = times.look(column, self._options.time_format, spark=self._spark)
                 ask |= {f"time {what}": value for what, value in asked.items()}
@@ -75,28 +83,44 @@ class Facts:
                         column._replace(value=value)).isnull()  # fmt: skip
                     ask |= {f"bad {role}": bad.sum(), f"example {role}": value.min(where=bad)}
             elif role in ("liked", "skipped"):
-                value = cols.text(column).lower()
+                value = cols.text(column).strip().lower().nullif("")
                 bad = value.notnull() & value.notin((*TRUE, *FALSE, *WORDS))
                 ask |= {f"bad {role}": bad.sum(), f"example {role}": value.min(where=bad)}
             else:
                 ask |= self._ask_text(piece, role, column)
+        if self._options.quoting != "double" and len(piece.texts) <= WIDEST:
+            for place, name in enumerate(piece.texts):
+                ask[f"spilt {piece.have[place]}"] = _swallowed(piece, place, name).sum()
         return _asked(piece.table, ask)
+
+    def _big(self, column: Column) -> ir.Value:
+        """Real numbers of which whole ones are not exact."""
+        real = column.value.cast("float64")
+        return ((real.abs() >= column.exact) & ~real.isnan()).sum()
 
     def _ask_text(self, piece: Piece, role: str, column: Column) -> dict[str, ir.Value]:
         value, ask = cols.text(column), {}
-        if column.kind != "null":
-            ask[f"some {role}"] = value.count()
+        if column.kind == "null":
+            return {f"none {role}": piece.table.count()} if role in ("user", "item") else {}
+        tidy = cols.tidy(value) if column.kind == "text" else value
+        ask[f"some {role}"] = value.count()
         if role in ("user", "item"):
-            ask[f"none {role}"] = (value.isnull() | (value == "")).sum()
+            ask[f"none {role}"] = tidy.isnull().sum()
+            if column.shape is not None:
+                ask[f"truths {role}"] = (column.shape == "BOOLEAN").sum()
         if column.kind == "real" and role != "feedback":
-            real = column.value.cast("float64")
-            ask[f"big {role}"] = ((real.abs() >= cols.EXACT) & ~real.isnan()).sum()
+            ask[f"big {role}"] = self._big(column)
         if column.kind == "bytes":
             ask[f"bytes {role}"] = cols.undecodable(column).sum()
         if column.kind == "text":
             ask[f"points {role}"] = (value.endswith(".0") | value.endswith(".00")).sum()
+            if role != "feedback":
+                ask[f"untidy {role}"] = (tidy.fill_null("") != value).sum()
             if role in IDS:
-                ask[f"words {role}"] = value.lower().isin(WORDS).sum()
+                ask[f"words {role}"] = tidy.lower().isin(WORDS).sum()
+                short = value.contains("E+") | value.contains("e+")
+                short = short & value.re_search(r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]+$")
+                ask |= {f"short {role}": short.sum(), f"example {role}": value.min(where=short)}
                 if piece.delimiter:
                     broken = value.contains("\n") & value.contains(piece.delimiter)
                     ask[f"breaks {role}"] = broken.sum()
@@ -108,6 +132,9 @@ class Facts:
             kind == "duration" and role == "duration"
         ):
             return
+        if kind in ("stamp", "boolean") and role in ("user", "item"):
+            what = "times" if kind == "stamp" else "true and false"
+            raise UserError(f"{where} holds {what}: name the column of {role}s with --{role}")
         if kind == "stamp" and role not in ("played", "duration", "liked", "skipped"):
             return
         if kind == "boolean" and role not in ("time", "played", "duration"):
@@ -132,7 +159,9 @@ class Facts:
                 column = piece.columns.get(self._roles[role])
                 if column is not None and column.kind == "text":
                     text = cols.text(column)
-                    ask[f"odd {role}"] = (text.notnull() & ~text.re_search(r"^-?[0-9]+(\.0+)?$")).sum()
+                    ask[f"odd {role}"] = (
+                        text.notnull() & ~text.re_search(r"^\s*-?[0-9]+(\.[0-9]+)?\s*$")
+                    ).sum()
             found.append(_asked(piece.table, ask))
         odd = _summed(found)
         return frozenset(role for role in roles if not odd.get(f"odd {role}"))
@@ -149,8 +178,18 @@ class Facts:
                 )
             if count := self._of(f"big {role}"):
                 raise UserError(
-                    f"{column} holds {count:,} decimal numbers above 2^53, which are not exact: write ids as whole "
-                    "numbers or text"
+                    f"{column} holds {count:,} decimal numbers too large to be exact (above 2^53, or 2^24 where they "
+                    "have 32 bits): write whole numbers or text"
+                )
+            if count := self._of(f"truths {role}"):
+                raise UserError(
+                    f"{column} holds true or false in {count:,} of {rows:,} rows: name the column of {role}s "
+                    f"with --{role}"
+                )
+            if count := self._of(f"short {role}"):
+                raise UserError(
+                    f"{column} holds {self._of(f'example {role}')!r}, a number that a spreadsheet has shortened "
+                    f"({count:,} of {rows:,} rows): write it out"
                 )
             if count := self._of(f"bytes {role}"):
                 raise UserError(
@@ -166,6 +205,13 @@ class Facts:
                 raise UserError(
                     f"{column} holds {self._of(f'example {role}')!r}, which is not {kind} ({count:,} of {rows:,} "
                     "rows): correct or remove the rows"
+                )
+        for name in dict.fromkeys(name for piece in self._pieces for name in piece.have):
+            if count := self._of(f"spilt {name}"):
+                raise UserError(
+                    f"{where}: column {name} holds whole lines of the file in {count:,} of {rows:,} rows, so a quote "
+                    "there is open too long: correct the rows, give --quoting none if the file quotes nothing, or "
+                    "--quoting double if it is right"
                 )
         if rows == 0:
             return
@@ -184,7 +230,12 @@ class Facts:
                     f"{column} has no value in {rows - present:,} of {rows:,} rows: fill or remove them"
                 )
             self.clock = times.Clock(
-                column, self._clock_found, options.time_unit, options.time_format, spark=self._spark
+                column,
+                self._clock_found,
+                options.time_unit,
+                options.time_format,
+                spark=self._spark,
+                lenient=options.missing == "leave-out",
             )
 
     def _has_played(self) -> bool:
@@ -192,7 +243,13 @@ class Facts:
 
     def _refuse_missing(self, where: str, rows: int) -> None:
         for role in ("user", "item"):
-            if count := self._of(f"none {role}"):
+            if (count := self._of(f"none {role}")) == rows:
+                have = dict.fromkeys(name for piece in self._pieces for name in piece.have)
+                raise UserError(
+                    f"{where}: column {self._roles[role]} has no value in any row; there are {', '.join(have)}: name "
+                    f"the column of {role}s with --{role}"
+                )
+            if count:
                 raise UserError(
                     f"{where}: column {self._roles[role]} has no value in {count:,} of {rows:,} rows: fill or remove "
                     "them, or give --missing leave-out"
@@ -200,9 +257,25 @@ class Facts:
         for role in IDS if self._options.missing == "refuse" else ():
             if count := self._of(f"words {role}"):
                 raise UserError(
-                    f"{where}: column {self._roles[role]} holds words for no value (nan, None, null or \\N) in "
-                    f"{count:,} of {rows:,} rows: give --missing leave-out, or --missing keep if they are ids"
+                    f"{where}: column {self._roles[role]} holds words for no value (nan, None, null, NA, \\N) "
+                    f"in {count:,} of {rows:,} rows: give --missing leave-out, or --missing keep if they are ids"
                 )
+
+
+def _swallowed(piece: Piece, place: int, name: str) -> ir.Value:
+    """Whether a value holds what stood between two quotes that are each alone in this column of their lines.
+
+    Then the first of its lines has as many delimiters as follow the column, the last as many as lead to it, and
+    those between as many as a line.
+    """
+    d, width = piece.delimiter, len(piece.texts)
+    other = rf"[^{re.escape(d)}\n]*"
+    lines = rf"(?:{other}{re.escape(d)}){{COUNT}}{other}"
+    some = [lines.replace("COUNT", str(count)) for count in (width - 1 - place, width - 1, place)]
+    value = piece.table[name]
+    return (value.contains("\n") & value.re_search(rf"^{some[0]}\n(?:{some[1]}\n)*{some[2]}$")).fill_null(
+        False
+    )
 
 
 def _asked(table: ir.Table, ask: Mapping[str, ir.Value]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How a user says which columns of a table are what."""
 
+import codecs
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -40,8 +41,10 @@ class Options:
     """the first line of delimited text names the columns; else they are column0, column1, ..."""
     columns: Annotated[str, configs.option("A,B,...", "column0,column1,...")] = ""
     """names of the columns of text without header"""
+    encoding: str = "auto"
+    """of text, as latin-1 or utf-16-le; auto is UTF-8, or UTF-16 where a byte order mark says so"""
     quoting: Literal["auto", "double", "none"] = "auto"
-    """of delimited text: double quotes around values, none, or by a look at the file if it is tab separated"""
+    """of delimited text: double quotes around values, none, or by a look at the file if tabs or bars separate it"""
 
 
 def check(options: Options) -> None:
@@ -55,6 +58,12 @@ def check(options: Options) -> None:
         raise UserError("--feedback and --liked or --skipped both say what is liked: give one of them")
     if options.columns and options.header:
         raise UserError("--columns names the columns of files without header: add --no-header")
+    try:
+        codecs.lookup("utf-8" if options.encoding == "auto" else options.encoding)
+    except (LookupError, ValueError) as error:
+        raise UserError(
+            f"--encoding {options.encoding!r} is unknown: give one such as utf-8, latin-1, cp1252 or utf-16-le"
+        ) from error
     lower: dict[str, str] = {}
     for name in options.attributes:
         if (other := lower.setdefault(name.lower(), name)) != name:
