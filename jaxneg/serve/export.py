@@ -42,10 +42,10 @@ NEVER = -1e18  # score of what is no item; its square still is a finite float32
 def export(trained: runs.Trained, out: pathlib.Path) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
     target = files.local(out, "--out")
-    if not files.vacant(target):
-        raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
+    files.check_vacant(target, f"--out {out}")
     try:
         with locks.held(locks.beside(target), f"--out {out}"):
+            files.check_vacant(target, f"--out {out}")
             files.clean_beside(files.real(target))
             with files.whole_directory(target) as partial:
                 return _write(trained, partial)

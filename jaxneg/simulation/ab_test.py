@@ -75,9 +75,9 @@ def ab(
     """
     config = check(config)
     target = files.local(out, "--out")
-    if not files.vacant(target):
-        raise UserError(f"--out {out} exists: choose a new directory, or remove it first")
+    files.check_vacant(target, f"--out {out}")
     with locks.held(locks.beside(target), f"--out {out}"):
+        files.check_vacant(target, f"--out {out}")
         files.clean_beside(files.real(target))
         with files.whole_directory(target) as partial:
             values = _run(exports, truth, store, config, on_progress)

@@ -152,7 +152,7 @@ ROOM = {
     "simulate --ab": (4,),
     "train": (4, 40, 100, 250),
     "sweep": (4, 60, 250),
-    "export": (4, 28, 60),
+    "export": (4, 28),
     "evaluate": (4, 12),
 }
 
