@@ -23,6 +23,19 @@ TRUE = ("true", "t", "yes", "y", "on", "1", "1.0")
 FALSE = ("false", "f", "no", "n", "off", "0", "0.0")
 WIDEST = 500  # columns of a file in which rows are looked for that a quote has swallowed
 IDS = ("user", "item", "session", "station")
+# What a column of a role holds that none should, by the fact that counts its rows: the first that is met is told.
+TROUBLES = {
+    "shapes": "objects or lists in {part}: name one of their fields with a dot, as in {name}.id, or write one row per "
+    "event",
+    "big": "{some} decimal numbers too large to be exact (above 2^53, or 2^24 where they have 32 bits): write whole "
+    "numbers or text",
+    "truths": "true or false in {part}: name the column of {role}s with --{role}",
+    "short": "{example!r}, a number that a spreadsheet has shortened ({part}): write it out",
+    "bytes": "bytes that are no UTF-8 in {part}: write text",
+    "breaks": "line breaks beside delimiters in {part}, so a quote is open too long: correct the rows, or give "
+    "--quoting none if the file quotes nothing",
+    "bad": "{example!r}, which is not {kind} ({part}): correct or remove the rows",
+}
 
 
 class Facts:
@@ -170,42 +183,12 @@ class Facts:
         """Raises UserError for the first thing that no log should have; settles how times are read."""
         rows, options = sum(self.rows), self._options
         for role, name in self._roles.items():
-            column = f"{where}: column {name}"
-            if count := self._of(f"shapes {role}"):
-                raise UserError(
-                    f"{column} holds objects or lists in {count:,} of {rows:,} rows: name one of their fields with a "
-                    f"dot, as in {name}.id, or write one row per event"
-                )
-            if count := self._of(f"big {role}"):
-                raise UserError(
-                    f"{column} holds {count:,} decimal numbers too large to be exact (above 2^53, or 2^24 where they "
-                    "have 32 bits): write whole numbers or text"
-                )
-            if count := self._of(f"truths {role}"):
-                raise UserError(
-                    f"{column} holds true or false in {count:,} of {rows:,} rows: name the column of {role}s "
-                    f"with --{role}"
-                )
-            if count := self._of(f"short {role}"):
-                raise UserError(
-                    f"{column} holds {self._of(f'example {role}')!r}, a number that a spreadsheet has shortened "
-                    f"({count:,} of {rows:,} rows): write it out"
-                )
-            if count := self._of(f"bytes {role}"):
-                raise UserError(
-                    f"{column} holds bytes that are no UTF-8 in {count:,} of {rows:,} rows: write text"
-                )
-            if count := self._of(f"breaks {role}"):
-                raise UserError(
-                    f"{column} holds line breaks beside delimiters in {count:,} of {rows:,} rows, so a quote is open "
-                    "too long: correct the rows, or give --quoting none if the file quotes nothing"
-                )
-            if count := self._of(f"bad {role}"):
-                kind = "true or false" if role in ("liked", "skipped") else "a number"
-                raise UserError(
-                    f"{column} holds {self._of(f'example {role}')!r}, which is not {kind} ({count:,} of {rows:,} "
-                    "rows): correct or remove the rows"
-                )
+            for fact, trouble in TROUBLES.items():
+                if count := self._of(f"{fact} {role}"):
+                    kind = "true or false" if role in ("liked", "skipped") else "a number"
+                    said = {"name": name, "role": role, "kind": kind, "example": self._of(f"example {role}")}
+                    said |= {"some": f"{count:,}", "part": f"{count:,} of {rows:,} rows"}
+                    raise UserError(f"{where}: column {name} holds {trouble.format(**said)}")
         for name in dict.fromkeys(name for piece in self._pieces for name in piece.have):
             if count := self._of(f"spilt {name}"):
                 raise UserError(
