@@ -119,8 +119,8 @@ def _keywords(fn: Any, what: str, first: tuple[str, ...]) -> list[str]:
     if not callable(fn):
         raise UserError(f"{what} must be something to call, got {type(fn).__name__}")
     try:
-        signature = inspect.signature(fn)
-        signature.bind(*first, **{name: None for name in parts.keywords(fn)})
+        asked = parts.keywords(fn)
+        inspect.signature(fn).bind(*first, **dict.fromkeys(asked))
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} must take {', '.join(first)}: {error}") from error
-    return parts.keywords(fn)
+    return asked

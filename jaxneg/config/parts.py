@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -111,16 +111,21 @@ def add(kind: str, name: str, row: Part, caller: types.FrameType) -> None:
       row: with its facts.
       caller: frame of the code that registers it.
     """
+    known = KINDS[kind]
+    check_name(kind, name, [ours for ours, part in known.items() if part.origin is None])
+    if not callable(row.make):
+        raise UserError(f"{spoken(kind)} must be something to call, got {type(row.make).__name__} for {name}")
+    known[name] = dataclasses.replace(row, origin=origin_of(caller))
+
+
+def check_name(kind: str, name: object, ours: Collection[str]) -> None:
+    """Raises UserError unless this is a word that others may call a part, or a reader, of their own."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(
             f"a name of {spoken(kind)} must be a word of small letters, digits and _, got {name!r}"
         )
-    known = KINDS[kind]
-    if name in known and known[name].origin is None:
+    if name in ours:
         raise UserError(f"{name} is {spoken(kind)} of jaxneg: choose another name")
-    if not callable(row.make):
-        raise UserError(f"{spoken(kind)} must be something to call, got {type(row.make).__name__} for {name}")
-    known[name] = dataclasses.replace(row, origin=origin_of(caller))
 
 
 def spoken(kind: str) -> str:

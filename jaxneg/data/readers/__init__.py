@@ -5,13 +5,13 @@ A reader module has `Options`, a frozen dataclass that the command line shows as
 """
 
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
 
+from jaxneg.config import parts
 from jaxneg.data.readers import (
     cm100k,
     dsg17,
@@ -28,7 +28,6 @@ from jaxneg.data.readers import (
     vk_lsvd,
     yambda,
 )
-from jaxneg.errors import UserError
 
 
 class Reader(NamedTuple):
@@ -82,8 +81,5 @@ OURS = frozenset(READERS)
 
 def add(name: str, reader: Reader) -> None:
     """Makes a format known by a name. Raises UserError on a name of ours, and on one that is no word."""
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"a name of a reader must be a word of small letters, digits and _, got {name!r}")
-    if name in OURS:
-        raise UserError(f"{name} is a reader of jaxneg: choose another name")
+    parts.check_name("reader", name, OURS)
     READERS[name] = reader
