@@ -71,12 +71,6 @@ def vacant(path: pathlib.Path) -> bool:
     return path.is_dir() and all(LOCK.fullmatch(e.name) or LEFT.fullmatch(e.name) for e in path.iterdir())
 
 
-def check_vacant(target: pathlib.Path, option: str) -> None:
-    """Raises UserError where no directory can be made. Ask within the lock too: another may have made it meanwhile."""
-    if not vacant(target):
-        raise UserError(f"{option} exists: choose a new directory, or remove it first")
-
-
 def scratch(target: pathlib.Path, kind: str = "tmp") -> pathlib.Path:
     """The name beside a target under which this process writes it; the same at each call."""
     return target.with_name(f"{stem(target)}.jaxneg-{kind}-{os.getpid():x}-{_token}")

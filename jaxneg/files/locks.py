@@ -151,6 +151,29 @@ def held(path: pathlib.Path, what: str | os.PathLike) -> Iterator[Lock]:
         lock.release()
 
 
+@contextlib.contextmanager
+def new_directory(target: pathlib.Path, what: str) -> Iterator[pathlib.Path]:
+    """A directory to write that becomes ``target`` once the block is done, under its lock; gone if the block fails.
+
+    Raises UserError where something is there already, or another process is making it.
+
+    Args:
+      target: that must not exist yet.
+      what: the place as its user calls it.
+    """
+    _check_vacant(target, what)  # at once, also while another holds the lock
+    with held(beside(target), what):
+        _check_vacant(target, what)  # another may have made it just before it let go of the lock
+        files.clean_beside(files.real(target))
+        with files.whole_directory(target) as partial:
+            yield partial
+
+
+def _check_vacant(target: pathlib.Path, what: str) -> None:
+    if not files.vacant(target):
+        raise UserError(f"{what} exists: choose a new directory, or remove it first")
+
+
 def release_all() -> None:
     """Lets others in everywhere, as this process is about to end at once."""
     for lock in list(_held):

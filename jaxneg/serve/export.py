@@ -42,13 +42,9 @@ NEVER = -1e18  # score of what is no item; its square still is a finite float32
 def export(trained: runs.Trained, out: pathlib.Path) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
     target = files.local(out, "--out")
-    files.check_vacant(target, f"--out {out}")
     try:
-        with locks.held(locks.beside(target), f"--out {out}"):
-            files.check_vacant(target, f"--out {out}")
-            files.clean_beside(files.real(target))
-            with files.whole_directory(target) as partial:
-                return _write(trained, partial)
+        with locks.new_directory(target, f"--out {out}") as partial:
+            return _write(trained, partial)
     except FileExistsError as error:
         raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error
     except (OSError, SafetensorError) as error:

@@ -75,14 +75,10 @@ def ab(
     """
     config = check(config)
     target = files.local(out, "--out")
-    files.check_vacant(target, f"--out {out}")
-    with locks.held(locks.beside(target), f"--out {out}"):
-        files.check_vacant(target, f"--out {out}")
-        files.clean_beside(files.real(target))
-        with files.whole_directory(target) as partial:
-            values = _run(exports, truth, store, config, on_progress)
-            files.write_json(partial / "ab.json", values)
-            files.write_text(partial / "ab.md", markdown(values))
+    with locks.new_directory(target, f"--out {out}") as partial:
+        values = _run(exports, truth, store, config, on_progress)
+        files.write_json(partial / "ab.json", values)
+        files.write_text(partial / "ab.md", markdown(values))
     return values
 
 

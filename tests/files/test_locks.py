@@ -201,3 +201,19 @@ def test_of_many_at_once_one_gets_it(tmp_path, dead):
         process.join()
     assert sum(one is not None for one in found) == 1, found
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_was_taken_before_the_lock_was_had_is_refused(tmp_path, monkeypatch):
+    """Another process makes it between the first look and the lock."""
+    target, held = tmp_path / "new", locks.held
+
+    def late(*args):
+        target.mkdir()
+        (target / "of another").touch()
+        return held(*args)
+
+    monkeypatch.setattr(locks, "held", late)
+    with pytest.raises(UserError, match="^--out new exists: choose a new directory"):
+        with locks.new_directory(target, "--out new"):
+            raise AssertionError("it is not ours to write")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "of another"]
