@@ -1,10 +1,11 @@
 """What a person can mend."""
 
 import contextlib
+import difflib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 # Errors of the system, which are the user's to mend wherever they strike.
 FULL, CLOSED, PLACE, MANY, DISK, MEMORY = (
@@ -41,6 +42,13 @@ class UserError(Exception):
     by_all = False
 
 
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """What to say of a name that is none of those known, and which of them may have been meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; perhaps you meant {near[0]}" if near else ""
+    return f"no {what} {name!r}: use one of {', '.join(known)}{hint}"
+
+
 def trouble(error: BaseException) -> str | None:
     """What the system refused and how to mend it, if that is the cause; libraries wrap what it said, or quote it."""
     for cause, said, mend in _causes(error):
@@ -48,10 +56,10 @@ def trouble(error: BaseException) -> str | None:
         if path is None and (match := re.search(r'"(/[^"]+)"', str(cause))):
             path = match[1]
         return f"{path}: {said}: {mend}" if path else f"{said}: {mend}"
-    for cause in _chain(error):
+    for cause in chain(error):
         for kind, quoted, mend in EXHAUSTED:
             if isinstance(cause, kind) and quoted in str(cause):
-                return f"{_first_line(cause) or 'not enough memory'}: {mend}"
+                return f"{first_line(cause) or 'not enough memory'}: {mend}"
     return None
 
 
@@ -85,7 +93,7 @@ def carried(what: str, mend: str, ours: tuple[type[BaseException], ...] = ()) ->
         if isinstance(error, Exception) and trouble(error) is not None:
             raise
         name = type(error).__name__
-        line = _first_line(error)
+        line = first_line(error)
         raise UserError(f"{what}: {name}{': ' if line else ''}{line}: {mend}") from error
 
 
@@ -105,14 +113,14 @@ def with_remedy(error: UserError) -> str:
 
 def _causes(error: BaseException | None) -> Iterator[tuple[BaseException, str, str]]:
     """Errors of the system among an error and its causes: each with what the system said, and how to mend it."""
-    for cause in _chain(error):
+    for cause in chain(error):
         for code, mend in MENDS.items():
             said = os.strerror(code)
             if (isinstance(cause, OSError) and cause.errno == code) or said in str(cause):
                 yield cause, said, mend
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and its causes.
 
     They may go round in a circle, where an error that was caught is raised again amid the handling of another.
@@ -124,6 +132,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """The first line of an error's text that says something, cut where it is longer; empty where none does."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,6 +1,5 @@
 """The command line: prepare, inspect, simulate, plan, train, evaluate, sweep, export, recommend, demo."""
 
-import difflib
 import importlib
 import os
 import signal
@@ -145,7 +144,5 @@ def _run(args: list[str]) -> None:
 def command(verb: str, args: Sequence[str]) -> Command:
     """The command of a call, ready to run. Raises UserError of one line on what it does not take."""
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f"; perhaps you meant {near[0]}" if near else ""
-        raise UserError(f"no verb {verb!r}: use one of {', '.join(VERBS)}{hint}")
+        raise UserError(errors.unknown("verb", verb, VERBS))
     return importlib.import_module(f"jaxneg.cli.{verb}").parse(args)

@@ -225,6 +225,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 160 else f"{text[:160]}..."
+    return errors.first_line(error, 160) or type(error).__name__

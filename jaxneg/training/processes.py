@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from jaxneg import signals
+from jaxneg import errors, signals
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.signals import Stopped as Stopped
@@ -276,10 +276,9 @@ def lost(error: BaseException | None) -> str | None:
     """What JAX said of a peer that is gone, if that is the cause; None in a single process."""
     if not many():
         return None
-    while error is not None:
-        if isinstance(error, (RuntimeError, ValueError)) and GONE.search(str(error)):
-            return str(error).partition("\n")[0]
-        error = error.__cause__ or error.__context__
+    for cause in errors.chain(error):
+        if isinstance(cause, (RuntimeError, ValueError)) and GONE.search(str(cause)):
+            return str(cause).partition("\n")[0]
     return None
 
 

@@ -198,6 +198,9 @@ def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
     assert processes.lost(wrapped) == "DEADLINE_EXCEEDED: Barrier timed out"
     assert processes.lost(ValueError("shapes (2, 3) and (4,) do not match")) is None
     assert processes.lost(RuntimeError("RESOURCE_EXHAUSTED: out of memory")) is None
+    one, other = KeyError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert processes.lost(one) is None, "causes may go round in a circle"
 
 
 class Coordinator:
