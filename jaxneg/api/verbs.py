@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxneg import config as configs, files, progress as bars
+from jaxneg import config as configs, errors, files, progress as bars
 from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Store
 from jaxneg.config import Config, fields
@@ -33,10 +33,10 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
 
     Raises UserError where log and options do not make a store; nothing is written then.
     """
-    from jaxneg.data import prepare as preparing, readers
+    from jaxneg.data import ingest, prepare as preparing, readers
 
     if reader not in readers.READERS:
-        raise UserError(f"no reader {reader!r}: use one of {', '.join(readers.READERS)}")
+        raise UserError(errors.unknown("reader", reader, readers.READERS))
     chosen = readers.READERS[reader]
     own, other = (
         {one.name for one in dataclasses.fields(k)} for k in (chosen.Options, preparing.PrepareConfig)
@@ -54,28 +54,17 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
     settings = fields.built(preparing.PrepareConfig, {k: v for k, v in options.items() if k not in own})
     settings = preparing.with_defaults(settings, **chosen.settings)
     target = files.local(out, "out")
-    with _source(log, reader) as (path, named):
-        _prepare(chosen.read, path, named, of_reader, target, settings, reader, progress)
-    return Store.open(target)
-
-
-def _prepare(
-    read: Any, path: pathlib.Path, named: str, options: Any, out: pathlib.Path, settings: Any, reader: str, show: bool
-) -> None:  # fmt: skip
-    from jaxneg.data import engine, prepare as preparing, stores
-
-    place = stores.StoreWriter(out)
-    with _steps("prepare", show) as steps, engine.reading(path), files.unfinished(place.path):
-        con = engine.connect(settings.memory_limit, temp_dir=place.scratch / "spill", engine=settings.engine)
-        preparing.prepare(
-            read(con, path, options),
-            out,
+    with _source(log, reader) as (path, named), _steps("prepare", progress) as steps:
+        ingest.ingest(
+            reader,
+            path,
+            of_reader,
+            target,
             settings,
-            con,
-            reader=reader,
-            source=named,
+            spoken=named,
             progress=lambda stage, done, total: steps(done, total, stage=stage),
         )
+    return Store.open(target)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """``jaxneg prepare``: a log of listening becomes a store."""
 
 import dataclasses
-import difflib
 import math
 import pathlib
 from collections.abc import Sequence
@@ -10,10 +9,10 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from jaxneg import files, progress
+from jaxneg import errors, progress
 from jaxneg.cli import commands
 from jaxneg.config import fields
-from jaxneg.data import engine, opinions, prepare, readers, stores
+from jaxneg.data import ingest, opinions, prepare, readers, stores
 from jaxneg.errors import UserError
 
 O = TypeVar("O")  # options of a reader
@@ -40,25 +39,13 @@ class Prepare(Generic[O]):
     def run(self) -> None:
         if not self.source.exists():
             raise UserError(f"no such file or directory: {self.source}")
-        place, name = stores.StoreWriter(self.out), self.name
-        with (
-            progress.Steps("prepare") as steps,
-            engine.reading(self.source),
-            files.unfinished(place.path),
-        ):
-            # What memory cannot hold goes where the store is written, and away with its other scratch files.
-            con = engine.connect(
-                self.settings.memory_limit,
-                temp_dir=place.scratch / "spill",
-                engine=self.settings.engine,
-            )
-            metadata = prepare.prepare(
-                readers.READERS[name].read(con, self.source, self.reader),
+        with progress.Steps("prepare") as steps:
+            metadata = ingest.ingest(
+                self.name,
+                self.source,
+                self.reader,
                 self.out,
                 self.settings,
-                con,
-                reader=name,
-                source=str(self.source),
                 progress=lambda stage, done, total: steps(done, total, stage=stage),
             )
         self._say(metadata)
@@ -101,9 +88,7 @@ def parse(args: Sequence[str]) -> "Prepare[Any] | Readers":
         return Readers()
     name, *others = args
     if name not in readers.READERS:
-        near = difflib.get_close_matches(name, readers.READERS, 1)
-        hint = f"; perhaps you meant {near[0]}" if near else ""
-        raise UserError(f"no reader {name!r}: use one of {', '.join(readers.READERS)}{hint}")
+        raise UserError(errors.unknown("reader", name, readers.READERS))
     reader = readers.READERS[name]
     asked = commands.parsed(
         Prepare[reader.Options],

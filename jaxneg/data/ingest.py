@@ -1,0 +1,45 @@
+"""From a log as it is published to a store: a reader, an engine and a place for what memory cannot hold, together."""
+
+import pathlib
+from typing import Any
+
+from jaxneg import files
+from jaxneg.data import engine, prepare, readers, stores
+
+
+def ingest(
+    reader: str,
+    source: pathlib.Path,
+    options: Any,
+    out: pathlib.Path,
+    settings: prepare.PrepareConfig,
+    *,
+    spoken: str = "",
+    progress: prepare.Progress,
+) -> stores.Metadata:
+    """Reads a log into a store, whole or not at all; returns what the store says of itself.
+
+    Args:
+      reader: a name in ``readers.READERS``.
+      source: file, or directory as published.
+      options: of the reader.
+      out: the store; one that is there is replaced once the new one is whole.
+      settings: how the log is prepared.
+      spoken: the source as the store remembers it; its path unless given.
+      progress: told (stage, done, total).
+
+    Raises UserError where log and settings do not make a store.
+    """
+    place = stores.StoreWriter(out)
+    with engine.reading(source), files.unfinished(place.path):
+        # What memory cannot hold goes where the store is written, and away with its other scratch files.
+        con = engine.connect(settings.memory_limit, temp_dir=place.scratch / "spill", engine=settings.engine)
+        return prepare.prepare(
+            readers.READERS[reader].read(con, source, options),
+            out,
+            settings,
+            con,
+            reader=reader,
+            source=spoken or str(source),
+            progress=progress,
+        )
