@@ -28,7 +28,6 @@ VERBS = {
 CHATTER = re.compile(
     r"(?!jaxneg: )((train|sweep|prepare|evaluate|simulate)\b.* |\S+: (all|[\d,]+|\d.*) |p_hard=|\d/5 )"
 )
-NO_TPU = "planning for a TPU needs its compiler"
 
 
 def environment(**more: str) -> dict[str, str]:
