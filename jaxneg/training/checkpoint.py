@@ -6,11 +6,13 @@ than it was saved is damaged.
 
 import contextlib
 import gc
+import inspect
 import logging
 import math
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +27,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 SUMS = "state_sums"  # among the progress
+TRIES, WAIT = 40, 0.05  # s; until what orbax gave up has ended
 KEPT = "those before it stand, and the same command continues from there"
 
 
@@ -123,7 +126,7 @@ class Checkpointer:
                 raise
             reason = _reason(error)
         with _quiet():
-            gc.collect()  # tasks that orbax gave up complain when they are thrown away
+            _throw_away()
         raise UserError(
             f"checkpoint {number} of {self._directory.parent} cannot be read, it is damaged: {reason}"
         )
@@ -222,6 +225,18 @@ def _quiet() -> Iterator[None]:
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _throw_away() -> None:
+    """Returns once the tasks that orbax gave up are gone, which complain as they go; some wait for a read to end."""
+    for _ in range(TRIES):
+        gc.collect()
+        # All are looked at, so that none stays in hand.
+        if not sum(
+            "orbax" in one.cr_code.co_filename for one in gc.get_objects() if inspect.iscoroutine(one)
+        ):
+            return
+        time.sleep(WAIT)
 
 
 def _reason(error: BaseException) -> str:
