@@ -22,12 +22,13 @@ MENDS = {
     errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
     errno.EIO: DISK, errno.ESTALE: DISK, errno.ENOTCONN: DISK,
     errno.ENOMEM: MEMORY,
-    errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE,
+    errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE, errno.EEXIST: PLACE, errno.ELOOP: PLACE,
 }  # fmt: skip
 # What else of the machine may not suffice, in the words of Python and XLA.
 EXHAUSTED = (
     (RuntimeError, "can't start new thread", "raise the limit of processes, as ulimit -u does"),
     (RuntimeError, "RESOURCE_EXHAUSTED", "lower --data.batch-size or --data.length, or give --train.shards"),
+    (RuntimeError, "Out of memory allocating", "lower --model.width, --data.batch-size or --data.length"),
     (MemoryError, "", MEMORY),
 )
 

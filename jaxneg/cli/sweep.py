@@ -31,7 +31,7 @@ class Sweep(commands.Configured):
     """Directory of the sweep: made if new, continued if not."""
     jobs: Annotated[int, fields.Bounds(0, 4096)] = 0
     """Cells at the same time; 0 takes one per core, or per GPU."""
-    seeds: fields.Natural = 0
+    seeds: Annotated[int, fields.Bounds(0, 10_000)] = 0
     """Seeds of each cell; 0 takes those of get_sweep(), else 3."""
     set: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME=V1,V2,...", "none")]] = ()
     """An axis of the grid, as data.p-hard=0,0.4; give it again for more axes."""

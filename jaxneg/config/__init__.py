@@ -76,7 +76,7 @@ class DataConfig:
     shuffle_pool: Positive = 256  # runs that are mixed at a time, in all
     blocks: Positive = 1
     """blocks of rows that are drawn each by itself: of many processes each draws its own, if their number divides it"""
-    prefetch: Annotated[int, Bounds(1, 1 << 20)] = 4  # batches made ahead
+    prefetch: Annotated[int, Bounds(1, 1024)] = 4  # batches made ahead
     seed: Seed = 0  # of the order of sequences and of the negatives
 
 
@@ -168,7 +168,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    batch_size: Positive = 256  # examples scored together
+    batch_size: Annotated[int, Bounds(1, 1 << 20)] = 256  # examples scored together
     ks: tuple[Positive, ...] = (10, 100)  # ranking cut-offs
     bands: Annotated[int, Bounds(1, 10_000)] = 5  # bands of positive share
     pair_seed: Seed = 0  # of the choice of pairs and of the bootstrap

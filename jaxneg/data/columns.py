@@ -78,7 +78,7 @@ def of_csv(
     Args:
       header: whether the first line of each file names its columns.
       names: of columns of files without header; empty calls them column0, column1, ...
-      quoting: "double", "none", or "auto": see ``quotes.of``.
+      quoting: "double", "backslash", "none", or "auto": see ``quotes.of``.
     """
     files = [file for file in files if heads.first_line(file, "utf-8")[1]] or list(files[:1])
     styles = [

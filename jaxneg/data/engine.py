@@ -201,8 +201,8 @@ def _explained(source: str, error: BaseException, parquet: bool) -> str:
         )
     if line and "unterminated quote" in text:
         return (
-            f"{where}: a value opens a quote that does not close: if the file quotes nothing give --quoting none, "
-            "else correct or remove the row"
+            f"{where}: a value opens a quote that does not close: if the file quotes nothing give --quoting none, if "
+            'it writes quotes as \\" give --quoting backslash, else correct or remove the row'
         )
     if line and "Invalid unicode" in text:
         return f"{where}: is not UTF-8 text: convert it"

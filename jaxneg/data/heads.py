@@ -101,7 +101,9 @@ def delimiter_of(line: str) -> str:
 
 def split_line(file: pathlib.Path, line: str, delimiter: str, quote: str) -> list[str]:
     """The values of a line that names columns; column2 where the third has none."""
-    quotes: Any = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    quotes: Any = {"quotechar": quote[:1]} if quote else {"quoting": csv.QUOTE_NONE}
+    if len(quote) > 1:
+        quotes |= {"escapechar": quote[1], "doublequote": False}
     try:
         names = next(csv.reader([line], delimiter=delimiter, **quotes), []) if len(delimiter) == 1 else []
     except csv.Error as error:

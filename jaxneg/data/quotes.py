@@ -11,6 +11,7 @@ from jaxneg.data import heads, sources, staging
 from jaxneg.errors import UserError
 
 QUOTE = '"'
+ESCAPED = '"\\'  # a quote, and what stands before one that belongs to the value
 LONGEST = 1 << 20  # characters of a quoted value that is looked for
 
 
@@ -34,14 +35,14 @@ def used(file: pathlib.Path) -> bool:
 
 
 def of(file: pathlib.Path, quoting: str, *, header: bool = True) -> str:
-    """The quote of a file, or "" if it quotes nothing.
+    """The quote of a file, or "" if it quotes nothing; see ``ESCAPED``.
 
     By itself ("auto"), a file with tabs or bars between values quotes if its header is quoted, if all values of a
     column are, or if quotes stand only where a value needs them, because it holds a tab, a line break or a quote.
     Raises UserError where some need them and others do not.
     """
     if quoting != "auto":
-        return "" if quoting == "none" else QUOTE
+        return {"double": QUOTE, "backslash": ESCAPED, "none": ""}[quoting]
     _, line = heads.first_line(file, "utf-8")
     delimiter = heads.delimiter_of(line)
     if delimiter not in "\t|" or (header and line.startswith(QUOTE)):

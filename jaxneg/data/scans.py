@@ -67,7 +67,7 @@ def read_csv(
       names: columns of files without header; None reads the header of each file. Columns are matched by name;
         those that only some files have are null in the others.
       delimiter: None takes tab, semicolon, bar or comma, whichever the header holds most of.
-      quote: empty for files that quote nothing.
+      quote: empty for files that quote nothing; behind it what escapes a quote, if that is no quote itself.
     """
     scans = scan_csv(con, files, types, names=names, delimiter=delimiter, quote=quote, encoding=encoding)
     for scan in scans:
@@ -204,8 +204,8 @@ def _csv_view(
     header: bool,
     skip: int,
 ) -> ir.Table:
-    options = [f"columns = {_struct(kinds)}", f"delim = {_text(delimiter)}", f"quote = {_text(quote)}",
-               f"escape = {_text(quote)}", f"header = {header}", f"skip = {skip}", "auto_detect = false",
+    options = [f"columns = {_struct(kinds)}", f"delim = {_text(delimiter)}", f"quote = {_text(quote[:1])}",
+               f"escape = {_text(quote[-1:])}", f"header = {header}", f"skip = {skip}", "auto_detect = false",
                "hive_partitioning = false"]  # fmt: skip
     if encoding != "utf-8":
         options.append(f"encoding = {_text(encoding)}")

@@ -113,7 +113,7 @@ def read_csv(
 
     schema = ", ".join(f"{_quoted(name)} STRING" for name in types)
     reader = con._session.read.schema(schema).options(
-        header=header, sep=delimiter, quote=quote, escape=quote or "\\", encoding=encoding, multiLine=True,
+        header=header, sep=delimiter, quote=quote[:1], escape=quote[-1:] or "\\", encoding=encoding, multiLine=True,
         mode="FAILFAST", columnPruning=False, maxCharsPerColumn=-1,
     )  # fmt: skip
     frame = reader.csv([str(file.absolute()) for file in files])

@@ -22,6 +22,7 @@ from jaxneg.errors import UserError
 
 DAY = 86_400
 EARLIEST = 631_152_000  # 1990-01-01, in seconds: before it nobody logged what people listen to
+LATEST = 852_076_800  # 1997-01-01: the oldest logs that are known go on beyond it
 LEAST, MOST = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999, in milliseconds
 UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # milliseconds of one
 COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%g"}
@@ -231,10 +232,18 @@ class Clock:
             return
         fits = {unit: found[f"usual_{unit}"] or 0 for unit in UNITS}
         best = max(fits, key=lambda unit: fits[unit])
-        if fits[best] == numbers:
-            self.unit = best
-            return
-        if self._few(numbers - fits[best], numbers):
+        if fits[best] == numbers or self._few(numbers - fits[best], numbers):
+            if high * UNITS[best] < LATEST * 1000:
+                first, last = (_shown(int(value * UNITS[best])) for value in (low, high))
+                count = (
+                    "seconds since 2001, as Apple's? Add 978307200"
+                    if best == "s"
+                    else "a count from another day?"
+                )
+                raise UserError(
+                    f"{runs}, in {best} from {first} to {last}, before anybody streamed ({count}): if it is right give "
+                    f"--time-unit {best}, else write dates as YYYY-MM-DD HH:MM:SS"
+                )
             self.unit = best
             return
         if not fits[best] and "compact_8" in found:

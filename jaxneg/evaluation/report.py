@@ -82,6 +82,7 @@ def evaluate_run(
     """
     with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
         files.clean_inside(directory)
+        files.check_free(directory, ("report.md", "report.json"), ("plots",))
         return _evaluate_run(trained, directory, split, on_progress, compare, measured, which)
 
 

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -232,6 +232,24 @@ def clean_inside(directory: pathlib.Path) -> None:
         if LEFT.fullmatch(path.name) or LEFT_BEFORE.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 remove(path)
+
+
+def check_free(directory: pathlib.Path, written: Sequence[str], folders: Sequence[str] = ()) -> None:
+    """Raises UserError where a directory stands in the place of a file that will be written, or the other way round.
+
+    Asked before the work whose result goes there.
+
+    Args:
+      directory: of ours; it may be missing.
+      written: names of files in it.
+      folders: names of directories in it.
+    """
+    for name in written:
+        if (directory / name).is_dir():
+            raise UserError(f"{directory / name} is a directory where a file is written: move it away")
+    for name in folders:
+        if os.path.lexists(directory / name) and not (directory / name).is_dir():
+            raise UserError(f"{directory / name} is a file where a directory is written: move it away")
 
 
 def remove(path: pathlib.Path) -> None:

@@ -269,6 +269,7 @@ def _write(
 ) -> None:
     """Writes log and truth, for the holder of the lock."""
     for path in (out, truth_out):
+        files.check_free(path.parent, [path.name])
         files.clean_beside(path)
     log_part, truth_part = files.scratch(out), files.scratch(truth_out)
     chance_part = log_part.with_name(f"{log_part.name}-0")

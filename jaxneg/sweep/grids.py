@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Sweep:
     """A grid of experiments: every choice of a value per axis, with every seed. What ``get_sweep()`` returns."""
 
     axes: Mapping[str, Axis]  # by name; see ``over``
-    seeds: fields.Positive = 3  # seed s adds s to data.seed and train.seed
+    seeds: Annotated[int, fields.Bounds(1, 10_000)] = 3  # seed s adds s to data.seed and train.seed
     figures: tuple[str, ...] = FIGURES  # that table.md and the plots show
     reference: Mapping[str, str] = field(
         default_factory=dict

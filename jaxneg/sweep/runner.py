@@ -90,6 +90,9 @@ def sweep(
         _check_vacant(workdir)
         for directory in (workdir, workdir / "failed"):
             files.clean_inside(directory)
+        files.check_free(
+            workdir, ("sweep.json", *(f"table.{kind}" for kind in ("json", "csv", "md"))), ("plots", "cells")
+        )
         for cell in cells:
             _check_standing(workdir / "cells" / cell.name, cell.config, catalogues[cell.config.data.store])
         files.write_json(workdir / "sweep.json", _asked(config, spec, split))

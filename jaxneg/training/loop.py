@@ -89,6 +89,7 @@ def _train(
             _check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
+            files.check_free(workdir, runs.WRITTEN, runs.FOLDERS)
             _claim(config, store, workdir, per_epoch)
     if processes.many():
         with processes.together("claim"):

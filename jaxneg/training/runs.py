@@ -39,6 +39,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 AGAIN = "train again in a new --workdir"
+# What training writes into the directory of a run.
+WRITTEN = ("config.json", "environment.json", "store.json", "metrics.jsonl", "result.json")
+FOLDERS = ("checkpoints", "tensorboard")
 
 
 class TrainedOn(TypedDict):

@@ -102,6 +102,19 @@ def remove(name):
     return lambda: pathlib.Path(name).unlink()
 
 
+def in_its_place(name, *, folder=True):
+    """Puts a directory where a file is, or is to be; or a file where a directory is."""
+
+    def put():
+        path = pathlib.Path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.mkdir() if folder else path.touch()
+
+    return put
+
+
 def half_checkpoint():
     for path in pathlib.Path("run/checkpoints").rglob("*"):
         if path.is_file():
@@ -209,6 +222,14 @@ MISTAKES = {
     "config of a run edited": (edit_json("run/config.json", extra=1), "evaluate run", "config.json.*not a config that this version saved"),
     "config of a run is a number": (write("run/config.json", "3"), "evaluate run", "config.json is damaged: .*expected an object"),
     "config of a run twice": (write("run/config.json", '{"data": {}, "data": {}}'), "evaluate run", "config.json is damaged: data is there twice"),
+    # what will be written stands in its way: said before the work
+    "result that is a directory": (in_its_place("run/result.json"), "train config.py --workdir run --train.epochs 3", "run/result.json is a directory where a file is written: move it away"),
+    "metrics that are a directory": (in_its_place("run/metrics.jsonl"), "train config.py --workdir run --train.epochs 3", "run/metrics.jsonl is a directory where"),
+    "checkpoints that are a file": (in_its_place("run/checkpoints", folder=False), "train config.py --workdir run --train.epochs 3", "run/checkpoints is a file where a directory is written: move it away"),
+    "report that is a directory": (in_its_place("run/report.json"), "evaluate run", "run/report.json is a directory where"),
+    "plots that are a file": (in_its_place("run/plots", folder=False), "evaluate run", "run/plots is a file where"),
+    "log that is a directory": (in_its_place("new.csv"), "simulate --out new.csv --users 60 --items 80 --artists 9", "new.csv is a directory where"),
+    "truth that is a directory": (in_its_place("new.csv.truth.npz"), "simulate --out new.csv --users 60 --items 80 --artists 9", "new.csv.truth.npz is a directory where"),
     # the export
     "export over something else": (nothing, "export run --out store", "--out store exists: choose a new directory"),
     "no export": (nothing, "recommend run --items i1", "run is no export"),

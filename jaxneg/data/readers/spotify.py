@@ -23,7 +23,7 @@ import ibis
 import ibis.expr.types as ir
 
 from jaxneg.config import fields
-from jaxneg.data import engine, events, heads, scans, sources
+from jaxneg.data import engine, events, heads, scans, sources, times
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
@@ -198,6 +198,7 @@ def _plays(table: ir.Table) -> ir.Table:
     stamp = ibis.coalesce(
         *(events.milliseconds(table[name].cast("timestamp('UTC')")) for name in ("ts", "endTime"))
     )
+    stamp = ibis.ifelse(stamp.between(*times.usual()), stamp, ibis.null("int64"))  # 1970 stands for none
     milliseconds = ibis.coalesce(table.ms_played, table.msPlayed)
     table = table.mutate(
         artist=_name(table.master_metadata_album_artist_name, table.artistName),

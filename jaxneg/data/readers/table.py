@@ -86,6 +86,12 @@ def _require(pieces: list[Piece], roles: Mapping[str, str], options: Options, me
                    and (name in always or name not in everywhere)]  # fmt: skip
         if missing:
             hint = mend if options.header else f"{mend}; without header they are column0, column1, ..."
+            named = [name for name in piece.have if not re.fullmatch(r"column\d+", name)]
+            if options.header and piece.delimiter and len(named) < 2:
+                hint = (
+                    "the first line of text names the columns, parted by tabs, semicolons, bars or commas: remove what "
+                    "stands above it, or write one of these between values"
+                )
             first = [column.strip() for column in piece.have[:2]]
             if options.header and any(re.fullmatch(r"[\d.:-]+", name) for name in first):
                 hint = "if the first line is an event add --no-header"

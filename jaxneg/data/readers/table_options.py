@@ -43,8 +43,9 @@ class Options:
     """names of the columns of text without header"""
     encoding: str = "auto"
     """of text, as latin-1 or utf-16-le; auto is UTF-8, or UTF-16 where a byte order mark says so"""
-    quoting: Literal["auto", "double", "none"] = "auto"
-    """of delimited text: double quotes around values, none, or by a look at the file if tabs or bars separate it"""
+    quoting: Literal["auto", "double", "backslash", "none"] = "auto"
+    """of delimited text: double quotes around values, in which a quote is doubled or stands behind a backslash; none;
+    or by a look at the file if tabs or bars separate it"""
 
 
 def check(options: Options) -> None:
