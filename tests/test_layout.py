@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 
 # Zones of a level do not know each other, unless KNOWN says so.
 LEVELS = [
-    {"jaxneg", "errors", "figures", "pages", "signals", "batch", "progress", "files"},
+    {"jaxneg", "errors", "figures", "pages", "signals", "batch", "progress", "shown", "files"},
     {"config"},
     {"data", "models", "metrics", "embeddings", "baselines"},
     {"training"},
@@ -127,6 +127,16 @@ def test_the_host_needs_no_jax():
     for module, path in MODULES.items():
         if zone(module) in WITHOUT_JAX:
             assert not {"jax", "jaxlib", "flax", "optax"} & set(imports(path)), module
+
+
+def test_listing_runs_needs_no_jax():
+    reached, waiting = set(), ["jaxneg.training.records"]
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        assert not {"jax", "jaxlib", "flax", "optax", "orbax", "ibis"} & set(imports(MODULES[module])), module
+        waiting += OURS[module] - reached
+    assert "jaxneg.training.runs" not in OURS["jaxneg.cli.runs"]
 
 
 def test_a_file_is_short_enough_to_be_read():

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxneg import config as configs, errors, files, progress as bars
 from jaxneg.api import frames
-from jaxneg.api.results import Export, Report, Run, Store
+from jaxneg.api.results import Export, Report, Run, Runs, Store
 from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
 
@@ -127,6 +127,16 @@ def open_run(workdir: Path) -> Run:
 
     path = files.local(workdir, "workdir")
     return Run(path, runs.read_config(path), runs.ended(path) or {})
+
+
+def runs(*places: Path) -> Runs:
+    """Runs in directories and below, those of sweeps too, best first, with their settings, figures and state.
+
+    Raises UserError where there is none.
+    """
+    from jaxneg.training import records
+
+    return Runs(tuple(records.summaries([files.local(place, "place") for place in places or (".",)])))
 
 
 def evaluate(
