@@ -34,8 +34,8 @@ KEYS = {
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
-# data/test_orders.py and data/test_prepare.py.
-IN_PROCESSES = ("big_data", "faults", "faults_verbs", "fuzz", "study")
+# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py.
+LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "study")
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
@@ -86,7 +86,7 @@ def test_benchmark_prints_one_json_object(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*KEYS} - {*IN_PROCESSES, "readers"}))
+@pytest.mark.parametrize("name", sorted({*KEYS} - {*LONG, "readers"}))
 def test_claims_of_a_benchmark_hold(name, here):
     check(name, here(name))
 

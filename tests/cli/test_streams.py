@@ -200,6 +200,7 @@ def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number,
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/.*"))
 
 
+@system  # test_stops.py fills the disk of a run in this process
 def test_a_checkpoint_that_finds_no_room_is_one_line(here, tmp_path):
     ended = jaxneg(
         f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 4; ", env=NO_CACHE
