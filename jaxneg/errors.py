@@ -45,7 +45,7 @@ class UserError(Exception):
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
     """What to say of a name that is none of those known, and which of them may have been meant."""
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(str(name), known, 1)
     hint = f"; perhaps you meant {near[0]}" if near else ""
     return f"no {what} {name!r}: use one of {', '.join(known)}{hint}"
 

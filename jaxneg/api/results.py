@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import figures
-from jaxneg.api import shown
+from jaxneg import figures, shown
 from jaxneg.config import Config
 from jaxneg.data import stores
-from jaxneg.errors import UserError
+from jaxneg.training import records
 
 if TYPE_CHECKING:
     from jaxneg.serve.scorer import Event, Recommendation, Scorer
@@ -157,7 +156,7 @@ class Run(_Place):
         self, history: "Sequence[str | Event]", k: int = 10, *, exclude_seen: bool = False
     ) -> "list[Recommendation]":
         """The k best next items for a history, oldest first, of ids that were played or of Event; as ``Scorer``."""
-        return self._scorer.recommend(_events(history), k, exclude_seen=exclude_seen)
+        return self._scorer.recommend(history, k, exclude_seen=exclude_seen)
 
     @functools.cached_property
     def _scorer(self) -> "Scorer":
@@ -181,6 +180,53 @@ class Run(_Place):
             ("measured on", figures.validated(self.result)),
         ]
         return f"Run {self.path}, {self.result['stopped']}", rows, ()
+
+
+@dataclass(frozen=True, repr=False)
+class Runs(Sequence[records.Summary]):
+    """Runs side by side, best first; those of a slice too.
+
+    Attributes:
+      summaries: path, state, settings and validations of each.
+    """
+
+    summaries: tuple[records.Summary, ...]
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Names of the settings in which they differ, as "data.p_hard"."""
+        return tuple(records.differing(self.summaries))
+
+    def rows(self, figure: str = "") -> list[dict[str, Any]]:
+        """A dict a run, for a frame: settings that differ, the figure (else the run's own) best and last, n, state."""
+        heads, rows = records.table(self.summaries, figure, full=True)
+        return [dict(zip(heads, row, strict=True)) for row in rows]
+
+    def open(self, place: int) -> Run:
+        """The run at a place. Raises UserError on a damaged one."""
+        from jaxneg.training import runs
+
+        path = self.summaries[place].path
+        return Run(path, runs.read_config(path), runs.ended(path) or {})
+
+    def __len__(self) -> int:
+        return len(self.summaries)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.summaries[place]
+        return Runs(found) if isinstance(place, slice) else found
+
+    def __repr__(self) -> str:
+        return shown.text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return shown.table(*self._table())
+
+    def _table(self) -> tuple[str, list[list[Any]], list[str]]:
+        heads, rows = records.table(self.summaries)
+        monitors = {figures.title(one.monitor) for one in self.summaries if one.best}
+        what = f", validation {monitors.pop()}" if len(monitors) == 1 else ""
+        return f"{len(self)} run{'s' * (len(self) != 1)}{what}", rows, heads
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,7 +303,7 @@ class Export(_Place):
         self, history: "Sequence[str | Event]", k: int = 10, *, exclude_seen: bool = False
     ) -> "list[Recommendation]":
         """The k best next items for a history, oldest first, of ids that were played or of Event; as ``Scorer``."""
-        return self.scorer.recommend(_events(history), k, exclude_seen=exclude_seen)
+        return self.scorer.recommend(history, k, exclude_seen=exclude_seen)
 
     def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
         rows: list[tuple[object, ...]] = [
@@ -267,11 +313,3 @@ class Export(_Place):
             *((f"validation {figures.title(name)}", value) for name, value in self.figures.items()),
         ]
         return f"Export {self.path}", rows, ()
-
-
-def _events(history: "Sequence[str | Event]") -> "list[Event]":
-    from jaxneg.serve.scorer import Event
-
-    if isinstance(history, str):
-        raise UserError(f"a history is a list of items, got {history!r}: write [{history!r}]")
-    return [Event(one) if isinstance(one, str) else one for one in history]

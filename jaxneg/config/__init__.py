@@ -372,6 +372,8 @@ def override(config: Config, args: Sequence[str]) -> Config:
 
     Raises UserError on an unknown option or a value of the wrong type.
     """
+    if isinstance(args, str) or not all(isinstance(word, str) for word in args):
+        raise UserError(f'options are a list of words, as ["--model.layers", "4"], got {args!r}')
     return check(parse(Config, args, default=settled(config, Config), prog="jaxneg train"))
 
 

@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Iterator
 
+from jaxneg import files
 from jaxneg.errors import UserError
 
 OURS = "jaxneg"
@@ -27,7 +28,7 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
       path: of the file.
       mend: what such a file is, said where this is none.
     """
-    path = pathlib.Path(path)
+    path = files.local(path, "the config")
     if not path.is_file():
         raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
     # Dataclasses look their module up by its name.
@@ -42,11 +43,11 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
         try:
             spec.loader.exec_module(module)
             yield module
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} could not be loaded: {type(error).__name__}: {reason}") from error
+        except BaseException as error:  # of whatever class the file raises
+            told = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+            raise UserError(f"{path} could not be loaded: {told}") from error
         finally:
             sys.modules.pop(name, None)
 

@@ -43,8 +43,12 @@ _unfinished: set[pathlib.Path] = set()
 _spare: list[int] = []  # descriptors
 
 
-def local(path: str | os.PathLike, option: str) -> pathlib.Path:
-    """The path itself. Raises UserError where it is an address such as gs://bucket/name, naming the option."""
+def local(path: Any, option: str) -> pathlib.Path:
+    """The path itself. Raises UserError, naming the option, on what is none and on addresses as gs://bucket/name."""
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise UserError(f"{option} must be a path, got {type(path).__name__}")
+    if "\0" in os.fspath(path):
+        raise UserError(f"{option} must be a path, which has no null character, got {os.fspath(path)!r}")
     if match := REMOTE.fullmatch(os.fspath(path)):
         scheme, rest = match.groups()
         rest = f"/{rest}" if scheme == "file" else rest
@@ -276,6 +280,12 @@ def remove_empty(directories: list[pathlib.Path]) -> None:
             continue
         except OSError:
             return
+
+
+def numbered(directory: pathlib.Path) -> list[int]:
+    """Names in a directory that are numbers, as those of checkpoints are; of none that is there nothing."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def sync(path: pathlib.Path) -> None:

@@ -1,13 +1,14 @@
 """Scores from an export directory alone: no store, no config, no training code."""
 
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import export as jax_export
 
+from jaxneg import files
 from jaxneg.batch import PAD, latest
 from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests
@@ -44,7 +45,7 @@ class Scorer:
 
         Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
         """
-        found = manifests.opened(pathlib.Path(directory))
+        found = manifests.opened(files.local(directory, "directory"))
         return cls(
             found.manifest,
             found.model,
@@ -87,15 +88,15 @@ class Scorer:
         return self.query(item_BL, feedback_BL, station_BL) @ self._item_VE.T
 
     def recommend(
-        self, history: Sequence[Event], k: int = 10, *, exclude_seen: bool = False
+        self, history: Sequence[str | Event], k: int = 10, *, exclude_seen: bool = False
     ) -> list[Recommendation]:
-        """The k best next items for a history, best first.
+        """The k best next items for a history, oldest first, of ids that were played or of Event; best first.
 
         Items that the catalogue does not know are left out of the history, stations it does not know count as
-        none. Raises UserError if no item is known, on a feedback kind that does not exist, and on k below 1.
+        none. Raises UserError if no item is known, on what is no id or Event, on a feedback kind that does not exist,
+        and on k below 1.
         """
-        if k < 1:
-            raise UserError(f"k must be at least 1, got {k}")
+        history, k = events(history), _count(k)
         codes = {kind: code for kind, code in self.manifest["feedback"].items() if kind != "pad"}
         for event in history:
             if event.feedback not in codes:
@@ -127,6 +128,29 @@ class Scorer:
             for row in best
             if np.isfinite(score_V[row])
         ]
+
+
+def events(history: Any) -> list[Event]:
+    """A history as events: an id alone was played. Raises UserError on all else."""
+    if isinstance(history, str):
+        raise UserError(f"a history is a list of items, got {history!r}: write [{history!r}]")
+    if not isinstance(history, Iterable):
+        raise UserError(f"a history is a list of items, got {type(history).__name__}")
+    found = [Event(one) if isinstance(one, str) else one for one in history]
+    for event in found:
+        if not isinstance(event, Event) or not isinstance(event.item, str):
+            raise UserError(f"a history holds ids, as text, or Event(id, feedback, station), got {event!r}")
+        if not isinstance(event.station, str | None) or not isinstance(event.feedback, str):
+            raise UserError(f"feedback and station of an event are text, got {event!r}")
+    return found
+
+
+def _count(k: Any) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise UserError(f"k must be a whole number, got {k!r}")
+    if k < 1:
+        raise UserError(f"k must be at least 1, got {k}")
+    return int(k)
 
 
 def _unpickled(manifest, model: bytes, *rest) -> Scorer:

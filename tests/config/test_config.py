@@ -83,3 +83,8 @@ def test_every_option_has_help(capsys, monkeypatch):
         # A long list of values wraps; help is the first line of words after it.
         help = next(line for line in lines[n + 1 :] if not line.endswith("}") and "|" not in line)
         assert help and not help.startswith(("(default", "--")), lines[n]
+
+
+def test_options_of_python_are_a_list_of_words():
+    with pytest.raises(UserError, match=r"options are a list of words.*got '--model.layers 4'"):
+        configs.override(Config(), "--model.layers 4")

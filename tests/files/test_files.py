@@ -177,3 +177,25 @@ def test_fingerprints_tell_files_apart(tmp_path, monkeypatch):
         assert files.fingerprint(one) == files.fingerprint(other)
         other.write_bytes(data[:77] + b"!" + data[78:])
         assert files.fingerprint(one) != files.fingerprint(other)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"out", ["out"], {"out": 1}, 1.5, object(), "a\0b"])
+def test_what_is_no_path_is_refused_in_one_line(path):
+    with pytest.raises(UserError, match="^workdir must be a path, ") as error:
+        files.local(path, "workdir")
+    assert "\n" not in str(error.value)
+
+
+def test_what_stands_in_the_place_of_what_will_be_written_is_named(tmp_path):
+    files.check_free(tmp_path / "none", ["a.json"], ["plots"])
+    (tmp_path / "a.json").touch()
+    (tmp_path / "plots").mkdir()
+    files.check_free(tmp_path, ["a.json", "b.json"], ["plots", "more"])
+    (tmp_path / "link").symlink_to("nowhere")
+    for written, folders, said in (
+        (["b.json", "plots"], [], "plots is a directory where a file is written: move it away"),
+        ([], ["a.json"], "a.json is a file where a directory is written: move it away"),
+        ([], ["link"], "link is a file where a directory is written: move it away"),
+    ):
+        with pytest.raises(UserError, match=said):
+            files.check_free(tmp_path, written, folders)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -8,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from jaxneg import files
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
+from jaxneg.files import documents
 from jaxneg.serve import scorer
 
 
@@ -118,6 +121,28 @@ def test_an_altered_file_is_refused(name, copy):
         scorer.Scorer.open(copy)
 
 
+def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
+    """MLIR writes its complaints to the stream of errors itself, past Python's."""
+    path = copy / "model.stablehlo"
+    written = path.read_bytes()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["sha256"]
+    refused = 0
+    for at in range(len(written) // 9, len(written) - 100, len(written) // 9):
+        changed = bytearray(written)
+        changed[at : at + 3] = b"\xa5\x00\x17"
+        path.write_bytes(changed)
+        manifest["files"]["model.stablehlo"] = hashlib.sha256(changed).hexdigest()
+        files.write_json(copy / "manifest.json", documents.sealed(manifest))
+        try:
+            scorer.Scorer.open(copy)
+        except UserError as error:
+            refused += 1
+            assert "model.stablehlo" in str(error) and "\n" not in str(error)
+    assert refused >= 5
+    assert capfd.readouterr() == ("", "")
+
+
 def test_another_format_and_no_export_are_refused(copy, tmp_path):
     with pytest.raises(UserError, match="is no export"):
         scorer.Scorer.open(tmp_path)
@@ -171,3 +196,28 @@ def test_kinds_that_were_no_inputs_in_training_are_left_out_of_a_history(exporte
     hidden = [shown[0], scorer.Event(c, "thumb_down"), shown[1]]
     assert model.recommend(hidden, 5) == model.recommend(shown, 5)
     assert model.recommend([shown[0], scorer.Event(c, "skip"), shown[1]], 5) != model.recommend(shown, 5)
+
+
+def test_ids_stand_for_plays_in_whatever_holds_them(model):
+    ids = model.items(3)
+    expected = [scorer.Event(one) for one in ids]
+    for history in (ids, tuple(ids), np.array(ids), iter(ids), dict.fromkeys(ids), expected):
+        assert scorer.events(history) == expected
+    assert model.recommend(ids, 3) == model.recommend(expected, 3)
+
+
+@pytest.mark.parametrize("history", [
+    "song", 5, None, [5], [None], [("a", "play")], [["a"]], [b"a"], [scorer.Event(5)], [scorer.Event("a", 1)],
+    [scorer.Event("a", "play", 4)], [scorer.Event(["a"])], [scorer.Event("a", ["play"])],
+], ids=repr)  # fmt: skip
+def test_what_is_no_history_is_refused_in_one_line(history):
+    with pytest.raises(UserError, match="history|feedback and station") as error:
+        scorer.events(history)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("k", ["2", 2.5, True, None, [2], 0, -1, np.int64(0)])
+def test_a_number_of_recommendations_is_a_whole_one(k):
+    with pytest.raises(UserError, match="^k must be "):
+        scorer._count(k)
+    assert scorer._count(np.int32(3)) == 3
