@@ -1,10 +1,12 @@
 """From a log as it is published to a store: a reader, an engine and a place for what memory cannot hold, together."""
 
+import os
 import pathlib
 from typing import Any
 
 from jaxneg import files
 from jaxneg.data import engine, prepare, readers, stores
+from jaxneg.errors import UserError
 
 
 def ingest(
@@ -30,6 +32,10 @@ def ingest(
 
     Raises UserError where log and settings do not make a store.
     """
+    try:
+        os.path.abspath(out).encode()
+    except UnicodeEncodeError as error:  # which the engine's place for scratch files would have to be
+        raise UserError(f"--out {str(out)!r} must be a path in UTF-8: choose another place") from error
     place = stores.StoreWriter(out)
     with engine.reading(source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.

@@ -221,7 +221,8 @@ def scan_parquet(
     for file in files:
         staging.refuse_kind(file, text=False)
         try:
-            schemas.append(pq.read_schema(file).remove_metadata())
+            # Arrow takes the relative path a:/b for an address.
+            schemas.append(pq.read_schema(file.absolute()).remove_metadata())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(engine.explain(sources.spoken(file), error, parquet=True)) from error
     scans = []

@@ -60,7 +60,13 @@ def local(path: Any, option: str) -> pathlib.Path:
         raise UserError(
             f"{option} {scheme}://{rest}: only paths of file systems can be read and written: {mend}"
         )
-    return pathlib.Path(path)
+    path = pathlib.Path(path)
+    for part, up in zip(path.parents, path.parts[:0:-1], strict=False):
+        if up == ".." and not part.is_dir():
+            raise UserError(
+                f"{option} {path} leads through {part}, which is no directory: make it, or leave it out"
+            )
+    return path
 
 
 def real(path: str | os.PathLike) -> pathlib.Path:

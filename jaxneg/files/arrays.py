@@ -147,7 +147,7 @@ def table(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: i
     """
     size_of(path)
     try:
-        with pq.ParquetFile(path, thrift_string_size_limit=1 << 24) as file:
+        with pq.ParquetFile(path.absolute(), thrift_string_size_limit=1 << 24) as file:
             _check_footer(file, path, columns, rows)
             found = file.read(list(columns))
         found.validate(full=True)
@@ -164,7 +164,7 @@ def check_footer(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], 
     """Raises Damaged unless a parquet file says that it has these columns and rows; does not read them."""
     size_of(path)
     try:
-        with pq.ParquetFile(path, thrift_string_size_limit=1 << 24) as file:
+        with pq.ParquetFile(path.absolute(), thrift_string_size_limit=1 << 24) as file:
             _check_footer(file, path, columns, rows)
     except TROUBLES as error:
         raise _unread(error, path, "is no parquet file, or a damaged one") from error

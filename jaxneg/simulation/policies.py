@@ -95,8 +95,8 @@ def model(
 
     Raises UserError on an export of another log.
     """
-    items = pq.read_table(directory / "items.parquet", columns=["item", "count"])
-    stations = pq.read_table(directory / "stations.parquet", columns=["id"])["id"].to_pylist()
+    items = pq.read_table((directory / "items.parquet").absolute(), columns=["item", "count"])
+    stations = pq.read_table((directory / "stations.parquet").absolute(), columns=["id"])["id"].to_pylist()
     row_of = catalogue(items["item"].to_pylist(), items["count"].to_numpy(), served_V, f"export {directory}")
     station_row_of = rows_of("station", simulation.config.stations, stations)
     item_VE = np.load(directory / "item_embeddings.npy")

@@ -179,6 +179,10 @@ MISTAKES = {
     "half a parquet": (half_parquet, "prepare table bad.parquet --out new", "bad.parquet.*half-written"),
     "half a gzip": (half_gzip, "prepare table bad.csv.gz --out new", "bad.csv.gz: its gzip stream is cut off"),
     "not text": (lambda: pathlib.Path("bad.csv").write_bytes(HEADER.encode() + b"u,1,\xff\xfe,play,s\n"), BAD, "bad.csv.*(UTF-8|utf-8)"),
+    "encoding of bytes": (nothing, f"{PREPARE} --encoding hex", "--encoding 'hex' is unknown"),
+    "encoding of letters": (nothing, f"{PREPARE} --encoding rot13", "--encoding 'rot13' is unknown"),
+    "way through what is not there": (nothing, "prepare table log.csv --out none/../new", "--out none/../new leads through none"),
+    "out that is no text": (nothing, ["prepare", "table", "log.csv", "--out", "new\udcff"], "must be a path in UTF-8"),
     # the store
     "a store over something else": (nothing, "prepare table log.csv --out run", "run exists and is no jaxneg store, so it stays"),
     "a store over a file": (nothing, "prepare table log.csv --out config.py", "config.py exists and is no jaxneg store"),

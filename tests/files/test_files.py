@@ -186,6 +186,14 @@ def test_what_is_no_path_is_refused_in_one_line(path):
     assert "\n" not in str(error.value)
 
 
+def test_a_way_through_what_is_not_there_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    assert files.local(tmp_path / ".." / "x", "--out") == tmp_path / ".." / "x"
+    for path in (tmp_path / "none" / ".." / "new", tmp_path / "file" / ".." / "new" / "x"):
+        with pytest.raises(UserError, match="^--out .* leads through .*(none|file), which is no directory"):
+            files.local(path, "--out")
+
+
 def test_what_stands_in_the_place_of_what_will_be_written_is_named(tmp_path):
     files.check_free(tmp_path / "none", ["a.json"], ["plots"])
     (tmp_path / "a.json").touch()

@@ -1,6 +1,5 @@
 """How a user says which columns of a table are what."""
 
-import codecs
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -60,7 +59,7 @@ def check(options: Options) -> None:
     if options.columns and options.header:
         raise UserError("--columns names the columns of files without header: add --no-header")
     try:
-        codecs.lookup("utf-8" if options.encoding == "auto" else options.encoding)
+        "".encode("utf-8" if options.encoding == "auto" else options.encoding)
     except (LookupError, ValueError) as error:
         raise UserError(
             f"--encoding {options.encoding!r} is unknown: give one such as utf-8, latin-1, cp1252 or utf-16-le"

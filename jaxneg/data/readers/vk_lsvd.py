@@ -106,7 +106,7 @@ def _time(table: ir.Table, files: list[pathlib.Path]) -> ir.Value:
     begin, steps = 0, []
     for file in files:
         with engine.reading(file):
-            rows = pq.read_metadata(file).num_rows
+            rows = pq.read_metadata(file.absolute()).num_rows
         inside = (table.order - begin) * WEEK // max(rows, 1)  # below 2^63 for 15 billion rows a file
         steps.append((table.order < begin + rows, _week(file) * WEEK + inside))
         begin += rows
