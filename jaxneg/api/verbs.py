@@ -181,7 +181,7 @@ def evaluate(
     ]
     with _steps("evaluate", progress) as steps:
         trained = runs.load(path, _config(config, store), shared=True)
-        values = report.evaluate_run(trained, path, split, steps, compare=others, which=baselines)
+        values = report.evaluate_run(trained, path, report.Asked(split, others, baselines), steps)
     return Report(path / "report.md", values)
 
 

@@ -6,7 +6,7 @@ store.json          which catalogue and which preparation of the log it was trai
 metrics.jsonl       figures by step; tensorboard/ holds the same
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
-report.md, report.json, plots/   written by evaluate
+report.html, .md, .json, plots/ written by evaluate
 """
 
 import functools
@@ -32,7 +32,7 @@ from jaxneg.data import stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
-from jaxneg.metrics import measures
+from jaxneg.metrics import scores
 from jaxneg.training import checkpoint, program, records, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -190,7 +190,7 @@ def load(
     return Trained(config, store, built.model, state, result, built.layout if shared else None)
 
 
-def catalogue_score(trained: Trained) -> measures.Score:
+def catalogue_score(trained: Trained) -> scores.Score:
     """A score function for evaluate: each example's context against the whole catalogue."""
     if trained.layout is not None:
         return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))

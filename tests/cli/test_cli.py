@@ -136,7 +136,7 @@ def test_evaluate_shows_the_report_and_where_it_is(work, capsys):
     cli.main(["evaluate", "--split", "validation", "run"])
     captured = capsys.readouterr()
     assert captured.out.strip() == (RUN / "report.md").read_text().strip()
-    assert "run/report.md: all figures" in captured.err and "next: jaxneg export run" in captured.err
+    assert "run/report.html: all figures" in captured.err and "next: jaxneg export run" in captured.err
     best = json.loads((RUN / "result.json").read_text())["best_score"]
     shown = json.loads((RUN / "report.json").read_text())
     # The same examples as during training; scores of two nearly equal items may round to another order.
