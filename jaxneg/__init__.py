@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from jaxneg.errors import UserError as UserError
     from jaxneg.serve.scorer import Event as Event, Recommendation as Recommendation, Scorer as Scorer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
