@@ -10,6 +10,7 @@
 
     Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
     register_loss, register_encoder, register_sampler, register_reader    own parts, from a file outside the package
+    callbacks                   who is told of a run while it trains: functions, objects, loggers by name
     UserError                   what is wrong with a call, the data or the disk, in one line
 
 Nothing else is imported before it is used.
@@ -65,6 +66,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that has it (PEP 562)."""
+    if name == "callbacks":  # a module, which stands where it is asked for
+        return importlib.import_module("jaxneg.callbacks")
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxneg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

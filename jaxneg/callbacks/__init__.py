@@ -2,23 +2,24 @@
 
     jaxneg.train(config, "runs/mine", callbacks=[print, Stopwatch(), "mlflow"])
 
-A callback is an object with some of the methods of ``Callback``, or a function, which is called as fn(step, figures) with
-every line of metrics.jsonl. Of many processes the first one alone tells. What a callback raises ends the run, in one line
-that names it; the run can be continued.
+A callback is an object with some of the methods of ``Callback``, or a function, which is called as fn(step, figures)
+with every line of metrics.jsonl, where figures of validation begin with "validation_". Of many processes the first one
+alone tells. What a callback raises ends the run, in one line that names it; the run can be continued.
 """
 
 import contextlib
 import importlib
 import importlib.util
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxneg import errors
 from jaxneg.errors import UserError
 
-METHODS = ("on_start", "on_step", "on_validation", "on_end")
+LINES = ("on_step", "on_validation")
+METHODS = ("on_start", *LINES, "on_end")
 VALIDATION = "validation_"  # how figures of validation begin in metrics.jsonl
 CONTINUES = "mend it or leave it out, and the same command continues from the last checkpoint"
 
@@ -56,7 +57,7 @@ class Callback:
         """Every ``train.log_every`` steps: epoch, loss, hard_share, seconds of a step and so on."""
 
     def on_validation(self, step: int, figures: Mapping[str, Any]) -> None:
-        """After a validation: epoch, auc, pair_accuracy and so on, and how many pairs, examples and users they are of."""
+        """After a validation: epoch, auc, pair_accuracy and so on, and of how many pairs, examples and users."""
 
     def on_end(self, result: Mapping[str, Any] | None) -> None:
         """At the end, with the contents of result.json; None where the run was stopped or failed before it."""
@@ -71,13 +72,14 @@ class Callbacks:
     @contextlib.contextmanager
     def around(self, start: Start) -> Iterator[None]:
         """Tells of the start, and of an end that comes without a result."""
-        told = 0
+        told: list[Any] = []
         try:
-            for told, one in enumerate(self._callbacks, start=1):
+            for one in self._callbacks:
+                told.append(one)
                 self._tell([one], "on_start", start)
             yield
         except BaseException:
-            for one in self._callbacks[:told]:  # what they raise now would hide why it ended
+            for one in told:  # what they raise now would hide why it ended
                 with contextlib.suppress(Exception):
                     self._tell([one], "on_end", None)
             raise
@@ -87,10 +89,10 @@ class Callbacks:
         validation = any(name.startswith(VALIDATION) for name in values)
         plain = {name.removeprefix(VALIDATION): value for name, value in values.items()}
         for one in self._callbacks:
-            if not _has_methods(one):
+            if _has(one, LINES):
+                self._tell([one], LINES[validation], step, plain)
+            elif callable(one):
                 self._tell([one], "__call__", step, values)
-            else:
-                self._tell([one], "on_validation" if validation else "on_step", step, plain)
 
     def end(self, result: Mapping[str, Any]) -> None:
         """Tells of the end."""
@@ -104,7 +106,9 @@ class Callbacks:
             try:
                 call(*values)
             except Exception as error:
-                raise UserError(f"{_name(one, method)} failed: {errors.first_line(error)}: {CONTINUES}") from error
+                own = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                said = f"{own}{errors.first_line(error)}"
+                raise UserError(f"{_name(one, method)} failed: {said}: {CONTINUES}") from error
 
 
 def chosen(callbacks: Sequence[Any]) -> list[Any]:
@@ -117,13 +121,13 @@ def chosen(callbacks: Sequence[Any]) -> list[Any]:
         raise UserError(f"callbacks must be a list, got {callbacks!r}: write [{callbacks!r}]")
     found = [logger(one) if isinstance(one, str) else one for one in callbacks]
     for one in found:
-        if isinstance(one, type) or not (callable(one) or _has_methods(one)):
+        if isinstance(one, type) or not (callable(one) or _has(one, METHODS)):
             what = f"{one.__name__}, a class: make one" if isinstance(one, type) else repr(one)
             raise UserError(f"a callback is a function or has one of {', '.join(METHODS)}, got {what}")
     return found
 
 
-def logger(name: str) -> Callback:
+def logger(name: str) -> Any:
     """A logger by its name. Raises UserError on another name and where its package is not installed."""
     if name not in LOGGERS:
         raise UserError(errors.unknown("logger", name, LOGGERS))
@@ -132,14 +136,11 @@ def logger(name: str) -> Callback:
     return importlib.import_module(f"jaxneg.callbacks.to_{name}").make()
 
 
-def _has_methods(one: Any) -> bool:
-    return any(callable(getattr(one, method, None)) for method in METHODS)
+def _has(one: Any, methods: Sequence[str]) -> bool:
+    return any(callable(getattr(one, method, None)) for method in methods)
 
 
 def _name(one: Any, method: str) -> str:
     if method == "__call__":
         return f"callback {getattr(one, '__name__', type(one).__name__)}"
     return f"{method} of callback {type(one).__name__}"
-
-
-Call = Callable[[int, Mapping[str, Any]], None]  # a function as callback

@@ -1,5 +1,7 @@
 """``--log mlflow``: settings as parameters, figures as metrics by step, in the tracking store that MLflow is set to."""
 
+import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +12,11 @@ MARK = "mlflow.txt"  # in the run's directory: the id under which it is continue
 LONGEST = 500  # characters of a parameter
 
 
-def make() -> callbacks.Callback:
-    return MLflow()
-
-
-class MLflow(callbacks.Callback):
+class MLflow:
     """Logs to MLflow; a run that is continued goes on in the run there was."""
 
     def on_start(self, start: callbacks.Start) -> None:
-        import os
-
-        import mlflow
-
+        mlflow = importlib.import_module("mlflow")
         if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ):
             mlflow.set_experiment(EXPERIMENT)
         mark = start.path / MARK
@@ -30,17 +25,13 @@ class MLflow(callbacks.Callback):
         self._mlflow = mlflow
         if known is None:
             files.write_text(mark, run.info.run_id)
-            named = {f"{part}.{name}": value for part, own in start.config.items() for name, value in own.items()}
+            named = {
+                f"{part}.{name}": value for part, own in start.config.items() for name, value in own.items()
+            }
             mlflow.log_params({name: str(value)[:LONGEST] for name, value in named.items()})
             mlflow.set_tag("path", str(start.path))
 
-    def on_step(self, step: int, figures: Mapping[str, Any]) -> None:
-        self._log(step, figures)
-
-    def on_validation(self, step: int, figures: Mapping[str, Any]) -> None:
-        self._log(step, {f"{callbacks.VALIDATION}{name}": value for name, value in figures.items()})
-
-    def _log(self, step: int, figures: Mapping[str, Any]) -> None:
+    def __call__(self, step: int, figures: Mapping[str, Any]) -> None:
         # "@" is no character of a name there.
         known = {name.replace("@", "_at_"): value for name, value in figures.items() if _is_number(value)}
         self._mlflow.log_metrics(known, step=step)
@@ -51,3 +42,6 @@ class MLflow(callbacks.Callback):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+make = MLflow
