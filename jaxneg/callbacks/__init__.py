@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxneg import errors
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 LINES = ("on_step", "on_validation")
 METHODS = ("on_start", *LINES, "on_end")
@@ -36,15 +37,11 @@ class Start:
       path: of its directory.
       config: settings by part and name, as in config.json.
       step: where it stands; 0 of a new one.
-      steps: at which it ends at the latest.
-      steps_per_epoch: in an epoch.
     """
 
     path: pathlib.Path
     config: Mapping[str, Mapping[str, Any]]
     step: int
-    steps: int
-    steps_per_epoch: int
 
 
 class Callback:
@@ -68,21 +65,30 @@ class Callbacks:
 
     def __init__(self, callbacks: Sequence[Any] = ()):
         self._callbacks = chosen(callbacks)
+        self._begun: list[Any] = []
 
     @contextlib.contextmanager
-    def around(self, start: Start) -> Iterator[None]:
-        """Tells of the start, and of an end that comes without a result."""
-        told: list[Any] = []
+    def around(self) -> Iterator[None]:
+        """Tells of an end that comes without a result, whoever was told of the start."""
         try:
-            for one in self._callbacks:
-                told.append(one)
-                self._tell([one], "on_start", start)
             yield
         except BaseException:
-            for one in told:  # what they raise now would hide why it ended
+            for one in self._begun:  # what they raise now would hide why it ended
                 with contextlib.suppress(Exception):
                     self._tell([one], "on_end", None)
             raise
+
+    def begin(self, directory: pathlib.Path, step: int) -> None:
+        """Tells of the start of a run that has claimed its directory."""
+        config = documents.read(directory / "config.json", dict[str, Any], CONTINUES)
+        config.pop("registered", None)
+        self.start(Start(directory, config, step))
+
+    def start(self, start: Start) -> None:
+        """Tells of the start."""
+        for one in self._callbacks:
+            self._begun.append(one)
+            self._tell([one], "on_start", start)
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """Tells of a line of metrics.jsonl."""
@@ -95,7 +101,9 @@ class Callbacks:
                 self._tell([one], "__call__", step, values)
 
     def end(self, result: Mapping[str, Any]) -> None:
-        """Tells of the end."""
+        """Tells of the end, where it was told of the start."""
+        if not self._begun and self._callbacks:
+            return
         self._tell(self._callbacks, "on_end", result)
 
     def _tell(self, callbacks: Sequence[Any], method: str, *values: Any) -> None:

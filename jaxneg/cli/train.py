@@ -13,7 +13,7 @@ import tyro
 
 from jaxneg import config as configs, progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields
+from jaxneg.config import Config, fields, options
 from jaxneg.errors import UserError
 
 
@@ -42,8 +42,20 @@ class Train(commands.Configured):
     """How many processes there are."""
     process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
     """Which of them this is, from 0."""
+    log: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], options.option("LOGGER ...", "none")
+    ] = ()
+    """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; TensorBoard's file is also written unasked."""
 
     def run(self) -> None:
+        from jaxneg import callbacks
+        from jaxneg.training import logs
+
+        told = callbacks.Callbacks(self.log)
+        with told.around(), logs.also(told):
+            self._run(told)
+
+    def _run(self, told: Any) -> None:
         config = self.experiment
         from jaxneg.training import loop, processes, runs
 
@@ -64,6 +76,7 @@ class Train(commands.Configured):
             if processes.many():
                 processes.leave(stopped.code)
             sys.exit(stopped.code)
+        told.end(result)
         if processes.first():
             self._say(result, before)
 

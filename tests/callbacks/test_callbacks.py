@@ -1,4 +1,4 @@
-"""Who is told what of a run, and what a failure does; loggers with stand-ins, and with their packages where these are."""
+"""Who is told what of a run, and what a failure does; loggers with stand-ins, and with their packages if here."""
 
 import importlib.machinery
 import importlib.util
@@ -34,12 +34,13 @@ class Seen:
 
 @pytest.fixture
 def start(tmp_path):
-    return callbacks.Start(tmp_path, {"data": {"p_hard": 0.5, "inputs": ()}}, 0, 10, 10)
+    return callbacks.Start(tmp_path, {"data": {"p_hard": 0.5, "inputs": ()}}, 0)
 
 
 def told(start, *some, result=RESULT):
     each = callbacks.Callbacks(some)
-    with each.around(start):
+    with each.around():
+        each.start(start)
         for step, values in LINES:
             each.line(step, values)
         if result is None:
