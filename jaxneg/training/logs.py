@@ -8,7 +8,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from jaxneg import errors, files
 from jaxneg.errors import UserError
@@ -24,6 +24,7 @@ class Line(TypedDict):
     step: documents.Count
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who is told of a run beside its file."""
 
