@@ -62,7 +62,7 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
             target,
             settings,
             spoken=named,
-            progress=lambda stage, done, total: steps(done, total, stage=stage),
+            on_progress=steps,
         )
     return Store.open(target)
 
@@ -108,7 +108,8 @@ def train(config: Config | Path, workdir: Path, *, store: Path | None = None, pr
 
     config = _config(config, store)
     with _steps("train", progress) as steps:
-        loop.train(config, files.local(workdir, "workdir"), steps)
+        say = bars.say if progress else lambda _: None
+        loop.train(config, files.local(workdir, "workdir"), steps, say=say)
     return open_run(workdir)
 
 
@@ -193,6 +194,6 @@ def export(run: Run | Path, out: Path, *, store: Path | None = None) -> Export:
     return Export(target, manifest)
 
 
-def _steps(title: str, show: bool) -> Any:
+def _steps(title: str, show: bool) -> contextlib.AbstractContextManager[bars.OnProgress]:
     """Progress for a person, or for nobody."""
-    return bars.Steps(title) if show else contextlib.nullcontext(lambda *_, **__: None)
+    return bars.Steps(title) if show else contextlib.nullcontext(bars.silent)

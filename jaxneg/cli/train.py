@@ -55,9 +55,8 @@ class Train(commands.Configured):
             with contextlib.suppress(UserError):  # training says it
                 before = runs.ended(self.workdir)
             with progress.Steps("train") as steps, processes.Terminate() as stop:
-                result = loop.train(
-                    config, self.workdir, steps if processes.first() else lambda *_: None, stop
-                )
+                on_progress = steps if processes.first() else progress.silent
+                result = loop.train(config, self.workdir, on_progress, stop, progress.say)
         except processes.Stopped as stopped:
             if processes.first():
                 progress.say(f"{self.workdir}: {stopped} and saved; the same command continues")
@@ -99,7 +98,7 @@ def _quiet() -> None:
 
 def _warn(config: Config) -> None:
     """Of what makes training slow, once for all processes."""
-    from jaxneg.data import pipeline, stores
+    from jaxneg.data import audit, stores
     from jaxneg.training import processes, runs
 
     if not processes.first():
@@ -109,7 +108,7 @@ def _warn(config: Config) -> None:
     # Of a store that is not there training says it.
     with contextlib.suppress(UserError):
         store = stores.Store.open(config.data.store)
-        if warning := pipeline.warn_beyond_memory(store, config.data):
+        if warning := audit.warn_beyond_memory(store, config.data):
             progress.say(f"jaxneg: {warning}")
 
 

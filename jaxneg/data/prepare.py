@@ -16,14 +16,14 @@ with the log. Ids become numbers first; in all that follows events are rows of i
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import config as configs, progress
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 from jaxneg.data import engine, events, sessions, split, stores, writer
@@ -32,8 +32,6 @@ from jaxneg.errors import UserError
 LONGEST_GAP = 1e9  # minutes, 1,900 years
 # A positive number of bytes, as the engines spell it.
 MEMORY = r"(?i)\s*(?!0+(?:\.0*)?\s*[kmgt])\d{1,9}(\.\d{1,9})?\s*[kmgt]i?b?\s*"
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def prepare(
     *,
     reader: str = "",
     source: str = "",
-    progress: Progress | None = None,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> stores.Metadata:
     """Writes the store ``out`` from a log in EVENT_SCHEMA and returns its metadata.
 
@@ -139,11 +137,11 @@ def prepare(
       con: the engine that ``log`` belongs to.
       reader: name of the source's format, for the metadata.
       source: where the log comes from, for the metadata and for messages.
-      progress: called with (stage, done, total) from time to time.
+      on_progress: told of each stage.
     """
     settings = check(settings)
     polarity = signs(settings)
-    work = _Work(con, progress or (lambda stage, done, total: None))
+    work = _Work(con, on_progress)
     with engine.reading(source or "the log"), stores.StoreWriter(out) as store, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
@@ -171,7 +169,7 @@ def prepare(
             polarity,
             shard_events=settings.shard_events,
             keep=work.keep,
-            progress=work.progress,
+            on_progress=on_progress,
         )
         counts = {name: value for name, value in written.counts.items() if name != "stations_unseen"}
         return store.finish(
@@ -211,19 +209,19 @@ def _telling(left_out: dict[str, int]) -> Iterator[None]:
 
 
 class _Work:
-    """Intermediate tables, which the engine spills to disk, as a context. Tells ``progress`` of each."""
+    """Intermediate tables, which the engine spills to disk, as a context. Tells ``on_progress`` of each."""
 
-    def __init__(self, con: ibis.BaseBackend, progress: Progress):
-        self._con, self.progress = con, progress
+    def __init__(self, con: ibis.BaseBackend, on_progress: progress.OnProgress):
+        self._con, self._on_progress = con, on_progress
         self._tables: dict[str, str] = {}
 
     def keep(self, stage: str, name: str, table: ir.Table) -> ir.Table:
         """The table, computed once."""
-        self.progress(stage, 0, 1)
+        self._on_progress(0, 1, stage=stage)
         unique = ibis.util.gen_name(f"jaxneg_{name}")
         kept = engine.keep(self._con, unique, table)
         self._tables[name] = unique
-        self.progress(stage, 1, 1)
+        self._on_progress(1, 1, stage=stage)
         return kept
 
     def drop(self, *names: str) -> None:

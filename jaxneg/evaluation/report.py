@@ -19,7 +19,7 @@ from jaxneg.errors import UserError
 from jaxneg.evaluation import page, plots, probes
 from jaxneg.files import locks
 from jaxneg.metrics import measures
-from jaxneg.training import convergence, runs, scoring, steps
+from jaxneg.training import convergence, runs, steps
 
 SHARES = 20  # bins of the histogram of positive shares
 TUNING = 16  # validation batches that baselines are tuned on, at most
@@ -149,7 +149,7 @@ def measure_last(
     step = trained.result["steps"]
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
         return None
-    other = runs.load(directory, trained.config, shared=trained.layout is not None, step=step)
+    other = runs.load(directory, trained.config, shared=trained.shared, step=step)
     score = runs.catalogue_score(other)
     return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
 
@@ -170,16 +170,16 @@ def probe(trained: runs.Trained, score: measures.Score, examples: held_out.EvalB
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
         }
     flip = probes.flips(trained.store, kinds)
-    if flip and cosines and trained.layout is None:  # it compares rows of any two items
+    rows = runs.catalogue_rows(trained) if flip and cosines else None
+    if rows is not None:  # it compares rows of any two items
         config = trained.config.eval
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        row_VD, _ = scoring.catalogue_rows(trained.model, weights)
         found["responsiveness"] = probes.responsiveness(
             score,
             (examples[int(k)] for k in order),
             flip=flip,
             attribute_VA=np.asarray(trained.store.attribute_VA),
-            row_VD=np.asarray(row_VD, np.float32),
+            row_VD=np.asarray(rows[0], np.float32),
             exclude_seen=config.exclude_seen,
             resamples=config.bootstrap,
             seed=config.pair_seed,

@@ -287,7 +287,9 @@ def measure_cell(
         shutil.rmtree(directory, ignore_errors=True)  # killed before it had claimed its directory
     name = directory.name
 
-    def training(done: int, total: int, figures: dict[str, float]) -> None:
+    def training(
+        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
+    ) -> None:
         on_progress(figures={"share": done / total, **figures}, stage=name)
 
     if runs.ended(directory) is None:

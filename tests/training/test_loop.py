@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxneg import progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
-from jaxneg.embeddings import sharding
+from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import report
-from jaxneg.training import checkpoint, logs, loop, program, runs
+from jaxneg.training import advice, checkpoint, logs, loop, program, runs
 
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
@@ -172,13 +173,13 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
             optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
             train=dataclasses.replace(CONFIG.train, **changed),
         )
-        return loop.warnings(config, per_epoch, rejections)
+        return advice.warnings(config, per_epoch, rejections)
 
     assert warned(20) == []
     [line] = warned(20, rejections=0)
     assert "nothing was rejected before the validation, so --data.p-hard 0.5 draws random negatives" in line
     assert warned(20, rejections=0, p_hard=0.0) == []
-    [line] = loop.warnings(CONFIG, 20, 1, none_to_draw=True)
+    [line] = advice.warnings(CONFIG, 20, 1, none_to_draw=True)
     assert (
         "no target has a rejection to draw by --data.hard-scope station and --data.hard-opinion all" in line
     )
@@ -192,6 +193,32 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
     [line] = warned(30, epochs=9, warmup=61, patience=2, evaluate_every=10)
     assert "more than the 20 steps" in line
     assert warned(30, epochs=9, warmup=61, patience=0) == []  # never stops early
+
+
+def test_a_person_is_told_what_is_trained_on_what_and_then_how_long_it_takes(small_store, tmp_path):
+    said, seen = [], []
+
+    def watch(done, total, figures=progress.NONE, /, *, stage=""):
+        seen.append((done, stage, dict(figures)))
+
+    config = of(CONFIG, small_store)
+    result = loop.train(config, tmp_path / "run", watch, say=said.append)
+    store, each = stores.Store.open(small_store), result["steps_per_epoch"]
+    for line in (
+        "; mesh data 8 x model 1",
+        f"of the model and {8 * (store.items + 1) + store.items + 1:,} in item tables",
+        f"{small_store}: {store.items:,} items, {store.users:,} users, {store.events:,} events",
+        f"{each:,} an epoch, {3 * each:,} in all",
+        str(tmp_path / "run"),
+    ):
+        assert any(line in one for one in said[:5]), line
+    assert len(said) == 6 and " an epoch and " in said[-1]
+    assert [done for done, stage, _ in seen if stage == "compiling"] == [0]
+    [*_, (done, _, last)] = [one for one in seen if one[1] == progress.MILESTONE]
+    scores = [line["pair_accuracy"] for line in result["history"]]
+    assert done == 3 * each and last["epoch"] == 3.0
+    assert last["pair accuracy"] == scores[-1] and last["best"] == max(scores)
+    assert last["pairs"] == result["validation_pairs"]
 
 
 @pytest.mark.parametrize(
@@ -360,7 +387,7 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         loop.train(config, directory)
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
         trained = runs.load(directory, shared=True)
-        assert (trained.layout is not None) == (shards > 1)
+        assert isinstance(trained.layout, layouts.Sharded if shards > 1 else layouts.Whole)
         examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
         found = report.measure(
             runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
