@@ -18,7 +18,7 @@ import numpy as np
 from jaxneg import config as configs
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
-from jaxneg.metrics import measures
+from jaxneg.metrics import measures, scores
 from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def prepared(source: pathlib.Path, out: pathlib.Path) -> stores.Store:
     return stores.Store.open(out)
 
 
-def among_new(score: measures.Score, store: stores.Store) -> measures.Score:
+def among_new(score: scores.Score, store: stores.Store) -> scores.Score:
     """The scores, lowest for all that the user has rated before the test, however long ago."""
     session = np.asarray(store.user_indptr[:-1])  # a user is one session
     begin, end = np.asarray(store.session_indptr)[session], np.asarray(store.session_valid_end)[session]
@@ -102,7 +102,7 @@ def measure(source: pathlib.Path, work: pathlib.Path, *, quick: bool) -> dict[st
     return found
 
 
-def _figures(score: measures.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
+def _figures(score: scores.Score, store: stores.Store, config: configs.Config) -> dict[str, float]:
     examples = held_out.EvalBatches(store, config.data, config.eval, "test")
     found = measures.evaluate(among_new(score, store), examples, items=store.items, config=config.eval)
     return {name: round(found.figures[name], 4) for name in FIGURES}

@@ -24,7 +24,7 @@ import numpy as np
 from jaxneg import config as configs, files, metrics, progress
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
-from jaxneg.evaluation import report
+from jaxneg.evaluation import eval_sets, tuning
 from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
 
@@ -95,10 +95,11 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     return found, result
 
 
-def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
+def measured(name: str, store: pathlib.Path) -> dict[str, tuning.Measured]:
     """All baselines, and the factorisation without events that carry no opinion, which the model's loss cannot use."""
     config, opened = experiment(name, store, "config", 0, False), stores.Store.open(store)
-    found = report.measure_baselines(opened, config, "test")
+    eval_set = eval_sets.EvalSet(opened, config)
+    found = tuning.measure_baselines(eval_set)
     sign, log = np.asarray(opened.sign), counting.training_log(opened)
     signed = log._replace(**{field: getattr(log, field)[log.sign_T != 0] for field in EVENT_FIELDS})
 
@@ -111,8 +112,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
 
         return of
 
-    tuning = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
-    examples = held_out.EvalBatches(opened, config.data, config.eval, "test")
+    validation = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
 
     def fit(log, sign, validate):
         fitted = counting.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
@@ -120,13 +120,13 @@ def measured(name: str, store: pathlib.Path) -> dict[str, report.Measured]:
         again = None if start is None else lambda seed: stripped(start(seed))
         return fitted._replace(score=stripped(fitted.score), again=again)
 
-    its = report.measure_baseline(fit, signed, tuning, examples, opened, config, "signed events only")
+    its = tuning.measure_baseline(fit, signed, validation, eval_set, "signed events only")
     return found | {"matrix_factorisation, signed events only": its}
 
 
-def summary(by_name: dict[str, report.Measured], runs: dict, later: float) -> dict:
+def summary(by_name: dict[str, tuning.Measured], runs: dict, later: float) -> dict:
     """Figures of a set: baselines, models by variant with mean and s.d. over seeds, and paired differences."""
-    best = report.best_baseline({key: one.validation_auc for key, one in by_name.items()})
+    best = tuning.best_of(by_name)
     assert best is not None  # there are baselines
     reference = by_name[best].report
     models = {}

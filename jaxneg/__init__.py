@@ -3,6 +3,7 @@
     prepare(log, out)           a log of listening, a frame or a file -> Store
     train(config, workdir)      a Config, or a file with one -> Run
     open_run(workdir)           a run that is there -> Run
+    runs(directory, ...)        runs below, side by side -> Runs
     evaluate(run)               measures it on held-out events, beside baselines -> Report
     export(run, out)            writes it for serving -> Export
     Scorer.open(out)            recommends from an export
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Export as Export,
         Report as Report,
         Run as Run,
+        Runs as Runs,
         Store as Store,
         evaluate as evaluate,
         export as export,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         register_loss as register_loss,
         register_reader as register_reader,
         register_sampler as register_sampler,
+        runs as runs,
         train as train,
     )
     from jaxneg.config import (
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
-    "jaxneg.api": "Embeddings Export Report Run Store evaluate export open_run prepare train",
+    "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
     "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
     "jaxneg.config": "Config DataConfig EvalConfig LossConfig ModelConfig OptimConfig TrainConfig",
     "jaxneg.errors": "UserError",

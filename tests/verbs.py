@@ -22,6 +22,7 @@ VERBS = {
     "train": "train config.py --workdir new --train.epochs 1",
     "sweep": f"sweep config.py --workdir new {GRID}",
     "evaluate": "evaluate run",
+    "runs": "runs",
     "export": "export run --out new",
     "recommend": "recommend export --items {item} --k 3",
 }

@@ -45,6 +45,7 @@ VERBS = {
     "plan": [],
     "train": [],
     "evaluate": [],
+    "runs": [],
     "sweep": [],
     "export": [],
     "recommend": [],

@@ -16,6 +16,7 @@ from jaxneg.api.results import (
     Export as Export,
     Report as Report,
     Run as Run,
+    Runs as Runs,
     Store as Store,
 )
 from jaxneg.api.verbs import (
@@ -23,5 +24,6 @@ from jaxneg.api.verbs import (
     export as export,
     open_run as open_run,
     prepare as prepare,
+    runs as runs,
     train as train,
 )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import figures
-from jaxneg.api import shown
+from jaxneg import figures, shown
 from jaxneg.config import Config
 from jaxneg.data import stores
 from jaxneg.errors import UserError
+from jaxneg.training import records
 
 if TYPE_CHECKING:
     from jaxneg.serve.scorer import Event, Recommendation, Scorer
@@ -181,6 +181,53 @@ class Run(_Place):
             ("measured on", figures.validated(self.result)),
         ]
         return f"Run {self.path}, {self.result['stopped']}", rows, ()
+
+
+@dataclass(frozen=True, repr=False)
+class Runs(Sequence[records.Summary]):
+    """Runs side by side, best first; those of a slice too.
+
+    Attributes:
+      summaries: path, state, settings and validations of each.
+    """
+
+    summaries: tuple[records.Summary, ...]
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Names of the settings in which they differ, as "data.p_hard"."""
+        return tuple(records.differing(self.summaries))
+
+    def rows(self, figure: str = "") -> list[dict[str, Any]]:
+        """A dict a run, for a frame: settings that differ, the figure (else the run's own) best and last, n, state."""
+        heads, rows = records.table(self.summaries, figure, full=True)
+        return [dict(zip(heads, row, strict=True)) for row in rows]
+
+    def open(self, place: int) -> Run:
+        """The run at a place. Raises UserError on a damaged one."""
+        from jaxneg.training import runs
+
+        path = self.summaries[place].path
+        return Run(path, runs.read_config(path), runs.ended(path) or {})
+
+    def __len__(self) -> int:
+        return len(self.summaries)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.summaries[place]
+        return Runs(found) if isinstance(place, slice) else found
+
+    def __repr__(self) -> str:
+        return shown.text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return shown.table(*self._table())
+
+    def _table(self) -> tuple[str, list[list[Any]], list[str]]:
+        heads, rows = records.table(self.summaries)
+        monitors = {figures.title(one.monitor) for one in self.summaries if one.best}
+        what = f", validation {monitors.pop()}" if len(monitors) == 1 else ""
+        return f"{len(self)} run{'s' * (len(self) != 1)}{what}", rows, heads
 
 
 @dataclass(frozen=True, repr=False)

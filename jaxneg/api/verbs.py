@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxneg import config as configs, errors, files, progress as bars
 from jaxneg.api import frames
-from jaxneg.api.results import Export, Report, Run, Store
+from jaxneg.api.results import Export, Report, Run, Runs, Store
 from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
 
@@ -130,6 +130,16 @@ def open_run(workdir: Path) -> Run:
     return Run(path, runs.read_config(path), runs.ended(path) or {})
 
 
+def runs(*places: Path) -> Runs:
+    """Runs in directories and below, those of sweeps too, best first, with their settings, figures and state.
+
+    Raises UserError where there is none.
+    """
+    from jaxneg.training import records
+
+    return Runs(tuple(records.summaries([files.local(place, "place") for place in places or (".",)])))
+
+
 def evaluate(
     run: Run | Path,
     *,
@@ -172,7 +182,7 @@ def evaluate(
     ]
     with _steps("evaluate", progress) as steps:
         trained = runs.load(path, _config(config, store), shared=True)
-        values = report.evaluate_run(trained, path, split, steps, compare=others, which=baselines)
+        values = report.evaluate_run(trained, path, report.Asked(split, others, baselines), steps)
     return Report(path / "report.md", values)
 
 

@@ -1,4 +1,4 @@
-"""The command line: prepare, inspect, simulate, plan, train, evaluate, sweep, export, recommend, demo."""
+"""The command line: prepare, inspect, simulate, plan, train, evaluate, runs, sweep, export, recommend, demo."""
 
 import importlib
 import os
@@ -19,6 +19,7 @@ VERBS = (
     "plan",
     "train",
     "evaluate",
+    "runs",
     "sweep",
     "export",
     "recommend",
@@ -36,6 +37,7 @@ From a log to recommendations:
   plan CONFIG --topology v5e:16x16    what training takes on TPUs that are not here: memory, time, does it fit
   train CONFIG --workdir RUN          train a model on a store, or continue a run
   evaluate RUN                        measure it on held-out events, beside baselines
+  runs DIR ...                        runs side by side: what differs, figures, state
   sweep CONFIG --workdir SWEEP        train and measure a grid of options over seeds, side by side
   export RUN --out DIR                write it for serving: StableHLO, safetensors, npy
   recommend DIR --items A B C         try an export from the shell

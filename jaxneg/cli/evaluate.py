@@ -15,8 +15,8 @@ from jaxneg.config import fields
 
 @dataclass(frozen=True)
 class Evaluate(commands.Configured):
-    """Measures a run's best checkpoint, and the baselines, on held-out events; writes report.md, report.json and
-    plots. Options not given are as in training; --data.store names a store that has moved."""
+    """Measures a run's best checkpoint, and the baselines, on held-out events; writes report.html, .md and
+    .json, and plots. Options not given are as in training; --data.store names a store that has moved."""
 
     PLACE: ClassVar[str] = "directory"
     COMMON: ClassVar[tuple[str, ...]] = (
@@ -43,15 +43,14 @@ class Evaluate(commands.Configured):
         with progress.Steps("evaluate") as steps:
             trained = runs.load(directory, config, shared=True)
             others = [pathlib.Path(other) for other in self.compare]
-            found = report.evaluate_run(
-                trained, directory, self.split, steps, compare=others, which=self.baselines
-            )
+            asked = report.Asked(self.split, others, self.baselines)
+            found = report.evaluate_run(trained, directory, asked, steps)
         if self.json:
             print(json.dumps(found))
             return
         progress.show_markdown((directory / "report.md").read_text(encoding="utf-8"))
         progress.say(
-            f"{directory / 'report.md'}: this report, with plots beside it; "
+            f"{directory / 'report.html'}: this report with its plots; "
             f"next, jaxneg export {directory} --out DIR"
         )
 

@@ -59,9 +59,7 @@ class Sweep(commands.Configured):
                 say=progress.say,
             )
         count = sum(cell["n"] for cell in table["cells"])
-        progress.say(
-            f"{self.workdir / 'table.md'}: {count} runs in {len(table['cells'])} rows, with plots beside it"
-        )
+        progress.say(f"{self.workdir / 'table.html'}: {count} runs in {len(table['cells'])} rows, with plots")
         if failed := runner.failures(table):
             raise UserError(
                 f"{len(failed)} failed ({'; '.join(failed)}): the same command tries them again, and no others"

@@ -64,7 +64,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     progress.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
     with progress.Steps("evaluate") as steps:
         trained = runs.load(out / "hard")
-        found = report.evaluate_run(trained, out / "hard", "test", steps, compare=(out / "random",))
+        found = report.evaluate_run(trained, out / "hard", report.Asked(compare=(out / "random",)), steps)
 
     progress.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
     export.export(trained, out / "export")
@@ -75,7 +75,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
 
     progress.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
     for title, path in (
-        ("report", "hard/report.md"),
+        ("report", "hard/report.html"),
         ("plots", "hard/plots"),
         ("exported model", "export"),
         ("store", "store"),

@@ -42,11 +42,11 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
         try:
             spec.loader.exec_module(module)
             yield module
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} could not be loaded: {type(error).__name__}: {reason}") from error
+        except BaseException as error:  # of whatever class the file raises
+            told = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+            raise UserError(f"{path} could not be loaded: {told}") from error
         finally:
             sys.modules.pop(name, None)
 

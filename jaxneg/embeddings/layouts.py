@@ -17,12 +17,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
-from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import OptimConfig
 from jaxneg.embeddings import exchange, optim, sharding, tables, topk
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.embeddings.tables import Looked, Params, Tables, Weights
+from jaxneg.metrics import ranking
 
 Trained = tuple[Params, Tables]  # what gradients are with respect to
 
@@ -127,8 +127,8 @@ class Layout(Protocol):
 
     def ranking(
         self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> metrics.Ranking:
-        """Where targets stand in the catalogue, as ``metrics.rank`` defines it; on the host.
+    ) -> ranking.Ranking:
+        """Where targets stand in the catalogue, as ``metrics.ranking`` defines it; on the host.
 
         Args:
           compared: of ``compare``, which had the blocks of targets side by side; rows past the targets' are ignored.
@@ -138,7 +138,7 @@ class Layout(Protocol):
         ...
 
     def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], Any]:
-        """A score function for ``metrics.measures``: to scores_BV, or to ``measures.Scored`` where no one place holds
+        """A score function for ``metrics``: to scores_BV, or to ``scores.Scored`` where no one place holds
         them."""
         ...
 
@@ -188,9 +188,9 @@ class Whole:
 
     def ranking(
         self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> metrics.Ranking:
+    ) -> ranking.Ranking:
         score_BV = np.asarray(compared)[: len(targets[0])]
-        return metrics.rank(score_BV, targets, k=k, seen_BL=seen_BL)
+        return ranking.rank(score_BV, targets, k=k, seen_BL=seen_BL)
 
     def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], np.ndarray]:
         row_VD, bias_V = jax.jit(scoring.rows)(weights)
@@ -309,16 +309,16 @@ class Sharded:
 
     def ranking(
         self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> metrics.Ranking:
+    ) -> ranking.Ranking:
         if bool(compared.nan):
-            raise ValueError(metrics.NAN)
+            raise ValueError(ranking.NAN)
         size = len(targets[0])
         ends = np.cumsum([item_BC.shape[1] for item_BC in targets])[:-1]
         blocks = np.split(np.asarray(compared.rank_BC)[:size], ends, axis=1)
         ranks = (
             np.where(item_BC > 0, rank_BC, np.nan) for item_BC, rank_BC in zip(targets, blocks, strict=True)
         )
-        return metrics.Ranking(tuple(ranks), np.asarray(compared.top_Bk, np.int64)[:size])
+        return ranking.Ranking(tuple(ranks), np.asarray(compared.top_Bk, np.int64)[:size])
 
     def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], "_Scored"]:
         everywhere = NamedSharding(self.mesh, sharding.spec(""))
@@ -350,7 +350,7 @@ class _Scored:
     def of(self, item_BC: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
         return np.asarray(self._held(item_BC).pair_B2)
 
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> ranking.Ranking:
         item_BC = np.concatenate(targets, axis=1)
         found = self._held(item_BC)
         seen = np.zeros((len(item_BC), 1), np.int32) if seen_BL is None else seen_BL

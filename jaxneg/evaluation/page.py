@@ -4,14 +4,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxneg import figures
+from jaxneg import figures, pages
 from jaxneg.config import Config
 from jaxneg.evaluation import probes
 from jaxneg.metrics import measures
 from jaxneg.training import convergence
 
 FEW = 20  # users below which an interval over them is rough
-NO_PLOTS = "no plots: matplotlib is not installed (pip install 'jaxneg[plots]')"
 
 
 def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -> str:
@@ -73,7 +72,7 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
         f"Validation: {figures.validated(values) or 'not counted by the version that trained it'}.",
         _training_table({"model": values} | runs),
         _image(titles, "validation.png"),
-        "" if titles else f"There are {NO_PLOTS}.",
+        "" if titles else f"There are {pages.NO_PLOTS}.",
         "## Settings of the baselines",
         "Fitted to the training events, chosen for AUC on validation examples; so is the best of them.",
         _settings_table(values["baselines"]),
@@ -93,7 +92,7 @@ def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _separation_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
     head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items", "sees"]
-    return _table(
+    return pages.table(
         head,
         [
             [
@@ -118,7 +117,7 @@ def _sees(what: str, config: Config) -> str:
 
 def _user_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     names = {"user_pair_accuracy": "mean over users", "drawn_pair_accuracy": "one pair a user"}
-    return _table(
+    return pages.table(
         ["", *names.values()], [[name, *(_interval(one, of) for of in names)] for name, one in rows.items()]
     )
 
@@ -187,7 +186,7 @@ def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
 
 
 def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    return _table(
+    return pages.table(
         ["", *columns],
         [[name, *(_number(one.get(figure)) for figure in columns.values())] for name, one in rows.items()],
     )
@@ -203,7 +202,7 @@ def _coverage_parts(coverage: Mapping[str, Mapping[str, float | None]]) -> list[
     return [
         "Share of all users with so many events of these kinds in the training window, and of held-out examples with "
         "so many before them: whom a model with these inputs can serve.",
-        _table(head, rows),
+        pages.table(head, rows),
     ]
 
 
@@ -253,7 +252,7 @@ def _cosine_table(cosines: Mapping[tuple[str, str], tuple[list[str], list[list[f
             known = a in kinds and b in kinds
             row.append(_number(matrix[kinds.index(a)][kinds.index(b)], "+") if known else "")
         rows.append(row)
-    return _table(["", *(f"{name}, {table}" for name, table in cosines)], rows)
+    return pages.table(["", *(f"{name}, {table}" for name, table in cosines)], rows)
 
 
 def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
@@ -271,12 +270,12 @@ def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
             ends = ("before", "after")
             rows.append([text, *(" to ".join(_number(one.get(end)) for end in ends) for one in of)])
             rows.append(["its relative change", *(_interval(one, "change", "+") for one in of)])
-    return _table(["", *moved], rows)
+    return pages.table(["", *moved], rows)
 
 
 def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     figures = ("auc", "mrr_positive", "mrr_negative", f"gini@{k}")
-    return _table(
+    return pages.table(
         [
             "share",
             "users",
@@ -321,7 +320,7 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
         "last validation": lambda one: f"{_number(one['last_validation'])}, epoch {one['epochs']:.4g}",
     }
     rows = [[name, *(text(one) for one in runs.values())] for name, text in lines.items()]
-    return _table(["", *runs], rows, align="---")
+    return pages.table(["", *runs], rows, numbers=False)
 
 
 def _converged(one: Mapping[str, Any], unit: str, how: str) -> str:
@@ -340,7 +339,7 @@ def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
     for name, one in measured.items():
         settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
         rows.append([name.replace("_", " "), settings or "none"])
-    return _table(["baseline", "settings"], rows, align="---")
+    return pages.table(["baseline", "settings"], rows, numbers=False)
 
 
 def _verdict(values: Mapping[str, Any]) -> str:
@@ -389,10 +388,5 @@ def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
     return f"{text} [{_number(values[f'{name}_low'], sign)}, {_number(values[f'{name}_high'], sign)}]"
 
 
-def _table(head: list[str], rows: list[list[str]], align: str = "---:") -> str:
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _image(titles: Mapping[str, str], name: str) -> str:
-    return f"![{titles[name]}](plots/{name})" if name in titles else ""
+    return pages.image(titles[name], f"plots/{name}") if name in titles else ""

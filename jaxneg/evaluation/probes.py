@@ -1,15 +1,16 @@
 """What a run shows beyond its rankings: whom it can serve, what it takes feedback for, how it answers a dislike."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxneg import metrics
 from jaxneg.batch import CODE, EvalBatch
+from jaxneg.config import EvalConfig
 from jaxneg.data import stores
-from jaxneg.metrics import measures
+from jaxneg.metrics import measures, scores
 
 RUNS = 64  # parts in which the log is counted, which bounds the memory
 TOP = 100  # items of a list whose change is measured, or a tenth of a catalogue below 1,000
@@ -23,6 +24,13 @@ TABLES = {
     "added": "inputs.feedback",
     "gate": "inputs.feedback_gate",
 }  # parameters with a row per feedback kind
+
+
+class Catalogue(NamedTuple):
+    """Items as far as their likeness goes."""
+
+    row_VD: np.ndarray  # float32, as they are scored
+    attribute_VA: np.ndarray  # int32, values of attributes, 0 for none
 
 
 def input_sets(store: stores.Store) -> dict[str, list[int]]:
@@ -120,15 +128,11 @@ def flips(store: stores.Store, kinds: Collection[str]) -> dict[str, str]:
 
 
 def responsiveness(
-    score: measures.Score,
+    score: scores.Score,
     batches: Iterable[EvalBatch],
-    *,
     flip: Mapping[str, str],
-    attribute_VA: Int[np.ndarray, "V A"],
-    row_VD: Float[np.ndarray, "V D"],
-    exclude_seen: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
+    catalogue: Catalogue,
+    config: EvalConfig,
     limit: int = EXAMPLES,
 ) -> dict[str, Any]:
     """How the top of a list moves when the last event of its context turns from a like into a dislike.
@@ -149,11 +153,9 @@ def responsiveness(
       score: from a batch to scores_BV.
       batches: of held-out examples; taken until ``limit`` examples are found.
       flip: dislike to put in place of each kind of like, from ``flips``.
-      attribute_VA: values of attributes, 0 for none.
-      row_VD: rows of the catalogue as they are scored.
-      exclude_seen: leave a context's items out of its lists, the last one included.
-      resamples: behind each interval.
-      seed: of the bootstrap.
+      catalogue: what makes two items similar.
+      config: whether a context's items are left out of its lists, the last one included; resamples behind each
+        interval and their seed.
       limit: examples at most.
 
     Reference: Wang et al., Learning from Negative User Feedback and Measuring Responsiveness for Sequential
@@ -161,15 +163,17 @@ def responsiveness(
     """
     columns: dict[str, list[np.ndarray]] = {}
     users: list[np.ndarray] = []
-    examples, k = 0, min(TOP, max(1, (len(row_VD) - 1) // 10))
+    examples, k = 0, min(TOP, max(1, (len(catalogue.row_VD) - 1) // 10))
     for batch in batches:
         at, last_B, flipped = _flipped(batch, flip)
         at = at[: limit - examples]
         if len(at):
-            before_Bk, after_Bk = (_top(score(one), one, at, k, exclude_seen) for one in (batch, flipped))
+            before_Bk, after_Bk = (
+                _top(score(one), one, at, k, config.exclude_seen) for one in (batch, flipped)
+            )
             measured = {"overlap": _jaccard(before_Bk, after_Bk)}
             for end, top_Bk in (("before", before_Bk), ("after", after_Bk)):
-                shares = _shares(top_Bk, last_B[at], attribute_VA, row_VD)
+                shares = _shares(top_Bk, last_B[at], catalogue)
                 measured |= {f"{name} {end}": share_B for name, share_B in shares.items()}
             for name, value_B in measured.items():
                 columns.setdefault(name, []).append(value_B)
@@ -186,12 +190,12 @@ def responsiveness(
     value_X = {name: np.concatenate(column) for name, column in columns.items()}
     found["overlap"] = metrics.mean(value_X["overlap"]).value
     found["overlap_low"], found["overlap_high"] = metrics.bootstrap(
-        value_X["overlap"], user_X, resamples=resamples, seed=seed
+        value_X["overlap"], user_X, resamples=config.bootstrap, seed=config.pair_seed
     )
     for name in ("attribute", "row", "item"):
         if f"{name} before" in value_X:
             both = value_X[f"{name} before"], value_X[f"{name} after"]
-            found[name] = _change(*both, user_X, resamples, seed)
+            found[name] = _change(*both, user_X, config)
     return found
 
 
@@ -221,10 +225,9 @@ def _jaccard(a_Bk: np.ndarray, b_Bk: np.ndarray) -> Float[np.ndarray, "B"]:
     return np.where(either_B > 0, both_B / np.maximum(either_B, 1), np.nan)
 
 
-def _shares(
-    top_Bk: np.ndarray, item_B: np.ndarray, attribute_VA: np.ndarray, row_VD: np.ndarray
-) -> dict[str, np.ndarray]:
+def _shares(top_Bk: np.ndarray, item_B: np.ndarray, catalogue: Catalogue) -> dict[str, np.ndarray]:
     """Per row the share of its list that is similar to an item, and whether the item is there."""
+    attribute_VA, row_VD = catalogue.attribute_VA, catalogue.row_VD
     size_B = np.maximum((top_Bk > 0).sum(-1), 1)
     itself_Bk = top_Bk == item_B[:, None]
     other_Bk = (top_Bk > 0) & ~itself_Bk
@@ -247,10 +250,12 @@ def _near(row_VD: np.ndarray, top_Bk: np.ndarray, item_B: np.ndarray) -> Bool[np
 
 
 def _change(
-    before_X: np.ndarray, after_X: np.ndarray, user_X: np.ndarray, resamples: int, seed: int
+    before_X: np.ndarray, after_X: np.ndarray, user_X: np.ndarray, config: EvalConfig
 ) -> dict[str, float]:
     before, after = before_X.mean(), after_X.mean()
-    low, high = metrics.bootstrap_ratio(after_X, before_X, user_X, resamples=resamples, seed=seed)
+    low, high = metrics.bootstrap_ratio(
+        after_X, before_X, user_X, resamples=config.bootstrap, seed=config.pair_seed
+    )
     return {
         "before": float(before),
         "after": float(after),

@@ -1,68 +1,44 @@
-"""A run beside the baselines on held-out events: report.json, report.md and plots in the run's directory."""
+"""A run beside the baselines on held-out events: report.json, report.md, report.html and plots in its directory."""
 
 import dataclasses
 import math
 import pathlib
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxneg import config as configs, figures, files, metrics, progress
-from jaxneg.baselines import counting, factorisations
-from jaxneg.batch import CODE, EvalBatch
-from jaxneg.config import KINDS, Config
-from jaxneg.data import held_out, histories, stores
+from jaxneg import config as configs, files, pages, progress
+from jaxneg.config import Config
+from jaxneg.data import held_out
 from jaxneg.errors import UserError
-from jaxneg.evaluation import page, plots, probes
+from jaxneg.evaluation import eval_sets, measuring, page, plots, tuning
 from jaxneg.files import locks
 from jaxneg.metrics import measures
-from jaxneg.training import convergence, runs, steps
+from jaxneg.training import convergence, runs
 
 SHARES = 20  # bins of the histogram of positive shares
-TUNING = 16  # validation batches that baselines are tuned on, at most
-SEEDS = 3  # random starts of a baseline that has one
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
 MEASURING = ("data.inputs", "data.reach", "data.length", "eval.")  # what figures hang on
-NO_PLOTS = page.NO_PLOTS  # said wherever plots are missing
-
-BASELINES = {"usual": counting.BASELINES, "all": counting.BASELINES | factorisations.FACTORISATIONS}
-
-OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 
-class Measured(NamedTuple):
-    """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
+class Asked(NamedTuple):
+    """What a report is to show."""
 
-    report: measures.Report
-    settings: dict[str, Any]
-    sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
-    validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
-    seeds: int = 1
-    sd: Mapping[str, float] = types.MappingProxyType({})  # of each figure over the seeds; none of one
-
-
-class Compared(NamedTuple):
-    """Another run's report, on examples with contexts of its own."""
-
-    report: measures.Report
-    config: Config
-    result: Mapping[str, Any]  # contents of its result.json
-    probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
-    session_X: np.ndarray | None = None  # its examples; None where they are those of the run
+    split: str = "test"  # or "validation"
+    # Directories of further runs on the same store, each measured as it would be alone: with the contexts that it was
+    # trained for. Where the run's config has another ``eval`` than its own, so have they.
+    compare: Sequence[pathlib.Path] = ()
+    baselines: str = "usual"  # or "all"
 
 
 def evaluate_run(
     trained: runs.Trained,
     directory: pathlib.Path,
-    split: str = "test",
-    on_progress: OnProgress = lambda *_, **__: None,
+    asked: Asked = Asked(),  # noqa: B008, which is immutable
+    on_progress: progress.OnProgress = progress.silent,
     *,
-    compare: Sequence[pathlib.Path] = (),
-    measured: Mapping[str, Measured] | None = None,
-    which: str = "usual",
+    measured: Mapping[str, tuning.Measured] | None = None,
 ) -> dict[str, Any]:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
 
@@ -71,63 +47,29 @@ def evaluate_run(
     Args:
       trained: the run.
       directory: of the run; the report is written there.
-      split: "test" or "validation".
+      asked: what to show.
       on_progress: told (done, total, stage=...) in batches.
-      compare: directories of further runs on the same store, each measured as it would be alone: with the contexts
-        that it was trained for. Where ``trained.config`` has another ``eval`` than the run's own, so have they.
-      measured: what ``measure_baselines`` gave for the same store, config and split, to spare a repetition.
-      which: baselines to measure, "usual" or "all".
+      measured: what ``tuning.measure_baselines`` gave for the same store, config and split, to spare a repetition.
 
     Raises UserError where a run to compare with is of another store.
     """
     with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
         files.clean_inside(directory)
-        return _evaluate_run(trained, directory, split, on_progress, compare, measured, which)
-
-
-def _evaluate_run(
-    trained: runs.Trained,
-    directory: pathlib.Path,
-    split: str,
-    on_progress: OnProgress,
-    compare: Sequence[pathlib.Path],
-    measured: Mapping[str, Measured] | None,
-    which: str,
-) -> dict[str, Any]:
-    """What ``evaluate_run`` does, for the holder of the lock."""
-    names = [path.absolute().name for path in compare]
-    others = {
-        name if names.count(name) == 1 else str(path): _load_other(path, trained, directory)
-        for name, path in zip(names, compare, strict=True)
-    }
-    examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, split)
-    score = runs.catalogue_score(trained)
-    found = measure(score, examples, trained.store, trained.config, "model", on_progress)
-    probed = probe(trained, score, examples)
-    last = measure_last(trained, directory, examples, on_progress)
-    if measured is None:
-        measured = measure_baselines(trained.store, trained.config, split, on_progress, which)
-    compared = {}
-    for name, other in others.items():
-        score = runs.catalogue_score(other)
-        own = held_out.EvalBatches(other.store, other.config.data, other.config.eval, split)
-        its = measure(score, own, other.store, other.config, f"run {name}", on_progress)
-        compared[name] = Compared(its, other.config, other.result, probe(other, score, own), own.session_X)
-    return write_report(
-        directory,
-        found,
-        measured,
-        compared,
-        config=trained.config,
-        result=trained.result,
-        split=split,
-        probed=probed,
-        coverage=input_coverage(trained.store, examples),
-        last=last,
-        later=held_out.later_share(trained.store),
-        session_X=examples.session_X,
-        notes=_notes(directory, trained),
-    )
+        others = _load_others(asked.compare, trained, directory)
+        eval_set = eval_sets.EvalSet(trained.store, trained.config, asked.split, on_progress)
+        run = measuring.measure_run(trained, eval_set, "model")
+        run = run._replace(last=measuring.measure_last(trained, directory, eval_set))
+        if measured is None:
+            measured = tuning.measure_baselines(eval_set, asked.baselines)
+        compared = {}
+        for name, other in others.items():
+            own = eval_sets.EvalSet(other.store, other.config, asked.split, on_progress)
+            compared[name] = measuring.measure_run(other, own, f"run {name}")
+        coverage = measuring.input_coverage(trained.store, eval_set.examples)
+        later, notes = held_out.later_share(trained.store), _notes(directory, trained)
+        return write_report(
+            directory, measuring.Findings(asked.split, run, measured, compared, coverage, later, notes)
+        )
 
 
 def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
@@ -142,62 +84,14 @@ def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
     return [note]
 
 
-def measure_last(
-    trained: runs.Trained, directory: pathlib.Path, examples: held_out.EvalBatches, on_progress: OnProgress
-) -> measures.Report | None:
-    """What the last checkpoint of a run does on the same examples; None where it is the best one or gone."""
-    step = trained.result["steps"]
-    if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
-        return None
-    other = runs.load(directory, trained.config, shared=trained.shared, step=step)
-    score = runs.catalogue_score(other)
-    return measure(score, examples, trained.store, trained.config, "last epoch", on_progress)
-
-
-def probe(trained: runs.Trained, score: measures.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
-    """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
-
-    Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
-    Responsiveness takes up to ``probes.EXAMPLES`` examples out of batches in a random order.
-    """
-    shown = histories.shown_kinds(trained.config.data)
-    counts = trained.store.metadata.feedback["train"]
-    kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
-    weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
-    found = {}
-    if cosines := probes.feedback_cosines(weights.params, kinds):
-        found["feedback_cosines"] = {"kinds": list(kinds)} | {
-            name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
-        }
-    flip = probes.flips(trained.store, kinds)
-    rows = runs.catalogue_rows(trained) if flip and cosines else None
-    if rows is not None:  # it compares rows of any two items
-        config = trained.config.eval
-        order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        found["responsiveness"] = probes.responsiveness(
-            score,
-            (examples[int(k)] for k in order),
-            flip=flip,
-            attribute_VA=np.asarray(trained.store.attribute_VA),
-            row_VD=np.asarray(rows[0], np.float32),
-            exclude_seen=config.exclude_seen,
-            resamples=config.bootstrap,
-            seed=config.pair_seed,
-        )
-    return found
-
-
-def input_coverage(store: stores.Store, examples: held_out.EvalBatches) -> dict[str, dict[str, float]]:
-    """Shares of users and of held-out examples with 1 and with ENOUGH usable events, by set of inputs."""
-    users = probes.user_coverage(store)
-    of_examples = probes.example_coverage(store, examples.begin_X, examples.cut_X, examples.cold)
+def _load_others(
+    directories: Sequence[pathlib.Path], trained: runs.Trained, beside: pathlib.Path
+) -> dict[str, runs.Trained]:
+    """Runs to compare with, by the last part of their path or, where two end alike, the whole."""
+    names = [path.absolute().name for path in directories]
     return {
-        name: {
-            f"{of}_{n}": share
-            for of, shares in (("users", users[name]), ("examples", of_examples[name]))
-            for n, share in shares.items()
-        }
-        for name in users
+        name if names.count(name) == 1 else str(path): _load_other(path, trained, beside)
+        for name, path in zip(names, directories, strict=True)
     }
 
 
@@ -223,154 +117,64 @@ def _load_other(directory: pathlib.Path, trained: runs.Trained, beside: pathlib.
     return runs.load(directory, config)
 
 
-def measure_baselines(
-    store: stores.Store,
-    config: Config,
-    split: str = "test",
-    on_progress: OnProgress = lambda *_, **__: None,
-    which: str = "usual",
-) -> dict[str, Measured]:
-    """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured on a split."""
-    examples = held_out.EvalBatches(store, config.data, config.eval, split)
-    validation = held_out.EvalBatches(store, config.data, config.eval, "validation")
-    every = -(-len(validation) // TUNING)
-    tuning = [validation[k] for k in range(0, len(validation), every)]
-    log = counting.training_log(store)
-    measured = {}
-    for name, fit in BASELINES[which].items():
-        on_progress(0, len(examples), stage=f"tuning {name}")
-        measured[name] = measure_baseline(fit, log, tuning, examples, store, config, name, on_progress)
-    return measured
+def write_report(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, Any]:
+    """Writes report.json, report.md, report.html and plots/ and returns what report.json holds."""
+    values = contents(findings)
+    # Plots take long to draw, and are not to stand beside figures of another time.
+    drawn = files.scratch(files.real(directory) / "plots")
+    with files.unfinished(drawn):
+        titles = _draw(drawn, findings)
+        text = page.page(values, titles, findings.run.config)
+        pictures = {f"plots/{name}": drawn / name for name in titles}
+        html = pages.html(text, f"Report of {directory.absolute().name}", pictures)
+        with files.COMMIT:
+            files.move_into(directory / "plots", drawn)
+            files.write_json(directory / "report.json", values)
+            files.write_text(directory / "report.md", text)
+            files.write_text(directory / "report.html", html)
+    return values
 
 
-def measure_baseline(
-    fit: counting.Fit,
-    log: counting.Log,
-    tuning: Sequence[EvalBatch],
-    examples: held_out.EvalBatches,
-    store: stores.Store,
-    config: Config,
-    name: str,
-    on_progress: OnProgress = lambda *_, **__: None,
-) -> Measured:
-    """One baseline: fitted to a log, tuned for AUC on batches, measured on examples; from SEEDS random starts."""
-
-    def quality(score: measures.Score) -> float:
-        return measures.separation(score, tuning)["auc"]
-
-    fitted = fit(log, np.asarray(store.sign), quality)
-    found, validation = [], []
-    for seed in range(SEEDS if fitted.again else 1):
-        score = fitted.again(seed) if seed and fitted.again else fitted.score
-        found.append(measure(score, examples, store, config, name, on_progress))
-        validation.append(quality(score))
-    scalars = found[0].figures
-    sd = (
-        {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in scalars} if found[1:] else {}
-    )
-    return Measured(
-        measures.average(found, config.eval),
-        fitted.settings,
-        fitted.sees,
-        float(np.mean(validation)),
-        len(found),
-        sd,
-    )
+def _draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str]:
+    """Titles of the plots by file name; none without matplotlib."""
+    try:
+        return plots.draw(directory, findings)
+    except ImportError:
+        progress.say(f"jaxneg: {pages.NO_PLOTS}")
+        return {}
 
 
-def best_baseline(validation_auc: Mapping[str, float | None]) -> str | None:
-    """The baseline with the highest AUC on validation, the first of those that tie; None of none."""
-    known = {name: auc for name, auc in validation_auc.items() if auc is not None and math.isfinite(auc)}
-    return max(known, key=known.__getitem__) if known else next(iter(validation_auc), None)
-
-
-def measure(
-    score: measures.Score,
-    examples: held_out.EvalBatches,
-    store: stores.Store,
-    config: Config,
-    stage: str,
-    on_progress: OnProgress,
-) -> measures.Report:
-    """What ``evaluate`` finds of a score function; progress is told in batches, as ``stage``."""
-
-    def watched() -> Iterator[EvalBatch]:
-        for done, batch in enumerate(examples, start=1):
-            yield batch
-            on_progress(done, len(examples), stage=stage)
-
-    return measures.evaluate(score, watched(), items=store.items, config=config.eval, cold=examples.cold)
-
-
-def write_report(
-    directory: pathlib.Path,
-    report: measures.Report,
-    measured: Mapping[str, Measured],
-    compared: Mapping[str, Compared] = types.MappingProxyType({}),
-    *,
-    config: Config,
-    result: Mapping[str, Any],
-    split: str,
-    probed: Mapping[str, Any] = types.MappingProxyType({}),
-    coverage: Mapping[str, Any] = types.MappingProxyType({}),
-    session_X: np.ndarray | None = None,
-    notes: Sequence[str] = (),
-    last: measures.Report | None = None,
-    later: float = float("nan"),
-) -> dict[str, Any]:
-    """Writes report.json, report.md and plots/ and returns what report.json holds.
-
-    Args:
-      directory: of the run.
-      report: of the model.
-      measured: baselines by name, on the same examples.
-      compared: other runs by name; differences are over the examples that both have.
-      config: of the run.
-      result: contents of the run's result.json.
-      split: what was measured, "test" or "validation".
-      probed: what ``probe`` found.
-      coverage: what ``input_coverage`` found.
-      session_X: what the run's examples are known by.
-      notes: sentences for the head of the report.
-      last: of the model's last checkpoint, where it was measured.
-      later: what ``evaluation.later_share`` found.
-    """
-    values = {
-        "split": split,
-        "notes": list(notes),
+def contents(findings: measuring.Findings) -> dict[str, Any]:
+    """What report.json holds."""
+    run = findings.run
+    report, config = run.report, run.config
+    last = {} if run.last is None else run.last.to_dict() | _differences(report, run.last, config)
+    return {
+        "split": findings.split,
+        "notes": list(findings.notes),
         **report.to_dict(),
-        **_training(config, result),
+        **_training(config, run.result),
         "share_histogram": _histogram(report.value_X["share"]),
-        "input_coverage": _json(coverage),
-        "probes": _json(probed),
-        "later_training_share": _json(later),
-        "last": _last_validation(config, result)
-        | ({} if last is None else last.to_dict() | _differences(report, last, config)),
-        "best_baseline": best_baseline({name: one.validation_auc for name, one in measured.items()}),
+        "input_coverage": _json(findings.coverage),
+        "probes": _json(run.probed),
+        "later_training_share": _json(findings.later),
+        "last": _last_validation(run.result) | last,
+        "best_baseline": tuning.best_of(findings.baselines),
         "runs": {
-            name: one.report.to_dict()
-            | _training(one.config, one.result)
-            | _differences(*_shared(report, session_X, one), config)
-            | {"measured_otherwise": _otherwise(config, one.config), "probes": _json(one.probed)}
-            for name, one in compared.items()
+            name: other.report.to_dict()
+            | _training(other.config, other.result)
+            | _differences(*_shared(run, other), config)
+            | {"measured_otherwise": _otherwise(config, other.config), "probes": _json(other.probed)}
+            for name, other in findings.runs.items()
         },
         "baselines": {
             name: one.report.to_dict()
             | {"epochs_to_convergence": None, "settings": one.settings, "sees": one.sees, "seeds": one.seeds}
             | _json({"validation_auc": one.validation_auc, "sd": one.sd})
             | _differences(report, one.report, config)
-            for name, one in measured.items()
+            for name, one in findings.baselines.items()
         },
     }
-    # Plots take long to draw, and are not to stand beside figures of another time.
-    drawn = files.scratch(files.real(directory) / "plots")
-    with files.unfinished(drawn):
-        titles = _draw(drawn, report, measured, compared, config=config, result=result, probed=probed)
-        with files.COMMIT:
-            files.move_into(directory / "plots", drawn)
-            files.write_json(directory / "report.json", values)
-            files.write_text(directory / "report.md", page.page(values, titles, config))
-    return values
 
 
 def _histogram(share_X: np.ndarray) -> list[int]:
@@ -408,7 +212,7 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+def _last_validation(result: Mapping[str, Any]) -> dict[str, Any]:
     """The last epoch, whether it is the best, and its validation."""
     line = result["history"][-1]
     return {
@@ -419,13 +223,13 @@ def _last_validation(config: Config, result: Mapping[str, Any]) -> dict[str, Any
 
 
 def _shared(
-    report: measures.Report, session_X: np.ndarray | None, other: Compared
+    run: measuring.MeasuredRun, other: measuring.MeasuredRun
 ) -> tuple[measures.Report, measures.Report]:
     """Both reports over the examples that both have."""
-    if session_X is None or other.session_X is None:
-        return report, other.report
-    _, at, its = np.intersect1d(session_X, other.session_X, assume_unique=True, return_indices=True)
-    return measures.narrowed(report, at), measures.narrowed(other.report, its)
+    if run.session_X is None or other.session_X is None:
+        return run.report, other.report
+    _, at, its = np.intersect1d(run.session_X, other.session_X, assume_unique=True, return_indices=True)
+    return measures.narrowed(run.report, at), measures.narrowed(other.report, its)
 
 
 def _otherwise(config: Config, other: Config) -> list[str]:
@@ -451,51 +255,3 @@ def _differences(report: measures.Report, other: measures.Report, config: Config
         for suffix, value in zip(("", "_low", "_high"), ends, strict=True):
             found[f"difference_{of}{suffix}"] = value if np.isfinite(value) else None
     return found
-
-
-def _draw(
-    directory: pathlib.Path, report, measured, compared, *, config: Config, result, probed
-) -> dict[str, str]:
-    """Titles of the plots by file name; none without matplotlib."""
-    others = {f"run {name}": one.report for name, one in compared.items()}
-    reports = {"model": report} | others | {name: one.report for name, one in measured.items()}
-    ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
-    accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
-    best = best_baseline({name: one.validation_auc for name, one in measured.items()})
-    shown = {name: reports[name] for name in ["model", *([] if best is None else [best])]}
-    cosines = dict(probed.get("feedback_cosines", {}))
-    kinds = cosines.pop("kinds", [])
-    try:
-        return plots.draw(
-            directory,
-            histories={
-                name: (one["history"], one.get("epochs_to_convergence"))
-                for name, one in {
-                    "model": result,
-                    **{f"run {n}": c.result for n, c in compared.items()},
-                }.items()
-            },
-            monitor=result["monitor"],
-            title=figures.title(result["monitor"]),
-            counted=figures.counted(report.counts["pair_accuracy"]["users"], report.figures["pairs"]),
-            examples=figures.counted(report.figures["users"], examples=report.figures["examples"]),
-            validated=figures.validated(result),
-            accuracies=accuracies,
-            bands={name: one.bands for name, one in shown.items()},
-            share=report.value_X["share"],
-            ranks={
-                "liked": (report.liked_rank, report.figures["mrr_positive"]),
-                "disliked": (report.disliked_rank, report.figures["mrr_negative"]),
-            },
-            items=len(next(iter(report.shown_V.values()))),
-            exposure={
-                f"{name.replace('_', ' ')}, top {k}": (metrics.lorenz(count_V), one.figures[f"gini@{k}"])
-                for name, one in shown.items()
-                for k, count_V in sorted(one.shown_V.items())[:2]
-            },
-            kinds=kinds,
-            cosines={name: np.array(matrix) for name, matrix in cosines.items()},
-        )
-    except ImportError:
-        progress.say(f"jaxneg: {NO_PLOTS}")
-        return {}

@@ -260,6 +260,12 @@ def remove_empty(directories: list[pathlib.Path]) -> None:
             return
 
 
+def numbered(directory: pathlib.Path) -> list[int]:
+    """Names in a directory that are numbers, as those of checkpoints are; of none that is there nothing."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def sync(path: pathlib.Path) -> None:
     """Returns once a file's contents, or a directory's names, are on the disk."""
     opened = os.open(path, os.O_RDONLY)

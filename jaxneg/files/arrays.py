@@ -11,6 +11,8 @@ import math
 import os
 import pathlib
 import stat
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +32,8 @@ SEARCHED = 1 << 24  # ids among which doubles are looked for: more take gigabyte
 
 # What the libraries raise on bytes that are not what they should be.
 TROUBLES = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, OverflowError, MemoryError,
-            AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-            pa.ArrowException)  # fmt: skip
+            AttributeError, RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+            lzma.LZMAError, pa.ArrowException)  # fmt: skip
 # What the system says of a path where something else lies than was written; all else is no damage.
 ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, None)
 

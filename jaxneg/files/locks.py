@@ -151,6 +151,23 @@ def held(path: pathlib.Path, what: str | os.PathLike) -> Iterator[Lock]:
         lock.release()
 
 
+def holder(path: pathlib.Path) -> Owner | None:
+    """Who holds a lock, where somebody does; it is only looked at.
+
+    Of an owner on another machine its last touch decides, by the clocks of both, so that the answer is for people.
+    """
+    owner = _owner_at(path)
+    if owner is None:
+        return None
+    gone = owner.dead()
+    if gone is None:
+        try:
+            gone = time.time() - path.stat().st_mtime > STALE
+        except OSError:
+            gone = True
+    return None if gone else owner
+
+
 @contextlib.contextmanager
 def new_directory(target: pathlib.Path, what: str) -> Iterator[pathlib.Path]:
     """A directory to write that becomes ``target`` once the block is done, under its lock; gone if the block fails.

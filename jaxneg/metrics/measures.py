@@ -6,68 +6,16 @@ the liked and disliked items that follow it. Averages go over an example's targe
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import released
-
-
-@runtime_checkable
-class Scored(Protocol):
-    """Scores of the whole catalogue for the examples of a batch, wherever they are."""
-
-    def of(self, item_BC: np.ndarray) -> np.ndarray:
-        """Scores of these items, score_BC; of item 0 anything."""
-        ...
-
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
-        """As ``metrics.rank``."""
-        ...
-
-
-class Matrix:
-    """Scores that are at hand, score_BV; column 0 is ignored."""
-
-    def __init__(self, score_BV: np.ndarray):
-        self.score_BV = score_BV
-
-    def of(self, item_BC: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(self.score_BV, np.asarray(item_BC), axis=1)
-
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
-        return metrics.rank(self.score_BV, targets, k=k, seen_BL=seen_BL)
-
-
-class _Rows:
-    """Some rows of a batch's scores."""
-
-    def __init__(self, scored: Scored, real: np.ndarray, size: int):
-        self.scored, self.real, self.size = scored, real, size
-
-    def of(self, item_BC: np.ndarray) -> np.ndarray:
-        return self.scored.of(self._filled(item_BC))[self.real]
-
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
-        seen_BL = seen_BL if seen_BL is None else self._filled(seen_BL)
-        found = self.scored.rank(tuple(map(self._filled, targets)), k=k, seen_BL=seen_BL)
-        return metrics.Ranking(
-            tuple(rank_BC[self.real] for rank_BC in found.targets), found.top_Bk[self.real]
-        )
-
-    def _filled(self, item_BC: np.ndarray) -> np.ndarray:
-        whole_BC = np.zeros((self.size, item_BC.shape[1]), np.int32)
-        whole_BC[self.real] = item_BC
-        return whole_BC
-
-
-# To scores_BV of the whole catalogue, numpy or jax, or to Scored where no one place holds them.
-Score = Callable[[EvalBatch], Any]
+from jaxneg.metrics import released, scores
 
 ENOUGH = 5  # events of context that count as a usable history
 CUT = 10  # cut-off of MAP and of the disliked items' MRR
@@ -98,7 +46,7 @@ def _json(figures: dict[str, float]) -> dict[str, float | None]:
 
 
 def evaluate(
-    score: Score,
+    score: scores.Score,
     batches: Iterable[EvalBatch],
     *,
     items: int,
@@ -153,14 +101,14 @@ def evaluate(
     pairs, users, liked_ranks, disliked_ranks = [], [], [], []
     for batch in batches:
         real = np.flatnonzero(batch.real_B)
-        scored = _scored(score(batch))
-        if isinstance(scored, Matrix):  # whose rows that only fill up are anything, also NaN
+        scored = scores.scored(score(batch))
+        if isinstance(scored, scores.Matrix):  # whose rows that only fill up are anything, also NaN
             shape, expected = scored.score_BV.shape, (len(batch.real_B), items + 1)
             if shape != expected:
                 raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
-            scored = Matrix(scored.score_BV[real])
+            scored = scores.Matrix(scored.score_BV[real])
         else:
-            scored = _Rows(scored, real, len(batch.real_B))
+            scored = scores.Rows(scored, real, len(batch.real_B))
         batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
         ranking = scored.rank(
             (batch.liked_BC, batch.disliked_BC),
@@ -226,15 +174,11 @@ def narrowed(report: Report, at: np.ndarray) -> Report:
     )
 
 
-def _scored(found: Any) -> Scored:
-    return found if isinstance(found, Scored) else Matrix(np.asarray(found))
-
-
-def separation(score: Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
+def separation(score: scores.Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
     """Pair accuracy and AUC alone, without ranking the catalogue: what baselines are tuned by."""
     correct, auc = metrics.Mean(), metrics.Mean()
     for batch in batches:
-        scored = _scored(score(batch))
+        scored = scores.scored(score(batch))
         pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
         correct += metrics.pair_accuracy(pair_B2, batch.real_B & _paired(batch))
         liked = batch.liked_BC * batch.real_B[:, None]
@@ -324,7 +268,7 @@ def by_user(value_X: np.ndarray, user_X: np.ndarray, config: EvalConfig) -> dict
 
 
 def _values(
-    batch: EvalBatch, scored: Scored, random_B, ranking: metrics.Ranking, config: EvalConfig
+    batch: EvalBatch, scored: scores.Scored, random_B, ranking: metrics.Ranking, config: EvalConfig
 ) -> dict[str, np.ndarray]:
     """Values of each example by name, NaN where it has none."""
     liked_B = np.where(batch.pair_B2[:, 0] > 0, batch.pair_B2[:, 0], batch.liked_BC[:, 0])

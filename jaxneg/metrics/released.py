@@ -76,7 +76,7 @@ class Hits:
 
         Args:
           target_B: the first liked item of each, 0 where there is none.
-          scored: their scores, as ``evaluate.Scored``.
+          scored: their scores, as ``scores.Scored``.
         """
         self._targets.append(target_B)
         self._waiting.append((len(target_B), scored))

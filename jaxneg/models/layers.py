@@ -164,7 +164,7 @@ class GRU(nnx.Module):
         recurrent_DF = self.recurrent.get_value().astype(self.dtype)
         candidate_bias_1D = self.candidate_bias.get_value()[None]
 
-        def step(h_BD: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def step(h_BD: jax.Array, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
             from_x_BF, first_B = inputs
             if first_B is not None:
                 h_BD = jnp.where(first_B[:, None], 0.0, h_BD)

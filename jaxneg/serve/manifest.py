@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import pyarrow as pa
 from jax import export as jax_export
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
 from safetensors import SafetensorError, safe_open
 
 from jaxneg import errors
@@ -161,11 +163,12 @@ def _model(path: pathlib.Path, manifest: Manifest, params: Mapping[str, np.ndarr
     """The model, once its calls, shapes and platforms are those of the manifest."""
     try:
         model = jax_export.deserialize(bytearray(path.read_bytes()))
-        text = model.mlir_module()
+        text = _text(model.mlir_module_serialized)
     except Exception as error:  # flatbuffers, jax and MLIR raise what they like
         if errors.refused(error):
             raise
-        told = f"{path.name} cannot be read by jax {jax.__version__}, it was made by jax {manifest['jax']}"
+        made = f", it was made by jax {manifest['jax']}" if manifest["jax"] != jax.__version__ else ""
+        told = f"{path.name} cannot be read by jax {jax.__version__}{made}"
         raise Damaged(f"{told}: {arrays.line(error)}") from error
     check_operations(text, path.name)
     if tuple(model.platforms) != tuple(manifest["platforms"]):
@@ -193,6 +196,13 @@ def _model(path: pathlib.Path, manifest: Manifest, params: Mapping[str, np.ndarr
             f"{path.name} gives {found.str_short()}, and query_width says {manifest['query_width']}"
         )
     return model
+
+
+def _text(module: bytes) -> str:
+    """A serialized module as MLIR. Raises ValueError on a damaged one, and keeps the parser's complaints off stderr."""
+    with ir.Context() as context:
+        context.attach_diagnostic_handler(lambda _: True)
+        return str(stablehlo.deserialize_portable_artifact(context, bytes(module)))
 
 
 def check_operations(text: str, name: str) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from jaxneg import files, metrics, progress
+from jaxneg import files, metrics, pages, progress
 from jaxneg.batch import CODE
 from jaxneg.config.fields import Bounds, Positive, Seed, settled
 from jaxneg.data import stores
@@ -303,8 +303,7 @@ def _table(arms: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         for name, one in arms.items()
     ]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return pages.table(head, rows)
 
 
 def _change(one: Mapping[str, Any], figure: str, p: bool = True) -> str:

@@ -1,130 +1,167 @@
 """Plots of a sweep as PNG: one per figure, over the axes of the sweep. Needs matplotlib."""
 
+import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from jaxneg.evaluation.canvas import GREY, LEAST, MARKERS, RUNS, canvas, titled
 from jaxneg.figures import shortened
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")  # apart for all eyes
-MARKERS = "osD^vPX"
-GREY = "#8A8A8A"
+WIDE = 30.0  # ratio of numbers above 0 from which on their axis is logarithmic
+NEAR = 0.05  # share of an axis below which two of its numbers have no room for both
+INTERVAL = f"mean and 95% interval over seeds, from {LEAST} on; dots are seeds"
 
 
 class Point(NamedTuple):
-    """A figure of one cell: its labels, one per axis, mean and interval over seeds; None of one seed."""
+    """A figure of one cell: its labels, one per axis, each seed's value, mean and interval over seeds."""
 
     labels: tuple[str, ...]
+    seeds: tuple[float, ...]
     mean: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def whiskers(self) -> tuple[float, float]:
+        """Below and above the mean; none of so few seeds that an interval says little."""
+        if len(self.seeds) < LEAST or self.low is None or self.high is None:
+            return 0.0, 0.0
+        return self.mean - self.low, self.high - self.mean
 
 
-def draw(
-    directory: pathlib.Path,
-    *,
-    axes: Mapping[str, Sequence[str]],
-    points: Mapping[str, Sequence[Point]],
-    titles: Mapping[str, str],
-    counted: str = "",
-    baseline: tuple[str, Mapping[str, float]] | None = None,
-) -> dict[str, str]:
+class Plot(NamedTuple):
+    """What a plot shows."""
+
+    title: str
+    axes: Mapping[str, Sequence[str]]  # labels of each axis of the sweep
+    points: Sequence[Point]  # of the cells that have the figure
+    counted: str = ""  # how many pairs, examples and users they are of, in words
+    baseline: tuple[str, float] | None = None  # name and value of a baseline, drawn as a line
+
+
+def draw(directory: pathlib.Path, plots: Mapping[str, Plot]) -> dict[str, str]:
     """Writes a plot per figure and returns titles by file name. Raises ImportError without matplotlib.
 
-    The first axis of numbers lies along x, its labels spaced evenly; the others make lines. Without such an axis each
-    cell is a row of dots. Whiskers are the intervals.
-
-    Args:
-      directory: to write to; made if it is not there.
-      axes: labels of each axis of the sweep.
-      points: of the cells that have the figure, by figure.
-      titles: of the figures.
-      counted: how many pairs, examples and users they are of, in words.
-      baseline: name and figures of a baseline, drawn as a line where it has the figure.
+    The first axis of numbers lies along x to scale, the others make lines. Without such an axis each cell is a row.
     """
-    from matplotlib.figure import Figure
-
-    along = next((n for n, labels in enumerate(axes.values()) if _are_numbers(labels)), None)
     directory.mkdir(parents=True, exist_ok=True)
     made = {}
-    for name, cells in points.items():
-        line = None if baseline is None else (baseline[0], baseline[1].get(name))
-        if along is None:
-            figure = _dots(Figure, list(axes), cells, titles[name], line)
-        else:
-            figure = _lines(Figure, axes, along, cells, titles[name], line)
-        if counted:
-            figure.supxlabel(counted, fontsize="small", color="#444444")
+    for name, plot in plots.items():
+        along = next((n for n, labels in enumerate(plot.axes.values()) if _numbers(labels)), None)
+        figure = _rows(plot) if along is None else _lines(plot, along)
         figure.savefig(directory / f"{name}.png", dpi=120)
-        made[f"{name}.png"] = titles[name]
+        made[f"{name}.png"] = plot.title
     return made
 
 
-def _are_numbers(labels: Sequence[str]) -> bool:
+def _numbers(labels: Sequence[str]) -> list[float]:
+    """The labels as numbers; none if one is none, or one alone."""
     try:
-        return len(labels) > 1 and all([float(label) or True for label in labels])
+        values = [float(label) for label in labels]
     except ValueError:
-        return False
+        return []
+    return values if len(set(values)) > 1 and all(map(math.isfinite, values)) else []
 
 
-def _axes(kind: Any, height: float) -> tuple[Any, Any]:
-    figure = kind(figsize=(7.2, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _lines(kind, axes, along, cells, title, baseline):
-    figure, plot = _axes(kind, 4.2)
-    x_labels = list(list(axes.values())[along])
-    others = [name for n, name in enumerate(axes) if n != along]
+def _lines(plot: Plot, along: int) -> Any:
+    names = list(plot.axes)
+    labels = list(list(plot.axes.values())[along])
+    place = dict(zip(labels, _numbers(labels), strict=True))
     lines: dict[tuple[str, ...], list[Point]] = {}
-    for cell in cells:
+    for cell in plot.points:
         lines.setdefault(cell.labels[:along] + cell.labels[along + 1 :], []).append(cell)
-    for n, (labels, points) in enumerate(lines.items()):
-        shift = 0.06 * (n - (len(lines) - 1) / 2) if len(lines) <= 8 else 0.0
-        x = [x_labels.index(point.labels[along]) + shift for point in points]
-        color, marker = COLORS[n % len(COLORS)], MARKERS[n // len(COLORS) % len(MARKERS)]
-        name = ", ".join(f"{axis} {shortened(label)}" for axis, label in zip(others, labels, strict=True))
-        plot.errorbar(
-            x, [point.mean for point in points], yerr=_whiskers(points), color=color, marker=marker,
-            markersize=6, linewidth=2, capsize=3, label=name or None,
-        )  # fmt: skip
-    if baseline is not None and baseline[1] is not None:
-        plot.axhline(baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=baseline[0])
-    plot.set_xticks(range(len(x_labels)), x_labels)
-    plot.set_xlim(-0.3, len(x_labels) - 0.7)  # also where a cell has no figure
-    plot.set(xlabel=list(axes)[along], ylabel=f"{title} (mean, 95% interval)", title=title)
-    if plot.get_legend_handles_labels()[1]:
-        if len(lines) <= 4:
-            plot.legend(frameon=False)
-        else:
-            plot.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure, axes = canvas(4.4)
+    _scale(axes, place)
+    others = [name for n, name in enumerate(names) if n != along]
+    looks = itertools.cycle((color, marker) for marker in MARKERS for color in RUNS)
+    for (line, points), (color, marker) in zip(lines.items(), looks, strict=False):
+        points = sorted(points, key=lambda point: place[point.labels[along]])
+        x = [place[point.labels[along]] for point in points]
+        for at, point in zip(x, points, strict=True):
+            axes.plot(
+                [at] * len(point.seeds), point.seeds, "o", color=color, markersize=4, alpha=0.45, zorder=4
+            )
+        axes.errorbar(
+            x,
+            [point.mean for point in points],
+            yerr=np.transpose([point.whiskers for point in points]),
+            color=color,
+            marker=marker,
+            markersize=6,
+            linewidth=1.8,
+            capsize=3,
+            label=", ".join(f"{axis} {shortened(of)}" for axis, of in zip(others, line, strict=True)) or None,
+        )
+    if plot.baseline is not None:
+        axes.axhline(plot.baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=plot.baseline[0])
+    axes.set(xlabel=names[along], ylabel=plot.title, title=titled(plot.title, _of(plot)))
+    if axes.get_legend_handles_labels()[1]:
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(lines) > 4 else {}
+        axes.legend(frameon=False, **beside)
     return figure
 
 
-def _dots(kind, names, cells, title, baseline):
-    figure, plot = _axes(kind, 1.4 + 0.42 * len(cells))
-    ordered = list(reversed(cells))
-    if ordered:
-        plot.errorbar(
-            [point.mean for point in ordered], range(len(ordered)), xerr=_whiskers(ordered), color=COLORS[0],
-            marker="o", markersize=8, linestyle="none", elinewidth=3, capsize=0,
-        )  # fmt: skip
-    if baseline is not None and baseline[1] is not None:
-        plot.axvline(baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=baseline[0])
-        plot.legend(frameon=False, loc="best")
+def _scale(axes: Any, place: Mapping[str, float]) -> None:
+    """Numbers to scale along x, logarithmic where they lie far apart; labels that would touch are left out."""
+    low, high = min(place.values()), max(place.values())
+    logarithmic = low > 0 and high / low >= WIDE
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    share = {label: _share(at, low, high, logarithmic) for label, at in place.items()}
+    shown: list[str] = []
+    for label in sorted(share, key=share.__getitem__):
+        if not shown or share[label] - share[shown[-1]] >= NEAR:
+            shown.append(label)
+    axes.set_xticks([place[label] for label in shown], shown)
+    # Also where a cell has no figure.
+    if logarithmic:
+        room = (high / low) ** NEAR
+        axes.set_xlim(low / room, high * room)
+    else:
+        room = NEAR * (high - low)
+        axes.set_xlim(low - room, high + room)
+
+
+def _share(at: float, low: float, high: float, logarithmic: bool) -> float:
+    if logarithmic:
+        return math.log(at / low) / math.log(high / low)
+    return (at - low) / (high - low)
+
+
+def _rows(plot: Plot) -> Any:
+    figure, axes = canvas(1.7 + 0.42 * len(plot.points))
+    ordered = list(reversed(plot.points))
+    for y, point in enumerate(ordered):
+        axes.plot(point.seeds, [y] * len(point.seeds), "o", color=RUNS[0], markersize=4, alpha=0.45, zorder=4)
+        axes.errorbar(
+            point.mean,
+            y,
+            xerr=np.transpose([point.whiskers]),
+            color=RUNS[0],
+            marker="|",
+            markersize=14,
+            markeredgewidth=2.5,
+            elinewidth=3,
+            alpha=0.9,
+        )
+    if plot.baseline is not None:
+        axes.axvline(plot.baseline[1], color=GREY, linestyle=":", linewidth=1.6, label=plot.baseline[0])
+        axes.legend(frameon=False, loc="best")
     texts = [", ".join(map(shortened, point.labels)) or "all seeds" for point in ordered]
-    plot.set_yticks(range(len(ordered)), texts)
-    plot.set_ylim(-0.6, len(ordered) - 0.4)
-    plot.set(xlabel=f"{title} (mean, 95% interval)", ylabel=", ".join(names), title=title)
+    axes.set_yticks(range(len(ordered)), texts)
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
+    axes.set(xlabel=plot.title, ylabel=", ".join(plot.axes), title=titled(plot.title, _of(plot)))
     return figure
 
 
-def _whiskers(points: Sequence[Point]) -> list[list[float]]:
-    return [
-        [0.0 if point.low is None else point.mean - point.low for point in points],
-        [0.0 if point.high is None else point.high - point.mean for point in points],
-    ]
+def _of(plot: Plot) -> str:
+    """How many seeds, pairs, examples and users a plot is of, and what its dots are."""
+    counts = sorted({len(point.seeds) for point in plot.points})
+    seeds = " to ".join(dict.fromkeys(str(n) for n in (counts[0], counts[-1]))) if counts else "0"
+    said = [f"{seeds} seed{'' if seeds == '1' else 's'}", *([plot.counted] if plot.counted else [])]
+    return "; ".join([*said, INTERVAL] if counts and counts[-1] > 1 else said)

@@ -1,36 +1,24 @@
-"""Many runs over a grid of options and seeds -> one table, with plots. Stopped, it continues where it was.
-
-SWEEP/sweep.json                 what was asked for last
-SWEEP/cells/<labels,seed>/       a run directory each, with figures_<split>.json once measured
-SWEEP/failed/<labels,seed>.json  why a cell failed; the next call tries it again
-SWEEP/baselines_<split>.json     with --baselines
-SWEEP/table.json, .csv, .md, plots/
-"""
+"""Many runs over a grid of options and seeds -> one table, with plots. Stopped, it continues where it was."""
 
 import contextlib
 import dataclasses
-import itertools
 import json
-import math
 import os
 import pathlib
-import shutil
-import statistics
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 
-from jaxneg import config as configs, files, progress, signals
+from jaxneg import config as configs, files, pages, progress, signals
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
-from jaxneg.evaluation import report
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
-from jaxneg.sweep import grids, plots, tables, workers
-from jaxneg.training import loop, runs
+from jaxneg.sweep import grids, plots, standing, tables, workers
+from jaxneg.training import runs
 
 TRAINING = (
     "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
@@ -38,12 +26,6 @@ TRAINING = (
     "compile_seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked", "validation_pairs",
     "validation_examples", "validation_users",
 )  # fmt: skip
-RAW = (
-    "best_score",
-    "best_step",
-    "last_score",
-    "steps_per_epoch",
-)  # of a result, which become others of these
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 # What may differ between the runs of a cell without changing what is measured.
 FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
@@ -96,11 +78,11 @@ def sweep(
         tasks = _tasks(cells, workdir, split, say)
         if baselines:
             _check_baselines(workdir, config, split)
-            if not _stands(_baselines_path(workdir, split)):
+            if not standing.stands(standing.baselines_path(workdir, split)):
                 tasks["baselines"] = _task("baselines", config, workdir, split)
         total, done = len(cells), sum(cell.name not in tasks for cell in cells)
         places = _places(workdir, jobs) if tasks else []
-        call, logs = "jaxneg.sweep.runner:work", workdir / "logs"
+        call, logs = "jaxneg.sweep.cells:work", workdir / "logs"
         with (
             signals.deferred(),
             contextlib.closing(
@@ -188,18 +170,18 @@ def _tasks(
     cells: Sequence[grids.Cell], workdir: pathlib.Path, split: str, say: Callable[[str], None]
 ) -> dict[str, dict[str, str]]:
     """What is left to do. A cell that cannot be has failed at once."""
-    tasks, standing = {}, 0
+    tasks, done = {}, 0
     for cell in cells:
         directory = workdir / "cells" / cell.name
         if cell.trouble is not None:
-            _write_failure(workdir, cell.name, cell.trouble)
+            standing.write_failure(workdir, cell.name, cell.trouble)
             say(f"{cell.name} failed: {cell.trouble}")
-        elif _stands(_figures_path(directory, split)):
-            standing += 1
+        elif standing.stands(standing.figures_path(directory, split)):
+            done += 1
         else:
             tasks[cell.name] = _task("cell", cell.config, directory, split)
-    if standing:
-        say(f"{standing} of {len(cells)} cells are done already")
+    if done:
+        say(f"{done} of {len(cells)} cells are done already")
     return tasks
 
 
@@ -207,202 +189,28 @@ def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dic
     return {"kind": kind, "config": configs.to_json(config), "directory": str(directory), "split": split}
 
 
-def _stands(path: pathlib.Path) -> bool:
-    """Whether something was measured, by a version that kept whose example each is, and is as it was written."""
-    try:
-        return path.is_file() and bool(tables.load_values(path.with_suffix(".npz")))
-    except UserError:
-        return False
-
-
-def _figures_path(directory: pathlib.Path, split: str) -> pathlib.Path:
-    return directory / f"figures_{split}.json"
-
-
-def _baselines_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
-    return workdir / f"baselines_{split}.json"
-
-
-def _failure_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
-    return workdir / "failed" / f"{name}.json"
-
-
-class Failure(TypedDict):
-    """What a file of ``failed`` holds."""
-
-    reason: str
-    trace: NotRequired[list[str]]
-
-
-class Baselines(TypedDict):
-    """What baselines_<split>.json holds."""
-
-    catalogue: str
-    config: dict[str, Any]
-    baselines: dict[str, dict[str, Any]]
-
-
-def _figures(path: pathlib.Path) -> dict[str, Any]:
-    return documents.read(path, dict[str, Any], f"remove {path} to measure again")
-
-
-def _reason(path: pathlib.Path) -> str:
-    return documents.read(path, Failure, "start the sweep again")["reason"]
-
-
-def _write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "") -> None:
-    path = _failure_path(workdir, name)
-    path.parent.mkdir(exist_ok=True)
-    files.write_json(path, {"reason": reason, **({"trace": trace.splitlines()} if trace else {})})
-
-
 def _settle(
     workdir: pathlib.Path, event: workers.Event, split: str, spec: grids.Sweep, say: Callable[[str], None]
 ) -> None:
     """Notes that a task is done or has failed, and says so."""
     if event.failed is not None:
-        _write_failure(workdir, event.task, event.failed, event.trace)
+        standing.write_failure(workdir, event.task, event.failed, event.trace)
         say(f"{event.task} failed: {event.failed}")
         return
-    _failure_path(workdir, event.task).unlink(missing_ok=True)
+    standing.failure_path(workdir, event.task).unlink(missing_ok=True)
     if event.task == "baselines":
         say("baselines: done")
         return
-    figures = _figures(_figures_path(workdir / "cells" / event.task, split))
+    figures = standing.figures(standing.figures_path(workdir / "cells" / event.task, split))
     shown = [(name, figures[name]) for name in spec.figures if figures.get(name) is not None]
     say(f"{event.task}: " + "  ".join(f"{tables.title(name)} {value:.4g}" for name, value in shown))
 
 
-def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
-    """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
-    act = measure_cell if kind == "cell" else measure_baselines
-    act(configs.from_json(config), pathlib.Path(directory), split, on_progress)
-
-
-def measure_cell(
-    config: Config, directory: pathlib.Path, split: str, on_progress: Callable[..., None]
-) -> None:
-    """Trains a cell, or continues it, and writes its figures, and its values per example, for a split."""
-    if not (directory / "config.json").is_file():
-        shutil.rmtree(directory, ignore_errors=True)  # killed before it had claimed its directory
-    name = directory.name
-
-    def training(
-        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
-    ) -> None:
-        on_progress(figures={"share": done / total, **figures}, stage=name)
-
-    if runs.ended(directory) is None:
-        loop.train(config, directory, training)
-    trained = runs.load(directory, config)
-    examples = held_out.EvalBatches(trained.store, config.data, config.eval, split)
-
-    def measuring(done: int, total: int, stage: str) -> None:
-        on_progress(figures={"share": done / total}, stage=f"{stage} measured")
-
-    score = runs.catalogue_score(trained)
-    found = report.measure(score, examples, trained.store, config, name, measuring)
-    path = _figures_path(directory, split)
-    tables.save_values(
-        path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, found.value_X)}
-    )
-    written = {
-        "split": split,
-        **found.to_dict(),
-        **_last(trained, directory, found, examples, measuring),
-        **_training(trained.result),
-        **_probed(report.probe(trained, score, examples)),
-    }
-    files.write_json(path, documents.sealed(written))
-    for old in (directory / "checkpoints").iterdir():
-        if old.name.isdigit() and int(old.name) != trained.result["best_step"]:
-            shutil.rmtree(old)
-
-
-def _last(
-    trained: runs.Trained,
-    directory: pathlib.Path,
-    best: measures.Report,
-    examples: held_out.EvalBatches,
-    on_progress: Callable[..., None],
-) -> dict[str, Any]:
-    """Figures of the last epoch, as last_<figure>; those of the best where it is the last, or the only one left."""
-    found = report.measure_last(trained, directory, examples, on_progress) or best
-    return {f"last_{name}": value for name, value in tables.scalars(found.to_dict()).items()}
-
-
-def _training(result: Mapping[str, Any]) -> dict[str, Any]:
-    derived = {
-        "epochs": result["steps"] / result["steps_per_epoch"],
-        "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "best_validation": result["best_score"],
-        "last_validation": result["history"][-1][result["monitor"]],
-        "seconds_per_epoch": _seconds_per_epoch(result["history"]),
-    }
-    other = {name: value for name, value in tables.scalars(result).items() if name not in RAW}
-    return other | derived
-
-
-def _seconds_per_epoch(history: Sequence[Mapping[str, float | int]]) -> float | None:
-    """Median over validations after the first, so that neither compiling nor a restart counts; None without two."""
-    pairs = itertools.pairwise(history)
-    rates = [(b["seconds"] - a["seconds"]) / (b["epoch"] - a["epoch"]) for a, b in pairs]
-    return statistics.median(rates) if rates else None
-
-
-def _probed(found: Mapping[str, Any]) -> dict[str, float | None]:
-    """Figures out of what ``report.probe`` found: cosines of feedback kinds, and how much lists change."""
-    figures = {}
-    cosines = dict(found.get("feedback_cosines", {}))
-    kinds = cosines.pop("kinds", [])
-    for (m, a), (n, b) in itertools.combinations(enumerate(kinds), 2):
-        figures |= {f"cosine_{name}_{a}_{b}": matrix[m][n] for name, matrix in cosines.items()}
-    for name, one in found.get("responsiveness", {}).items():
-        if isinstance(one, Mapping) and "change" in one:
-            figures[f"responsiveness_{name}"] = one["change"]
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
-
-
-def measure_baselines(
-    config: Config, workdir: pathlib.Path, split: str, on_progress: Callable[..., None]
-) -> None:
-    """Measures the baselines of ``report`` and writes their figures, and their values per example."""
-    path = _baselines_path(workdir, split)
-    store = stores.Store.open(config.data.store)
-
-    def watched(done: int, total: int, stage: str) -> None:
-        on_progress(figures={"share": done / total}, stage=f"baseline {stage}")
-
-    measured = report.measure_baselines(store, config, split, watched)
-    values = {
-        name: tables.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
-        for name, one in measured.items()
-    }
-    tables.save_values(path.with_suffix(".npz"), values)
-    figures = {
-        name: one.report.to_dict()
-        | {
-            "settings": one.settings,
-            "sees": one.sees,
-            "seeds": one.seeds,
-            "validation_auc": one.validation_auc if math.isfinite(one.validation_auc) else None,
-        }
-        | {f"{of}_sd": one.sd[of] for of in tables.COMPARED if of in one.sd}
-        for name, one in measured.items()
-    }
-    written = {
-        "catalogue": runs.catalogue_id(store),
-        "config": dataclasses.asdict(config),
-        "baselines": figures,
-    }
-    files.write_json(path, documents.sealed(written))
-
-
 def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
-    path = _baselines_path(workdir, split)
+    path = standing.baselines_path(workdir, split)
     if not path.is_file():
         return
-    old = documents.read(path, Baselines, f"remove {path} to measure again")
+    old = documents.read(path, standing.Baselines, f"remove {path} to measure again")
     changed = [
         line
         for line in configs.differences(configs.from_json(json.dumps(old["config"])), config)
@@ -422,18 +230,18 @@ def _write(
     split: str,
     baselines: bool,
 ) -> dict[str, Any]:
-    """Writes table.json, table.csv, table.md and the plots of what stands; returns what table.json holds."""
+    """Writes table.json, .csv, .md, .html and the plots of what stands; returns what table.json holds."""
     found: dict[tuple[str, ...], tables.Found] = {}
     for cell in cells:
         one = found.setdefault(cell.labels, tables.Found({}, {}, {}))
-        path = _figures_path(workdir / "cells" / cell.name, split)
+        path = standing.figures_path(workdir / "cells" / cell.name, split)
         if path.is_file() and cell.trouble is None:
-            one.figures[cell.seed] = tables.scalars(_figures(path))
+            one.figures[cell.seed] = tables.scalars(standing.figures(path))
             one.values[cell.seed] = tables.load_values(path.with_suffix(".npz"))["model"]
         else:
-            one.failed[cell.seed] = _reason(_failure_path(workdir, cell.name))
+            one.failed[cell.seed] = standing.reason(standing.failure_path(workdir, cell.name))
     measured = {}
-    path = _baselines_path(workdir, split)
+    path = standing.baselines_path(workdir, split)
     if baselines and path.is_file():
         values = tables.load_values(path.with_suffix(".npz"))
         measured = {
@@ -442,7 +250,7 @@ def _write(
                 | {"settings": one["settings"]},
                 values[name],
             )
-            for name, one in documents.read(path, Baselines, f"remove {path} to measure again")[
+            for name, one in documents.read(path, standing.Baselines, f"remove {path} to measure again")[
                 "baselines"
             ].items()
         }
@@ -457,42 +265,47 @@ def _write(
         seed=config.eval.pair_seed,
     )
     if baselines and not measured:
-        table["baselines_failed"] = _reason(_failure_path(workdir, "baselines"))
+        table["baselines_failed"] = standing.reason(standing.failure_path(workdir, "baselines"))
     drawn = files.scratch(files.real(workdir) / "plots")
     with files.unfinished(drawn):
         images = {f"plots/{name}": title for name, title in _draw(drawn, table).items()}
+        text = tables.markdown(table, images)
+        pictures = {path: drawn / pathlib.PurePath(path).name for path in images}
+        html = pages.html(text, f"Sweep {workdir.absolute().name}", pictures)
         with files.COMMIT:
             files.move_into(workdir / "plots", drawn)
             files.write_json(workdir / "table.json", table)
             files.write_text(workdir / "table.csv", tables.csv_text(table))
-            files.write_text(workdir / "table.md", tables.markdown(table, images))
+            files.write_text(workdir / "table.md", text)
+            files.write_text(workdir / "table.html", html)
     return table
 
 
 def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
     """Titles of the plots by file name; none without matplotlib."""
-    points = {}
+    best, counted = table["best_baseline"], tables.how_many(table["cells"])
+    drawn = {}
     for name in table["shown"]:
-        ends = ((tuple(cell["labels"].values()), cell["figures"].get(name)) for cell in table["cells"])
-        points[name] = [
-            plots.Point(labels, one["mean"], one["low"], one["high"])
-            for labels, one in ends
-            if one is not None and one["mean"] is not None
+        points = [
+            plots.Point(
+                tuple(cell["labels"].values()),
+                tuple(line[name] for line in cell["seeds"].values() if line.get(name) is not None),
+                one["mean"],
+                one["low"],
+                one["high"],
+            )
+            for cell in table["cells"]
+            if (one := cell["figures"].get(name)) is not None and one["mean"] is not None
         ]
-    best = table["best_baseline"]
+        if points:
+            value = None if best is None else table["baselines"][best].get(name)
+            baseline = None if best is None or value is None else (best.replace("_", " "), value)
+            drawn[name] = plots.Plot(tables.title(name), table["axes"], points, counted, baseline)
     try:
-        drawn = plots.draw(
-            directory,
-            axes=table["axes"],
-            points={name: some for name, some in points.items() if some},
-            titles={name: tables.title(name) for name in points},
-            counted=tables.how_many(table["cells"]),
-            baseline=None if best is None else (best.replace("_", " "), table["baselines"][best]),
-        )
+        return plots.draw(directory, drawn)
     except ImportError:
-        progress.say(f"jaxneg: {report.NO_PLOTS}")
+        progress.say(f"jaxneg: {pages.NO_PLOTS}")
         return {}
-    return drawn
 
 
 def failures(table: Mapping[str, Any]) -> list[str]:

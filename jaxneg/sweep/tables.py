@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxneg import files, metrics
+from jaxneg import files, metrics, pages
 from jaxneg.errors import UserError
 from jaxneg.figures import counted, title
 from jaxneg.files import arrays, documents
@@ -202,10 +202,10 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     parts = [
         f"# Sweep on the {table['split']} split",
         f"Mean ± standard deviation over {table['seeds']} {word}. {_counted(cells)}{SECONDS if timed else ''}",
-        _rows([*axes, "seeds", *map(title, shown)], rows),
+        pages.table([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
-        *(f"![{text}]({path})" for path, text in images.items()),
+        *(pages.image(text, path) for path, text in images.items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -258,7 +258,7 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
             f"## {heading}",
             "Paired: each example's value averaged over seeds first. Brackets hold 95% bootstrap intervals over "
             "users, each drawn with all of their examples.",
-            _rows(head, rows),
+            pages.table(head, rows),
         ]
     return parts
 
@@ -294,11 +294,6 @@ def _interval(one: Mapping[str, Figure] | None) -> str:
     if one["low"] is None:
         return _number(one["mean"], "+")
     return f"{_number(one['mean'], '+')} [{_number(one['low'], '+')}, {_number(one['high'], '+')}]"
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
 def scalars(figures: Mapping[str, Any]) -> dict[str, Figure]:

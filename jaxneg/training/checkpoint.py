@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxneg import errors
+from jaxneg import errors, files
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
@@ -33,8 +33,7 @@ KEPT = "those before it stand, and the same command continues from there"
 
 def latest(directory: pathlib.Path) -> int:
     """The last step of which a directory holds a whole checkpoint; 0 without any."""
-    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max(files.numbered(directory), default=0)
 
 
 class Checkpointer:

@@ -6,7 +6,7 @@ store.json          which catalogue and which preparation of the log it was trai
 metrics.jsonl       figures by step; tensorboard/ holds the same
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
-report.md, report.json, plots/   written by evaluate
+report.html, .md, .json, plots/ written by evaluate
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ from jaxneg.data import stores
 from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
-from jaxneg.metrics import measures
-from jaxneg.training import checkpoint, convergence, program, scoring, steps
+from jaxneg.metrics import scores
+from jaxneg.training import checkpoint, program, records, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -45,19 +45,6 @@ class TrainedOn(TypedDict):
     catalogue: str
     preparation: NotRequired[str]
     store: str
-
-
-class Result(TypedDict):
-    """What result.json holds at least."""
-
-    monitor: str
-    best_score: float
-    best_step: documents.Count
-    steps: documents.Count
-    steps_per_epoch: Annotated[int, documents.Range(1)]
-    stopped: str
-    seconds: float
-    history: list[dict[str, float | None]]
 
 
 class Trained(NamedTuple):
@@ -96,12 +83,8 @@ def ended(directory: pathlib.Path) -> dict[str, Any] | None:
     path = directory / "result.json"
     if not os.path.lexists(path):
         return None
-    result, epochs = documents.read(path, Result, AGAIN, more=True), read_config(directory).train.epochs
-    stopped_short = (
-        result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
-    )
-    later = checkpoint.latest(directory / "checkpoints") > result["steps"]
-    return None if stopped_short or later else result
+    result = documents.read(path, records.Result, AGAIN, more=True)
+    return result if records.stands(result, read_config(directory).train.epochs, directory) else None
 
 
 def catalogue_of(directory: pathlib.Path) -> str | None:
@@ -213,7 +196,7 @@ def evaluated(trained: Trained) -> tables.Weights:
     return steps.evaluated(trained.state, sharding.put(by_row_VA, trained.layout.mesh, "VA"))
 
 
-def catalogue_score(trained: Trained) -> measures.Score:
+def catalogue_score(trained: Trained) -> scores.Score:
     """A score function for evaluate: each example's context against the whole catalogue."""
     scored = scoring.of_model(trained.model, trained.layout)
     return trained.layout.score(scored, evaluated(trained))

@@ -79,6 +79,9 @@ def test_a_module_of_elsewhere_with_the_same_name_comes_back(tmp_path, monkeypat
         ("import no_such_module_of_anyone", "ModuleNotFoundError: No module named"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("def get_config(): raise SystemExit('not today')", "SystemExit: not today"),
+        ("class Mine(BaseException): ...\ndef get_config(): raise Mine('x')", "Mine: x"),
+        ("class Mine(BaseException): ...\nraise Mine", "Mine$"),
+        ("def get_config(): raise GeneratorExit", "GeneratorExit$"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
         (
             "from jaxneg.config import Config\nget_config = lambda: Config",

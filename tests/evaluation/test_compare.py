@@ -10,7 +10,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, stores
-from jaxneg.evaluation import report
+from jaxneg.evaluation import eval_sets, report
 from jaxneg.files import documents
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
@@ -39,9 +39,9 @@ def quiet(monkeypatch):
     monkeypatch.setattr(report.plots, "draw", lambda *_, **__: {})
 
 
-def evaluated(directory, out, config=None, **more):
+def evaluated(directory, out, config=None, compare=()):
     shutil.copytree(directory, out, ignore=shutil.ignore_patterns("checkpoints"))
-    return report.evaluate_run(runs.load(directory, config), out, measured={}, **more)
+    return report.evaluate_run(runs.load(directory, config), out, report.Asked(compare=compare), measured={})
 
 
 def test_a_run_that_is_compared_has_the_figures_that_it_has_alone(trained_runs, tmp_path, quiet):
@@ -82,8 +82,7 @@ def test_differences_are_over_the_examples_that_both_have(trained_runs, tmp_path
     for name in ("a", "inputs", "reach and length"):
         live = runs.load(trained_runs / name)
         examples = held_out.EvalBatches(live.store, live.config.data, live.config.eval, "test")
-        score = runs.catalogue_score(live)
-        found = report.measure(score, examples, live.store, live.config, "", lambda *_, **__: None)
+        found = eval_sets.EvalSet(live.store, live.config).measure(runs.catalogue_score(live))
         sides[name] = {
             int(s): (found.value_X["auc"][x], found.value_X["pair_accuracy"][x], tuple(found.pair_X2[x]))
             for x, s in enumerate(examples.session_X)

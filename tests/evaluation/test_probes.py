@@ -7,7 +7,7 @@ import pytest
 
 from jaxneg import models
 from jaxneg.batch import CODE, FEEDBACK, EvalBatch
-from jaxneg.config import ModelConfig
+from jaxneg.config import EvalConfig, ModelConfig
 from jaxneg.data import stores
 from jaxneg.evaluation import probes
 
@@ -130,6 +130,13 @@ def ends_in(batch, *codes):
     return np.isin(batch.feedback_BL[np.arange(len(batch.user_B)), last_of(batch)], codes)
 
 
+def responsiveness(
+    score, batches, *, flip, attribute_VA, row_VD, exclude_seen=False, resamples=1000, limit=probes.EXAMPLES
+):
+    config = EvalConfig(exclude_seen=exclude_seen, bootstrap=resamples, pair_seed=0)
+    return probes.responsiveness(score, batches, flip, probes.Catalogue(row_VD, attribute_VA), config, limit)
+
+
 def test_responsiveness_by_hand():
     """A catalogue of 30 is listed three deep. After a like items 1, 2, 3 lead, after a dislike 7, 2, 9.
 
@@ -148,9 +155,7 @@ def test_responsiveness_by_hand():
     row_VD = np.tile(np.float32([0, 1]), (ITEMS + 1, 1))
     row_VD[[1, 2, 7]] = [[1, 0], [2, 0], [1, 1]]  # cosines 1 and 0.71, else 0
     batch = make_batch([[4, 1, 0], [1, 0, 0]], [[SKIP, PLAY, 0], [UP, 0, 0]])
-    found = probes.responsiveness(
-        score, [batch], flip=FLIP, attribute_VA=attribute_VA, row_VD=row_VD, resamples=20
-    )
+    found = responsiveness(score, [batch], flip=FLIP, attribute_VA=attribute_VA, row_VD=row_VD, resamples=20)
     assert (found["examples"], found["top"], found["overlap"]) == (2, 3, pytest.approx(1 / 5))
     ends = {"change_low", "change_high"}
     expected = {"attribute": (2 / 3, 1 / 3, -0.5), "row": (1 / 3, 2 / 3, 1.0), "item": (1.0, 0.0, -1.0)}
@@ -180,7 +185,7 @@ def random_case(seed=0, size=40):
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_responsiveness_equals_loops(exclude_seen):
     batch, score, attribute_VA, row_VD = random_case()
-    found = probes.responsiveness(
+    found = responsiveness(
         score, [batch], flip=FLIP, attribute_VA=attribute_VA, row_VD=row_VD, exclude_seen=exclude_seen
     )
     rows = [b for b in range(len(batch.user_B)) if ends_in(batch, PLAY, UP)[b] and batch.real_B[b]]
@@ -228,7 +233,7 @@ def test_responsiveness_equals_loops(exclude_seen):
 def test_a_score_that_ignores_feedback_does_not_respond():
     batch, score, attribute_VA, row_VD = random_case()
     plain = score(batch)
-    found = probes.responsiveness(
+    found = responsiveness(
         lambda batch: plain[batch.user_B], [batch], flip=FLIP, attribute_VA=attribute_VA, row_VD=row_VD
     )
     assert (found["overlap"], found["overlap_low"], found["overlap_high"]) == (1.0, 1.0, 1.0)
@@ -248,7 +253,7 @@ def test_responsiveness_stops_at_its_limit_and_takes_whole_batches_until_then():
             yield batch
 
     options = {"flip": FLIP, "attribute_VA": attribute_VA, "row_VD": row_VD, "resamples": 5}
-    found = probes.responsiveness(score, endless(), limit=eligible + 1, **options)
+    found = responsiveness(score, endless(), limit=eligible + 1, **options)
     assert found["examples"] == eligible + 1 and len(taken) == 2
 
 
@@ -256,16 +261,16 @@ def test_responsiveness_without_likes_or_attributes():
     batch, score, attribute_VA, row_VD = random_case()
     options = {"flip": {"play": "skip"}, "row_VD": row_VD, "resamples": 5}
     disliked = batch._replace(feedback_BL=np.where(batch.feedback_BL == PLAY, SKIP, batch.feedback_BL))
-    found = probes.responsiveness(score, [disliked], attribute_VA=attribute_VA, **options)
+    found = responsiveness(score, [disliked], attribute_VA=attribute_VA, **options)
     assert found == {"users": 0, "examples": 0, "top": 30, "flip": {"play": "skip"}}
-    found = probes.responsiveness(score, [batch], attribute_VA=attribute_VA[:, :0], **options)
+    found = responsiveness(score, [batch], attribute_VA=attribute_VA[:, :0], **options)
     assert "attribute" not in found and "row" in found
 
 
 def test_an_empty_context_has_nothing_to_flip():
     """Where kinds are left out of the inputs, none may be left."""
     batch = make_batch([[0, 0], [5, 0]], [[0, 0], [PLAY, 0]])
-    found = probes.responsiveness(
+    found = responsiveness(
         lambda batch: np.zeros((2, ITEMS + 1), np.float32), [batch], flip=FLIP,
         attribute_VA=np.zeros((ITEMS + 1, 0), np.int32), row_VD=np.ones((ITEMS + 1, 2), np.float32), resamples=5,
     )  # fmt: skip

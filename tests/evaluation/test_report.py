@@ -1,8 +1,10 @@
+import base64
 import itertools
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from jaxneg import config as configs, figures, metrics
 from jaxneg.baselines import counting
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
-from jaxneg.evaluation import plots, report
+from jaxneg.evaluation import eval_sets, measuring, plots, report, tuning
 from jaxneg.metrics import measures
 from jaxneg.training import runs
 
@@ -62,14 +64,23 @@ def make_reports(batch):
     constant = measure(lambda batch: np.zeros((len(batch.user_B), ITEMS + 1), np.float32))
     popular = measure(lambda batch: np.tile(np.arange(ITEMS + 1, dtype=np.float32), (len(batch.user_B), 1)))
     return measure(knows), {
-        "popularity": report.Measured(popular, {}),
-        "like_rate": report.Measured(constant, {"strength": 2.0}),
+        "popularity": tuning.Measured(popular, {}),
+        "like_rate": tuning.Measured(constant, {"strength": 2.0}),
     }
 
 
 def write(directory, batch=None):
     model, measured = make_reports(make_batch() if batch is None else batch)
-    return report.write_report(directory, model, measured, config=CONFIG, result=RESULT, split="test")
+    return write_report(directory, model, measured)
+
+
+def write_report(
+    directory, model, measured, runs=None, *, config=CONFIG, result=RESULT, probed=None, coverage=None
+):
+    run = measuring.MeasuredRun(model, config, result, probed or {})
+    return report.write_report(
+        directory, measuring.Findings("test", run, measured, runs or {}, coverage or {})
+    )
 
 
 def test_report_holds_what_scripts_read(tmp_path, no_plots):
@@ -138,10 +149,8 @@ def test_another_run_stands_beside_the_model(tmp_path, no_plots):
     model, measured = make_reports(make_batch())
     config = configs.override(CONFIG, ["--data.p-hard", "0"])
     result = RESULT | {"epochs_to_convergence": 5.0}
-    twin = report.Compared(measured["popularity"].report, config, result)
-    values = report.write_report(
-        tmp_path, model, measured, {"random": twin}, config=CONFIG, result=RESULT, split="test"
-    )
+    twin = measuring.MeasuredRun(measured["popularity"].report, config, result)
+    values = write_report(tmp_path, model, measured, {"random": twin})
     one = values["runs"]["random"]
     assert (one["p_hard"], one["epochs_to_convergence"]) == (0.0, 5.0)
     assert one["difference_auc"] == values["baselines"]["popularity"]["difference_auc"]
@@ -193,10 +202,8 @@ def test_a_run_that_has_not_converged_says_so_wherever_it_is_shown(tmp_path):
     model, measured = make_reports(make_batch())
     unknown = {f"{unit}_to_convergence": None for unit in ("epochs", "steps", "sequences", "seconds")}
     limit = RESULT | unknown | {"stopped": "epochs done", "not_converged": "it stopped at its limit"}
-    twin = report.Compared(measured["popularity"].report, CONFIG, RESULT)
-    values = report.write_report(
-        tmp_path, model, measured, {"b": twin}, config=CONFIG, result=limit, split="test"
-    )
+    twin = measuring.MeasuredRun(measured["popularity"].report, CONFIG, RESULT)
+    values = write_report(tmp_path, model, measured, {"b": twin}, config=CONFIG, result=limit)
     assert values["epochs_to_convergence"] is None and values["not_converged"] == "it stopped at its limit"
     text = (tmp_path / "report.md").read_text()
     assert "Trained: the model, not converged: it stopped at its limit; b, converged after 2 epochs." in text
@@ -220,7 +227,7 @@ def test_the_best_baseline_is_that_of_validation(tmp_path, no_plots):
     measured["like_rate"] = measured["like_rate"]._replace(
         validation_auc=0.7, seeds=3, sd={"auc": 0.01}, sees="history"
     )
-    values = report.write_report(tmp_path, model, measured, config=CONFIG, result=RESULT, split="test")
+    values = write_report(tmp_path, model, measured)
     assert values["best_baseline"] == "like_rate"
     assert (values["baselines"]["like_rate"]["sd"], values["baselines"]["like_rate"]["seeds"]) == (
         {"auc": 0.01},
@@ -240,7 +247,7 @@ def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
     model, measured = make_reports(make_batch())
     config = configs.override(CONFIG, ["--train.monitor", monitor])
     result = RESULT | {"monitor": monitor, "history": history}
-    report.write_report(tmp_path, model, measured, config=config, result=result, split="test")
+    write_report(tmp_path, model, measured, config=config, result=result)
     assert (tmp_path / "plots" / "validation.png").read_bytes().startswith(PNG)
     assert f"| figure that decided | {figures.title(monitor)} |" in (tmp_path / "report.md").read_text()
 
@@ -248,10 +255,10 @@ def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
 def test_probes_are_reported_beside_those_of_another_run(tmp_path):
     model, measured = make_reports(make_batch())
     down = {"kinds": ["thumb_down", "skip"], "added": [[1.0, 0.75], [0.75, 1.0]]}
-    twin = report.Compared(measured["popularity"].report, CONFIG, RESULT, {"feedback_cosines": down})
+    twin = measuring.MeasuredRun(measured["popularity"].report, CONFIG, RESULT, {"feedback_cosines": down})
     coverage = {"likes": {"users_1": 0.5, "users_5": 0.25, "examples_1": 0.75, "examples_5": math.nan}}
-    values = report.write_report(
-        tmp_path, model, measured, {"other": twin}, config=CONFIG, result=RESULT, split="test", probed=PROBED,
+    values = write_report(
+        tmp_path, model, measured, {"other": twin}, probed=PROBED,
         coverage=coverage,
     )  # fmt: skip
     assert json.loads((tmp_path / "report.json").read_text()) == values
@@ -284,7 +291,7 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
         lambda batch: np.random.default_rng(1).random((len(batch.user_B), ITEMS + 1)), [batch], items=ITEMS,
         config=config.eval,
     )  # fmt: skip
-    values = report.write_report(tmp_path, found, {}, config=config, result=RESULT, split="test")
+    values = write_report(tmp_path, found, {}, config=config)
     candidates = min(ITEMS, 6 + len(set(batch.liked_BC[:, 0].tolist())))
     assert values["released_candidates"] == candidates
     text = (tmp_path / "report.md").read_text()
@@ -299,7 +306,7 @@ def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     trained = runs.load(pathlib.Path("run"))
     examples = held_out.EvalBatches(trained.store, trained.config.data, trained.config.eval, "test")
     score = runs.catalogue_score(trained)
-    found = report.probe(trained, score, examples)
+    found = measuring.probe(trained, score, examples)
     kinds = found["feedback_cosines"]["kinds"]
     assert set(kinds) == {kind for kind, n in trained.store.metadata.feedback["train"].items() if n}
     for table in ("added", "gate"):
@@ -313,7 +320,7 @@ def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     # The gate turns a like's row around, so lists differ; what they hold depends on the run.
     assert 0 <= moved["overlap"] < 1
     assert {"attribute", "row", "item"} <= set(moved)
-    coverage = report.input_coverage(trained.store, examples)
+    coverage = measuring.input_coverage(trained.store, examples)
     assert list(coverage["likes"]) == ["users_1", "users_5", "examples_1", "examples_5"]
 
 
@@ -362,8 +369,8 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
     monkeypatch.chdir(worked)
     trained = runs.load(pathlib.Path("run"))
     store, config = trained.store, trained.config
-    examples = held_out.EvalBatches(store, config.data, config.eval, "test")
-    tuning = list(held_out.EvalBatches(store, config.data, config.eval, "validation"))
+    eval_set = eval_sets.EvalSet(store, config)
+    validation = list(held_out.EvalBatches(store, config.data, config.eval, "validation"))
     fits = {}
 
     def fit(log, sign, validate):
@@ -375,10 +382,8 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
 
         return counting.Fitted(make(0), {"a": 1}, "history", make)
 
-    found = report.measure_baseline(
-        fit, counting.training_log(store), tuning, examples, store, config, "drawn"
-    )
-    each = [report.measure(fits[s], examples, store, config, "", lambda *_, **__: None) for s in range(3)]
+    found = tuning.measure_baseline(fit, counting.training_log(store), validation, eval_set, "drawn")
+    each = [eval_set.measure(fits[s]) for s in range(3)]
     assert (found.seeds, found.sees) == (3, "history")
     for name in ("pair_accuracy", "auc", "ndcg@10", "gini@10"):
         values = [one.figures[name] for one in each]
@@ -391,7 +396,7 @@ def test_a_baseline_with_a_random_start_is_a_mean_over_seeds(worked, monkeypatch
     )
     assert (found.report.figures["auc_low"], found.report.figures["auc_high"]) == (low, high)
     assert found.validation_auc == pytest.approx(
-        np.mean([measures.separation(fits[s], tuning)["auc"] for s in range(3)])
+        np.mean([measures.separation(fits[s], validation)["auc"] for s in range(3)])
     )
 
 
@@ -416,7 +421,10 @@ def test_baselines_are_as_strong_as_published_signal_on_cm100k(tmp_path):
     assert (
         len(log.item_T) == (np.asarray(store.session_train_end) - np.asarray(store.session_indptr[:-1])).sum()
     )
-    found = {name: one.report.figures["auc"] for name, one in report.measure_baselines(store, config).items()}
+    found = {
+        name: one.report.figures["auc"]
+        for name, one in tuning.measure_baselines(eval_sets.EvalSet(store, config)).items()
+    }
     assert found["like_rate"] > 0.75  # another tail, so a point less is no fault
     assert found["item_item"] > 0.755
     assert found["matrix_factorisation"] > 0.82
@@ -437,17 +445,46 @@ def test_a_name_is_as_long_as_a_plot_has_room_for(name, said):
 
 def test_plots_of_runs_with_long_names_keep_their_axes(tmp_path):
     """Without room a layout gives up, and matplotlib warns of axes of no size, which is an error in tests."""
-    long = "run /" + "a_very_long_directory_name_" * 6
-    line = (0.6, 0.5, 0.7)
-    history = [{"epoch": n, "auc": 0.5 + 0.1 * n} for n in range(3)]
-    names = ["model", *(f"{long}/{n}" for n in range(6))]
-    titles = plots.draw(
-        tmp_path, histories=dict.fromkeys(names, (history, None)), monitor="auc", title="AUC", counted="1 pair",
-        examples="", validated="", accuracies=dict.fromkeys(names, line), bands={"model": []}, share=np.zeros(3),
-        ranks={kind: (np.ones(1), 1.0) for kind in ("liked", "disliked")}, items=3, exposure={},
-    )  # fmt: skip
+    long = "/" + "a_very_long_directory_name_" * 6
+    model, measured = make_reports(make_batch())
+    run = measuring.MeasuredRun(model, CONFIG, RESULT)
+    others = {f"{long}/{n}": run for n in range(6)}
+    titles = plots.draw(tmp_path, measuring.Findings("test", run, measured, others))
     assert set(titles) == {path.name for path in tmp_path.iterdir()}
     assert 0.5 < width(tmp_path / "validation.png") and 0.4 < width(tmp_path / "accuracy.png")
+
+
+def test_a_legend_names_runs_by_the_settings_that_differ():
+    def config(*words):
+        return configs.override(configs.Config(), list(words))
+
+    few = {
+        "model": config("--data.p-hard", "1"),
+        "run b": config("--data.p-hard", "0", "--data.store", "moved"),
+    }
+    assert plots.legends(few) == {"model": "model: p_hard 1.0", "run b": "run b: p_hard 0.0"}
+    many = ["--data.p-hard", "0", "--model.width", "8", "--model.layers", "1", "--train.epochs", "9"]
+    assert plots.legends(few | {"run c": config(*many)}) == {
+        "model": "model",
+        "run b": "run b",
+        "run c": "run c",
+    }
+    assert plots.legends({"model": config()}) == {"model": "model"}
+
+
+def test_the_report_is_one_file_of_html_with_its_pictures_inside(tmp_path):
+    write(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
+    drawn = [path.read_bytes() for path in (tmp_path / "plots").iterdir()]
+    assert sorted(map(base64.b64decode, pictures)) == sorted(drawn)
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)  # nothing that lies elsewhere
+    page = (tmp_path / "report.md").read_text()
+    assert text.count("<table>") == sum(part.startswith("|") for part in page.split("\n\n"))
+    cells = re.findall(r"<t[dh][ >]", text)
+    assert len(cells) == sum(
+        line.count("|") - 1 for line in page.splitlines() if line.startswith("|") and "---" not in line
+    )
 
 
 def width(path: pathlib.Path) -> float:

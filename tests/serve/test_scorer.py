@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -8,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from jaxneg import files
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
+from jaxneg.files import documents
 from jaxneg.serve import scorer
 
 
@@ -116,6 +119,28 @@ def test_an_altered_file_is_refused(name, copy):
     (copy / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing or altered"):
         scorer.Scorer.open(copy)
+
+
+def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
+    """MLIR writes its complaints to the stream of errors itself, past Python's."""
+    path = copy / "model.stablehlo"
+    written = path.read_bytes()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["sha256"]
+    refused = 0
+    for at in range(len(written) // 9, len(written) - 100, len(written) // 9):
+        changed = bytearray(written)
+        changed[at : at + 3] = b"\xa5\x00\x17"
+        path.write_bytes(changed)
+        manifest["files"]["model.stablehlo"] = hashlib.sha256(changed).hexdigest()
+        files.write_json(copy / "manifest.json", documents.sealed(manifest))
+        try:
+            scorer.Scorer.open(copy)
+        except UserError as error:
+            refused += 1
+            assert "model.stablehlo" in str(error) and "\n" not in str(error)
+    assert refused >= 5
+    assert capfd.readouterr() == ("", "")
 
 
 def test_another_format_and_no_export_are_refused(copy, tmp_path):

@@ -292,26 +292,56 @@ def test_titles():
     ]  # fmt: skip
 
 
-def points(*labels):
-    return [plots.Point(one, n / 10, n / 10 - 0.05, n / 10 + 0.05) for n, one in enumerate(labels)]
+def points(*labels, seeds=3):
+    return [
+        plots.Point(one, (n / 10,) * seeds, n / 10, n / 10 - 0.05, n / 10 + 0.05)
+        for n, one in enumerate(labels)
+    ]
 
 
 def test_plots_of_numbers_and_of_names(tmp_path):
-    axes = {"loss": ["a", "b"], "p": ["0", "0.5", "1"]}
+    axes = {"loss": ["a", "b"], "p": ["0", "0.01", "0.5", "1"], "lr": ["0.001", "0.1"]}
+    cells = points(*itertools.product(*axes.values()))
     drawn = plots.draw(
-        tmp_path / "new", axes=axes, points={"auc": points(*itertools.product(*axes.values()))},
-        titles={"auc": "AUC"}, baseline=("popularity", {"auc": 0.3}),
-    )  # fmt: skip
+        tmp_path / "new", {"auc": plots.Plot("AUC", axes, cells, "9 users", ("popularity", 0.3))}
+    )
     assert drawn == {"auc.png": "AUC"}
-    single = [plots.Point(("a",), 0.3, None, None)]
     for axes, of in (
         ({"loss": ["a", "b"]}, points(("a",), ("b",))),
-        ({"loss": ["a"]}, single),
+        ({"loss": ["a"]}, [plots.Point(("a",), (0.3,), 0.3)]),
         ({}, points(())),
     ):
-        plots.draw(tmp_path / "new", axes=axes, points={"gini@10": of}, titles={"gini@10": "Gini@10"})
+        plots.draw(tmp_path / "new", {"gini@10": plots.Plot("Gini@10", axes, of)})
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"auc.png", "gini@10.png"}
     assert all(path.read_bytes()[:8] == PNG for path in (tmp_path / "new").iterdir())
+
+
+def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
+    made = []
+    canvas = plots.canvas
+    monkeypatch.setattr(plots, "canvas", lambda height: made.append(canvas(height)) or made[-1])
+
+    def drawn(labels, seeds):
+        cells = points(*((label,) for label in labels), seeds=seeds)
+        plots._lines(plots.Plot("AUC", {"p": labels}, cells), 0)
+        return made[-1][1]
+
+    axes = drawn(["0", "0.1", "1"], seeds=3)
+    assert axes.get_xscale() == "linear" and axes.get_xticks().tolist() == [0.0, 0.1, 1.0]
+    [whiskers] = [bars for bars in axes.containers if hasattr(bars, "has_yerr")]
+    ends = [segment[:, 1].tolist() for segment in whiskers.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[-0.05, 0.05], [0.05, 0.15], [0.15, 0.25]])
+    dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_alpha()]
+    assert [line.get_xdata()[0] for line in dots] == [0.0, 0.1, 1.0] and all(
+        len(d.get_xdata()) == 3 for d in dots
+    )
+    assert "3 seeds; mean and 95% interval" in axes.get_title()
+    # Two seeds have no interval, and 0.01 no room beside 0; rates a hundredfold apart stand by their logarithms.
+    axes = drawn(["0", "0.01", "1"], seeds=2)
+    assert axes.get_xticks().tolist() == [0.0, 1.0]
+    [whiskers] = [bars for bars in axes.containers if hasattr(bars, "has_yerr")]
+    assert all(np.ptp(segment[:, 1]) == 0 for segment in whiskers.lines[2][0].get_segments())
+    assert drawn(["0.001", "0.01", "0.1"], seeds=1).get_xscale() == "log"
 
 
 # From here on with real runs, in processes that know nothing of the tests' type checks.
@@ -556,7 +586,7 @@ def get_sweep():
         said = capsys.readouterr().err
         assert said.startswith("2 of 3 cells are done already\n")
         assert "p_hard=wild,seed=0 failed: the loss is not finite at step" in said
-        assert f"{copied / 'table.md'}: 2 runs in 3 rows" in said
+        assert f"{copied / 'table.html'}: 2 runs in 3 rows" in said
         assert (
             "jaxneg: 1 failed (p_hard wild, seed 0: the loss is not finite at step" in said.splitlines()[-1]
         )

@@ -17,7 +17,7 @@ from jaxneg import progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import layouts, sharding
-from jaxneg.evaluation import report
+from jaxneg.evaluation import eval_sets
 from jaxneg.training import advice, checkpoint, logs, loop, program, runs
 
 CONFIG = Config(
@@ -246,10 +246,7 @@ def test_every_monitor_is_what_evaluate_finds_on_validation(small_store, tmp_pat
     )
     result = loop.train(config, tmp_path / "run")
     trained = runs.load(tmp_path / "run", step=result["steps"])
-    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "validation")
-    found = report.measure(
-        runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
-    )
+    found = eval_sets.EvalSet(trained.store, config, "validation").measure(runs.catalogue_score(trained))
     line = result["history"][-1]
     for name in ("pair_accuracy", "auc", monitor):
         assert line[name] == pytest.approx(found.figures[name], abs=1e-6), name
@@ -388,10 +385,7 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
         trained = runs.load(directory, shared=True)
         assert isinstance(trained.layout, layouts.Sharded if shards > 1 else layouts.Whole)
-        examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-        found = report.measure(
-            runs.catalogue_score(trained), examples, trained.store, config, "model", lambda *_, **__: None
-        )
+        found = eval_sets.EvalSet(trained.store, config, "test").measure(runs.catalogue_score(trained))
         figures.append(found.to_dict())
     assert len(losses[0]) == 50
     for other_losses, other in zip(losses[1:], figures[1:], strict=True):

@@ -8,7 +8,7 @@ Row = Sequence[object]
 
 def text(title: str, rows: Sequence[Row], heads: Row = ()) -> str:
     """A title over aligned columns; the first is words, the others figures."""
-    lines = [[_cell(one) for one in row] for row in ([heads, *rows] if heads else rows)]
+    lines = [[cell(one) for one in row] for row in ([heads, *rows] if heads else rows)]
     width = max((len(line) for line in lines), default=0)
     wide = [max(len(line[n]) for line in lines if n < len(line)) for n in range(width)]
     body = [
@@ -26,7 +26,7 @@ def table(title: str, rows: Sequence[Row], heads: Row = ()) -> str:
     def line(row: Row, tag: str) -> str:
         align = ' style="text-align: {}"'
         cells = (
-            f"<{tag}{align.format('left' if n == 0 else 'right')}>{html.escape(_cell(one))}</{tag}>"
+            f"<{tag}{align.format('left' if n == 0 else 'right')}>{html.escape(cell(one))}</{tag}>"
             for n, one in enumerate(row)
         )
         return f"<tr>{''.join(cells)}</tr>"
@@ -36,7 +36,8 @@ def table(title: str, rows: Sequence[Row], heads: Row = ()) -> str:
     return f"<table><caption>{html.escape(title)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a table shows it."""
     if value is None:
         return "-"
     if isinstance(value, float):

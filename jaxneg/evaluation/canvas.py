@@ -1,0 +1,30 @@
+"""What all plots have in common: colours that differ for all eyes, a quiet grid, what they are of. Needs matplotlib."""
+
+from typing import Any
+
+import numpy as np
+
+MODEL, BASELINE, LIKED, DISLIKED, GREY, LIGHT = (
+    "#0072B2", "#8A8A8A", "#009E73", "#D55E00", "#444444", "#E4E4E4",
+)  # fmt: skip
+RUNS = (MODEL, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")  # of runs side by side
+MARKERS = "osD^vPX"  # which differ too, where colours come again
+LEAST = 3  # seeds from which on an interval over them is drawn
+
+
+def canvas(height: float, **panels: Any) -> tuple[Any, Any]:
+    """A figure and its axes. Raises ImportError without matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.subplots(**panels)
+    for one in np.atleast_1d(axes):
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(color=LIGHT, linewidth=0.8)
+        one.set_axisbelow(True)
+    return figure, axes
+
+
+def titled(text: str, counted: str) -> str:
+    """A title with what the plot is of, on a line of its own."""
+    return f"{text}\n{counted}" if counted else text

@@ -1,0 +1,77 @@
+"""Baselines: fitted to training events, tuned on validation, measured on an evaluation set."""
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxneg.baselines import counting, factorisations
+from jaxneg.batch import EvalBatch
+from jaxneg.data import held_out
+from jaxneg.evaluation import eval_sets
+from jaxneg.metrics import measures, scores
+
+BATCHES = 16  # validation batches that baselines are tuned on, at most
+SEEDS = 3  # random starts of a baseline that has one
+
+BASELINES = {"usual": counting.BASELINES, "all": counting.BASELINES | factorisations.FACTORISATIONS}
+
+
+class Measured(NamedTuple):
+    """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
+
+    report: measures.Report
+    settings: dict[str, Any]
+    sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
+    validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
+    seeds: int = 1
+    sd: Mapping[str, float] = types.MappingProxyType({})  # of each figure over the seeds; none of one
+
+
+def measure_baselines(eval_set: eval_sets.EvalSet, which: str = "usual") -> dict[str, Measured]:
+    """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured."""
+    store, config = eval_set.store, eval_set.config
+    validation = held_out.EvalBatches(store, config.data, config.eval, "validation")
+    every = -(-len(validation) // BATCHES)
+    tuning = [validation[k] for k in range(0, len(validation), every)]
+    log = counting.training_log(store)
+    measured = {}
+    for name, fit in BASELINES[which].items():
+        eval_set.on_progress(0, len(eval_set.examples), stage=f"tuning {name}")
+        measured[name] = measure_baseline(fit, log, tuning, eval_set, name)
+    return measured
+
+
+def measure_baseline(
+    fit: counting.Fit, log: counting.Log, tuning: Sequence[EvalBatch], eval_set: eval_sets.EvalSet, name: str
+) -> Measured:
+    """One baseline: fitted to a log, tuned for AUC on batches, measured; from SEEDS random starts if it has one."""
+
+    def quality(score: scores.Score) -> float:
+        return measures.separation(score, tuning)["auc"]
+
+    fitted = fit(log, np.asarray(eval_set.store.sign), quality)
+    found, validation = [], []
+    for seed in range(SEEDS if fitted.again else 1):
+        score = fitted.again(seed) if seed and fitted.again else fitted.score
+        found.append(eval_set.measure(score, name))
+        validation.append(quality(score))
+    sd = {}
+    if len(found) > 1:
+        sd = {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in found[0].figures}
+    return Measured(
+        measures.average(found, eval_set.config.eval),
+        fitted.settings,
+        fitted.sees,
+        float(np.mean(validation)),
+        len(found),
+        sd,
+    )
+
+
+def best_of(measured: Mapping[str, Measured]) -> str | None:
+    """The baseline with the highest AUC on validation, the first of those that tie; None of none."""
+    known = {name: one for name, one in measured.items() if math.isfinite(one.validation_auc)}
+    return max(known, key=lambda name: known[name].validation_auc) if known else next(iter(measured), None)
