@@ -17,6 +17,8 @@ from jaxneg.config import Config, DataConfig
 from jaxneg.data import audit, batch_fields as of_batch, expected, gathering, orders, sequences, stores
 from jaxneg.errors import UserError
 
+AHEAD = 4  # batches that are made before they are asked for
+
 
 class Part(NamedTuple):
     """Which of the processes that train together this is, from 0."""
@@ -198,7 +200,7 @@ class TrainBatches:
 
     def since(self, step: int) -> Iterator[Batch]:
         """Batches from a step on, made ahead by a thread, without end."""
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._config.prefetch)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
         iterator = iter(self._dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, step)
         return iterator

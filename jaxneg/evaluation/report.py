@@ -234,7 +234,7 @@ def _shared(
 
 def _otherwise(config: Config, other: Config) -> list[str]:
     """Settings by which another run's examples or figures differ from the run's, as "data.length: 8 -> 5"."""
-    return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
+    return [str(change) for change in configs.changes(config, other) if change.field.startswith(MEASURING)]
 
 
 def _differences(report: measures.Report, other: measures.Report, config: Config) -> dict[str, float | None]:

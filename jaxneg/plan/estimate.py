@@ -251,10 +251,7 @@ def _allowed(config: Config) -> bool:
 
 def _changed(old: Config, new: Config) -> str:
     """The options that turn one config into the other."""
-    return " ".join(
-        "--" + line.split(":")[0].replace("_", "-") + line.rpartition(" ->")[2]
-        for line in configs.differences(old, new)
-    )
+    return " ".join(change.option for change in configs.changes(old, new))
 
 
 def _shape(found: dict[str, Any]) -> str:

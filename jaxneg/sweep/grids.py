@@ -281,8 +281,8 @@ def refuse_swept(before: Config, after: Config, spec: Sweep) -> None:
     swept = {
         of: name for name, axis in spec.axes.items() for options in axis.values() for of in _fields(options)
     }
-    for line in configs.differences(before, after):
-        of = line.partition(":")[0]
+    for change in configs.changes(before, after):
+        of = change.field
         if of in swept:
             raise UserError(
                 f"{_option(of)} is the axis {swept[of]} of this sweep: use --set {swept[of]}=V1,V2"

@@ -5,19 +5,14 @@ import math
 import pathlib
 
 from jaxneg import config as configs, files
-from jaxneg.config import Config
+from jaxneg.config import Config, Effect
 from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.training import checkpoint, runs
 
-# What may change between the parts of a continued run without changing what it computes.
-FREE = (
-    "train.epochs", "train.patience", "train.log_every", "train.devices", "train.shards", "train.stuck_after",
-    "train.compilation_cache",
-    "data.prefetch", "data.store",
-    "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
-)  # fmt: skip
+# What must stay between the parts of a continued run, as it changes what the run computes.
+FIXED = (Effect.DATA, Effect.TRAINING, Effect.MODEL)
 
 
 def claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch: int) -> None:
@@ -25,7 +20,7 @@ def claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch:
     catalogue = runs.catalogue_id(store)
     if (workdir / "config.json").is_file():
         old = runs.read_config(workdir)
-        changed = [line for line in configs.differences(old, config) if not line.startswith(FREE)]
+        changed = [str(change) for change in configs.changes(old, config, FIXED)]
         if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
             changed.append(
                 f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)"

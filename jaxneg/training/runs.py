@@ -25,7 +25,7 @@ import numpy as np
 
 import jaxneg
 from jaxneg import config as configs, files, models
-from jaxneg.config import Config
+from jaxneg.config import Config, Effect
 from jaxneg.data import stores
 from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
@@ -151,12 +151,9 @@ def load(
       step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
-    if changed := [
-        line
-        for line in configs.differences(read_config(directory), config)
-        if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
-    ]:
-        raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
+    if changed := configs.changes(read_config(directory), config, (Effect.MODEL,)):
+        told = "; ".join(map(str, changed))
+        raise UserError(f"{directory} was trained otherwise ({told}): leave out these options")
     result = ended(directory)
     if result is None:
         raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
