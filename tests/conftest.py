@@ -1,11 +1,18 @@
 """Eight CPU devices, strict ranks, warnings as errors, and shapes and types checked on every call of the package."""
 
+import dataclasses
+import functools
 import os
 import pathlib
 import signal
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tiny programs run for milliseconds and compile for seconds, a third less of them where nothing is optimised.
+COMPILER = "--xla_backend_optimization_level=0" if os.environ["JAX_PLATFORMS"] == "cpu" else ""
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} {COMPILER} --xla_force_host_platform_device_count=8"
+)
+os.environ["JAXNEG_TESTS_COMPILER"] = COMPILER  # for processes that are to have one device
 # Compiled programs are kept between runs and shared by the processes of one: most of the suite's time is XLA's.
 _kept = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_kept))
@@ -32,6 +39,35 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"no real data at {data}: set JAXNEG_DATA"))
         if "gpu" in item.keywords and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_made_once():
+    """Runs whose configs differ in what a step does not read share one program, traced and compiled once.
+
+    ``program.build.__wrapped__`` is the function itself.
+    """
+    from jaxneg.config import DataConfig, EvalConfig, TrainConfig
+    from jaxneg.training import program
+
+    build, made = program.build, {}
+
+    @functools.wraps(build)
+    def once(config, catalogue, mesh, total=1):
+        read = {
+            "train": TrainConfig(seed=config.train.seed, shards=config.train.shards),
+            "eval": EvalConfig(),
+            "data": dataclasses.replace(config.data, store=DataConfig().store, seed=0),
+        }
+        steps = total if config.optim.decay == "cosine" else 1
+        key = (dataclasses.replace(config, **read), catalogue, mesh, steps)
+        if key not in made:
+            made[key] = build(config, catalogue, mesh, total)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "build", once)
+        yield
 
 
 @pytest.fixture(scope="session")

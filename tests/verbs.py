@@ -8,6 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+
+import pytest
+
+from jaxneg import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 LISTENERS = "--users 60 --items 80 --sessions 300 --stations 4 --artists 10"
@@ -32,7 +37,7 @@ CHATTER = re.compile(
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    kept = os.environ | {"XLA_FLAGS": os.environ.get("JAXNEG_TESTS_COMPILER", "")}
     return kept | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | more
 
 
@@ -69,15 +74,37 @@ def copy(worked: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     return target
 
 
+def every(*smoke: str, of: Iterable[str] = VERBS):
+    """Parameters of a test that starts processes: those of ``smoke`` always, others where ``system`` is asked for.
+
+    Each kind of trouble has its own ``smoke``, and together these are all verbs.
+    """
+    of = tuple(of)
+    assert set(smoke) <= set(of)
+    return [verb if verb in smoke else pytest.param(verb, marks=pytest.mark.system) for verb in of]
+
+
+def inside(words: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and standard error of a command that runs in this process, from the working directory."""
+    capfd.readouterr()
+    code = 0
+    try:
+        cli.main(words.split())
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return code, capfd.readouterr().err
+
+
 def leftovers(here: pathlib.Path) -> list[str]:
     """Unfinished files and locks below a directory."""
     names = [path.relative_to(here) for path in here.rglob("*")]
     return [str(name) for name in names if "jaxneg-tmp" in name.name or name.name.endswith(".lock")]
 
 
-def said(text: bytes) -> list[str]:
+def said(text: bytes | str) -> list[str]:
     """Lines on standard error, without those of progress, of what is done, and warnings."""
-    lines = text.decode(errors="replace").splitlines()
+    text = text if isinstance(text, str) else text.decode(errors="replace")
+    lines = text.splitlines()
     return [line for line in lines if not CHATTER.match(line)]
 
 

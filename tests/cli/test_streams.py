@@ -79,7 +79,12 @@ def jaxneg(command, here, *, shell=None, first="", **options):
     )
 
 
-@pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&- <&-"])
+system = pytest.mark.system
+
+
+@pytest.mark.parametrize(
+    "shell", [pytest.param(">&-", marks=system), pytest.param("2>&-", marks=system), ">&- 2>&- <&-"]
+)
 def test_closed_streams_do_not_matter(here, tmp_path, shell):
     ended = jaxneg(f"prepare table log.csv --out {tmp_path / 'store'}", here, shell=shell)
     assert ended.returncode == 0, ended.stderr
@@ -92,7 +97,12 @@ NARROW = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.mark.parametrize(
-    "env", [NARROW, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}]
+    "env",
+    [
+        NARROW,
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=system),
+        pytest.param({"PYTHONIOENCODING": "latin-1:strict"}, marks=system),
+    ],
 )
 def test_narrow_encodings_are_written_through(here, tmp_path, env):
     name = "lög-歌"
@@ -161,8 +171,17 @@ def caught(pid, number):
     return int(mask, 16) >> (number - 1) & 1
 
 
-@pytest.mark.parametrize("after", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "after"),
+    [
+        pytest.param(signal.SIGINT, 130, 0.0, marks=system),
+        (signal.SIGINT, 130, 0.3),
+        pytest.param(signal.SIGINT, 130, 1.0, marks=system),
+        pytest.param(signal.SIGTERM, 143, 0.0, marks=system),
+        pytest.param(signal.SIGTERM, 143, 0.3, marks=system),
+        (signal.SIGTERM, 143, 1.0),
+    ],
+)
 def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number, code, after):
     command = f"train config.py --workdir {tmp_path / 'run'} --train.epochs 1000".split()
     process = subprocess.Popen(
@@ -181,6 +200,7 @@ def test_signals_in_the_first_seconds_end_it_in_one_line(here, tmp_path, number,
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/.*"))
 
 
+@system  # test_stops.py fills the disk of a run in this process
 def test_a_checkpoint_that_finds_no_room_is_one_line(here, tmp_path):
     ended = jaxneg(
         f"train config.py --workdir {tmp_path / 'run'}", here, shell="", first="ulimit -f 4; ", env=NO_CACHE
@@ -217,12 +237,18 @@ def test_what_fails_as_a_signal_ends_it_is_not_told_beside(then, tmp_path):
     assert ended.stderr.decode() == "jaxneg: stopped by SIGTERM: nothing was written: start it again\n"
 
 
-STREAMS = ["2>&-", ">&- 2>&- <&-", "2> /dev/full"]
+STREAMS = [("evaluate", "2>&-"), ("export", ">&- 2>&- <&-"), ("recommend", "2> /dev/full")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", STREAMS)
-@pytest.mark.parametrize("verb", verbs.VERBS)
+@pytest.mark.parametrize(
+    ("verb", "shell"),
+    [
+        pytest.param(verb, shell, marks=() if (verb, shell) in STREAMS else system)
+        for verb in verbs.VERBS
+        for shell in ("2>&-", ">&- 2>&- <&-", "2> /dev/full")
+    ],
+)
 def test_every_verb_works_without_streams(verb, shell, worked, tmp_path):
     here = verbs.copy(worked, tmp_path / "here")
     ended = verbs.run(verbs.command(verb, here), here, shell=shell)
@@ -234,7 +260,13 @@ def test_every_verb_works_without_streams(verb, shell, worked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "verb", [*verbs.VERBS, "--help", "train --help", "prepare --help", "inspect --json store"]
+    "verb",
+    verbs.every(
+        "plan",
+        "runs",
+        "inspect --json store",
+        of=[*verbs.VERBS, "--help", "train --help", "prepare --help", "inspect --json store"],
+    ),
 )
 def test_every_verb_bears_a_reader_that_goes_away(verb, worked, tmp_path):
     here = verbs.copy(worked, tmp_path / "here")
@@ -245,7 +277,7 @@ def test_every_verb_bears_a_reader_that_goes_away(verb, worked, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", verbs.VERBS)
+@pytest.mark.parametrize("verb", verbs.every("simulate"))
 def test_every_verb_works_in_a_narrow_locale(verb, worked, tmp_path):
     here = verbs.copy(worked, tmp_path / "höre-聴く")
     words = verbs.command(verb, here).replace(" new", " nëw-歌")
@@ -257,8 +289,8 @@ def test_every_verb_works_in_a_narrow_locale(verb, worked, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [20, 28])
-@pytest.mark.parametrize("verb", verbs.VERBS)
+@pytest.mark.parametrize("limit", [20, pytest.param(28, marks=system)])
+@pytest.mark.parametrize("verb", verbs.every("train"))
 def test_every_verb_says_that_too_few_files_may_be_open(verb, limit, worked, tmp_path):
     here = verbs.copy(worked, tmp_path / "here")
     ended = verbs.run(verbs.command(verb, here), here, first=f"ulimit -n {limit}; ")
@@ -281,7 +313,9 @@ def closed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", [verb for verb in verbs.VERBS if verb not in ("plan", "runs")])
+@pytest.mark.parametrize(
+    "verb", verbs.every("simulate --ab", of=[verb for verb in verbs.VERBS if verb not in ("plan", "runs")])
+)
 def test_every_verb_tells_what_is_closed(verb, worked, tmp_path):
     here = verbs.copy(worked, tmp_path / "here")
     words = verbs.command(verb, here)

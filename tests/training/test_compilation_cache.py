@@ -5,7 +5,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from jaxneg.training import loop
+from jaxneg.training import loop, program
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def cache_of_jax():
 
 
 @pytest.mark.slow
-def test_compiled_programs_are_kept_where_the_config_says(small_store, tmp_path, cache_of_jax):
+def test_compiled_programs_are_kept_where_the_config_says(small_store, tmp_path, cache_of_jax, monkeypatch):
+    monkeypatch.setattr(program, "build", program.build.__wrapped__)  # compiled anew each time
     config = Config(
         data=DataConfig(store=str(small_store), length=6, batch_size=64),
         model=ModelConfig(width=8, layers=1),

@@ -24,11 +24,14 @@ faults = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(faults)
 
 pytestmark = pytest.mark.slow
+system = pytest.mark.system
 
 
 @pytest.fixture(autouse=True)
 def one_device_each(monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the eight devices of the tests
+    monkeypatch.setenv(
+        "XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"]
+    )  # without the eight devices of the tests
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +41,34 @@ def rehearsal(tmp_path_factory):
     return faults.Rehearsal(directory, processes=2, epochs=2)
 
 
-def test_two_and_four_processes_give_the_result_of_one(rehearsal):
-    results = {n: rehearsal.finish(str(n), processes=n) for n in (1, 2, 4)}
-    one, progress, _ = rehearsal.last("1")
+@pytest.fixture(scope="module")
+def one(rehearsal):
+    """The result of one process, which is this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(rehearsal.directory)
+        cli.main(f"train config.py --workdir 1 --train.devices 1 --train.epochs {rehearsal.epochs}".split())
+    return json.loads((rehearsal.directory / "1" / "result.json").read_text())
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=system)])
+def test_two_and_four_processes_give_the_result_of_one(rehearsal, one, n):
+    result = rehearsal.finish(str(n), processes=n)
+    state, progress, _ = rehearsal.last("1")
     lines = [line for line in logs.read(rehearsal.directory / "1") if "loss" in line]
-    for n in (2, 4):
-        environment = json.loads((rehearsal.directory / str(n) / "environment.json").read_text())
-        assert environment["processes"] == len(environment["devices"]) == n
-        many, again, _ = rehearsal.last(str(n))
-        assert_near(one, many)
-        # Float32 sums in another order, but the same batches and figures.
-        others = [line for line in logs.read(rehearsal.directory / str(n)) if "loss" in line]
-        assert [line["step"] for line in others] == [line["step"] for line in lines]  # written once
-        assert [line["hard_share"] for line in others] == [line["hard_share"] for line in lines]
-        np.testing.assert_allclose(*([x["loss"] for x in found] for found in (others, lines)), rtol=1e-4)
-        assert faults.timeless(again)["history"] == faults.timeless(progress)["history"]
-        assert results[n]["false_negatives"] == results[1]["false_negatives"]
+    environment = json.loads((rehearsal.directory / str(n) / "environment.json").read_text())
+    assert environment["processes"] == len(environment["devices"]) == n
+    many, again, _ = rehearsal.last(str(n))
+    assert_near(state, many)
+    # Float32 sums in another order, but the same batches and figures.
+    others = [line for line in logs.read(rehearsal.directory / str(n)) if "loss" in line]
+    assert [line["step"] for line in others] == [line["step"] for line in lines]  # written once
+    assert [line["hard_share"] for line in others] == [line["hard_share"] for line in lines]
+    np.testing.assert_allclose(*([x["loss"] for x in found] for found in (others, lines)), rtol=1e-4)
+    assert faults.timeless(again)["history"] == faults.timeless(progress)["history"]
+    assert result["false_negatives"] == one["false_negatives"]
 
 
+@system  # test_loop.py kills and continues one process, test_processes.py stops and continues in this one
 def test_after_kills_and_a_sigterm_training_ends_where_it_would_have(tmp_path):
     found = faults.measure(tmp_path, processes=2, faults=["kill_one", "sigterm"])
     assert found["equal"] and found["saved_on_sigterm"] == "1 of 1"
@@ -65,6 +78,7 @@ def test_after_kills_and_a_sigterm_training_ends_where_it_would_have(tmp_path):
     assert set(found["survivors"]) <= {75, 134}  # it noticed by itself
 
 
+@system  # the watchdog in test_processes.py
 def test_a_process_that_stands_still_ends_the_others(rehearsal):
     endless = faults.Rehearsal(rehearsal.directory, processes=2, epochs=1000)
     # Longer than a step on a busy machine, far shorter than the 30 s that JAX waits for heartbeats.
@@ -83,6 +97,7 @@ def test_a_process_that_stands_still_ends_the_others(rehearsal):
     )
 
 
+@system  # test_processes.py has an error of each and of all, the next test two processes that end with 2
 def test_what_a_person_must_mend_is_said_once(rehearsal):
     launcher = rehearsal.start("wrong", options=("--data.store", "nowhere"))
     said = launcher.communicate(timeout=120)[1]
@@ -95,10 +110,11 @@ def test_what_a_person_must_mend_is_said_once(rehearsal):
 @pytest.mark.parametrize(
     ("option", "named"),
     [
-        ("--optim.learning-rate 0.02", "--optim.learning-rate is 0.02"),
+        # test_processes.py has every field and every file in threads.
+        pytest.param("--optim.learning-rate 0.02", "--optim.learning-rate is 0.02", marks=system),
         ("--model.width 16", "--model.width is 16"),
-        ("--train.epochs 3", "--train.epochs is 3"),
-        ("--data.store other", " of the store is "),
+        pytest.param("--train.epochs 3", "--train.epochs is 3", marks=system),
+        pytest.param("--data.store other", " of the store is ", marks=system),
     ],
 )
 def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, option, named):
@@ -129,6 +145,7 @@ def test_two_processes_that_differ_say_in_what_and_end(rehearsal, monkeypatch, o
     assert not (rehearsal.directory / "differ").exists()
 
 
+@system  # test_checkpoint.py prunes in this process
 def test_checkpoints_of_before_a_restart_do_not_pile_up(rehearsal):
     """Of several processes, too: each restart prunes, after an end and after a kill alike."""
     directory = rehearsal.directory / "pruned"
@@ -154,6 +171,7 @@ def test_checkpoints_of_before_a_restart_do_not_pile_up(rehearsal):
     assert kept == {result["best_step"], *latest(result["steps"], result["steps_per_epoch"])}
 
 
+@system  # test_processes.py reads these variables, and the test of two processes joins two
 def test_processes_find_each_other_by_the_variables_of_slurm(rehearsal):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
