@@ -43,6 +43,10 @@ class Program(NamedTuple):
     batch: Batch  # likewise: the global batch
     attribute_VA: jax.ShapeDtypeStruct
 
+    @property
+    def mesh(self) -> Mesh:
+        return self.layout.mesh
+
 
 def build_model(config: Config, catalogue: Catalogue) -> models.Model:
     """The model of a config over a store's stations and attributes."""

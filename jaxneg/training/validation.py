@@ -42,7 +42,7 @@ class Validation:
             "users": self.batches.users,
         }
         # All devices score their rows, and every process gets all scores: the figures are the same everywhere.
-        everywhere = jax.sharding.NamedSharding(built.layout.mesh, sharding.spec(""))
+        everywhere = jax.sharding.NamedSharding(built.mesh, sharding.spec(""))
         self._score = functools.partial(jax.jit, out_shardings=everywhere)(self._scores)
 
     def __call__(
@@ -53,7 +53,7 @@ class Validation:
         Calls ``feed`` before each batch.
         """
         columns: dict[str, list[np.ndarray]] = {"pair_accuracy": [], "auc": [], self.monitor: []}
-        mesh = self.built.layout.mesh
+        mesh = self.built.mesh
         for k, batch in enumerate(self.batches):
             feed()
             size = len(batch.item_BL)
