@@ -63,9 +63,8 @@ def train(
 
     Returns the contents of ``result.json``: best and last validation figure and step, what ``convergence`` says,
     seconds, and why training stopped. At the start ``say`` is told what is trained on what, and after the first steps
-    how long it will take. Raises UserError on a directory of another experiment, on a figure to monitor
-    that validation cannot give, before anything is written, and on a loss that is not finite; cluster.Stopped where
-    ``stop`` said so.
+    how long it will take. Raises UserError on a directory of another experiment, on a figure to monitor that validation
+    cannot give, before anything is written, and on a loss that is not finite; processes.Stopped where ``stop`` said so.
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
