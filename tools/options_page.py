@@ -70,7 +70,7 @@ def verb(name: str, args: list[str]) -> tuple[str, list[options.Option]]:
     def stop(kind: type, args: Any, *, prog: str, default: Any = None, help: str | None = None) -> NoReturn:
         raise _Parsed(kind, default, help or "")
 
-    with mock.patch.object(configs, "parse", stop):
+    with mock.patch.object(options, "parse", stop):
         try:
             cli.command(name.split()[0], args)
         except _Parsed as parsed:

@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxneg import config as configs, errors, files, progress as bars
+from jaxneg import errors, files, progress as bars
 from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Runs, Store
-from jaxneg.config import Config, fields
+from jaxneg.config import Config, experiments, fields, rules
 from jaxneg.errors import UserError
 
 Path = str | os.PathLike[str]
@@ -115,11 +115,11 @@ def train(config: Config | Path, workdir: Path, *, store: Path | None = None, pr
 
 def _config(config: Config | Path, store: Path | None) -> Config:
     if isinstance(config, str | os.PathLike):
-        config = configs.load(os.fspath(config))
+        config = experiments.load(os.fspath(config))
     config = fields.settled(config, Config)
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))
-    return configs.check(config)
+    return rules.check(config)
 
 
 def open_run(workdir: Path) -> Run:

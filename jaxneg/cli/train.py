@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from jaxneg import config as configs, progress
+from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields
+from jaxneg.config import Config, experiments, fields, options
 from jaxneg.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Train(commands.Configured):
     cluster: Literal["auto", "off"] = "auto"
     """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
-    coordinator: Annotated[str, configs.option("HOST:PORT", "none")] = ""
+    coordinator: Annotated[str, options.option("HOST:PORT", "none")] = ""
     """Process 0 of many, where none is found."""
     processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
     """How many processes there are."""
@@ -113,4 +113,4 @@ def _warn(config: Config) -> None:
 
 
 def parse(args: Sequence[str]) -> Train:
-    return commands.with_config(Train, args, "train", configs.load)
+    return commands.with_config(Train, args, "train", experiments.load)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import DataConfig
-from jaxneg.data import batch_fields as of_batch, draws, negatives, packing, sequences, stores
+from jaxneg.data import batch_fields, draws, negatives, packing, sequences, stores
 
 
 class Window(NamedTuple):
@@ -103,7 +103,7 @@ class Gather(grain.transforms.RandomMap):
             batch = packing.packed(batch, *in_rows, rows=len(element))
         return batch._replace(
             **{
-                name: np.zeros(of_batch.without(leaf.shape), leaf.dtype)
+                name: np.zeros(batch_fields.without(leaf.shape), leaf.dtype)
                 for name, leaf in batch._asdict().items()
                 if name not in self.fields
             }

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxneg.batch import Batch
 from jaxneg.config import Config, DataConfig
-from jaxneg.data import audit, batch_fields as of_batch, expected, gathering, orders, sequences, stores
+from jaxneg.data import audit, batch_fields, expected, gathering, orders, sequences, stores
 from jaxneg.errors import UserError
 
 AHEAD = 4  # batches that are made before they are asked for
@@ -103,7 +103,7 @@ class TrainBatches:
         store: stores.Store,
         config: DataConfig,
         *,
-        fields: Container[str] = of_batch.ALL,
+        fields: Container[str] = batch_fields.ALL,
         log_q: bool = False,
         in_batch: bool = False,
         part: Part = WHOLE,
@@ -212,7 +212,7 @@ def of_config(config: Config, store: stores.Store, part: Part = WHOLE) -> TrainB
     return TrainBatches(
         store,
         config.data,
-        fields=of_batch.read(config, stations),
+        fields=batch_fields.read(config, stations),
         log_q=config.loss.log_q != "none",
         in_batch=config.loss.in_batch,
         part=part,

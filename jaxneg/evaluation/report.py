@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxneg import config as configs, files, pages, progress
-from jaxneg.config import Config
+from jaxneg import files, pages, progress
+from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, tuning
@@ -234,7 +234,7 @@ def _shared(
 
 def _otherwise(config: Config, other: Config) -> list[str]:
     """Settings by which another run's examples or figures differ from the run's, as "data.length: 8 -> 5"."""
-    return [str(change) for change in configs.changes(config, other) if change.field.startswith(MEASURING)]
+    return [str(change) for change in saved.changes(config, other) if change.field.startswith(MEASURING)]
 
 
 def _differences(report: measures.Report, other: measures.Report, config: Config) -> dict[str, float | None]:

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxneg import config as configs, files, progress
-from jaxneg.config import Config
+from jaxneg import files, progress
+from jaxneg.config import Config, saved
 from jaxneg.data import stores
 from jaxneg.evaluation import eval_sets, measuring, tuning
 from jaxneg.files import documents
@@ -28,7 +28,7 @@ RAW = (
 def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
     """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
     act = measure_cell if kind == "cell" else measure_baselines
-    act(configs.from_json(config), pathlib.Path(directory), split, on_progress)
+    act(saved.from_json(config), pathlib.Path(directory), split, on_progress)
 
 
 def measure_cell(

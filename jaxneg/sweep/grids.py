@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxneg import config as configs
-from jaxneg.config import Config, experiments, fields
+from jaxneg.config import Config, experiments, fields, rules, saved
 from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
@@ -202,7 +201,7 @@ def expand(config: Config, spec: Sweep) -> list[Cell]:
     for name, axis in spec.axes.items():
         for label, options in axis.items():
             try:
-                configs.parse(Config, options, default=config, prog="jaxneg sweep")
+                options.parse(Config, options, default=config, prog="jaxneg sweep")
             except UserError as error:
                 raise UserError(f"{name}={label}: {error}") from error
     combinations = []
@@ -210,7 +209,7 @@ def expand(config: Config, spec: Sweep) -> list[Cell]:
         options = [
             word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]
         ]
-        made = configs.parse(Config, options, default=config, prog="jaxneg sweep")
+        made = options.parse(Config, options, default=config, prog="jaxneg sweep")
         combinations.append((labels, made, _trouble(made)))
     for n, (name, axis) in enumerate(spec.axes.items()):
         for label in axis:
@@ -249,7 +248,7 @@ def _check_axes(spec: Sweep) -> None:
 
 def _trouble(config: Config) -> str | None:
     try:
-        configs.check(config)
+        rules.check(config)
     except UserError as error:
         return str(error)
     return None
@@ -281,7 +280,7 @@ def refuse_swept(before: Config, after: Config, spec: Sweep) -> None:
     swept = {
         of: name for name, axis in spec.axes.items() for options in axis.values() for of in _fields(options)
     }
-    for change in configs.changes(before, after):
+    for change in saved.changes(before, after):
         of = change.field
         if of in swept:
             raise UserError(

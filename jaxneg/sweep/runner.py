@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxneg import config as configs, files, pages, progress, signals
-from jaxneg.config import Config
+from jaxneg import files, pages, progress, signals
+from jaxneg.config import Config, saved
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
@@ -139,7 +139,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     if not (directory / "config.json").is_file():
         return
     old = runs.read_config(directory)
-    if changed := [str(one) for one in configs.changes(old, config) if one.field not in FREE]:
+    if changed := [str(one) for one in saved.changes(old, config) if one.field not in FREE]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
@@ -186,7 +186,7 @@ def _tasks(
 
 
 def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dict[str, str]:
-    return {"kind": kind, "config": configs.to_json(config), "directory": str(directory), "split": split}
+    return {"kind": kind, "config": saved.to_json(config), "directory": str(directory), "split": split}
 
 
 def _settle(
@@ -213,7 +213,7 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
     old = documents.read(path, standing.Baselines, f"remove {path} to measure again")
     changed = [
         str(one)
-        for one in configs.changes(configs.from_json(json.dumps(old["config"])), config)
+        for one in saved.changes(saved.from_json(json.dumps(old["config"])), config)
         if one.field.startswith(("data.", "eval.")) and one.field not in FREE
     ]
     if old["catalogue"] != runs.catalogue_id(stores.Store.open(config.data.store)):

@@ -4,8 +4,8 @@ import json
 import math
 import pathlib
 
-from jaxneg import config as configs, files
-from jaxneg.config import Config, Effect
+from jaxneg import files
+from jaxneg.config import Config, Effect, saved
 from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents
@@ -20,7 +20,7 @@ def claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch:
     catalogue = runs.catalogue_id(store)
     if (workdir / "config.json").is_file():
         old = runs.read_config(workdir)
-        changed = [str(change) for change in configs.changes(old, config, FIXED)]
+        changed = [str(change) for change in saved.changes(old, config, FIXED)]
         if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
             changed.append(
                 f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)"
@@ -46,7 +46,7 @@ def claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch:
             )
     check_vacant(workdir)
     # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-    files.write_json(workdir / "config.json", documents.sealed(json.loads(configs.to_json(config))))
+    files.write_json(workdir / "config.json", documents.sealed(json.loads(saved.to_json(config))))
     identity = {"catalogue": catalogue, "preparation": runs.preparation_id(store), "store": config.data.store}
     files.write_json(workdir / "store.json", documents.sealed(identity))
     files.write_json(workdir / "environment.json", runs.environment())

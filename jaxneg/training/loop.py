@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxneg import config as configs, errors, figures, files, progress
+from jaxneg import errors, figures, files, progress
 from jaxneg.batch import Batch
-from jaxneg.config import Config
+from jaxneg.config import Config, rules
 from jaxneg.data import biases, pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
@@ -68,7 +68,7 @@ def train(
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
-    config = configs.check(config)
+    config = rules.check(config)
     with contextlib.ExitStack() as hold:
         job = _claimed(config, files.local(workdir, "--workdir"), hold)
         return _train(job, Watch(on_progress, stop, say if processes.first() else lambda _: None))

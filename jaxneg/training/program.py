@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxneg import models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import batch_fields as of_batch, stores
+from jaxneg.data import batch_fields, stores
 from jaxneg.embeddings import layouts, sharding
 from jaxneg.training import objective, steps
 
@@ -95,7 +95,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
 
 def batch_shapes(config: Config, stations: int = 1) -> Batch:
     """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations."""
-    data, read = config.data, of_batch.read(config, stations)
+    data, read = config.data, batch_fields.read(config, stations)
     B, N, S = data.batch_size, data.negatives, data.shared_negatives
     L = data.length + (data.mask > 0)  # cloze training shows all events
     M = data.length + 1
@@ -117,7 +117,7 @@ def batch_shapes(config: Config, stations: int = 1) -> Batch:
     return Batch(
         **{
             name: jax.ShapeDtypeStruct(
-                tuple(shape) if name in read else of_batch.without(tuple(shape)), dtype
+                tuple(shape) if name in read else batch_fields.without(tuple(shape)), dtype
             )
             for name, (dtype, *shape) in shapes.items()
         }

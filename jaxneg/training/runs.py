@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxneg
-from jaxneg import config as configs, files, models
-from jaxneg.config import Config, Effect
+from jaxneg import files, models
+from jaxneg.config import Config, Effect, saved
 from jaxneg.data import stores
 from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
@@ -129,7 +129,7 @@ def read_config(directory: pathlib.Path) -> Config:
             f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
         )
     try:
-        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
+        config = saved.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
         documents.read(path, dict, AGAIN)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
@@ -151,7 +151,7 @@ def load(
       step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
-    if changed := configs.changes(read_config(directory), config, (Effect.MODEL,)):
+    if changed := saved.changes(read_config(directory), config, (Effect.MODEL,)):
         told = "; ".join(map(str, changed))
         raise UserError(f"{directory} was trained otherwise ({told}): leave out these options")
     result = ended(directory)
