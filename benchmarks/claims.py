@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jaxneg import pages
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 SEEN, PARTLY, NOT_SEEN, UNTESTED = "seen", "in part", "not seen", "cannot be tested here"
 FIGURES = 2  # of the definitions of figures; tables without it, or below, are of jaxneg 0.1
@@ -692,8 +694,7 @@ def write(results: pathlib.Path, out: pathlib.Path) -> dict[str, int]:
         command = f"`{claim.command}`" if claim.command else ""
         rows.append([claim.number, claim.text, claim.paper, claim.published, found, f"**{said}**", command])
     head = ["#", "claim", "paper", "published", "found", "verdict", "command"]
-    lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    table = pages.table(head, rows, numbers=False)
     before = sorted(
         path.name
         for path in [*results.glob("study/*.json"), results / "real_p_hard.json"]

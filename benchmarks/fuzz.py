@@ -226,7 +226,8 @@ def judged(mutant: Mutant, ended: Ended, usual: dict[str, Any]) -> tuple[str, st
         and ended.code not in (0, 2)
     ):
         return WRONG, f"traceback: {ended.err[-400:]}"
-    if ended.code == 2:
+    # A config that raises what Ctrl-C does ends a verb as Ctrl-C does.
+    if ended.code == (130 if "raise KeyboardInterrupt" in mutant.done else 2):
         lines = [
             line for line in ended.err.splitlines() if line.strip() and not line.startswith("train warning: ")
         ]
@@ -286,6 +287,7 @@ def measure(
     verdicts, rules = collections.Counter(), collections.Counter()
     by_target: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     wrong, slowest, peak = [], 0.0, 0
+    by_verb: dict[str, list[float]] = collections.defaultdict(list)
     waiting, running = mutants[::-1], {}
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -300,6 +302,7 @@ def measure(
             verdict, reason = judged(mutant, ended, usual)
             verdicts[verdict] += 1
             by_target[mutant.target.name][verdict] += 1
+            by_verb[mutant.verb].append(ended.seconds)
             slowest, peak = max(slowest, ended.seconds), max(peak, ended.peak)
             line = f"{number} {mutant.verb}: {mutant.done}: {verdict} {reason}"
             if verdict == UNKNOWABLE:
@@ -322,6 +325,7 @@ def measure(
         "hangs": sum("hangs" in line for line in wrong),
         "rules": dict(sorted(rules.items())),
         "by_target": {name: dict(counts) for name, counts in sorted(by_target.items())},
+        "seconds_by_verb": {verb: round(sum(each)) for verb, each in sorted(by_verb.items())},
         "peak_gb": round(peak / 2**30, 2),
         "slowest_seconds": round(slowest, 1),
         "seconds": round(time.monotonic() - began),

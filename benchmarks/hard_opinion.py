@@ -16,7 +16,7 @@ import tempfile
 
 import real_data
 
-from jaxneg import config as configs, files, progress
+from jaxneg import config as configs, files, pages, progress
 from jaxneg.data import held_out, opinions, stores
 from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
@@ -69,14 +69,14 @@ def markdown(found: dict) -> str:
         "none or the target is drawn.",
     ]
     head = ["set, `--data.hard-opinion`", "hard", "also liked", *FIGURES.values()]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows = []
     for name, arms in found["sets"].items():
         for opinion, line in arms["opinions"].items():
             rows.append(
                 [f"{name}, {opinion}", f"{line['hard_share']:.3f}", f"{line['hard_also_liked']:.3f}"]
                 + [f"{line[figure]:.4f} ± {line[f'{figure}_sd']:.4f}" for figure in FIGURES]
             )
-    parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    parts.append(pages.table(head, rows))
     return "\n\n".join(parts) + "\n"
 
 

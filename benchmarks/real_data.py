@@ -21,7 +21,7 @@ import tempfile
 
 import numpy as np
 
-from jaxneg import config as configs, files, metrics, progress
+from jaxneg import config as configs, files, metrics, pages, progress
 from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, readers, stores
 from jaxneg.evaluation import eval_sets, tuning
@@ -186,7 +186,7 @@ def markdown(found: dict) -> str:
         "epochs to convergence",
     ]
     for name, one in found.items():
-        rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+        rows = []
         for variant, line in one["models"].items():
             ends = f"[{line['difference_auc_low']:+.4f}, {line['difference_auc_high']:+.4f}]"
             rows.append(
@@ -217,7 +217,7 @@ def markdown(found: dict) -> str:
             f"disliked item; {one['auc_pairs']:,} pairs of AUC, and {one['same_pairs']:,} of an item with itself are "
             f"left out. {one['later_training_share']:.1%} of the training events come after the median test event."
         )
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        parts.append(pages.table(head, rows))
     return "\n\n".join(parts) + "\n"
 
 

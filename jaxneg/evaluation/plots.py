@@ -121,11 +121,14 @@ def accuracy(findings: measuring.Findings) -> Any:
     reports = {"model": report} | others | {name: one.report for name, one in findings.baselines.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
+    colors = dict(
+        zip(["model", *others], itertools.cycle(RUNS), strict=False)
+    )  # as in the plot of validations
     ordered = sorted(accuracies, key=lambda name: np.nan_to_num(accuracies[name][0]))
     figure, axes = canvas(1.5 + 0.42 * len(ordered))
     for y, name in enumerate(ordered):
         value, low, high = accuracies[name]
-        color = MODEL if name == "model" else RUNS[3] if name in others else BASELINE
+        color = colors.get(name, BASELINE)
         axes.plot([low, high], [y, y], color=color, linewidth=3, alpha=0.6, solid_capstyle="round")
         axes.plot(value, y, "o", color=color, markersize=8)
         end = value if np.isnan(high) else high
