@@ -12,7 +12,7 @@ from typing import Any
 from jaxneg import errors, files, progress as bars
 from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Runs, Store
-from jaxneg.config import Config, experiments, fields, rules
+from jaxneg.config import Config, fields, loading, rules
 from jaxneg.errors import UserError
 
 Path = str | os.PathLike[str]
@@ -115,7 +115,7 @@ def train(config: Config | Path, workdir: Path, *, store: Path | None = None, pr
 
 def _config(config: Config | Path, store: Path | None) -> Config:
     if isinstance(config, str | os.PathLike):
-        config = experiments.load(os.fspath(config))
+        config = loading.load(os.fspath(config))
     config = fields.settled(config, Config)
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))

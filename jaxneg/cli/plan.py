@@ -10,7 +10,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import experiments, fields, options
+from jaxneg.config import fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -78,4 +78,4 @@ class Plan(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Plan:
-    return commands.with_config(Plan, args, "plan", experiments.load)
+    return commands.with_config(Plan, args, "plan", loading.load)

@@ -10,7 +10,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import experiments, fields, options
+from jaxneg.config import fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -46,7 +46,7 @@ class Sweep(commands.Configured):
 
         spec = grids.with_axes(grids.load(self.config), self.set)
         spec = dataclasses.replace(spec, seeds=self.seeds or spec.seeds)
-        grids.refuse_swept(experiments.load(self.config), config, spec)
+        grids.refuse_swept(loading.load(self.config), config, spec)
         with progress.Steps("sweep") as steps:
             table = runner.sweep(
                 config,
@@ -67,4 +67,4 @@ class Sweep(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Sweep:
-    return commands.with_config(Sweep, args, "sweep", experiments.load)
+    return commands.with_config(Sweep, args, "sweep", loading.load)

@@ -13,7 +13,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, experiments, fields, options
+from jaxneg.config import Config, fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -113,4 +113,4 @@ def _warn(config: Config) -> None:
 
 
 def parse(args: Sequence[str]) -> Train:
-    return commands.with_config(Train, args, "train", experiments.load)
+    return commands.with_config(Train, args, "train", loading.load)

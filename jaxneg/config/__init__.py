@@ -4,8 +4,8 @@ An experiment is a Python file with ``get_config() -> Config``. The command line
 ``override``, which checks names and types.
 """
 
-from jaxneg.config.experiments import load as load, override as override
 from jaxneg.config.fields import Effect as Effect
+from jaxneg.config.loading import load as load, override as override
 from jaxneg.config.options import option as option, parse as parse
 from jaxneg.config.rules import check as check
 from jaxneg.config.saved import (

@@ -8,12 +8,8 @@ import importlib.util
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from jaxneg.config.fields import settled
-from jaxneg.config.options import parse
-from jaxneg.config.rules import check
-from jaxneg.config.schema import Config
 from jaxneg.errors import UserError
 
 OURS = "jaxneg"
@@ -104,27 +100,3 @@ def _lies_in(module: types.ModuleType, directory: pathlib.Path) -> bool:
         place.is_relative_to(directory) and not INSTALLED & set(place.relative_to(directory).parts)
         for place in _places(module)
     )
-
-
-def load(path: str | pathlib.Path) -> Config:
-    """The config that a Python experiment file's ``get_config()`` returns. Raises UserError if there is none.
-
-    Its values are what the fields take; whether they go together, ``check`` says once options had their say.
-    """
-    with loaded(path, "a config ends in .py and defines get_config() -> Config") as module:
-        config = module.get_config()
-        if not isinstance(config, Config):
-            what = config.__name__ if isinstance(config, type) else type(config).__name__
-            raise UserError(f"get_config() in {path} must return a jaxneg.config.Config, got {what}")
-        try:
-            return settled(config, Config)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-
-
-def override(config: Config, args: Sequence[str]) -> Config:
-    """The config with command-line options applied, as in ``override(config, ["--model.layers", "4"])``.
-
-    Raises UserError on an unknown option or a value of the wrong type.
-    """
-    return check(parse(Config, args, default=settled(config, Config), prog="jaxneg train"))
