@@ -199,17 +199,15 @@ def expand(config: Config, spec: Sweep) -> list[Cell]:
     """
     _check_axes(spec)
     for name, axis in spec.axes.items():
-        for label, options in axis.items():
+        for label, words in axis.items():
             try:
-                options.parse(Config, options, default=config, prog="jaxneg sweep")
+                options.parse(Config, words, default=config, prog="jaxneg sweep")
             except UserError as error:
                 raise UserError(f"{name}={label}: {error}") from error
     combinations = []
     for labels in itertools.product(*spec.axes.values()):
-        options = [
-            word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]
-        ]
-        made = options.parse(Config, options, default=config, prog="jaxneg sweep")
+        words = [word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]]
+        made = options.parse(Config, words, default=config, prog="jaxneg sweep")
         combinations.append((labels, made, _trouble(made)))
     for n, (name, axis) in enumerate(spec.axes.items()):
         for label in axis:
