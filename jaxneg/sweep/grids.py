@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxneg.config import Config, experiments, fields, rules, saved
+from jaxneg.config import Config, experiments, fields, options, rules, saved
 from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
