@@ -205,13 +205,13 @@ def test_a_person_is_told_what_is_trained_on_what_and_then_how_long_it_takes(sma
     result = loop.train(config, tmp_path / "run", watch, say=said.append)
     store, each = stores.Store.open(small_store), result["steps_per_epoch"]
     for line in (
-        "; mesh data 8 x model 1",
+        f"; mesh data {config.train.devices or jax.device_count()} x model 1",
         f"of the model and {8 * (store.items + 1) + store.items + 1:,} in item tables",
         f"{small_store}: {store.items:,} items, {store.users:,} users, {store.events:,} events",
         f"{each:,} an epoch, {3 * each:,} in all",
         str(tmp_path / "run"),
     ):
-        assert any(line in one for one in said[:5]), line
+        assert any(line in one for one in said[:5]), (line, said)
     assert len(said) == 6 and " an epoch and " in said[-1]
     assert [done for done, stage, _ in seen if stage == "compiling"] == [0]
     [*_, (done, _, last)] = [one for one in seen if one[1] == progress.MILESTONE]
