@@ -10,6 +10,7 @@
 
     Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
     register_loss, register_encoder, register_sampler, register_reader    own parts, from a file outside the package
+    callbacks                   who is told of a run while it trains: functions, objects, loggers by name
     UserError                   what is wrong with a call, the data or the disk, in one line
 
 Nothing else is imported before it is used.
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from jaxneg.errors import UserError as UserError
     from jaxneg.serve.scorer import Event as Event, Recommendation as Recommendation, Scorer as Scorer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
@@ -65,6 +66,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that has it (PEP 562)."""
+    if name == "callbacks":  # a module, which stands where it is asked for
+        return importlib.import_module("jaxneg.callbacks")
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxneg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 # Zones of a level do not know each other, unless KNOWN says so.
 LEVELS = [
     {"jaxneg", "errors", "figures", "pages", "signals", "batch", "progress", "shown", "files"},
-    {"config"},
+    {"config", "callbacks"},
     {"data", "models", "metrics", "embeddings", "baselines"},
     {"training"},
     {"evaluation"},

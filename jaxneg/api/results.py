@@ -172,15 +172,13 @@ class Run(_Place):
     def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
         if not self.result:
             return f"Run {self.path}, not ended: jaxneg.train continues it", [], ()
-        of, monitor = self.result["steps_per_epoch"], self.result["monitor"]
-        rows: list[tuple[object, ...]] = [
-            (f"validation {figures.title(monitor)}", self.result["best_score"]),
-            ("at epoch", self.result["best_step"] / of),
-            ("epochs", self.result["steps"] / of),
-            ("seconds", round(self.result["seconds"], 1)),
-            ("measured on", figures.validated(self.result)),
-        ]
-        return f"Run {self.path}, {self.result['stopped']}", rows, ()
+        rows, heads = records.progressed(
+            self.result["history"], self.result["best_step"], self.result["monitor"]
+        )
+        epochs = self.result["steps"] / self.result["steps_per_epoch"]
+        told = f"{self.result['stopped']} after {epochs:.4g} epochs and {self.result['seconds']:.1f} seconds"
+        of = figures.validated(self.result)
+        return f"Run {self.path}: {told}{'; validation of ' + of if of else ''}", rows, heads
 
 
 @dataclass(frozen=True, repr=False)

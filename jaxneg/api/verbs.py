@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxneg import errors, files, progress as bars
+from jaxneg import callbacks as telling, errors, files, progress as bars
 from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Runs, Store
 from jaxneg.config import Config, fields, loading, rules
@@ -92,18 +92,37 @@ def _source(log: Any, reader: str) -> Iterator[tuple[pathlib.Path, str]]:
             raise UserError(str(error).replace(str(path), "the frame")) from error
 
 
-def train(config: Config | Path, workdir: Path, *, store: Path | None = None, progress: bool = True) -> Run:
+def train(
+    config: Config | Path,
+    workdir: Path,
+    *,
+    store: Path | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: bool = True,
+) -> Run:
     """Trains a model in a run directory, or continues there exactly where its latest checkpoint stands.
 
     Args:
       config: the experiment, or a Python file with ``get_config() -> Config``.
       workdir: of the run: made if new.
       store: to read, instead of ``config.data.store``.
+      callbacks: who is told of the run: functions of a step and its figures, objects with methods of
+        ``jaxneg.callbacks.Callback``, and "tensorboard", "wandb" or "mlflow".
       progress: show how far it is, on standard error.
 
     Raises UserError on settings that make no sense, on a store that is not there, on a directory of another experiment
     and on a loss that is not finite.
     """
+    from jaxneg.training import logs
+
+    told = telling.Callbacks(callbacks)
+    with told.around(), logs.also(told):
+        run = _train(config, workdir, store, progress)
+        told.end(run.result)
+    return run
+
+
+def _train(config: Config | Path, workdir: Path, store: Path | None, progress: bool) -> Run:
     from jaxneg.training import loop
 
     config = _config(config, store)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -37,6 +38,7 @@ class Evaluate(commands.Configured):
 
     def run(self) -> None:
         config, directory = self.experiment, self.directory
+        from jaxneg.cli import endings
         from jaxneg.evaluation import report
         from jaxneg.training import runs
 
@@ -49,10 +51,8 @@ class Evaluate(commands.Configured):
             print(json.dumps(found))
             return
         progress.show_markdown((directory / "report.md").read_text(encoding="utf-8"))
-        progress.say(
-            f"{directory / 'report.html'}: this report with its plots; "
-            f"next, jaxneg export {directory} --out DIR"
-        )
+        progress.say(endings.evaluated(directory, found, others))
+        progress.say(endings.then(f"jaxneg export {shlex.quote(str(directory))} --out DIR"))
 
 
 def parse(args: Sequence[str]) -> Evaluate:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from jaxneg import errors, progress
-from jaxneg.cli import commands
+from jaxneg.cli import commands, endings
 from jaxneg.config import fields
 from jaxneg.data import ingest, opinions, prepare, readers, stores
 from jaxneg.errors import UserError
@@ -60,11 +60,7 @@ class Prepare(Generic[O]):
                 f"{self.out}: {liked:.1%} of the rejections in training are of songs that their listener likes too; "
                 "--data.hard-opinion says what counts of them"
             )
-        counts = metadata.counts
-        progress.say(
-            f"{self.out}: {counts['events']:,} events of {counts['users']:,} users on {counts['items']:,} items "
-            f"in {counts['sessions']:,} sessions; jaxneg inspect {self.out} tells more"
-        )
+        progress.say(endings.prepared(self.out, metadata))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Sweep(commands.Configured):
 
     def run(self) -> None:
         config = self.experiment
+        from jaxneg.cli import endings
         from jaxneg.sweep import grids, runner
 
         spec = grids.with_axes(grids.load(self.config), self.set)
@@ -58,8 +59,7 @@ class Sweep(commands.Configured):
                 on_progress=steps,
                 say=progress.say,
             )
-        count = sum(cell["n"] for cell in table["cells"])
-        progress.say(f"{self.workdir / 'table.html'}: {count} runs in {len(table['cells'])} rows, with plots")
+        progress.say(endings.swept(self.workdir, table))
         if failed := runner.failures(table):
             raise UserError(
                 f"{len(failed)} failed ({'; '.join(failed)}): the same command tries them again, and no others"

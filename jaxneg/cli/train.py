@@ -42,8 +42,20 @@ class Train(commands.Configured):
     """How many processes there are."""
     process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
     """Which of them this is, from 0."""
+    log: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], options.option("LOGGER ...", "none")
+    ] = ()
+    """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; TensorBoard's file is also written unasked."""
 
     def run(self) -> None:
+        from jaxneg import callbacks
+        from jaxneg.training import logs
+
+        told = callbacks.Callbacks(self.log)
+        with told.around(), logs.also(told):
+            self._run(told)
+
+    def _run(self, told: Any) -> None:
         config = self.experiment
         from jaxneg.training import loop, processes, runs
 
@@ -63,30 +75,19 @@ class Train(commands.Configured):
             if processes.many():
                 processes.leave(stopped.code)
             sys.exit(stopped.code)
+        told.end(result)
         if processes.first():
             self._say(result, before)
 
     def _say(self, result: dict[str, Any], before: dict[str, Any] | None) -> None:
-        from jaxneg import figures
-        from jaxneg.training import convergence
+        from jaxneg.cli import endings
 
         if liked := result.get("hard_also_liked"):  # older results lack it
             progress.say(
                 f"{self.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
                 "training; --data.hard-opinion says what counts of them"
             )
-        if before is not None and before["steps"] == result["steps"]:
-            progress.say(
-                f"{self.workdir} was finished before: nothing was trained; more --train.epochs continue it"
-            )
-        ended, best = (result[step] / result["steps_per_epoch"] for step in ("steps", "best_step"))
-        of = figures.validated(result)
-        progress.say(
-            f"{self.workdir}: {result['stopped']} after {ended:.4g} epochs; "
-            f"validation {figures.title(result['monitor'])} {result['best_score']:.4f} at epoch {best:.4g}, "
-            f"{result['last_score']:.4f} at the last ({of}); {convergence.spoken(result)}; "
-            f"next, jaxneg evaluate {self.workdir}"
-        )
+        progress.say(endings.trained(self.workdir, result, before))
 
 
 def _quiet() -> None:

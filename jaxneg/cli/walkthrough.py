@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from jaxneg import files, progress
+from jaxneg.cli import endings
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, rules
 from jaxneg.data import engine, prepare, readers
 from jaxneg.errors import UserError
@@ -76,9 +77,10 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     progress.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
     for title, path in (
         ("report", "hard/report.html"),
-        ("plots", "hard/plots"),
         ("exported model", "export"),
         ("store", "store"),
     ):
         progress.say(f"  {title:15} {out / path}")
+    progress.say(f"\n{endings.evaluated(out / 'hard', found, [out / 'random'])}")
+    progress.say(endings.then("your own log: jaxneg prepare table LOG --help"))
     return found

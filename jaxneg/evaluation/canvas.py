@@ -16,9 +16,9 @@ def canvas(height: float, **panels: Any) -> tuple[Any, Any]:
     """A figure and its axes. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    axes = figure.subplots(**panels)
-    for one in np.atleast_1d(axes):
+    figure: Any = Figure(figsize=(7.2, height), layout="constrained")
+    axes: Any = figure.subplots(**panels)
+    for one in np.ravel(axes):
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color=LIGHT, linewidth=0.8)
         one.set_axisbelow(True)

@@ -76,7 +76,7 @@ def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBat
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
     weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
-    found = {}
+    found: dict[str, Any] = {}
     if cosines := probes.feedback_cosines(weights.params, kinds):
         found["feedback_cosines"] = {"kinds": list(kinds)} | {
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()

@@ -130,7 +130,7 @@ def _counted(values: Mapping[str, Any], figure: str) -> str:
 
 def _notes(values: Mapping[str, Any]) -> list[str]:
     """What a reader should know before the figures: few users, and training that sees the test's future."""
-    found = []
+    found: list[str] = []
     users = values["counts"]["pair_accuracy"]["users"]
     if 0 < users < FEW:
         found.append(
@@ -220,7 +220,7 @@ def _feedback_parts(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, 
         if "responsiveness" in one["probes"]
     }
     moved = {name: one for name, one in moved.items() if one["examples"]}
-    parts = []
+    parts: list[str] = []
     if cosines:
         parts += [
             "## What feedback means to the model",
@@ -245,7 +245,7 @@ def _feedback_parts(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, 
 
 def _cosine_table(cosines: Mapping[tuple[str, str], tuple[list[str], list[list[float | None]]]]) -> str:
     pairs = dict.fromkeys(pair for kinds, _ in cosines.values() for pair in itertools.combinations(kinds, 2))
-    rows = []
+    rows: list[list[str]] = []
     for a, b in pairs:
         row = [f"{a}, {b}".replace("_", " ")]
         for kinds, matrix in cosines.values():
@@ -335,7 +335,7 @@ def _format(value: float | int | None, how: str) -> str:
 
 
 def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = []
+    rows: list[list[str]] = []
     for name, one in measured.items():
         settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
         rows.append([name.replace("_", " "), settings or "none"])
@@ -381,7 +381,8 @@ def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
     if values.get(name) is None:
         return ""
     text = _number(values[name], sign)
-    if (sd := (values.get("sd") or {}).get(name)) is not None:
+    spread: Mapping[str, float] = values.get("sd") or {}
+    if (sd := spread.get(name)) is not None:
         text += f" ± {_number(sd)}"
     if values.get(f"{name}_low") is None:  # of one user
         return text

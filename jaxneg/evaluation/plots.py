@@ -261,8 +261,8 @@ def exposure(findings: measuring.Findings) -> Any:
 def feedback(kinds: list[str], cosines: Mapping[str, Any]) -> Any:
     """A matrix of cosines between kinds of feedback for each table that has rows of them."""
     names = [kind.replace("_", " ") for kind in kinds]
-    figure, panels = canvas(1.2 + 0.45 * len(kinds), ncols=len(cosines))
-    for axes, (title, matrix) in zip(np.atleast_1d(panels), cosines.items(), strict=True):
+    figure, panels = canvas(1.2 + 0.45 * len(kinds), ncols=len(cosines), squeeze=False)
+    for axes, (title, matrix) in zip(panels[0], cosines.items(), strict=True):
         cosine_FF = np.array(matrix, float)
         axes.imshow(cosine_FF, cmap="RdBu_r", vmin=-1, vmax=1)
         for (row, column), value in np.ndenumerate(cosine_FF):

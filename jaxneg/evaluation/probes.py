@@ -107,7 +107,7 @@ def feedback_cosines(
     Reference: Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024, arXiv:2406.04488.
     """
     codes = [CODE[kind] for kind in kinds]
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, table in TABLES.items():
         if table in params:
             row_FD = np.asarray(params[table], np.float64)[codes]
@@ -119,7 +119,7 @@ def feedback_cosines(
 
 def flips(store: stores.Store, kinds: Collection[str]) -> dict[str, str]:
     """Which dislike stands for the opposite of each kind of like, out of the kinds that a model took as inputs."""
-    found = {}
+    found: dict[str, str] = {}
     for kind, opposites in FLIPS.items():
         known = [one for one in opposites if one in kinds and store.sign[CODE[one]] < 0]
         if kind in kinds and store.sign[CODE[kind]] > 0 and known:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -185,9 +185,9 @@ def _histogram(share_X: np.ndarray) -> list[int]:
 def _json(value: Any) -> Any:
     """The same with None for numbers that JSON does not have."""
     if isinstance(value, Mapping):
-        return {name: _json(one) for name, one in value.items()}
+        return {name: _json(one) for name, one in cast(Mapping[str, Any], value).items()}
     if isinstance(value, list):
-        return [_json(one) for one in value]
+        return [_json(one) for one in cast(list[Any], value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -239,7 +239,7 @@ def _otherwise(config: Config, other: Config) -> list[str]:
 
 def _differences(report: measures.Report, other: measures.Report, config: Config) -> dict[str, float | None]:
     """The model's figures less a baseline's on the same examples, as difference_<figure>, _low and _high."""
-    found = {}
+    found: dict[str, float | None] = {}
     same = (report.pair_X2 == other.pair_X2).all(axis=1)
     for of in COMPARED:
         # With other seeds an example has other pairs, but one AUC.

@@ -37,7 +37,7 @@ def measure_baselines(eval_set: eval_sets.EvalSet, which: str = "usual") -> dict
     every = -(-len(validation) // BATCHES)
     tuning = [validation[k] for k in range(0, len(validation), every)]
     log = counting.training_log(store)
-    measured = {}
+    measured: dict[str, Measured] = {}
     for name, fit in BASELINES[which].items():
         eval_set.on_progress(0, len(eval_set.examples), stage=f"tuning {name}")
         measured[name] = measure_baseline(fit, log, tuning, eval_set, name)
@@ -53,12 +53,13 @@ def measure_baseline(
         return measures.separation(score, tuning)["auc"]
 
     fitted = fit(log, np.asarray(eval_set.store.sign), quality)
-    found, validation = [], []
+    found: list[measures.Report] = []
+    validation: list[float] = []
     for seed in range(SEEDS if fitted.again else 1):
         score = fitted.again(seed) if seed and fitted.again else fitted.score
         found.append(eval_set.measure(score, name))
         validation.append(quality(score))
-    sd = {}
+    sd: dict[str, float] = {}
     if len(found) > 1:
         sd = {of: float(np.std([one.figures[of] for one in found], ddof=1)) for of in found[0].figures}
     return Measured(

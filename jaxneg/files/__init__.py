@@ -43,7 +43,7 @@ _unfinished: set[pathlib.Path] = set()
 _spare: list[int] = []  # descriptors
 
 
-def local(path: str | os.PathLike, option: str) -> pathlib.Path:
+def local(path: str | os.PathLike[str], option: str) -> pathlib.Path:
     """The path itself. Raises UserError where it is an address such as gs://bucket/name, naming the option."""
     if match := REMOTE.fullmatch(os.fspath(path)):
         scheme, rest = match.groups()
@@ -59,7 +59,7 @@ def local(path: str | os.PathLike, option: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def real(path: str | os.PathLike) -> pathlib.Path:
+def real(path: str | os.PathLike[str]) -> pathlib.Path:
     """Where a path leads: a link keeps pointing to where its target is."""
     return pathlib.Path(os.path.realpath(path))
 
@@ -83,7 +83,7 @@ def stem(target: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A name to write a file to, which becomes ``path`` once the block is done, and is gone if it fails."""
     target = real(path)
     partial = scratch(target)
@@ -97,30 +97,30 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         sync(target.parent)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file whole or not at all."""
     with whole(path) as partial:
         partial.write_bytes(data)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a file in UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: str | os.PathLike, values: Any) -> None:
+def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def write_arrays(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
+def write_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
     """Writes a compressed npz file whole or not at all."""
     with whole(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager
-def whole_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def whole_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A directory that becomes ``path``, which must be vacant, once the block is done, and is gone if it fails."""
     target = real(path)
     partial = scratch(target)

@@ -42,7 +42,9 @@ class Wrong(ValueError):
     """What is wrong with a document, and where in it: "counts.items: expected ..., found ..."."""
 
 
-def read(path: str | os.PathLike, shape: Any, mend: str, *, seal: bool = True, more: bool = False) -> Any:
+def read(
+    path: str | os.PathLike[str], shape: Any, mend: str, *, seal: bool = True, more: bool = False
+) -> Any:
     """A JSON file as a value of a shape. Raises UserError naming the file, the field and the remedy.
 
     Args:

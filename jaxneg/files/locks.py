@@ -112,19 +112,19 @@ class Lock:
         files.remove_empty(self._made)
 
 
-def inside(directory: str | os.PathLike, name: str = "") -> pathlib.Path:
+def inside(directory: str | os.PathLike[str], name: str = "") -> pathlib.Path:
     """The lock of a directory that is written in place; ``name`` tells apart those that may be held together."""
     return files.real(directory) / (f".{name}.lock" if name else ".lock")
 
 
-def beside(target: str | os.PathLike) -> pathlib.Path:
+def beside(target: str | os.PathLike[str]) -> pathlib.Path:
     """The lock of a file or directory that is written elsewhere and then takes its place."""
     target = files.real(target)
     return target.with_name(f".{files.stem(target)}.lock")
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path, what: str | os.PathLike) -> Iterator[Lock]:
+def held(path: pathlib.Path, what: str | os.PathLike[str]) -> Iterator[Lock]:
     """Holds a lock for a block, and makes the directories that it needs, which go again where they stay empty.
 
     Raises UserError where another process holds it, saying which.
@@ -197,7 +197,7 @@ def release_all() -> None:
         lock.release()
 
 
-def _acquire(path: pathlib.Path, what: str | os.PathLike) -> Lock:
+def _acquire(path: pathlib.Path, what: str | os.PathLike[str]) -> Lock:
     mine, watch = Owner.this(), _Watch(path, what)
     while True:
         with contextlib.suppress(FileExistsError):
@@ -237,7 +237,7 @@ def _acquire(path: pathlib.Path, what: str | os.PathLike) -> Lock:
 class _Watch:
     """What is seen of a lock of others over some time."""
 
-    def __init__(self, path: pathlib.Path, what: str | os.PathLike):
+    def __init__(self, path: pathlib.Path, what: str | os.PathLike[str]):
         self._path, self._what = path, what
         self._seen: tuple[object, ...] = ()
         self._since, self._told = time.monotonic(), False

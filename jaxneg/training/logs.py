@@ -7,7 +7,8 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from contextvars import ContextVar
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from jaxneg import errors, files
 from jaxneg.errors import UserError
@@ -23,6 +24,32 @@ class Line(TypedDict):
     step: documents.Count
 
 
+@runtime_checkable
+class Listener(Protocol):
+    """Who is told of a run beside its file."""
+
+    def begin(self, directory: pathlib.Path, step: int) -> None:
+        """At the first step of a process, or where it goes on."""
+        ...
+
+    def line(self, step: int, values: dict[str, Any]) -> None:
+        """Of each line."""
+        ...
+
+
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+@contextlib.contextmanager
+def also(listener: Listener) -> Iterator[None]:
+    """Runs whose writer is made in this block are told to a listener as well."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
 class Writer:
     """Appends one JSON object per call to ``metrics.jsonl`` of a run directory.
 
@@ -34,6 +61,7 @@ class Writer:
     def __init__(self, directory: pathlib.Path, *, silent: bool = False):
         self._path = directory / "metrics.jsonl"
         self._silent, self._board = silent, None
+        self._listeners = () if silent else _listeners.get()
         if silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
@@ -47,6 +75,8 @@ class Writer:
         kept = [line for line in read(self._path.parent) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_text(self._path, text)
+        for one in self._listeners:
+            one.begin(self._path.parent, max(step, 0))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes figures of a step. A figure that is not finite is written as null, which JSON can hold."""
@@ -58,6 +88,8 @@ class Writer:
         if self._board is not None:
             with self._carried():
                 self._board.write(step, {name: value for name, value in line.items() if name != "step"})
+        for one in self._listeners:
+            one.line(step, {name: value for name, value in line.items() if name != "step"})
 
     def close(self) -> None:
         if self._board is not None:

@@ -20,6 +20,7 @@ AGAIN = "train again in a new --workdir"
 CONTENTS = {"store.json", "environment.json", "metrics.jsonl", "checkpoints"}  # of a run, beside config.json
 # What nobody looks for runs in: files of stores and exports say what they are.
 OTHERS = {"metadata.json", "manifest.json"}
+SHOWN = ("pair_accuracy", "auc")  # beside the figure that decides
 VALIDATION = "validation_"  # how figures of validation begin in metrics.jsonl
 
 
@@ -163,6 +164,23 @@ def spoken(runs: Sequence[Summary]) -> dict[str, str]:
         chosen.setdefault((name.rpartition(".")[2], values), name)
     last = [short for short, _ in chosen]
     return {name: short if last.count(short) == 1 else name for (short, _), name in chosen.items()}
+
+
+def progressed(
+    history: Sequence[Mapping[str, Any]], best_step: int, monitor: str
+) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
+    """Rows and heads of a table: the figures of the first validation, of the best by ``monitor`` and of the last."""
+    best = next((line for line in history if line["step"] == best_step), {})
+    lines = [history[0], best, history[-1]]
+    names = [monitor, *(name for name in SHOWN if name != monitor and name in history[-1])]
+    rows: list[tuple[object, ...]] = [("epoch", *(line.get("epoch") for line in lines))]
+    rows += [(f"validation {figures.title(name)}", *(line.get(name) for line in lines)) for name in names]
+    return rows, ("", "first", "best", "last")
+
+
+def reached(history: Sequence[Mapping[str, Any]], figure: str, target: float) -> Mapping[str, Any] | None:
+    """The first validation with a figure of at least ``target``; None of a run that never had it."""
+    return next((line for line in history if line.get(figure) is not None and line[figure] >= target), None)
 
 
 def table(

@@ -111,7 +111,7 @@ def test_training_again_continues(work, capsys):
     assert (RUN / "result.json").read_bytes() == before
     said = capsys.readouterr().err
     assert "epochs done after 2 epochs" in said and "not converged: it stopped at its limit" in said
-    assert re.search(r"at the last \(\d+ pairs in \d+ examples of \d+ users\)", said)
+    assert re.search(r"^  of \d+ pairs in \d+ examples of \d+ users$", said, re.MULTILINE)
 
 
 def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
@@ -136,7 +136,7 @@ def test_evaluate_shows_the_report_and_where_it_is(work, capsys):
     cli.main(["evaluate", "--split", "validation", "run"])
     captured = capsys.readouterr()
     assert captured.out.strip() == (RUN / "report.md").read_text().strip()
-    assert "run/report.md: this report" in captured.err
+    assert "run/report.html: all figures" in captured.err and "next: jaxneg export run" in captured.err
     best = json.loads((RUN / "result.json").read_text())["best_score"]
     shown = json.loads((RUN / "report.json").read_text())
     # The same examples as during training; scores of two nearly equal items may round to another order.
