@@ -368,7 +368,10 @@ class _Loop:
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
             "sequences_per_s": len(fetched) * self.sequences_per_step / (now - self.logged),
         }
-        told = {"step_seconds": (now - self.logged) / len(fetched), "device_memory": processes.device_memory()}
+        told = {
+            "step_seconds": (now - self.logged) / len(fetched),
+            "device_memory": processes.device_memory(),
+        }
         self.logged = now
         self.writer.write(step, line | told)
         return line
