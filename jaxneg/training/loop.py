@@ -304,8 +304,12 @@ class Loop:
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
             "sequences_per_s": len(fetched) * self._sequences_per_step / (now - self.logged),
         }
+        told = {
+            "step_seconds": (now - self.logged) / len(fetched),
+            "device_memory": processes.device_memory(),
+        }
         self.logged = now
-        self.writer.write(step, line)
+        self.writer.write(step, line | told)
         return line
 
     def _validate(self, step: int, state: steps.State) -> float:

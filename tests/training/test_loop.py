@@ -79,6 +79,7 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
+    assert all(line["step_seconds"] > 0 and "device_memory" in line for line in lines if "loss" in line)
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
