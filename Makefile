@@ -18,8 +18,8 @@ venv: .venv/installed
 demo: venv
 	$(BIN)/jaxneg demo --out demo
 
-# Two processes, a file at a time, so that a module's fixtures are made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
+# Two processes, a file at a time in the order of tests/conftest.py, so that a module's fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 # All but what only starts more processes: see CONTRIBUTING.md.
 test: venv

@@ -32,7 +32,21 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Of two processes that take a file at a time, neither is to begin a long one when the other is done.
+LONGEST = (
+    "embeddings/test_tables", "benchmarks/test_benchmarks", "cli/test_stops", "training/test_faults",
+    "training/test_loop", "models/test_encoders", "sweep/test_sweep", "training/test_accumulate",
+    "training/test_packed", "training/test_steps", "serve/test_export", "evaluation/test_report",
+)  # fmt: skip
+
+
+def _turn(item):
+    name = item.path.relative_to(pathlib.Path(__file__).parent).with_suffix("").as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=_turn)
     data = os.environ.get("JAXNEG_DATA", "../shared/data")
     for item in items:
         if "realdata" in item.keywords and not os.path.isdir(data):

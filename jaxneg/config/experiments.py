@@ -10,7 +10,6 @@ import sys
 import types
 from collections.abc import Iterator
 
-from jaxneg import files
 from jaxneg.errors import UserError
 
 OURS = "jaxneg"
@@ -28,7 +27,7 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
       path: of the file.
       mend: what such a file is, said where this is none.
     """
-    path = files.local(path, "the config")
+    path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
     # Dataclasses look their module up by its name.

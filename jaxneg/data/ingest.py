@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxneg import files
+from jaxneg import files, progress
 from jaxneg.data import engine, prepare, readers, stores
 from jaxneg.errors import UserError
 
@@ -17,7 +17,7 @@ def ingest(
     settings: prepare.PrepareConfig,
     *,
     spoken: str = "",
-    progress: prepare.Progress,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> stores.Metadata:
     """Reads a log into a store, whole or not at all; returns what the store says of itself.
 
@@ -28,7 +28,7 @@ def ingest(
       out: the store; one that is there is replaced once the new one is whole.
       settings: how the log is prepared.
       spoken: the source as the store remembers it; its path unless given.
-      progress: told (stage, done, total).
+      on_progress: told of each stage.
 
     Raises UserError where log and settings do not make a store.
     """
@@ -47,5 +47,5 @@ def ingest(
             con,
             reader=reader,
             source=spoken or str(source),
-            progress=progress,
+            on_progress=on_progress,
         )

@@ -348,10 +348,10 @@ def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def base(small_store, tmp_path_factory):
-    """A small experiment; what one sweep compiles serves the others."""
+def base(small_store):
+    """A small experiment on one device; what one sweep compiles serves the others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"])
         patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
         patch.setenv("JAX_PLATFORMS", "cpu")
         yield configs.override(Config(), ["--data.store", str(small_store), *OPTIONS])
@@ -517,6 +517,8 @@ def untimed(directory):
     return table
 
 
+# In this process a cell that failed is tried again, and a sweep that is done runs nothing.
+@pytest.mark.system
 @pytest.mark.slow
 def test_killed_and_continued_gives_the_same_table(swept, config_file, tmp_path):
     workdir = tmp_path / "killed"
