@@ -53,7 +53,7 @@ def assert_same_state(a, b):
 
 def without_clock(lines):
     return [
-        {k: v for k, v in line.items() if k != "sequences_per_s" and "seconds" not in k} for line in lines
+        {k: v for k, v in line.items() if not k.endswith("_per_s") and "seconds" not in k} for line in lines
     ]
 
 
@@ -80,6 +80,8 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert all(line["step_seconds"] > 0 and "device_memory" in line for line in lines if "loss" in line)
+    seconds = [line for line in lines if "loss" in line]
+    assert all(line["step_seconds"] * line["positions_per_s"] == pytest.approx(32 * 8) for line in seconds)
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
