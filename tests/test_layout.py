@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 
@@ -20,6 +21,7 @@ LEVELS = [
 KNOWN = {
     ("files", "errors"),  # what is wrong with a file is a person's to mend
     ("baselines", "data"),  # they are fitted to a store's training events
+    ("embeddings", "metrics"),  # ranks by scores in one place are the metrics' own
     ("simulation", "serve"),  # exports choose songs for simulated listeners
     ("__main__", "cli"),
     ("__main__", "signals"),
@@ -31,12 +33,10 @@ LINES = 400
 # Longer than a reader holds: each is to be split, and none may join them.
 LONG = {
     "config/__init__",
-    "data/pipeline",
     "data/prepare",
     "data/readers/table",
     "data/sources",
     "data/stores",
-    "training/loop",
 }
 
 
@@ -127,6 +127,44 @@ def test_the_host_needs_no_jax():
     for module, path in MODULES.items():
         if zone(module) in WITHOUT_JAX:
             assert not {"jax", "jaxlib", "flax", "optax"} & set(imports(path)), module
+
+
+SPINE = ("training", "embeddings", "models")
+FLOW = ("data.pipeline", "data.gathering", "data.sequences", "data.negatives", "data.packing", "data.audit")
+ARGUMENTS = 6
+
+
+def test_functions_of_the_spine_take_at_most_six_arguments_all_annotated():
+    wide, bare = [], []
+    for module, path in MODULES.items():
+        if zone(module) not in SPINE and module.removeprefix("jaxneg.") not in FLOW:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            their = node.args
+            named = [*their.posonlyargs, *their.args, *their.kwonlyargs]
+            named = [one for one in named if one.arg not in ("self", "cls")]
+            rest = [one for one in (their.vararg, their.kwarg) if one is not None]
+            where = f"{module}, line {node.lineno}: {node.name}"
+            wide += [where] * (len(named) > ARGUMENTS)
+            bare += [f"{where}({one.arg})" for one in (*named, *rest) if one.annotation is None]
+            bare += [where] * (node.returns is None and node.name != "__init__")
+    assert not wide and not bare
+
+
+def test_nothing_outside_embeddings_asks_whether_tables_are_whole():
+    asked = re.compile(
+        r"layout is|layouts\.Sharded|Looked\b(?!``)|isinstance\(.*Whole|\bif (not )?[\w.]*layout\b"
+    )
+    found = [
+        f"{module}: {line.strip()}"
+        for module, path in MODULES.items()
+        if zone(module) in ("training", "evaluation", "serve", "sweep", "plan", "simulation", "api", "cli")
+        for line in path.read_text().splitlines()
+        if asked.search(line)
+    ]
+    assert not found
 
 
 def test_listing_runs_needs_no_jax():

@@ -1,6 +1,9 @@
 """What is said where there is no terminal."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from jaxneg import progress
 
@@ -34,3 +37,33 @@ def test_long_work_gives_a_line_every_ten_seconds_and_one_at_its_end(clock, caps
         "train 3,000 of 3,500  loss 0.03333",
         "train 3,500 of 3,500  auc 0.75",
     ]
+
+
+def test_without_a_terminal_each_validation_is_a_line_and_little_else(clock, capsys):
+    with progress.Steps("train") as steps:
+        for done in range(1, 91):
+            clock[0] += 1.0
+            steps(done, 90, {"loss": 0.5}, stage="compiling" if done == 1 else "")
+            if done % 30 == 0:
+                steps(done, 90, {"AUC": done / 100, "best": 0.9, "pairs": 1234}, stage=progress.MILESTONE)
+    assert [line for line in capsys.readouterr().err.splitlines() if "AUC" in line] == [
+        "train 30 of 90  AUC 0.3  best 0.9  pairs 1,234",
+        "train 60 of 90  AUC 0.6  best 0.9  pairs 1,234",
+        "train 90 of 90  AUC 0.9  best 0.9  pairs 1,234",
+    ]
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_on_a_terminal_the_time_to_go_is_never_cut(width, monkeypatch):
+    clock, file = [0.0], io.StringIO()
+    bar = progress._bar()
+    monkeypatch.setattr(bar, "get_time", lambda: clock[0])
+    title, figures = "evaluate: " + "a baseline of a long name " * 3, "epoch 3.25  loss 0.1234  " * 4
+    task = bar.add_task(title, total=1_000_000, figures=figures)
+    for done in (0, 10_000, 20_000):
+        bar.update(task, completed=done)
+        clock[0] += 1.0
+    Console(file=file, width=width).print(bar.get_renderable())
+    first, second = file.getvalue().splitlines()
+    assert "20000/1000000 0:01:38" in first and second.startswith("  epoch 3.25  loss 0.1234")
+    assert len(first.rstrip()) <= width and len(second.rstrip()) <= width

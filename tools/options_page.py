@@ -10,11 +10,12 @@ import dataclasses
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 from unittest import mock
 
 from jaxneg import cli, config as configs
-from jaxneg.config import options
+from jaxneg.config import fields, options
 from jaxneg.data import readers
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "options.md"
@@ -25,6 +26,9 @@ HEAD = """# Options
 Every field of a [`Config`](api/config.md) is an option of `jaxneg train`, `plan` and `sweep`: field `p_hard` of
 `DataConfig` is `--data.p-hard`. A config file gives the values, the command line changes them. `evaluate` takes the
 config of the run that it is given. The defaults below are those without a config file.
+
+The last column says what a change of an option changes of a run that is there. Of nothing, and of how a model is
+measured ("the figures"), it is continued all the same; `evaluate` and `export` refuse a change of "the model".
 
 `jaxneg VERB --help` lists the options that most calls need, `jaxneg VERB --help-all` all that are here.
 """
@@ -66,7 +70,7 @@ def verb(name: str, args: list[str]) -> tuple[str, list[options.Option]]:
     def stop(kind: type, args: Any, *, prog: str, default: Any = None, help: str | None = None) -> NoReturn:
         raise _Parsed(kind, default, help or "")
 
-    with mock.patch.object(configs, "parse", stop):
+    with mock.patch.object(options, "parse", stop):
         try:
             cli.command(name.split()[0], args)
         except _Parsed as parsed:
@@ -81,13 +85,17 @@ def _metavar(text: str) -> str:
     return re.sub(r"^\[?(\w+) \[\1 \.\.\.\]\]?$", r"\1 ...", text)
 
 
-def table(rows: list[options.Option]) -> str:
-    lines = ["| option | value | default | meaning |", "|---|---|---|---|"]
+def table(rows: list[options.Option], effects: Mapping[str, str] | None = None) -> str:
+    """Options as a table, with what a change of each changes where that is known by option."""
+    more = ["changes"] if effects else []
+    heads = ["option", "value", "default", "meaning", *more]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         value = _metavar(row.metavar)
         value = "flag" if not value and row.default in ("False", "True") else _code(value)
         default = _default(row.default)
-        lines.append(f"| {_code(row.names[0])} | {value} | {default} | {_cell(row.help)} |")
+        last = [effects[row.names[0]]] if effects else []
+        lines.append("| " + " | ".join([_code(row.names[0]), value, default, _cell(row.help), *last]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -113,7 +121,7 @@ def page() -> str:
         prefix = f"--{part.name}."
         text += [
             f"### `{prefix}*`: {PARTS[part.name]}\n",
-            table([row for row in config if row.names[0].startswith(prefix)]),
+            table([row for row in config if row.names[0].startswith(prefix)], _effects(part, prefix)),
         ]
     of_config = {row.names[0] for row in config}
     text.append("## The verbs\n")
@@ -136,6 +144,12 @@ def page() -> str:
         rows = list(options.listed(reader.Options, reader.Options()))
         text += [f"### `jaxneg prepare {name}`\n", table(rows) if rows else "None of its own.\n"]
     return "\n".join(text)
+
+
+def _effects(part: dataclasses.Field[Any], prefix: str) -> dict[str, str]:
+    """What a change of each option of a part of the config changes."""
+    found = fields.effects(part.default_factory)
+    return {f"{prefix}{name.replace('_', '-')}": effect.value for name, effect in found.items()}
 
 
 def _names(reader: str) -> set[str]:

@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxneg import callbacks as telling, config as configs, errors, files, progress as bars
+from jaxneg import callbacks as telling, errors, files, progress as bars
 from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Runs, Store
-from jaxneg.config import Config, fields
+from jaxneg.config import Config, fields, loading, rules
 from jaxneg.errors import UserError
 
 Path = str | os.PathLike[str]
@@ -62,7 +62,7 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
             target,
             settings,
             spoken=named,
-            progress=lambda stage, done, total: steps(done, total, stage=stage),
+            on_progress=steps,
         )
     return Store.open(target)
 
@@ -127,17 +127,18 @@ def _train(config: Config | Path, workdir: Path, store: Path | None, progress: b
 
     config = _config(config, store)
     with _steps("train", progress) as steps:
-        loop.train(config, files.local(workdir, "workdir"), steps)
+        say = bars.say if progress else lambda _: None
+        loop.train(config, files.local(workdir, "workdir"), steps, say=say)
     return open_run(workdir)
 
 
 def _config(config: Config | Path, store: Path | None) -> Config:
     if isinstance(config, str | os.PathLike):
-        config = configs.load(os.fspath(config))
+        config = loading.load(os.fspath(config))
     config = fields.settled(config, Config)
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))
-    return configs.check(config)
+    return rules.check(config)
 
 
 def open_run(workdir: Path) -> Run:
@@ -222,6 +223,6 @@ def export(run: Run | Path, out: Path, *, store: Path | None = None) -> Export:
     return Export(target, manifest)
 
 
-def _steps(title: str, show: bool) -> Any:
+def _steps(title: str, show: bool) -> contextlib.AbstractContextManager[bars.OnProgress]:
     """Progress for a person, or for nobody."""
-    return bars.Steps(title) if show else contextlib.nullcontext(lambda *_, **__: None)
+    return bars.Steps(title) if show else contextlib.nullcontext(bars.silent)

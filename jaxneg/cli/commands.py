@@ -10,9 +10,9 @@ from typing import Any, ClassVar, TypeVar
 
 import tyro
 
-from jaxneg import config as configs, files
+from jaxneg import files
 from jaxneg.cli import usage
-from jaxneg.config import Config, options
+from jaxneg.config import Config, options, rules
 
 C = TypeVar("C")
 K = TypeVar("K", bound="Configured")
@@ -29,7 +29,7 @@ def path(metavar: str) -> Any:
 def several(metavar: str, otherwise: str | None = None) -> Any:
     """Annotation of a tuple of any length; ``otherwise`` is what --help says of none."""
     text = f"{metavar} [{metavar} ...]"
-    return tyro.conf.arg(metavar=text) if otherwise is None else configs.option(text, otherwise)
+    return tyro.conf.arg(metavar=text) if otherwise is None else options.option(text, otherwise)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Configured(Config):
     @property
     def experiment(self) -> Config:
         """The config with the call's options. Raises UserError where they do not go together."""
-        return configs.check(Config(**_parts(self)))
+        return rules.check(Config(**_parts(self)))
 
 
 def parsed(
@@ -66,12 +66,12 @@ def parsed(
     """
     prog, help = f"jaxneg {verb}", help or usage.text_of(kind)
     if usage.ALL in args:
-        return configs.parse(kind, ["--help"], prog=prog, default=default, help=help)
+        return options.parse(kind, ["--help"], prog=prog, default=default, help=help)
     if not set(options.HELP).isdisjoint(args):
         print(usage.page(list(options.listed(kind, default)), prog, help, common))
         sys.stdout.flush()
         raise SystemExit(0)
-    return configs.parse(kind, args, prog=prog, default=default, help=help)
+    return options.parse(kind, args, prog=prog, default=default, help=help)
 
 
 def with_config(kind: type[K], args: Sequence[str], verb: str, read: Callable[[pathlib.Path], Config]) -> K:

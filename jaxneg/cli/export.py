@@ -8,16 +8,16 @@ from typing import Annotated
 
 import tyro
 
-from jaxneg import config as configs, progress
+from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields
+from jaxneg.config import fields, options, rules
 
 
 @dataclass(frozen=True)
 class Moved:
     """Where the data of a run is now."""
 
-    store: Annotated[fields.Where, configs.option("STORE", "that of the run")] = ""
+    store: Annotated[fields.Where, options.option("STORE", "that of the run")] = ""
     """Prepared store, where it has moved since training."""
 
 
@@ -36,7 +36,7 @@ class Export:
         config = commands.read_run(self.directory)
         if self.data.store:
             data = dataclasses.replace(config.data, store=self.data.store)
-            config = configs.check(dataclasses.replace(config, data=data))
+            config = rules.check(dataclasses.replace(config, data=data))
         from jaxneg.serve import export
         from jaxneg.training import runs
 

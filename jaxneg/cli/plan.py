@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from jaxneg import config as configs, progress
+from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields
+from jaxneg.config import fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Plan(commands.Configured):
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
     """Python file with get_config() -> Config."""
     topology: tyro.conf.UseAppendAction[
-        Annotated[tuple[str, ...], configs.option("NAME", "one is needed")]
+        Annotated[tuple[str, ...], options.option("NAME", "one is needed")]
     ] = ()
     """Slice, as v5e:16x16; give it again for more."""
     per_chip: fields.Natural = 0
@@ -78,4 +78,4 @@ class Plan(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Plan:
-    return commands.with_config(Plan, args, "plan", configs.load)
+    return commands.with_config(Plan, args, "plan", loading.load)

@@ -46,7 +46,7 @@ class Prepare(Generic[O]):
                 self.reader,
                 self.out,
                 self.settings,
-                progress=lambda stage, done, total: steps(done, total, stage=stage),
+                on_progress=steps,
             )
         self._say(metadata)
 

@@ -32,15 +32,8 @@ class Simulate:
     def run(self) -> None:
         from jaxneg.simulation import simulator
 
-        done = 0
         with progress.Steps("simulate") as steps:
-
-            def advance(sessions: int) -> None:
-                nonlocal done
-                done += sessions
-                steps(done, self.simulation.sessions)
-
-            simulator.write(simulator.simulate(self.simulation), self.out, advance)
+            simulator.write(simulator.simulate(self.simulation), self.out, steps)
         progress.say(f"{self.out}: next, jaxneg prepare table {self.out} --out STORE")
 
 

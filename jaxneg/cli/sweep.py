@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jaxneg import config as configs, progress
+from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields
+from jaxneg.config import fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -33,7 +33,7 @@ class Sweep(commands.Configured):
     """Cells at the same time; 0 takes one per core, or per GPU."""
     seeds: fields.Natural = 0
     """Seeds of each cell; 0 takes those of get_sweep(), else 3."""
-    set: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], configs.option("NAME=V1,V2,...", "none")]] = ()
+    set: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], options.option("NAME=V1,V2,...", "none")]] = ()
     """An axis of the grid, as data.p-hard=0,0.4; give it again for more axes."""
     split: Literal["test", "validation"] = "test"
     """Which held-out events; tune on validation."""
@@ -47,7 +47,7 @@ class Sweep(commands.Configured):
 
         spec = grids.with_axes(grids.load(self.config), self.set)
         spec = dataclasses.replace(spec, seeds=self.seeds or spec.seeds)
-        grids.refuse_swept(configs.load(self.config), config, spec)
+        grids.refuse_swept(loading.load(self.config), config, spec)
         with progress.Steps("sweep") as steps:
             table = runner.sweep(
                 config,
@@ -67,4 +67,4 @@ class Sweep(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Sweep:
-    return commands.with_config(Sweep, args, "sweep", configs.load)
+    return commands.with_config(Sweep, args, "sweep", loading.load)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from jaxneg import config as configs, progress
+from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields, options
+from jaxneg.config import Config, fields, loading, options
 from jaxneg.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Train(commands.Configured):
     cluster: Literal["auto", "off"] = "auto"
     """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
-    coordinator: Annotated[str, configs.option("HOST:PORT", "none")] = ""
+    coordinator: Annotated[str, options.option("HOST:PORT", "none")] = ""
     """Process 0 of many, where none is found."""
     processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
     """How many processes there are."""
@@ -67,9 +67,8 @@ class Train(commands.Configured):
             with contextlib.suppress(UserError):  # training says it
                 before = runs.ended(self.workdir)
             with progress.Steps("train") as steps, processes.Terminate() as stop:
-                result = loop.train(
-                    config, self.workdir, steps if processes.first() else lambda *_: None, stop
-                )
+                on_progress = steps if processes.first() else progress.silent
+                result = loop.train(config, self.workdir, on_progress, stop, progress.say)
         except processes.Stopped as stopped:
             if processes.first():
                 progress.say(f"{self.workdir}: {stopped} and saved; the same command continues")
@@ -100,7 +99,7 @@ def _quiet() -> None:
 
 def _warn(config: Config) -> None:
     """Of what makes training slow, once for all processes."""
-    from jaxneg.data import pipeline, stores
+    from jaxneg.data import audit, stores
     from jaxneg.training import processes, runs
 
     if not processes.first():
@@ -110,9 +109,9 @@ def _warn(config: Config) -> None:
     # Of a store that is not there training says it.
     with contextlib.suppress(UserError):
         store = stores.Store.open(config.data.store)
-        if warning := pipeline.warn_beyond_memory(store, config.data):
+        if warning := audit.warn_beyond_memory(store, config.data):
             progress.say(f"jaxneg: {warning}")
 
 
 def parse(args: Sequence[str]) -> Train:
-    return commands.with_config(Train, args, "train", configs.load)
+    return commands.with_config(Train, args, "train", loading.load)

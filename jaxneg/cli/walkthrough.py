@@ -5,9 +5,9 @@ import pathlib
 import time
 from typing import Any
 
-from jaxneg import config as configs, files, progress
+from jaxneg import files, progress
 from jaxneg.cli import endings
-from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, rules
 from jaxneg.data import engine, prepare, readers
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
@@ -60,7 +60,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     ):
         progress.say(f"3/5 train {out / name}: {text}")
         with progress.Steps("train") as steps:
-            loop.train(configs.check(each), out / name, steps)
+            loop.train(rules.check(each), out / name, steps)
 
     progress.say("4/5 evaluate: the model beside baselines, and beside its twin with random negatives")
     with progress.Steps("evaluate") as steps:

@@ -11,6 +11,7 @@ numbers 64, paths text. All else raises UserError in one line that spells the fi
 
 import dataclasses
 import difflib
+import enum
 import functools
 import math
 import os
@@ -84,6 +85,16 @@ class OneOf:
     kind: str
 
 
+class Effect(enum.Enum):
+    """What a change of a field changes of a run that is there, the least first."""
+
+    NOTHING = "nothing"  # a run goes on as if it had always been so
+    FIGURES = "the figures"  # how a model is measured
+    DATA = "the data"  # what is trained and validated on, in which order
+    TRAINING = "the training"  # how, from the same data
+    MODEL = "the model"  # what it is and sees: checkpoints are of another
+
+
 class Local:
     """Of text: a path of a file system, or none, and no address such as gs://bucket/name."""
 
@@ -138,6 +149,16 @@ def unbounded(kind: Any) -> list[str]:
             found += [f"{name}.{inner}" for inner in unbounded(bare)]
         elif {int, float} & set(_leaves(hint)) and not any(isinstance(one, Bounds) for one in notes):
             found.append(name)
+    return found
+
+
+def effects(kind: Any) -> dict[str, Effect]:
+    """What a change of each field changes, by name; fields that do not say so are left out."""
+    found: dict[str, Effect] = {}
+    for name, hint in _hints(kind).items():
+        for note in _parts(hint)[1]:
+            if isinstance(note, Effect):
+                found[name] = note
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxneg.config import Config
-from jaxneg.data import draws, expected, negatives, pipeline, stores
+from jaxneg.data import draws, expected, negatives, sequences, stores
 
 
 def first(config: Config, store: stores.Store, targets: Callable[[], float]) -> np.ndarray | None:
@@ -44,7 +44,7 @@ def first(config: Config, store: stores.Store, targets: Callable[[], float]) -> 
     p_V = draws.chance(row, store.items, data.random, index.until_V)
     drawn_V = drawn_V + data.shared_negatives * p_V * (1 - target_V)
     if loss.in_batch:
-        count_V = pipeline.target_counts(store, data)
+        count_V = sequences.target_counts(store, data)
         count_V = smoothed(count_V, prior) * count_V.sum()
         out_V = draws.log_left_out(count_V, max(targets() - 1, 0), max(count_V.sum() - 1, 0))
         drawn_V = drawn_V + np.exp(draws.log_among(out_V)) * (1 - target_V)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxneg.batch import PAD, EvalBatch
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import histories, pipeline, stores
+from jaxneg.data import histories, sequences, stores
 from jaxneg.errors import UserError
 
 
@@ -22,7 +22,7 @@ class EvalBatches:
 
     def __init__(self, store: stores.Store, data: DataConfig, config: EvalConfig, split: str):
         if data.reach == "user":
-            pipeline.check_reach(store)
+            sequences.check_reach(store)
         indptr = np.asarray(store.session_indptr)
         train_end, valid_end = np.asarray(store.session_train_end), np.asarray(store.session_valid_end)
         cut, end = (train_end, valid_end) if split == "validation" else (valid_end, indptr[1:])

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from jaxneg import files
+from jaxneg import files, progress
 from jaxneg.data import engine, prepare, readers, stores
 
 
@@ -15,7 +15,7 @@ def ingest(
     settings: prepare.PrepareConfig,
     *,
     spoken: str = "",
-    progress: prepare.Progress,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> stores.Metadata:
     """Reads a log into a store, whole or not at all; returns what the store says of itself.
 
@@ -26,7 +26,7 @@ def ingest(
       out: the store; one that is there is replaced once the new one is whole.
       settings: how the log is prepared.
       spoken: the source as the store remembers it; its path unless given.
-      progress: told (stage, done, total).
+      on_progress: told of each stage.
 
     Raises UserError where log and settings do not make a store.
     """
@@ -41,5 +41,5 @@ def ingest(
             con,
             reader=reader,
             source=spoken or str(source),
-            progress=progress,
+            on_progress=on_progress,
         )

@@ -131,18 +131,35 @@ def event_counts(store: stores.Store) -> np.ndarray:
     return count_V
 
 
+class Targets(NamedTuple):
+    """P targets that negatives are drawn for."""
+
+    item_P: np.ndarray  # int32, rows
+    user_P: np.ndarray
+    group_P: np.ndarray  # (user, station) groups
+    session_P: np.ndarray | None = None  # scope "session" needs them
+
+    def at(self, p: np.ndarray) -> "Targets":
+        """Those with these numbers."""
+        session_P = None if self.session_P is None else self.session_P[p]
+        return Targets(self.item_P[p], self.user_P[p], self.group_P[p], session_P)
+
+
+class Draw(NamedTuple):
+    """How negatives are drawn."""
+
+    negatives: int  # N for each target
+    p_hard: float  # in [0, 1]; the realised share is lower where users lack negatives
+    # "station", "session" for the target's own; "user" to ignore both; "popularity" for the nearest to the target in
+    # training count, in logs, of NEAREST draws from the user's.
+    scope: str = "station"
+    random: str = (
+        "uniform"  # as in ``draws.random_items``; a draw that is a positive is drawn again uniformly
+    )
+
+
 def draw_negatives(
-    rng: np.random.Generator,
-    index: NegativeIndex,
-    target_P: np.ndarray,
-    user_P: np.ndarray,
-    group_P: np.ndarray,
-    *,
-    negatives: int,
-    p_hard: float,
-    scope: str = "station",
-    random: str = "uniform",
-    session_P: np.ndarray | None = None,
+    rng: np.random.Generator, index: NegativeIndex, targets: Targets, how: Draw
 ) -> tuple[np.ndarray, np.ndarray]:
     """N negatives for each of P targets, and which of them are hard.
 
@@ -150,43 +167,35 @@ def draw_negatives(
     weight of its kind, or, where there are none, from all of the user's negative events; else, and where the user has
     none at all or the draw hits the target itself, from the items that are not positives of the user.
 
-    Args:
-      target_P: rows of the targets, int32.
-      user_P: users of the targets.
-      group_P: (user, station) groups of the targets.
-      negatives: N.
-      p_hard: in [0, 1]; the realised share is lower where users lack negatives.
-      scope: "station" as above; "session" for the target's session; "user" to ignore both; "popularity" for the
-        nearest to the target in training count, in logs, of NEAREST draws from the user's.
-      random: as in ``draws.random_items``; a draw that is a positive is drawn again uniformly.
-      session_P: sessions of the targets; scope "session" needs them.
-
     Returns: item_PN int32 and hard_PN bool. An item_PN is a positive of the user only if the user likes the whole
       catalogue (random) or has both liked and rejected it (hard).
     """
-    shape = (len(target_P), negatives)
-    item_PN = draws.random_items(rng, index.items, shape, random, index.until_V)
-    random_PN = ~(rng.random(shape, dtype=np.float32) < p_hard)
+    shape = (len(targets.item_P), how.negatives)
+    item_PN = draws.random_items(rng, index.items, shape, how.random, index.until_V)
+    random_PN = ~(rng.random(shape, dtype=np.float32) < how.p_hard)
     hard_PN = np.zeros(shape, bool)
-    if p_hard > 0:
+    if how.p_hard > 0:
         p, n = _places(~random_PN)
-        session = session_P if session_P is None else session_P[p]
-        item, found = _draw_hard(rng, index, target_P[p], user_P[p], group_P[p], session, scope)
+        item, found = _draw_hard(rng, index, targets.at(p), how.scope)
         p, n = p[found], n[found]
         item_PN[p, n] = item[found]
         hard_PN[p, n] = True
-    _replace_positives(rng, index, item_PN, user_P, hard_PN)
+    _replace_positives(rng, index, item_PN, targets.user_P, hard_PN)
     return item_PN, hard_PN
 
 
-def _draw_hard(rng, index, target_P, user_P, group_P, session_P, scope):
+def _draw_hard(
+    rng: np.random.Generator, index: NegativeIndex, targets: Targets, scope: str
+) -> tuple[np.ndarray, np.ndarray]:
     """One real negative per target, and where there was one."""
+    target_P, user_P, group_P, session_P = targets
     groups = index.user_group_indptr
     of_user = index.negative_indptr[groups[user_P]], index.negative_indptr[groups[user_P + 1]]
     if scope == "station":
         of_scope = index.negative_indptr[group_P], index.negative_indptr[group_P + 1]
         item, found = _pick(rng, index.negative_item, index.weight, *of_scope)
     elif scope == "session":
+        assert session_P is not None
         of_scope = index.session_indptr[session_P], index.session_indptr[session_P + 1]
         item, found = _pick(rng, index.session_item, index.session_weight, *of_scope)
     elif scope == "user":
@@ -205,7 +214,9 @@ def _draw_hard(rng, index, target_P, user_P, group_P, session_P, scope):
     return item, found & (item != target_P)
 
 
-def _pick(rng, item, weight, low, high):
+def _pick(
+    rng: np.random.Generator, item: np.ndarray, weight: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """One entry of each range [low, high) of ``item``, by weight, and where there was one."""
     chance = rng.random(len(low))
     if len(weight):
@@ -223,7 +234,13 @@ def _pick(rng, item, weight, low, high):
     return picked, found
 
 
-def _replace_positives(rng, index, item_PN, user_P, hard_PN):
+def _replace_positives(
+    rng: np.random.Generator,
+    index: NegativeIndex,
+    item_PN: np.ndarray,
+    user_P: np.ndarray,
+    hard_PN: np.ndarray,
+) -> None:
     """Draws again, in place and exactly, each random negative that is a positive of its user."""
     p, n = _places(~hard_PN)
     user, item = user_P[p], item_PN[p, n]
@@ -242,13 +259,13 @@ def _replace_positives(rng, index, item_PN, user_P, hard_PN):
     item_PN[p, n] = k + (place - low)
 
 
-def _places(mask_PN):
+def _places(mask_PN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """np.nonzero of a matrix; several times faster through its flat form."""
     flat = np.flatnonzero(mask_PN)
     return (flat, np.zeros_like(flat)) if mask_PN.shape[1] == 1 else np.divmod(flat, mask_PN.shape[1])
 
 
-def _slot(user, item, size):
+def _slot(user: np.ndarray, item: np.ndarray, size: int) -> np.ndarray:
     """A hash of (user, item) in [0, size); size is a power of two."""
     key = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + item.astype(np.uint64)
     key *= np.uint64(0xD6E8FEB86659FD93)

@@ -16,15 +16,16 @@ with the log. Ids become numbers first; in all that follows events are rows of i
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg import config as configs
+from jaxneg import progress
 from jaxneg.batch import CODE, FEEDBACK
+from jaxneg.config import options
 from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 from jaxneg.data import engine, events, sessions, split, stores, writer
 from jaxneg.errors import UserError
@@ -33,8 +34,6 @@ LONGEST_GAP = 1e9  # minutes, 1,900 years
 # A positive number of bytes, as the engines spell it.
 MEMORY = r"(?i)\s*(?!0+(?:\.0*)?\s*[kmgt])\d{1,9}(\.\d{1,9})?\s*[kmgt]i?b?\s*"
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
-
 
 @dataclass(frozen=True)
 class PrepareConfig:
@@ -42,29 +41,29 @@ class PrepareConfig:
 
     session: Annotated[
         Literal["given", "station", "gap", "user"] | None,
-        configs.option("{given,station,gap,user}", "given if every event has a session id, else user"),
+        options.option("{given,station,gap,user}", "given if every event has a session id, else user"),
     ] = None
     """what makes a session: its id in the log, the station, listening without a long pause, all of a user"""
-    gap_minutes: Annotated[float | None, configs.option("FLOAT", "30"), above(0.0, LONGEST_GAP)] = None
+    gap_minutes: Annotated[float | None, options.option("FLOAT", "30"), above(0.0, LONGEST_GAP)] = None
     """with session gap: a longer pause starts a new session"""
-    polarity: Annotated[str | None, configs.option("NAME", "default")] = None
+    polarity: Annotated[str | None, options.option("NAME", "default")] = None
     """what is liked and disliked: default, plays, explicit, pandora or lenient"""
-    positive: Annotated[tuple[str, ...], configs.option("KIND [KIND ...]", "none")] = ()
+    positive: Annotated[tuple[str, ...], options.option("KIND [KIND ...]", "none")] = ()
     """feedback kinds that count as liked, whatever the polarity says"""
-    negative: Annotated[tuple[str, ...], configs.option("KIND [KIND ...]", "none")] = ()
+    negative: Annotated[tuple[str, ...], options.option("KIND [KIND ...]", "none")] = ()
     """feedback kinds that count as disliked, whatever the polarity says"""
     min_item_count: Positive = 1  # items with fewer events in the training window are left out
     min_user_events: Positive = 2  # users with fewer events are left out
     min_session_events: Positive = 1  # sessions with fewer events are left out
     split: Annotated[
-        Literal["time", "tail", "leave-last"] | None, configs.option("{time,tail,leave-last}", "time")
+        Literal["time", "tail", "leave-last"] | None, options.option("{time,tail,leave-last}", "time")
     ] = None
     """what is held out: events after a time, the tail of each user, or of each session the last event for the test
     and the one before it for validation"""
-    test_from: Annotated[str | None, configs.option("TIME", "the last 10% of events")] = None
+    test_from: Annotated[str | None, options.option("TIME", "the last 10% of events")] = None
     """with split time: start of the test, as 2024-02-01 or a number"""
     valid_from: Annotated[
-        str | None, configs.option("TIME", "the last ninth of the events before the test")
+        str | None, options.option("TIME", "the last ninth of the events before the test")
     ] = None
     """with split time: start of validation"""
     test_share: Proper = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test
@@ -128,7 +127,7 @@ def prepare(
     *,
     reader: str = "",
     source: str = "",
-    progress: Progress | None = None,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> stores.Metadata:
     """Writes the store ``out`` from a log in EVENT_SCHEMA and returns its metadata.
 
@@ -139,11 +138,11 @@ def prepare(
       con: the engine that ``log`` belongs to.
       reader: name of the source's format, for the metadata.
       source: where the log comes from, for the metadata and for messages.
-      progress: called with (stage, done, total) from time to time.
+      on_progress: told of each stage.
     """
     settings = check(settings)
     polarity = signs(settings)
-    work = _Work(con, progress or (lambda stage, done, total: None))
+    work = _Work(con, on_progress)
     with engine.reading(source or "the log"), stores.StoreWriter(out) as store, work:
         raw = work.keep("read the log", "log", log)
         total = events.check_events(raw)
@@ -171,7 +170,7 @@ def prepare(
             polarity,
             shard_events=settings.shard_events,
             keep=work.keep,
-            progress=work.progress,
+            on_progress=on_progress,
         )
         counts = {name: value for name, value in written.counts.items() if name != "stations_unseen"}
         return store.finish(
@@ -211,19 +210,19 @@ def _telling(left_out: dict[str, int]) -> Iterator[None]:
 
 
 class _Work:
-    """Intermediate tables, which the engine spills to disk, as a context. Tells ``progress`` of each."""
+    """Intermediate tables, which the engine spills to disk, as a context. Tells ``on_progress`` of each."""
 
-    def __init__(self, con: ibis.BaseBackend, progress: Progress):
-        self._con, self.progress = con, progress
+    def __init__(self, con: ibis.BaseBackend, on_progress: progress.OnProgress):
+        self._con, self._on_progress = con, on_progress
         self._tables: dict[str, str] = {}
 
     def keep(self, stage: str, name: str, table: ir.Table) -> ir.Table:
         """The table, computed once."""
-        self.progress(stage, 0, 1)
+        self._on_progress(0, 1, stage=stage)
         unique = ibis.util.gen_name(f"jaxneg_{name}")
         kept = engine.keep(self._con, unique, table)
         self._tables[name] = unique
-        self.progress(stage, 1, 1)
+        self._on_progress(1, 1, stage=stage)
         return kept
 
     def drop(self, *names: str) -> None:

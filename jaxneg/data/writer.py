@@ -19,6 +19,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
+from jaxneg import progress
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.data import engine, events, stores
 
@@ -36,7 +37,7 @@ def assemble(
     *,
     shard_events: int,
     keep: Callable[[str, str, ir.Table], ir.Table],
-    progress: Callable[[str, int, int], None],
+    on_progress: progress.OnProgress,
 ) -> "Written":
     """Writes all files but the metadata, and returns what that has to say of them.
 
@@ -46,13 +47,13 @@ def assemble(
       users: code and id of users, in the order of ids.
       shard_events: most events of a shard, but for the rest of its last user.
       keep: (stage, name, table) -> the table, computed once.
-      progress: called with (stage, done, total).
+      on_progress: told events written.
     """
     written = Written(writer, final, polarity, keep)
     written.catalogue(words, stations)
     written.users(users)
     written.sessions()
-    written.events(shard_events, progress)
+    written.events(shard_events, on_progress)
     written.index()
     return written
 
@@ -192,7 +193,7 @@ class Written:
         indptr.close()
         self._session_indptr = np.load(indptr.path, mmap_mode="r")
 
-    def events(self, shard_events: int, progress: Callable[[str, int, int], None]) -> None:
+    def events(self, shard_events: int, on_progress: progress.OnProgress) -> None:
         """The columns of events, in the store's order, a shard per thread; counted on the way."""
         total = self.counts["events"]
         number = -(-total // shard_events)
@@ -207,7 +208,7 @@ class Written:
         def advance(events: int) -> None:
             with lock:
                 done[0] += events
-                progress("write events", done[0], total)
+                on_progress(done[0], total, stage="write events")
 
         advance(0)
         with futures.ThreadPoolExecutor(min(shards, os.cpu_count() or 1)) as pool:

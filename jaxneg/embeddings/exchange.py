@@ -56,7 +56,7 @@ def plan(
     """
     owners = mesh.shape[MODEL]
 
-    def local(*ids):
+    def local(*ids: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array, list[jax.Array]]:
         id_P = jnp.concatenate([jnp.full(1, PAD, jnp.int32), *(id_.ravel() for id_ in ids)])
         id_U, slot_P = _distinct(id_P)
         sizes = [math.prod(id_.shape) for id_ in ids]
@@ -86,13 +86,13 @@ def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Arr
     owners = mesh.shape[MODEL]
     capacity = _capacity(route.id_KU.shape[1], owners)
 
-    def local(leaves, *parts):
+    def local(leaves: tuple[jax.Array, ...], *parts: jax.Array) -> list[jax.Array]:
         route = _own(leaves)
         if owners == 1:
             row_U = jnp.where(route.id_KU != NONE, route.row_KU, NONE)
             return [_at(part, row_U)[None] for part in parts]
 
-        def serve(state):
+        def serve(state: tuple[jax.Array, list[jax.Array]]) -> tuple[jax.Array, list[jax.Array]]:
             turn, found = state
             slot_MC, row_MC = _message(route, turn, owners, capacity)
             asked_MC = _exchange(row_MC)
@@ -138,11 +138,15 @@ def send(
     owners, replicas = mesh.shape[MODEL], mesh.shape[DATA]
     capacity = _capacity(route.id_KU.shape[1], owners)
 
-    def local(leaves, value_1UX, *parts):
+    def local(
+        leaves: tuple[jax.Array, ...], value_1UX: jax.Array, *parts: jax.Array
+    ) -> tuple[jax.Array, ...]:
         route, value_UX = _own(leaves), value_1UX[0]
         real_U = (route.id_KU != NONE) & (route.id_KU != PAD)
 
-        def apply(row_Q, value_QX, parts, *, distinct):
+        def apply(
+            row_Q: jax.Array, value_QX: jax.Array, parts: tuple[jax.Array, ...], *, distinct: bool
+        ) -> tuple[jax.Array, ...]:
             if replicas > 1:
                 row_Q = lax.all_gather(row_Q, DATA, tiled=True)
                 value_QX = lax.all_gather(value_QX, DATA, tiled=True)
@@ -154,7 +158,9 @@ def send(
             row_U = jnp.where(real_U, route.row_KU, NONE - jnp.arange(len(real_U)))
             return apply(row_U, value_UX, parts, distinct=True)
 
-        def serve(state):
+        def serve(
+            state: tuple[jax.Array, tuple[jax.Array, ...]],
+        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             turn, parts = state
             slot_MC, row_MC = _message(route, turn, owners, capacity)
             row_MC = jnp.where(real_U.at[slot_MC].get(mode="fill", fill_value=False), row_MC, NONE)
@@ -179,7 +185,7 @@ def send(
 def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
     """Rows of slots, the slots' first axis being split over all devices: no row travels."""
 
-    def local(row_1UX, slot):
+    def local(row_1UX: jax.Array, slot: jax.Array) -> jax.Array:
         return row_1UX[0].at[slot].get(mode="promise_in_bounds")
 
     return jax.shard_map(
@@ -211,12 +217,14 @@ def _distinct(id_P: jax.Array) -> tuple[jax.Array, jax.Array]:
     return id_U, jnp.zeros_like(at_P).at[at_P].set(slot_P, unique_indices=True)
 
 
-def _parted(owner_U, row_U, real_U, owners: int):
+def _parted(
+    owner_U: jax.Array, row_U: jax.Array, real_U: jax.Array, owners: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Ids in the order of their rounds and owners, in the fewest rounds, doubling, in which no message overflows."""
     slots = len(owner_U)
     capacity = _capacity(slots, owners)
 
-    def ordered(rounds):
+    def ordered(rounds: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         key_U = jnp.where(real_U, row_U % rounds * owners + owner_U, NONE)
         key_U, slot_U = lax.sort_key_val(key_U, lax.iota(jnp.int32, slots))
         new_U = jnp.concatenate([jnp.ones(1, bool), key_U[1:] != key_U[:-1]])
@@ -225,7 +233,7 @@ def _parted(owner_U, row_U, real_U, owners: int):
         crowd = jnp.max(jnp.where(key_U == NONE, 0, rank_U + 1))
         return key_U, slot_U, lax.pmax(crowd, MESH)
 
-    def more(state):
+    def more(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         rounds = 2 * state[3]
         return *ordered(rounds), rounds
 
@@ -237,7 +245,7 @@ def _parted(owner_U, row_U, real_U, owners: int):
     return found[0], found[1], found[3]
 
 
-def _message(route: Route, turn, owners: int, capacity: int):
+def _message(route: Route, turn: jax.Array, owners: int, capacity: int) -> tuple[jax.Array, jax.Array]:
     """Slots and rows that go to each owner in a turn; past the last slot, and NONE, where there is no more."""
     key_M = turn * owners + lax.iota(jnp.int32, owners)
     start_M = jnp.searchsorted(route.key_KU, key_M, side="left")
@@ -255,12 +263,12 @@ def _exchange(sent_MCX: jax.Array) -> jax.Array:
     return lax.all_to_all(sent_MCX, MODEL, split_axis=0, concat_axis=0, tiled=True)
 
 
-def _at(part, row):
+def _at(part: jax.Array, row: jax.Array) -> jax.Array:
     """Rows of a part; zeros past its end."""
     return part.at[row].get(mode="fill", fill_value=0)
 
 
-def _summed(row_Q, value_QX):
+def _summed(row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Distinct rows, then rows past any end, with the sum of the values of each."""
     row_Q, at_Q = lax.sort_key_val(row_Q, lax.iota(jnp.int32, len(row_Q)))
     first_Q = jnp.concatenate([jnp.ones(1, bool), row_Q[1:] != row_Q[:-1]])

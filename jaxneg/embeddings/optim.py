@@ -92,7 +92,9 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
 
         return {table: dict(moment(table, name) for name in names) for table in tables}
 
-    def delta(step, gradient_QX, *moments):
+    def delta(
+        step: jax.Array, gradient_QX: jax.Array, *moments: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         scale = jnp.asarray(rate(step))
         if config.rows == "sgd":
             return -scale * gradient_QX, ()
@@ -107,7 +109,7 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
         unbiased_QX = jnp.sqrt(second_QX / (1 - b2**count)) + EPSILON
         return -scale * first_QX / (1 - b1**count) / unbiased_QX, (first_QX, second_QX)
 
-    def change(step, part, *rest):
+    def change(step: jax.Array, part: jax.Array, *rest: jax.Array) -> tuple[jax.Array, ...]:
         *moments, row_Q, gradient_QX = rest
         at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
         added_QX, updated = delta(step, gradient_QX, *at_rows)

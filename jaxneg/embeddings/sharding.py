@@ -1,5 +1,8 @@
 """Where arrays live: a mesh, and one table from dimension letters to its axes."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -26,7 +29,7 @@ def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
     return mesh_of(found[: devices or len(found)], shards)
 
 
-def mesh_of(devices, shards: int = 1) -> Mesh:
+def mesh_of(devices: Iterable[Any], shards: int = 1) -> Mesh:
     """The mesh of these devices, those of a process side by side: its rows of a batch are one block.
 
     Raises UserError where their number is no multiple of the shards.
@@ -49,13 +52,13 @@ def letters(name: str) -> str:
     return suffix if "_" in name and suffix == suffix.upper() else ""
 
 
-def shardings(abstract, mesh: Mesh):
+def shardings(abstract: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a tree, by the letters that end its name, the last one on the way to it.
 
     A table's moments live under its name, hence where it lives.
     """
 
-    def of(path, leaf) -> NamedSharding:
+    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
         found = next((letters(name) for name in reversed(names) if name), "")
         return NamedSharding(mesh, spec(found[: leaf.ndim]))
@@ -63,7 +66,7 @@ def shardings(abstract, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(of, abstract)
 
 
-def placed(abstract, mesh: Mesh):
+def placed(abstract: Any, mesh: Mesh) -> Any:
     """Shapes and dtypes of a tree with their place on the mesh: what a program takes, a checkpoint is restored to."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -88,7 +91,7 @@ def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, of: str = "") -> No
         )
 
 
-def put(tree, mesh: Mesh, letters: str = ""):
+def put(tree: Any, mesh: Mesh, letters: str = "") -> Any:
     """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
 
     Of many processes each gives the whole tree, the same.
@@ -99,7 +102,7 @@ def put(tree, mesh: Mesh, letters: str = ""):
     return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__), tree)
 
 
-def put_fields(fields, mesh: Mesh):
+def put_fields(fields: Any, mesh: Mesh) -> Any:
     """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B.
 
     Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
@@ -108,7 +111,7 @@ def put_fields(fields, mesh: Mesh):
     if all(where.is_fully_addressable for where in places):
         return jax.device_put(fields, places)
 
-    def whole(leaf, where: NamedSharding):
+    def whole(leaf: np.ndarray, where: NamedSharding) -> jax.Array:
         rows = jax.process_count() if where.spec and where.spec[0] == MESH else 1
         # Without a shape of the whole, JAX would take different rows for copies of one array where the mesh allows it.
         shape = (leaf.shape[0] * rows, *leaf.shape[1:])

@@ -1,12 +1,10 @@
 """Item tables: their rows, biases, and how a step reaches and changes them.
 
-On the dense path of small catalogues each device has all rows, and gradients are of all rows. In large ones rows lie
-spread over the devices by a ``Layout``: a batch fetches the distinct rows that it names (``routes``), gradients are
-with respect to these, and only they are changed.
+In small catalogues each device has all rows, and gradients are of all rows. In large ones rows lie spread over the
+devices: a batch fetches the distinct rows that it names, gradients are with respect to these, and only they are
+changed. ``layouts`` has both behind one interface; here is what they have in common, and the places of spread rows.
 """
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,19 +15,33 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxneg.config import ModelConfig
-from jaxneg.embeddings import exchange, optim
-from jaxneg.embeddings.sharding import MESH
+from jaxneg.embeddings import exchange
 from jaxneg.errors import UserError
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
 
 
+Params = dict[str, jax.Array]  # of a model, by name
+
+
 class Weights(NamedTuple):
     """All that a score is a function of: what is learned, and what is known of the items."""
 
-    params: Mapping[str, jax.Array]  # of the model, by name
+    params: Params
     tables: Tables
     attribute_VA: Any  # int32, jax.Array or Looked; as the tables by item, by row, or by slot
+
+    @property
+    def by_row(self) -> Tables:
+        """The tables, with the attributes as one of them."""
+        return self.tables | {"attribute_VA": self.attribute_VA}
+
+
+def weights(params: Params, by_row: Tables) -> Weights:
+    """The inverse of ``Weights.by_row``."""
+    return Weights(
+        params, {name: by_row[name] for name in by_row if name != "attribute_VA"}, by_row["attribute_VA"]
+    )
 
 
 # Rows are dealt to this many buckets of equal size, whose number must be a multiple of the devices that share a table:
@@ -82,79 +94,17 @@ def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"]:
     return lookup(tables["bias_V"], id_)
 
 
-class Layout(NamedTuple):
-    """Where the rows of a catalogue that devices share lie. Row 0 keeps its place."""
-
-    mesh: Mesh
-    items: int  # V - 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of the tables, V: those of the items and the padding row, rounded up to the buckets."""
-        return rows(self.items)
-
-    def place(self, id_):
-        """The place of an item's row. Items that follow each other in popularity land on different devices."""
-        return place(id_, self.rows)
-
-    def look(
-        self, tables: Tables, ids: Sequence[jax.Array]
-    ) -> tuple[exchange.Route, Tables, list[jax.Array]]:
-        """The distinct rows of items: their route, tables of ``Looked``, and for each array of ids its slots.
-
-        Args:
-          tables: any arrays whose rows lie by ``place``.
-          ids: int32 arrays whose first axis is split over all devices.
-        """
-        part = self.rows // self.mesh.shape[MESH[1]]
-        route, slots = exchange.plan(self.mesh, part, self.place, ids)
-        some = {name: table for name, table in tables.items() if math.prod(table.shape[1:])}
-        found = dict(zip(some, exchange.fetch(self.mesh, route, list(some.values())), strict=True))
-        devices, width = route.id_KU.shape
-        none = {
-            name: jnp.zeros((devices, width, *table.shape[1:]), table.dtype)
-            for name, table in tables.items()
-            if name not in some
-        }
-        return route, {name: Looked(row, self.mesh) for name, row in (found | none).items()}, slots
-
-    def update(
-        self, tables: Tables, moments: optim.Moments, route: exchange.Route, gradients: Tables, change
-    ) -> tuple[Tables, optim.Moments]:
-        """Tables and moments after ``change`` of the rows on the route; others keep their bits.
-
-        Args:
-          tables: by ``place``; those without gradients stay.
-          moments: of each table that has gradients.
-          route: of ``look``.
-          gradients: of ``Looked``, with respect to what ``look`` gave.
-          change: of a RowOptimizer, its step filled in.
-        """
-        tables, moments = dict(tables), dict(moments)
-        for name, gradient in gradients.items():
-            names = list(moments[name])
-            beside = [tables[name], *moments[name].values()]
-            tables[name], *new = exchange.send(self.mesh, route, gradient.row_KUX, beside, change)
-            moments[name] = dict(zip(names, new, strict=True))
-        return tables, moments
-
-    def padded(self, ids: jax.Array) -> jax.Array:
-        """The array, its first axis filled up with PAD so that it can be split over all devices."""
-        missing = -len(ids) % math.prod(self.mesh.shape.values())
-        return jnp.pad(ids, ((0, missing), *[(0, 0)] * (ids.ndim - 1)))
-
-
 def rows(items: int) -> int:
     """Rows of tables that devices share, a multiple of BUCKETS."""
     return -(-(items + 1) // BUCKETS) * BUCKETS
 
 
-def place(id_, rows: int):
+def place(id_: Any, rows: int) -> Any:
     """Places of items in tables of ``rows`` rows that devices share; numpy and jax alike, in 32 bits."""
     return id_ % BUCKETS * STRIDE % BUCKETS * (rows // BUCKETS) + id_ // BUCKETS
 
 
-def item_at(place, rows: int):
+def item_at(place: Any, rows: int) -> Any:
     """The item whose row lies at a place: the inverse of ``place``. Past the last item, a number above it."""
     bucket, turn = place // (rows // BUCKETS), place % (rows // BUCKETS)
     return turn * BUCKETS + bucket * pow(STRIDE, -1, BUCKETS) % BUCKETS

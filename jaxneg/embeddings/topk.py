@@ -3,13 +3,14 @@
 The definitions are those of ``metrics.rank``, which needs all scores of an example in one place.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxneg.batch import PAD
@@ -18,6 +19,9 @@ from jaxneg.embeddings.sharding import MESH
 
 CHUNK = 1 << 13  # rows that are scored at a time
 LAST = jnp.iinfo(jnp.int32).max
+
+
+Host = jax.Array | np.ndarray
 
 
 class Ranked(NamedTuple):
@@ -33,51 +37,52 @@ class Examples(NamedTuple):
     """B examples, a multiple of the devices, and what is asked of each."""
 
     h_BD: Float[Array, "B D"]
-    target_BC: Int[Array, "B C"]  # items, PAD where there is none
+    target_BC: Int[Host, "B C"]  # items, PAD where there is none
     score_BC: Float[Array, "B C"]  # of the targets
-    seen_BL: Int[Array, "B _"]  # items left out, though a target is always ranked; PAD where there is none
+    seen_BL: Int[Host, "B _"]  # items left out, though a target is always ranked; PAD where there is none
 
 
-# (params, rows of each table by name, h_BD) -> scores_BC of these rows
-Score = Callable[[Mapping[str, jax.Array], tables.Tables, jax.Array], jax.Array]
+# Rows of whole tables, or of a part of them, as they are scored, row_CD, and their biases, bias_C.
+Rows = Callable[[tables.Weights], tuple[jax.Array, jax.Array]]
 
 
 def ranked(
-    layout: tables.Layout, score: Score, weights: tables.Weights, examples: Examples, *, k: int
+    mesh: Mesh, items: int, rows: Rows, weights: tables.Weights, examples: Examples, *, k: int
 ) -> Ranked:
     """Where targets stand among all items, and which items lead.
 
         rank = 1 + #(other items scored above) + 0.5 * #(other items scored the same)
 
     Args:
-      layout: of the tables.
-      score: of rows of the tables; those of the attributes are "attribute_VA".
-      weights: tables and attributes by ``layout.place``, parameters the same on all devices.
+      mesh: of the tables.
+      items: of the catalogue, V - 1.
+      rows: as they are scored.
+      weights: tables and attributes by ``tables.place``, parameters the same on all devices.
       examples: whose targets are ranked.
       k: how many leading items to list.
     """
-    parts = layout.mesh.shape[MESH[1]]
-    size = layout.rows // parts
+    parts, V = mesh.shape[MESH[1]], tables.rows(items)
+    size = V // parts
     chunk = min(CHUNK, size)
-    by_row = weights.tables | {"attribute_VA": weights.attribute_VA}
 
-    def local(params, item_tables, *of_examples):
+    def local(params: tables.Params, item_tables: tables.Tables, *of_examples: Host) -> tuple[jax.Array, ...]:
         # Every part of a replica ranks the examples of all of them.
         h_BD, target_BC, target_score_BC, seen_BL = (
             lax.all_gather(leaf, MESH[1], tiled=True) for leaf in of_examples
         )
         B, first = len(h_BD), lax.axis_index(MESH[1]) * size
 
-        def scan(state, start):
+        def scan(state: tuple[jax.Array, ...], start: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
             above_BC, tied_BC, score_Bk, top_Bk, nan = state
             begin = jnp.minimum(start, size - chunk)
-            rows = {
+            some = {
                 name: lax.dynamic_slice_in_dim(table, begin, chunk) for name, table in item_tables.items()
             }
             at_C = begin + lax.iota(jnp.int32, chunk)
-            id_C = tables.item_at(first + at_C, layout.rows)
-            real_C = (at_C >= start) & (id_C > PAD) & (id_C <= layout.items)  # the last chunk overlaps
-            score_BC = score(params, rows, h_BD)
+            id_C = tables.item_at(first + at_C, V)
+            real_C = (at_C >= start) & (id_C > PAD) & (id_C <= items)  # the last chunk overlaps
+            row_CD, bias_C = rows(tables.weights(params, some))
+            score_BC = jnp.einsum("BD,CD->BC", h_BD, row_CD) + bias_C[None]
             nan |= (jnp.isnan(score_BC) & real_C[None]).any()
             kept_BC = real_C[None] & ~(seen_BL[:, :, None] == id_C[None, None]).any(1)
             other = kept_BC[:, None] & (target_BC[:, :, None] != id_C[None, None])
@@ -110,20 +115,20 @@ def ranked(
     each, shared = PartitionSpec(MESH), PartitionSpec(MESH[1])
     merged = jax.shard_map(
         local,
-        mesh=layout.mesh,
+        mesh=mesh,
         in_specs=(
             {name: PartitionSpec() for name in weights.params},
-            {name: shared for name in by_row},
+            {name: shared for name in weights.by_row},
             *(each,) * 4,
         ),
         out_specs=(each, each, each, PartitionSpec()),
         check_vma=False,
     )
-    rank_BC, score_Bk, top_Bk, nan = merged(dict(weights.params), by_row, *examples)
+    rank_BC, score_Bk, top_Bk, nan = merged(dict(weights.params), weights.by_row, *examples)
     return Ranked(rank_BC, score_Bk, top_Bk, nan)
 
 
-def _best(scores: Sequence[jax.Array], items: Sequence[jax.Array], k: int):
+def _best(scores: Sequence[jax.Array], items: Sequence[jax.Array], k: int) -> tuple[jax.Array, jax.Array]:
     """The k highest scores with their items, ties by item."""
     order = (-jnp.concatenate(scores, 1), jnp.concatenate(items, 1))
     negated_BC, item_BC = lax.sort(order, dimension=1, num_keys=2)

@@ -1,15 +1,14 @@
 """An evaluation set: held-out examples of a store, on which models and baselines are measured alike."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jaxneg import progress
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config
 from jaxneg.data import held_out, stores
 from jaxneg.metrics import measures, scores
-
-OnProgress = Callable[..., None]  # (done, total, *, stage)
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class EvalSet:
     store: stores.Store
     config: Config
     split: str = "test"  # or "validation"
-    on_progress: OnProgress = lambda *_, **__: None
+    on_progress: progress.OnProgress = progress.silent
 
     @functools.cached_property
     def examples(self) -> held_out.EvalBatches:

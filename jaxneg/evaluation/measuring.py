@@ -13,7 +13,7 @@ from jaxneg.config import KINDS, Config
 from jaxneg.data import held_out, histories, stores
 from jaxneg.evaluation import eval_sets, probes, tuning
 from jaxneg.metrics import measures, scores
-from jaxneg.training import runs, scoring, steps
+from jaxneg.training import runs, steps
 
 
 class MeasuredRun(NamedTuple):
@@ -62,7 +62,7 @@ def measure_last(
     step = trained.result["steps"]
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
         return None
-    other = runs.load(directory, trained.config, shared=trained.layout is not None, step=step)
+    other = runs.load(directory, trained.config, shared=trained.shared, step=step)
     return eval_set.measure(runs.catalogue_score(other), "last epoch")
 
 
@@ -82,11 +82,11 @@ def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBat
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()
         }
     flip = probes.flips(trained.store, kinds)
-    if flip and cosines and trained.layout is None:  # it compares rows of any two items
+    rows = runs.catalogue_rows(trained) if flip and cosines else None
+    if rows is not None:  # it compares rows of any two items
         config = trained.config.eval
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
-        row_VD, _ = scoring.catalogue_rows(trained.model, weights)
-        catalogue = probes.Catalogue(np.asarray(row_VD, np.float32), np.asarray(trained.store.attribute_VA))
+        catalogue = probes.Catalogue(np.asarray(rows[0], np.float32), np.asarray(trained.store.attribute_VA))
         found["responsiveness"] = probes.responsiveness(
             score,
             (examples[int(k)] for k in order),

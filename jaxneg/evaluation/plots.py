@@ -18,7 +18,6 @@ from jaxneg.metrics import measures
 MANY = 3  # settings beyond which a legend does not name them
 UNTOLD = (
     "data.store",
-    "data.prefetch",
     "train.log_every",
     "train.devices",
 )  # which change nothing that is measured

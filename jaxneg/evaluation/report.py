@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxneg import config as configs, files, pages, progress
-from jaxneg.config import Config
+from jaxneg import files, pages, progress
+from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, tuning
@@ -36,7 +36,7 @@ def evaluate_run(
     trained: runs.Trained,
     directory: pathlib.Path,
     asked: Asked = Asked(),  # noqa: B008, which is immutable
-    on_progress: eval_sets.OnProgress = lambda *_, **__: None,
+    on_progress: progress.OnProgress = progress.silent,
     *,
     measured: Mapping[str, tuning.Measured] | None = None,
 ) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _shared(
 
 def _otherwise(config: Config, other: Config) -> list[str]:
     """Settings by which another run's examples or figures differ from the run's, as "data.length: 8 -> 5"."""
-    return [line for line in configs.differences(config, other) if line.startswith(MEASURING)]
+    return [str(change) for change in saved.changes(config, other) if change.field.startswith(MEASURING)]
 
 
 def _differences(report: measures.Report, other: measures.Report, config: Config) -> dict[str, float | None]:

@@ -28,7 +28,16 @@ class Model(NamedTuple):
 
 
 class _Network(nnx.Module):
-    def __init__(self, config: ModelConfig, *, length, stations, attributes, cloze, rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        length: int,
+        stations: int,
+        attributes: tuple[int, ...],
+        cloze: bool,
+        rngs: nnx.Rngs,
+    ):
         self.inputs = inputs.Inputs(
             config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
         )
@@ -37,7 +46,15 @@ class _Network(nnx.Module):
         gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
         self.head = layers.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
 
-    def __call__(self, row_BLD, feedback_BL, station_BL, mask_BL, key, segment_BL=None):
+    def __call__(
+        self,
+        row_BLD: jax.Array,
+        feedback_BL: jax.Array,
+        station_BL: jax.Array,
+        mask_BL: jax.Array,
+        key: jax.Array | None,
+        segment_BL: jax.Array | None = None,
+    ) -> jax.Array:
         at_input, at_encoder = layers.split(key, 2)
         x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input, segment_BL)
         h_BLD = self.encoder(x_BLD, mask_BL, at_encoder, *(() if segment_BL is None else (segment_BL,)))
@@ -87,10 +104,8 @@ def build(
     def output_rows(params: Params, row: jax.Array, attribute: jax.Array) -> jax.Array:
         return merged(params).inputs.output_rows(row, attribute)
 
-    def encode(
-        params: Params, row_BLD, feedback_BL, station_BL, mask_BL, key: jax.Array | None, segment_BL=None
-    ) -> jax.Array:
-        return merged(params)(row_BLD, feedback_BL, station_BL, mask_BL, key, segment_BL)
+    def encode(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
+        return merged(params)(row_BLD, *seen)
 
     return Model(init, item_rows, output_rows, encode, cloze)
 

@@ -63,7 +63,7 @@ class Inputs(nnx.Module):
             return row
         return self._with_attributes(row, attribute, "attribute" if self.config.tied else "output_attribute")
 
-    def _with_attributes(self, row, attribute, name):
+    def _with_attributes(self, row: jax.Array, attribute: jax.Array, name: str) -> jax.Array:
         for k in range(self.attributes):
             row = row + _rows(getattr(self, f"{name}{k}"), attribute[..., k])
         return row

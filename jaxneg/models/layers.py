@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -50,7 +51,9 @@ class Attention(nnx.Module):
     ``fused`` leaves the part between the projections to ``jax.nn.dot_product_attention``, without dropout on weights.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, dtype, *, fused: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, heads: int, dropout: float, dtype: DTypeLike, *, fused: bool = False, rngs: nnx.Rngs
+    ):
         self.heads, self.dropout, self.fused = heads, dropout, fused
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -90,7 +93,7 @@ class Attention(nnx.Module):
         return self.out(y_BLHK.reshape(B, L, D))
 
 
-def fused_implementation(q_BLHK, *, masked: bool) -> Literal["cudnn", "xla"]:
+def fused_implementation(q_BLHK: jax.Array, *, masked: bool) -> Literal["cudnn", "xla"]:
     """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
 
     cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
@@ -108,7 +111,7 @@ def fused_implementation(q_BLHK, *, masked: bool) -> Literal["cudnn", "xla"]:
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU between, at each position by itself."""
 
-    def __init__(self, width: int, hidden: int, dropout: float, dtype, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, dropout: float, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.dropout = dropout
         self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, dtype=dtype, rngs=rngs)
@@ -123,7 +126,7 @@ class SwiGLU(nnx.Module):
     Reference: Shazeer, GLU Variants Improve Transformer, 2020, arXiv:2002.05202.
     """
 
-    def __init__(self, width: int, hidden: int, dropout: float, dtype, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, dropout: float, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.dropout = dropout
         self.gate = Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
         self.up = Linear(width, hidden, use_bias=False, dtype=dtype, rngs=rngs)
@@ -147,7 +150,7 @@ class GRU(nnx.Module):
     Reference: Cho et al., 2014, arXiv:1406.1078.
     """
 
-    def __init__(self, width: int, dtype, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.dtype = dtype
         self.input = Linear(width, 3 * width, dtype=dtype, rngs=rngs)  # W and b: reset, update, candidate
         orthogonal = jax.nn.initializers.orthogonal()
@@ -161,7 +164,7 @@ class GRU(nnx.Module):
         recurrent_DF = self.recurrent.get_value().astype(self.dtype)
         candidate_bias_1D = self.candidate_bias.get_value()[None]
 
-        def step(h_BD, inputs):
+        def step(h_BD: jax.Array, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
             from_x_BF, first_B = inputs
             if first_B is not None:
                 h_BD = jnp.where(first_B[:, None], 0.0, h_BD)
@@ -189,7 +192,14 @@ class HorizontalFilters(nnx.Module):
     """
 
     def __init__(
-        self, width: int, window: int, heights: Sequence[int], channels: int, dtype, *, rngs: nnx.Rngs
+        self,
+        width: int,
+        window: int,
+        heights: Sequence[int],
+        channels: int,
+        dtype: DTypeLike,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.window, self.heights, self.dtype = window, tuple(heights), dtype
         # The rows of all filters side by side, so that one matrix product serves all heights.

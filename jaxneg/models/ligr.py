@@ -33,7 +33,7 @@ class Block(nnx.Module):
         self.attention_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
         self.feed_forward_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BLD, mask_B1LM, key):
+    def __call__(self, x_BLD: jax.Array, mask_B1LM: jax.Array | None, key: jax.Array | None) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
         y_BLD = self.attention(self.attention_norm(x_BLD), mask_B1LM, inner)
         y_BLD = layers.dropout(y_BLD, self.dropout, after_attention)

@@ -26,14 +26,14 @@ class Block(nnx.Module):
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
 
-    def __call__(self, x_BLD, mask_B1LM, key):
+    def __call__(self, x_BLD: jax.Array, mask_B1LM: jax.Array | None, key: jax.Array | None) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
         rate = self.config.dropout
 
-        def attend(x_BLD):
+        def attend(x_BLD: jax.Array) -> jax.Array:
             return layers.dropout(self.attention(x_BLD, mask_B1LM, inner), rate, after_attention)
 
-        def feed(x_BLD):
+        def feed(x_BLD: jax.Array) -> jax.Array:
             return layers.dropout(self.feed_forward(x_BLD, hidden), rate, after_hidden)
 
         if self.config.norm == "pre":

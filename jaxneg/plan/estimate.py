@@ -13,8 +13,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from jaxneg import config as configs
-from jaxneg.config import Config
+from jaxneg.config import Config, rules, saved
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
@@ -242,7 +241,7 @@ def _others(config: Config, devices: int) -> Iterator[Config]:
 
 def _allowed(config: Config) -> bool:
     try:
-        configs.check(config)
+        rules.check(config)
         tables.check_shards(config.train.shards)
     except UserError:
         return False
@@ -251,10 +250,7 @@ def _allowed(config: Config) -> bool:
 
 def _changed(old: Config, new: Config) -> str:
     """The options that turn one config into the other."""
-    return " ".join(
-        "--" + line.split(":")[0].replace("_", "-") + line.rpartition(" ->")[2]
-        for line in configs.differences(old, new)
-    )
+    return " ".join(change.option for change in saved.changes(old, new))
 
 
 def _shape(found: dict[str, Any]) -> str:

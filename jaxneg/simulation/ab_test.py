@@ -14,14 +14,14 @@ Reference: the online test of Mei, Bembom and Ehmann, Hard Negative Sampling for
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from jaxneg import files, metrics, pages
+from jaxneg import files, metrics, pages, progress
 from jaxneg.batch import CODE
 from jaxneg.config.fields import Bounds, Positive, Seed, settled
 from jaxneg.data import stores
@@ -59,7 +59,7 @@ def ab(
     store: pathlib.Path,
     out: pathlib.Path,
     config: ABConfig,
-    on_progress: Callable[..., None] = lambda *_, **__: None,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> dict[str, Any]:
     """Runs the test, writes ab.md and ab.json to a directory that must not exist yet, returns what ab.json holds.
 
@@ -69,7 +69,7 @@ def ab(
       store: prepared from FILE; the control is fitted to its training events.
       out: written whole or not at all.
       config: how long the test lasts, and how arms choose.
-      on_progress: told (done, total, stage=...).
+      on_progress: told of each stage.
 
     Raises UserError where one of them is missing, damaged, or not of the same log.
     """
@@ -87,7 +87,7 @@ def _run(
     truth: pathlib.Path,
     store: pathlib.Path,
     config: ABConfig,
-    on_progress: Callable[..., None],
+    on_progress: progress.OnProgress,
 ) -> dict[str, Any]:
     """What ab.json holds."""
     names = arm_names(exports)
@@ -110,13 +110,7 @@ def _run(
     length = max(history, LONGEST)
     control = arms_.control(prepared, simulation, visits.served_V, length, config.top)
     arms |= dict(zip(OWN, (control, trials.drawn, arms_.oracle(config.top)), strict=True))
-    heard = trials.trial(
-        simulation,
-        visits,
-        arms,
-        seed=config.seed,
-        on_progress=lambda done, total: on_progress(done, total, stage="sessions"),
-    )
+    heard = trials.trial(simulation, visits, arms, seed=config.seed, on_progress=on_progress)
     on_progress(0, 1, stage="intervals")
     return {
         "settings": dataclasses.asdict(config),

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jaxneg import batch, files
+from jaxneg import batch, files, progress
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
 from jaxneg.simulation import listeners
@@ -242,12 +242,12 @@ def simulate(config: SimulateConfig) -> Simulation:
 
 
 def write(
-    simulation: Simulation, out: str | pathlib.Path, advance: Callable[[int], None] | None = None
+    simulation: Simulation, out: str | pathlib.Path, on_progress: progress.OnProgress = progress.silent
 ) -> pathlib.Path:
     """The path of the truth, ``<out>.truth.npz``, once the log is streamed to ``out`` (.parquet or .csv).
 
     Both go to temporary files beside ``out`` that are renamed when complete, so a crash leaves no half a log.
-    ``advance`` is told the number of sessions of each block written, for a progress bar.
+    ``on_progress`` is told the sessions written, out of all.
     """
     out = files.local(out, "--out")
     if out.suffix not in (".parquet", ".csv"):
@@ -255,7 +255,7 @@ def write(
     truth_out = out.with_name(f"{out.name}.truth.npz")
     try:
         with locks.held(locks.beside(out), f"--out {out}"):
-            _write(simulation, files.real(out), files.real(truth_out), advance)
+            _write(simulation, files.real(out), files.real(truth_out), on_progress)
     except OSError as error:
         raise UserError(f"could not write {out}: {error.strerror or error}") from error
     return truth_out
@@ -265,13 +265,13 @@ def _write(
     simulation: Simulation,
     out: pathlib.Path,
     truth_out: pathlib.Path,
-    advance: Callable[[int], None] | None,
+    on_progress: progress.OnProgress,
 ) -> None:
     """Writes log and truth, for the holder of the lock."""
     for path in (out, truth_out):
         files.clean_beside(path)
     log_part, truth_part = files.scratch(out), files.scratch(truth_out)
-    chance_part = log_part.with_name(f"{log_part.name}-0")
+    chance_part, done = log_part.with_name(f"{log_part.name}-0"), 0
     with files.unfinished(log_part), files.unfinished(truth_part), files.unfinished(chance_part):
         open_writer = pq.ParquetWriter if out.suffix == ".parquet" else pa_csv.CSVWriter
         with open(log_part, "wb") as log, open(chance_part, "wb") as chance:
@@ -280,8 +280,8 @@ def _write(
                     events = simulation.block(index)
                     writer.write_batch(simulation.to_batch(events))
                     events.probability.tofile(chance)
-                    if advance is not None:
-                        advance(int(events.session[-1] - events.session[0]) + 1)
+                    done += int(events.session[-1] - events.session[0]) + 1
+                    on_progress(done, simulation.config.sessions)
         probability = np.memmap(chance_part, np.float32, mode="r")
         with open(truth_part, "wb") as file:
             np.savez(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxneg import progress
 from jaxneg.simulation import simulator, visits as visit
 from jaxneg.simulation.listeners import LONGEST
 
@@ -71,7 +72,7 @@ def trial(
     arms: Mapping[str, Arm],
     *,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: progress.OnProgress = progress.silent,
 ) -> dict[str, Heard]:
     """What each arm played in each of the sessions, and the feedback.
 
@@ -83,7 +84,7 @@ def trial(
       visits: the sessions, with past events as far back as arms may see.
       arms: by name.
       seed: of the coins and of the choice among the best.
-      on_progress: told (sessions done, sessions in all).
+      on_progress: told sessions done, out of all.
 
     Raises ValueError if an arm chooses a song that is not open.
     """
@@ -105,7 +106,7 @@ def trial(
             pools = pool_PC[visits.station_S[at]], share_PC[visits.station_S[at]]
             _sessions(rng, simulation, visits, at, pools, arms, memories, heard)
             done += len(at)
-            on_progress(done, size)
+            on_progress(done, size, stage="sessions")
         for name, memory in memories.items():
             item_SL, feedback_SL = (column[of_round] for column in heard[name])
             memory.keep(visits.listener_S[of_round], visits.station_S[of_round], item_SL, feedback_SL)

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxneg import config as configs, files
-from jaxneg.config import Config
+from jaxneg import files, progress
+from jaxneg.config import Config, saved
 from jaxneg.data import stores
 from jaxneg.evaluation import eval_sets, measuring, tuning
 from jaxneg.files import documents
@@ -28,7 +28,7 @@ RAW = (
 def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
     """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
     act = measure_cell if kind == "cell" else measure_baselines
-    act(configs.from_json(config), pathlib.Path(directory), split, on_progress)
+    act(saved.from_json(config), pathlib.Path(directory), split, on_progress)
 
 
 def measure_cell(
@@ -39,14 +39,18 @@ def measure_cell(
         shutil.rmtree(directory, ignore_errors=True)  # killed before it had claimed its directory
     name = directory.name
 
-    def training(done: int, total: int, figures: dict[str, float]) -> None:
+    def training(
+        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
+    ) -> None:
         on_progress(figures={"share": done / total, **figures}, stage=name)
 
     if runs.ended(directory) is None:
         loop.train(config, directory, training)
     trained = runs.load(directory, config)
 
-    def watched(done: int, total: int, stage: str) -> None:
+    def watched(
+        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
+    ) -> None:
         on_progress(figures={"share": done / total}, stage=f"{stage} measured")
 
     eval_set = eval_sets.EvalSet(trained.store, config, split, watched)
@@ -109,7 +113,9 @@ def measure_baselines(
     path = standing.baselines_path(workdir, split)
     store = stores.Store.open(config.data.store)
 
-    def watched(done: int, total: int, stage: str) -> None:
+    def watched(
+        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
+    ) -> None:
         on_progress(figures={"share": done / total}, stage=f"baseline {stage}")
 
     measured = tuning.measure_baselines(eval_sets.EvalSet(store, config, split, watched))

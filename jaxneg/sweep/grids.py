@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxneg import config as configs
-from jaxneg.config import Config, experiments, fields
+from jaxneg.config import Config, experiments, fields, options, rules, saved
 from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
@@ -200,17 +199,15 @@ def expand(config: Config, spec: Sweep) -> list[Cell]:
     """
     _check_axes(spec)
     for name, axis in spec.axes.items():
-        for label, options in axis.items():
+        for label, words in axis.items():
             try:
-                configs.parse(Config, options, default=config, prog="jaxneg sweep")
+                options.parse(Config, words, default=config, prog="jaxneg sweep")
             except UserError as error:
                 raise UserError(f"{name}={label}: {error}") from error
     combinations = []
     for labels in itertools.product(*spec.axes.values()):
-        options = [
-            word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]
-        ]
-        made = configs.parse(Config, options, default=config, prog="jaxneg sweep")
+        words = [word for axis, label in zip(spec.axes.values(), labels, strict=True) for word in axis[label]]
+        made = options.parse(Config, words, default=config, prog="jaxneg sweep")
         combinations.append((labels, made, _trouble(made)))
     for n, (name, axis) in enumerate(spec.axes.items()):
         for label in axis:
@@ -249,7 +246,7 @@ def _check_axes(spec: Sweep) -> None:
 
 def _trouble(config: Config) -> str | None:
     try:
-        configs.check(config)
+        rules.check(config)
     except UserError as error:
         return str(error)
     return None
@@ -281,8 +278,8 @@ def refuse_swept(before: Config, after: Config, spec: Sweep) -> None:
     swept = {
         of: name for name, axis in spec.axes.items() for options in axis.values() for of in _fields(options)
     }
-    for line in configs.differences(before, after):
-        of = line.partition(":")[0]
+    for change in saved.changes(before, after):
+        of = change.field
         if of in swept:
             raise UserError(
                 f"{_option(of)} is the axis {swept[of]} of this sweep: use --set {swept[of]}=V1,V2"

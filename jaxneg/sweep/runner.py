@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxneg import config as configs, files, pages, progress, signals
-from jaxneg.config import Config
+from jaxneg import files, pages, progress, signals
+from jaxneg.config import Config, saved
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
@@ -28,7 +28,7 @@ TRAINING = (
 )  # fmt: skip
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 # What may differ between the runs of a cell without changing what is measured.
-FREE = ("data.store", "data.prefetch", "train.log_every", "train.devices")
+FREE = ("data.store", "train.log_every", "train.devices")
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
@@ -139,7 +139,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     if not (directory / "config.json").is_file():
         return
     old = runs.read_config(directory)
-    if changed := [line for line in configs.differences(old, config) if not line.startswith(FREE)]:
+    if changed := [str(one) for one in saved.changes(old, config) if one.field not in FREE]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
@@ -186,7 +186,7 @@ def _tasks(
 
 
 def _task(kind: str, config: Config, directory: pathlib.Path, split: str) -> dict[str, str]:
-    return {"kind": kind, "config": configs.to_json(config), "directory": str(directory), "split": split}
+    return {"kind": kind, "config": saved.to_json(config), "directory": str(directory), "split": split}
 
 
 def _settle(
@@ -212,9 +212,9 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
         return
     old = documents.read(path, standing.Baselines, f"remove {path} to measure again")
     changed = [
-        line
-        for line in configs.differences(configs.from_json(json.dumps(old["config"])), config)
-        if line.startswith(("data.", "eval.")) and not line.startswith(FREE)
+        str(one)
+        for one in saved.changes(saved.from_json(json.dumps(old["config"])), config)
+        if one.field.startswith(("data.", "eval.")) and one.field not in FREE
     ]
     if old["catalogue"] != runs.catalogue_id(stores.Store.open(config.data.store)):
         changed.append("another catalogue")

@@ -1,76 +1,81 @@
 """The loop: validate, save, take a batch, dispatch the step, log the steps before it."""
 
 import contextlib
-import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Int
 
-from jaxneg import config as configs, errors, files, progress
+from jaxneg import errors, figures, files, progress
 from jaxneg.batch import Batch
-from jaxneg.config import Config
+from jaxneg.config import Config, rules
 from jaxneg.data import biases, pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 from jaxneg.training import (
+    advice,
     agreement,
     checkpoint,
+    claims,
     convergence,
+    jobs,
     logs,
     processes,
     program,
-    runs,
     steps,
     validation,
 )
+from jaxneg.training.history import Progress
+from jaxneg.training.jobs import Job
 
-# What may change between the parts of a continued run without changing what it computes.
-FREE = (
-    "train.epochs", "train.patience", "train.log_every", "train.devices", "train.shards", "train.stuck_after",
-    "train.compilation_cache",
-    "data.prefetch", "data.store",
-    "eval.batch_size", "eval.ks", "eval.bands", "eval.bootstrap", "eval.exclude_seen",
-)  # fmt: skip
-FEW = 20  # steps of an epoch below which figures by epoch are coarse
-
+TIMED = 5  # steps after which it is said how long the others will take
 AGAIN = "the same command continues from the last checkpoint"
 # What the thread that makes batches raises where it is wrong itself.
 OURS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
-OnProgress = Callable[[int, int, dict[str, float]], None]  # step, steps in all, latest figures
 Stop = Callable[[int], bool]  # step -> whether to save there and end
+Say = Callable[[str], None]  # a line for a person
+
+
+class Watch(NamedTuple):
+    """A person who watches a run, and whoever may end it."""
+
+    on_progress: progress.OnProgress
+    stop: Stop
+    say: Say
 
 
 def train(
     config: Config,
     workdir: str | pathlib.Path,
-    on_progress: OnProgress = lambda *_: None,
+    on_progress: progress.OnProgress = progress.silent,
     stop: Stop = lambda _: False,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
 
     Returns the contents of ``result.json``: best and last validation figure and step, what ``convergence`` says,
-    seconds, and why training stopped. Raises UserError on a directory of another experiment, on a figure to monitor
-    that validation cannot give, before anything is written, and on a loss that is not finite; cluster.Stopped where
-    ``stop`` said so.
+    seconds, and why training stopped. At the start ``say`` is told what is trained on what, and after the first steps
+    how long it will take. Raises UserError on a directory of another experiment, on a figure to monitor that validation
+    cannot give, before anything is written, and on a loss that is not finite; processes.Stopped where ``stop`` said so.
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
-    config = configs.check(config)
+    config = rules.check(config)
     with contextlib.ExitStack() as hold:
-        return _train(config, files.local(workdir, "--workdir"), on_progress, stop, hold)
+        job = _claimed(config, files.local(workdir, "--workdir"), hold)
+        return _train(job, Watch(on_progress, stop, say if processes.first() else lambda _: None))
 
 
-def _train(
-    config: Config, workdir: pathlib.Path, on_progress: OnProgress, stop: Stop, hold: contextlib.ExitStack
-) -> dict[str, Any]:
-    """What ``train`` does; ``hold`` holds the run directory to the end."""
+def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
+    """The job of a config whose run directory is claimed; ``hold`` holds it to the end."""
     if config.train.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
     processes.agree("config", agreement.of_config(config))
@@ -78,260 +83,195 @@ def _train(
         store = stores.Store.open(config.data.store)
     processes.agree("files", agreement.of_store(store) if processes.many() else {})
     with processes.together("start"):
-        batches = pipeline.of_config(config, store, jax.process_index(), jax.process_count())
+        batches = pipeline.of_config(config, store, pipeline.Part(jax.process_index(), jax.process_count()))
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
-        per_epoch = batches.steps_per_epoch
-        total = config.train.epochs * per_epoch
+        total = config.train.epochs * batches.steps_per_epoch
         built = program.build(config, program.catalogue_of(store), mesh, total)
         evaluated = validation.Validation(config, store, built)
         sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
         if processes.first():
-            _check_vacant(workdir)
+            claims.check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
-            _claim(config, store, workdir, per_epoch)
+            claims.claim(config, store, workdir, batches.steps_per_epoch)
     if processes.many():
         with processes.together("claim"):
-            _check_shared(workdir)
+            claims.check_shared(workdir)
+    return Job(config, workdir, store, batches, built, evaluated)
 
-    attribute_VA = sharding.put(program.by_row(built, np.asarray(store.attribute_VA)), mesh, "VA")
 
-    checkpoints = checkpoint.Checkpointer(workdir / "checkpoints")
-    writer = logs.Writer(workdir, silent=not processes.first())
+def _train(job: Job, watch: Watch) -> dict[str, Any]:
+    layout = job.built.layout
+    attribute_VA = sharding.put(layout.by_row(np.asarray(job.store.attribute_VA)), layout.mesh, "VA")
+    checkpoints = checkpoint.Checkpointer(job.workdir / "checkpoints")
+    writer = logs.Writer(job.workdir, silent=not processes.first())
     try:
-        restored = checkpoints.restore(
-            built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
-        )
-        if restored is None:
-            bias_V = biases.first(config, store, batches.targets)
-            state = built.init(bias_V=bias_V if bias_V is None else program.by_row(built, bias_V))
-            past = _start()
-        else:
-            if "step" not in restored[1]:
-                raise UserError(f"checkpoint of {workdir} says nothing of its step: choose a new --workdir")
-            state, past = restored[0], _start() | restored[1]
-            checkpoints.prune(past["best_step"])
+        state, past = _beginning(job, checkpoints)
         # Without a checkpoint the validation at step 0, too, is written again.
-        writer.rewind(-1 if restored is None else past["step"])
-        false = batches.false_negatives(store, in_batch=config.loss.in_batch)
-        hard = batches.hard_also_liked(store)
-        if processes.first():
-            none = batches.draws_hard and math.isnan(hard)
-            said = warnings(config, per_epoch, len(store.negative_item), none_to_draw=none)
-            for line in [*said, *evaluated.warnings()]:
-                progress.say(f"train warning: {line}")
-        shares = {"false_negatives": false, "hard_also_liked": hard}
-        facts = {name: share if math.isfinite(share) else None for name, share in shares.items()}
-        loop = _Loop(
-            config,
-            workdir,
-            per_epoch,
-            total,
-            checkpoints,
-            writer,
-            evaluated,
-            attribute_VA,
-            facts,
-            stop,
-        )
-        with processes.Watchdog(float(config.train.stuck_after)) as watchdog:
-            return loop.run(
-                state,
-                past,
-                built.update,
-                batches,
-                lambda batch: sharding.put_fields(batch, mesh),
-                on_progress,
-                watchdog.feed,
-            )
+        writer.rewind(-1 if past is None else past.step)
+        facts = _facts(job)
+        with processes.Watchdog(float(job.config.train.stuck_after)) as watchdog:
+            loop = Loop(job, attribute_VA, past or Progress(), checkpoints, writer, watch, watchdog.feed)
+            for line in jobs.opening(job, state.params, loop.progress.step):
+                watch.say(line)
+            return loop.run(state, facts)
     finally:
         checkpoints.close()
         writer.close()
 
 
-def _start() -> dict[str, Any]:
-    return {"step": 0, "best_score": None, "best_step": 0, "since_best": 0, "history": [], "seconds": 0.0,
-            "device_seconds": 0.0, "compile_seconds": 0.0, "hard": 0, "negatives": 0}  # fmt: skip
+def _beginning(job: Job, checkpoints: checkpoint.Checkpointer) -> tuple[steps.State, Progress | None]:
+    """The state and the progress of the latest checkpoint; without one the first state of all, and None."""
+    restored = checkpoints.restore(
+        job.built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
+    )
+    if restored is None:
+        bias_V = biases.first(job.config, job.store, job.batches.targets)
+        return job.built.init(bias_V=None if bias_V is None else job.built.layout.by_row(bias_V)), None
+    state, values = restored
+    if "step" not in values:
+        raise UserError(f"checkpoint of {job.workdir} says nothing of its step: choose a new --workdir")
+    past = Progress.from_json(values)
+    checkpoints.prune(past.best_step)
+    return state, past
 
 
-def warnings(config: Config, per_epoch: int, rejections: int, *, none_to_draw: bool = False) -> list[str]:
-    """A line for each setting that does nothing, or with which figures and early stopping say less than they seem to.
-
-    Args:
-      config: the experiment.
-      per_epoch: steps of an epoch.
-      rejections: events of the training window with disliked items.
-      none_to_draw: whether hard negatives are asked for, and no target has one in the scope, by what counts.
-    """
-    warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
-    allowed = patience * (config.train.evaluate_every or per_epoch)
-    found = []
-    if config.data.p_hard > 0 and config.data.negatives > 0 and rejections == 0:
-        found.append(
-            f"nothing was rejected before the validation, so --data.p-hard {config.data.p_hard:g} draws random "
-            "negatives: prepare with feedback kinds that count as negative (--negative), or give --data.p-hard 0"
-        )
-    elif none_to_draw:
-        found.append(
-            f"no target has a rejection to draw by --data.hard-scope {config.data.hard_scope} and --data.hard-opinion "
-            f"{config.data.hard_opinion}, so --data.p-hard {config.data.p_hard:g} draws random negatives: choose "
-            "others, or give --data.p-hard 0"
-        )
-    if per_epoch < FEW:
-        found.append(
-            f"an epoch has {per_epoch} steps, fewer than {FEW}: figures by epoch are coarse; "
-            f"lower --data.batch-size ({config.data.batch_size})"
-        )
-    if warmup >= epochs * per_epoch:
-        found.append(
-            f"--optim.warmup-steps {warmup} is no less than all {epochs * per_epoch} steps: "
-            "the learning rate never reaches its peak"
-        )
-    elif patience and warmup > allowed:
-        found.append(
-            f"--optim.warmup-steps {warmup} is more than the {allowed} steps that --train.patience {patience} allows "
-            "without a better validation: patience counts after warm-up"
-        )
-    return found
+def _facts(job: Job) -> dict[str, float | None]:
+    """What the result says of the data; a person is warned of what they and the settings cannot give."""
+    false = job.batches.false_negatives(job.store, in_batch=job.config.loss.in_batch)
+    hard = job.batches.hard_also_liked(job.store)
+    if processes.first():
+        none, rejections = job.batches.draws_hard and math.isnan(hard), len(job.store.negative_item)
+        said = advice.warnings(job.config, job.per_epoch, rejections, none_to_draw=none)
+        for line in [*said, *job.validation.warnings()]:
+            progress.say(f"train warning: {line}")
+    shares = {"false_negatives": false, "hard_also_liked": hard}
+    return {name: share if math.isfinite(share) else None for name, share in shares.items()}
 
 
-def _claim(config: Config, store: stores.Store, workdir: pathlib.Path, per_epoch: int) -> None:
-    """Makes a run directory of the config, or checks that it is one of the same experiment."""
-    catalogue = runs.catalogue_id(store)
-    if (workdir / "config.json").is_file():
-        old = runs.read_config(workdir)
-        changed = [line for line in configs.differences(old, config) if not line.startswith(FREE)]
-        if old.train.epochs != config.train.epochs and config.optim.decay != "constant":
-            changed.append(
-                f"train.epochs: {old.train.epochs} -> {config.train.epochs} (the learning rate decays over it)"
-            )
-        if changed:
-            raise UserError(
-                f"{workdir} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
-            )
-        if runs.catalogue_of(workdir) not in (None, catalogue):
-            raise UserError(
-                f"{workdir} was trained on another catalogue than {config.data.store}: choose a new --workdir"
-            )
-        if runs.preparation_of(workdir) not in (None, runs.preparation_id(store)):
-            raise UserError(
-                f"{workdir} was trained on another preparation of the log than {config.data.store} now is: give "
-                "--data.store the one of before, or choose a new --workdir"
-            )
-        trained = checkpoint.latest(workdir / "checkpoints") / per_epoch
-        if config.train.epochs < trained:
-            raise UserError(
-                f"--train.epochs {config.train.epochs} is fewer than the {trained:.4g} epochs that {workdir} was "
-                f"trained for: give {math.ceil(trained)} or more, or choose a new --workdir"
-            )
-    _check_vacant(workdir)
-    # First, as it makes the claim: what stops it leaves nothing, or a run that can be continued.
-    files.write_json(workdir / "config.json", documents.sealed(json.loads(configs.to_json(config))))
-    identity = {"catalogue": catalogue, "preparation": runs.preparation_id(store), "store": config.data.store}
-    files.write_json(workdir / "store.json", documents.sealed(identity))
-    files.write_json(workdir / "environment.json", runs.environment())
+@dataclass
+class Loop:
+    """A run between its steps."""
 
+    job: Job
+    attribute_VA: Int[Array, "V A"]  # as they lie on the devices
+    progress: Progress
+    checkpoints: checkpoint.Checkpointer
+    writer: logs.Writer
+    watch: Watch
+    feed: Callable[[int], None]  # of the watchdog: that a step was reached
+    pending: list[dict[str, jax.Array]] = field(default_factory=list)  # metrics of steps not logged yet
+    mark: float = 0.0  # when the steps began that the next flush waits for
+    logged: float = field(default_factory=time.perf_counter)
+    began: float = field(default_factory=time.perf_counter)  # of this part of the run
+    before: float = 0.0  # seconds of the parts before it
+    compiled: bool = False
+    expected: bool = False  # whether it was said how long it will take
 
-def _check_vacant(workdir: pathlib.Path) -> None:
-    if not (workdir / "config.json").is_file() and not files.vacant(workdir):
-        raise UserError(f"--workdir {workdir} exists and is no run directory: choose a new one")
+    def run(self, state: steps.State, facts: dict[str, float | None]) -> dict[str, Any]:
+        """Trains to the end, and gives what ``result.json`` then holds.
 
-
-def _check_shared(workdir: pathlib.Path) -> None:
-    """Raises UserError where this process does not see the run that the first one has claimed."""
-    if not (workdir / "store.json").is_file():
-        raise UserError(f"--workdir {workdir} is not there: give one on a file system that all hosts share")
-
-
-class _Loop:
-    """What the loop knows between steps; ``progress`` is the part of it that checkpoints hold."""
-
-    def __init__(
-        self,
-        config,
-        workdir,
-        per_epoch,
-        total,
-        checkpoints,
-        writer,
-        validation,
-        attribute_VA,
-        facts,
-        stop,
-    ):
-        self.config, self.workdir = config, workdir
-        self.per_epoch, self.total = per_epoch, total
-        self.checkpoints, self.writer, self.validation = checkpoints, writer, validation
-        self.attribute_VA = attribute_VA
-        self.facts = facts  # of the data, for the result
-        self.stop = stop
-        # On CPU, JAX 0.10.2 and 0.11.2 deadlock when processes of several devices queue steps.
-        self.one_by_one = jax.process_count() > 1 and jax.default_backend() == "cpu"
-        self.validate_every = config.train.evaluate_every or per_epoch
-        self.save_every = config.train.checkpoint_every or self.validate_every
-        self.pending: list[dict[str, jax.Array]] = []  # metrics of steps not logged yet
-
-    def run(self, state, progress, update, batches, put, on_progress, feed) -> dict[str, Any]:
-        self.progress, self.feed = progress, feed
-        self.before, self.began = progress["seconds"], time.perf_counter()
-        self.logged = time.perf_counter()
-        step = progress["step"]
-        source, begun = batches.since(step), step
-        self.sequences_per_step = self.config.data.batch_size * batches.sequences_per_row
-        score, fresh, compiled = None, step == 0 and not progress["history"], False
+        Args:
+          state: at the step of ``progress``.
+          facts: of the data, for the result.
+        """
+        job, train = self.job, self.job.config.train
+        self.before = self.progress.seconds
+        validate_every = train.evaluate_every or job.per_epoch
+        save_every = train.checkpoint_every or validate_every
+        step = begun = self.progress.step
+        source = job.batches.since(step)
+        score, fresh = None, step == 0 and not self.progress.history
         while True:
-            feed(step)
-            stopping = self.stop(step)
-            due = fresh or (step > 0 and step != progress["step"])
-            if due and (step % self.validate_every == 0 or step == self.total):
-                self._flush(step)
+            self.feed(step)
+            stopping = self.watch.stop(step)
+            due = fresh or (step > 0 and step != self.progress.step)
+            if due and (step % validate_every == 0 or step == job.total):
+                self._tell(step, self._flush(step), "validation")
                 score = self._validate(step, state)
-                on_progress(step, self.total, self._shown())
-            if due and (score is not None or step % self.save_every == 0 or stopping):
+                self._tell(step, {"epoch": step / job.per_epoch}, progress.MILESTONE)
+            if due and (score is not None or step % save_every == 0 or stopping):
                 self._flush(step)
-                progress.update(step=step, seconds=self.before + time.perf_counter() - self.began)
-                # The first of equal scores is the best step; with a score of their own, later ones would displace it.
-                best = score is not None and step == progress["best_step"]
-                self.checkpoints.save(step, state, progress, score if best else -math.inf)
+                self._save(step, state, score)
                 score = None
             fresh = False
-            if step >= self.total or self._patience_is_out():
+            patience_is_out = 0 < train.patience <= self.progress.since_best
+            if step >= job.total or patience_is_out:
                 return self._finish(
-                    step, convergence.PATIENCE if self._patience_is_out() else convergence.LIMIT
+                    step, convergence.PATIENCE if patience_is_out else convergence.LIMIT, facts
                 )
             if stopping:
                 self.checkpoints.wait()
-                raise processes.Stopped(f"stopped after step {step} of {self.total}")
+                raise processes.Stopped(f"stopped after step {step} of {job.total}")
             if processes.first() and step == begun:  # what an earlier end said no longer holds
-                (self.workdir / "result.json").unlink(missing_ok=True)
+                (job.workdir / "result.json").unlink(missing_ok=True)
             if not self.pending:
-                self.mark = time.perf_counter()  # of the steps that the next flush waits for
+                self.mark = time.perf_counter()
             with errors.carried("batches could not be made ahead", AGAIN, OURS):
                 made = next(source)
-            batch: Batch = put(made)
-            began = time.perf_counter()
-            state, metrics_ = update(state, batch, self.attribute_VA)
-            if self.one_by_one or not compiled:
-                jax.block_until_ready(metrics_)
-            if not compiled:  # the first step of a process compiles, and counts for itself
-                self.mark = time.perf_counter()
-                progress["compile_seconds"] += self.mark - began
-                compiled = True
-            if len(self.pending) >= self.config.train.log_every:
+            state, found = self._update(state, made)
+            if len(self.pending) >= train.log_every:
                 self.checkpoints.check()
-                on_progress(step, self.total, self._flush(step))
-            self.pending.append(metrics_)
+                self._tell(step, self._flush(step))
+            self.pending.append(found)
             step += 1
 
-    def _shown(self) -> dict[str, float | int]:
-        """What a person sees of the last validation: the figure that decides, and how many it is of."""
-        line = self.progress["history"][-1]
-        return {
-            name: line[name] for name in ("epoch", self.config.train.monitor, "pairs", "examples", "users")
-        }
+    def _update(self, state: steps.State, made: Batch) -> tuple[steps.State, dict[str, jax.Array]]:
+        """Dispatches a step. The first one of a process compiles, and counts for itself."""
+        built = self.job.built
+        batch = sharding.put_fields(made, built.layout.mesh)
+        if not self.compiled:
+            self._tell(self.progress.step, {}, "compiling")
+        began = time.perf_counter()
+        state, found = built.update(state, batch, self.attribute_VA)
+        # On CPU, JAX 0.10.2 and 0.11.2 deadlock when processes of several devices queue steps.
+        one_by_one = jax.process_count() > 1 and jax.default_backend() == "cpu"
+        if one_by_one or not self.compiled:
+            jax.block_until_ready(found)
+        if not self.compiled:
+            self.mark = time.perf_counter()
+            self.progress.compile_seconds += self.mark - began
+            self.compiled = True
+        return state, found
 
-    def _patience_is_out(self) -> bool:
-        return 0 < self.config.train.patience <= self.progress["since_best"]
+    @property
+    def _sequences_per_step(self) -> float:
+        return self.job.config.data.batch_size * self.job.batches.sequences_per_row
+
+    @property
+    def _seconds(self) -> float:
+        """Of the whole run so far."""
+        return self.before + time.perf_counter() - self.began
+
+    def _tell(self, step: int, line: Mapping[str, float], stage: str = "") -> None:
+        """Shows where the run is, with the loss, and the last and the best validation and how many it is of."""
+        found = {name: line[name] for name in ("epoch", "loss") if name in line}
+        if self.progress.history:
+            last, monitor = self.progress.history[-1], self.job.config.train.monitor
+            counts = {name: last[name] for name in ("pairs", "examples", "users") if name in last}
+            found |= {
+                figures.title(monitor): last[monitor],
+                "best": self.progress.best_score or 0.0,
+                **counts,
+            }
+        self.watch.on_progress(step, self.job.total, found, stage=stage)
+
+    def _expect(self, step: int, steps: int, seconds: float) -> None:
+        """Says once how long the rest will take, by the first steps after compiling."""
+        if self.expected or steps < min(TIMED, self.job.total - step):
+            return
+        self.expected, each = True, seconds / steps
+        rest = (self.job.total - step) * each
+        self.watch.say(
+            f"train time        about {jobs.spoken(each * self.job.per_epoch)} an epoch and {jobs.spoken(rest)} to the "
+            "end, with validations on top"
+        )
+
+    def _save(self, step: int, state: steps.State, score: float | None) -> None:
+        self.progress.step, self.progress.seconds = step, self._seconds
+        # The first of equal scores is the best step; with a score of their own, later ones would displace it.
+        of_best = -math.inf if score is None or step != self.progress.best_step else score
+        self.checkpoints.save(step, state, self.progress.to_json(), of_best)
 
     def _flush(self, step: int) -> dict[str, float]:
         """Logs the mean over steps since the last line. Raises UserError where a loss is not finite."""
@@ -344,87 +284,65 @@ class _Loop:
         self.pending = []
         loss = float(np.mean([line["loss"] for line in fetched], dtype=np.float64))
         if not math.isfinite(loss):
-            bad = (
-                step
-                - len(fetched)
-                + next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"]))
-                + 1
-            )
+            bad = next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"]))
             raise UserError(
-                f"the loss is not finite at step {bad}: "
-                f"lower --optim.learning-rate ({self.config.optim.learning_rate}), raise --optim.warmup-steps "
-                f"or set --optim.clip; the checkpoints before it are kept in {self.workdir}"
+                f"the loss is not finite at step {step - len(fetched) + bad + 1}: "
+                f"lower --optim.learning-rate ({self.job.config.optim.learning_rate}), raise --optim.warmup-steps "
+                f"or set --optim.clip; the checkpoints before it are kept in {self.job.workdir}"
             )
         hard, negatives = (int(sum(line[name] for line in fetched)) for name in ("hard", "negatives"))
-        self.progress["hard"] += hard
-        self.progress["negatives"] += negatives
+        self.progress.hard += hard
+        self.progress.negatives += negatives
         now = time.perf_counter()
-        self.progress["device_seconds"] += now - self.mark
+        self.progress.device_seconds += now - self.mark
+        self._expect(step, len(fetched), now - self.mark)
         self.mark = now
         line = {
-            "epoch": step / self.per_epoch,
+            "epoch": step / self.job.per_epoch,
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self.sequences_per_step / (now - self.logged),
+            "sequences_per_s": len(fetched) * self._sequences_per_step / (now - self.logged),
+        }
+        told = {
+            "step_seconds": (now - self.logged) / len(fetched),
+            "device_memory": processes.device_memory(),
         }
         self.logged = now
-        self.writer.write(step, line)
+        self.writer.write(step, line | told)
         return line
 
     def _validate(self, step: int, state: steps.State) -> float:
-        figures = self.validation(state, self.attribute_VA, lambda: self.feed(step))
+        """The figure that decides, after all figures are noted."""
+        job, monitor = self.job, self.job.config.train.monitor
+        found = job.validation(state, self.attribute_VA, lambda: self.feed(step))
         self.logged = time.perf_counter()
-        if self.config.train.monitor not in figures:
+        if monitor not in found:
             raise UserError(
-                f"validation {self.config.train.monitor} is no number at step {step}: "
-                f"lower --optim.learning-rate ({self.config.optim.learning_rate})"
+                f"validation {monitor} is no number at step {step}: "
+                f"lower --optim.learning-rate ({job.config.optim.learning_rate})"
             )
-        score = figures[self.config.train.monitor]
-        progress = self.progress
-        better = progress["best_score"] is None or score > progress["best_score"]
-        warming = step <= self.config.optim.warmup_steps  # patience counts after it
-        progress.update(
-            best_score=score if better else progress["best_score"],
-            best_step=step if better else progress["best_step"],
-            since_best=0 if better or warming else progress["since_best"] + 1,
-        )
-        seconds = self.before + time.perf_counter() - self.began
         line = {
             "step": step,
-            "epoch": step / self.per_epoch,
-            "sequences": round(step * self.sequences_per_step),
-            "seconds": seconds,
-            "device_seconds": progress["device_seconds"],
-            **figures,
+            "epoch": step / job.per_epoch,
+            "sequences": round(step * self._sequences_per_step),
+            "seconds": self._seconds,
+            "device_seconds": self.progress.device_seconds,
+            **found,
         }
-        progress["history"].append(line)
+        warming = step <= job.config.optim.warmup_steps
+        self.progress.validated(line, found[monitor], warming=warming)
         self.writer.write(
-            step, {f"validation_{name}" if name in figures else name: v for name, v in line.items()}
+            step, {f"validation_{name}" if name in found else name: v for name, v in line.items()}
         )
-        return score
+        return found[monitor]
 
-    def _finish(self, step: int, stopped: str) -> dict[str, Any]:
+    def _finish(self, step: int, stopped: str, facts: dict[str, float | None]) -> dict[str, Any]:
         self.checkpoints.wait()
-        progress = self.progress
-        self.checkpoints.prune(progress["best_step"])
-        result = {
-            "monitor": self.config.train.monitor,
-            "best_score": progress["best_score"],
-            "best_step": progress["best_step"],
-            "steps": step,
-            "steps_per_epoch": self.per_epoch,
-            "last_score": progress["history"][-1][self.config.train.monitor],
-            "stopped": stopped,
-            "seconds": progress["seconds"],
-            "device_seconds": progress["device_seconds"],
-            "compile_seconds": progress["compile_seconds"],
-            "hard_share": progress["hard"] / max(progress["negatives"], 1),
-            **{f"validation_{name}": count for name, count in self.validation.counts.items()},
-            **self.facts,
-            **convergence.convergence(progress["history"], self.config.train.monitor, stopped),
-            "history": progress["history"],
-        }
+        self.checkpoints.prune(self.progress.best_step)
+        counts = {f"validation_{name}": count for name, count in self.job.validation.counts.items()}
+        found = self.progress.result(self.job.config.train.monitor, stopped)
+        result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
         if processes.first():
-            files.write_json(self.workdir / "result.json", documents.sealed(result))
+            files.write_json(self.job.workdir / "result.json", documents.sealed(result))
         return result

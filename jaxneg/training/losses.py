@@ -375,18 +375,18 @@ def hardest(neg_BLN: Float32[Array, "B L N"], k: int) -> Int32[Array, "B L k"]:
     return jax.lax.top_k(jax.lax.stop_gradient(neg_BLN), k)[1]
 
 
-def _mean(loss_BL, mask_BL):
+def _mean(loss_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
     """Mean over the positions of the mask; 0 without any."""
     count = jnp.maximum(mask_BL.sum(), 1).astype(jnp.float32)
     return jnp.where(mask_BL, loss_BL, 0.0).sum() / count
 
 
-def _odds(pos_BL, neg_BLN):
+def _odds(pos_BL: jax.Array, neg_BLN: jax.Array) -> jax.Array:
     """Log odds of all negatives against the target, logsumexp(neg) - pos, exact where both are large."""
     return jax.nn.logsumexp(neg_BLN - pos_BL[..., None], axis=-1)
 
 
-def _unit(x_BMD, keep_BM):
+def _unit(x_BMD: jax.Array, keep_BM: jax.Array) -> jax.Array:
     """Vectors at length 1 where kept, zero vectors elsewhere whatever stood there."""
     x_BMD = jnp.where(keep_BM[..., None], x_BMD, 0.0)
     square_BM1 = jnp.maximum((x_BMD**2).sum(-1, keepdims=True), 1e-12)  # a zero vector stays one

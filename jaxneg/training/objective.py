@@ -58,7 +58,7 @@ def loss(
     seen = scoring.Seen(at.item_BL, batch.feedback_BL, batch.station_BL, segment_BL)
     h_BLD = scoring.encode(model, weights, seen, key).astype(jnp.float32)
 
-    def rows(id_):
+    def rows(id_: jax.Array) -> Rows:
         return scoring.output_rows(model, weights, id_), tables.bias(weights.tables, id_)
 
     main, target_BL = config.loss, batch.target_BL
@@ -138,11 +138,13 @@ def _negatives(config: Config, batch: Batch, at: Index, scored: Scored, items: i
             shared_C, order_C = _distinct(shared_C)
             log_q_C, row_CD, bias_C = log_q_C[order_C], row_CD[order_C], bias_C[order_C]
 
-    def own(h_BLD, row_BLND, bias_BLN, id_BLN):
+    def own(
+        h_BLD: jax.Array, row_BLND: jax.Array, bias_BLN: jax.Array, id_BLN: jax.Array
+    ) -> Float[Array, "B L N"]:
         logits_BLN = jnp.einsum("BLD,BLND->BLN", h_BLD, row_BLND) + bias_BLN
         return jnp.where((id_BLN != PAD) & (id_BLN != target_BL1), logits_BLN, losses.ABSENT)
 
-    def shared(h_BLD, row_CD, bias_C):
+    def shared(h_BLD: jax.Array, row_CD: jax.Array, bias_C: jax.Array) -> Float[Array, "B L C"]:
         logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C[None, None]
         if corrected:
             logits_BLC -= log_q_C[None, None]

@@ -303,3 +303,9 @@ def _say(text: str) -> None:
         OSError, ValueError
     ):  # nobody may be listening, and the process is to end all the same
         print(f"jaxneg: {text}: start all processes again to continue", file=sys.stderr, flush=True)
+
+
+def device_memory() -> int | None:
+    """Bytes in use on the fullest device of this process; None where its backend does not say."""
+    said = [device.memory_stats() for device in jax.local_devices()]
+    return max((one["bytes_in_use"] for one in said if one and "bytes_in_use" in one), default=None)

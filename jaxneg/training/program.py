@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxneg import models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
-from jaxneg.data import batch_fields as of_batch, stores
-from jaxneg.embeddings import optim, sharding, tables
+from jaxneg.data import batch_fields, stores
+from jaxneg.embeddings import layouts, sharding
 from jaxneg.training import objective, steps
 
 
@@ -36,19 +35,17 @@ def catalogue_of(store: stores.Store) -> Catalogue:
 class Program(NamedTuple):
     """A training step, jitted but not compiled yet."""
 
-    mesh: Mesh
     model: models.Model
-    layout: tables.Layout | None  # of rows that devices share; None where each device has the tables whole
+    layout: layouts.Layout  # of the tables
     init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
     update: Any  # (state, batch, attribute_VA) -> (state, metrics); the state is donated
     state: steps.State  # of ShapeDtypeStruct, with shardings
     batch: Batch  # likewise: the global batch
     attribute_VA: jax.ShapeDtypeStruct
 
-
-def by_row(built: Program, value_V: np.ndarray) -> np.ndarray:
-    """Values of items, padding row first, in the order of the rows of the program's tables."""
-    return value_V if built.layout is None else tables.spread(value_V)
+    @property
+    def mesh(self) -> Mesh:
+        return self.layout.mesh
 
 
 def build_model(config: Config, catalogue: Catalogue) -> models.Model:
@@ -72,12 +69,9 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
       total: steps of the whole run, over which a learning rate may decay.
     """
     model = build_model(config, catalogue)
-    optimizer, shared, rows = optim.dense_optimizer(config.optim, total), None, catalogue.items + 1
-    if config.optim.rows != "dense":
-        tables.check_shards(mesh.shape["model"])
-        layout = tables.Layout(mesh, catalogue.items)
-        shared, rows = steps.Shared(layout, optim.row_optimizer(config.optim, total)), layout.rows
-    recipe = steps.Recipe(objective.Task(config, model, catalogue.items), optimizer, shared, rows)
+    layout = layouts.of_config(config.optim, mesh, catalogue.items)
+    task = objective.Task(config, model, catalogue.items)
+    recipe = steps.Recipe(task, layout, layout.optimizer(config.optim, total))
     init = functools.partial(steps.init_state, recipe)
     state = sharding.placed(jax.eval_shape(init), mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -87,11 +81,10 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
         donate_argnums=0,
         out_shardings=(places, replicated),
     )
-    attribute_VA = jax.ShapeDtypeStruct((rows, len(catalogue.attributes)), jnp.int32)
+    attribute_VA = jax.ShapeDtypeStruct((layout.rows, len(catalogue.attributes)), jnp.int32)
     return Program(
-        mesh=mesh,
         model=model,
-        layout=shared and shared.layout,
+        layout=layout,
         init=jax.jit(init, out_shardings=places),
         update=update,
         state=state,
@@ -102,7 +95,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
 
 def batch_shapes(config: Config, stations: int = 1) -> Batch:
     """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations."""
-    data, read = config.data, of_batch.read(config, stations)
+    data, read = config.data, batch_fields.read(config, stations)
     B, N, S = data.batch_size, data.negatives, data.shared_negatives
     L = data.length + (data.mask > 0)  # cloze training shows all events
     M = data.length + 1
@@ -124,7 +117,7 @@ def batch_shapes(config: Config, stations: int = 1) -> Batch:
     return Batch(
         **{
             name: jax.ShapeDtypeStruct(
-                tuple(shape) if name in read else of_batch.without(tuple(shape)), dtype
+                tuple(shape) if name in read else batch_fields.without(tuple(shape)), dtype
             )
             for name, (dtype, *shape) in shapes.items()
         }

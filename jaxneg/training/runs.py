@@ -9,14 +9,13 @@ result.json         validation, best step, epochs to convergence: written when t
 report.html, .md, .json, plots/ written by evaluate
 """
 
-import functools
 import hashlib
 import json
 import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -25,11 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxneg
-from jaxneg import config as configs, files, metrics, models
-from jaxneg.batch import EvalBatch
-from jaxneg.config import Config
+from jaxneg import files, models
+from jaxneg.config import Config, Effect, saved
 from jaxneg.data import stores
-from jaxneg.embeddings import sharding, tables
+from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import scores
@@ -57,7 +55,8 @@ class Trained(NamedTuple):
     model: models.Model
     state: steps.State  # its tables by item, unless devices share them
     result: dict[str, Any]  # contents of result.json
-    layout: tables.Layout | None = None  # of rows that devices share
+    layout: layouts.Layout
+    shared: bool = False  # what ``load`` was asked for
 
 
 def catalogue_id(store: stores.Store) -> str:
@@ -130,7 +129,7 @@ def read_config(directory: pathlib.Path) -> Config:
             f"{directory} is no run directory (it has no config.json): give the --workdir of jaxneg train"
         )
     try:
-        config = configs.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
+        config = saved.from_json(json.dumps(documents.read(path, dict, AGAIN, seal=False)), directory)
         documents.read(path, dict, AGAIN)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
@@ -152,12 +151,9 @@ def load(
       step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
-    if changed := [
-        line
-        for line in configs.differences(read_config(directory), config)
-        if line.startswith(("model.", "data.length", "data.mask", "data.inputs", "optim.average"))
-    ]:
-        raise UserError(f"{directory} was trained otherwise ({'; '.join(changed)}): leave out these options")
+    if changed := saved.changes(read_config(directory), config, (Effect.MODEL,)):
+        told = "; ".join(map(str, changed))
+        raise UserError(f"{directory} was trained otherwise ({told}): leave out these options")
     result = ended(directory)
     if result is None:
         raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
@@ -167,7 +163,7 @@ def load(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"
         )
     shards, devices = config.train.shards, config.train.devices or len(jax.devices())
-    shared = shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
+    asked, shared = shared, shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
     mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
     built = program.build(config, program.catalogue_of(store), mesh)
     step = result["best_step"] if step is None else step
@@ -184,78 +180,25 @@ def load(
     if found[1].get("step") != step:
         raise UserError(f"checkpoint {step} of {directory} is of another step: {AGAIN}")
     state = found[0]
-    if built.layout is not None and not shared:
-        by_item = jax.tree.map(jnp.asarray, tables.gathered(state.tables, store.items))
-        return Trained(config, store, built.model, state._replace(tables=by_item), result)
-    return Trained(config, store, built.model, state, result, built.layout if shared else None)
+    layout = built.layout
+    if not shared:
+        by_item = jax.tree.map(jnp.asarray, layout.by_item(state.tables))
+        state, layout = state._replace(tables=by_item), layouts.Whole(mesh, store.items)
+    return Trained(config, store, built.model, state, result, layout, asked)
+
+
+def evaluated(trained: Trained) -> tables.Weights:
+    """The weights that are measured, as they lie on the devices."""
+    by_row_VA = trained.layout.by_row(np.asarray(trained.store.attribute_VA))
+    return steps.evaluated(trained.state, sharding.put(by_row_VA, trained.layout.mesh, "VA"))
 
 
 def catalogue_score(trained: Trained) -> scores.Score:
     """A score function for evaluate: each example's context against the whole catalogue."""
-    if trained.layout is not None:
-        return functools.partial(_Shared, trained, _by_row(trained), _jitted(trained))
-    model = trained.model
-    weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
-    row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
-
-    @jax.jit
-    def scores(weights, row_VD, bias_V, seen):
-        h_BD = scoring.last_hidden(model, weights, seen)
-        return jnp.einsum("BD,VD->BV", h_BD, row_VD) + bias_V[None]
-
-    def score(batch: EvalBatch) -> np.ndarray:
-        seen = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-        return np.asarray(scores(weights, row_VD, bias_V, seen))
-
-    return score
+    scored = scoring.of_model(trained.model, trained.layout)
+    return trained.layout.score(scored, evaluated(trained))
 
 
-def _by_row(trained: Trained) -> jax.Array:
-    """Attributes of the items beside the rows of tables that devices share."""
-    assert trained.layout is not None
-    by_row_VA = tables.spread(np.asarray(trained.store.attribute_VA))
-    return sharding.put(by_row_VA, trained.layout.mesh, "VA")
-
-
-def _jitted(trained: Trained) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(batch -> HeldOut, with scores of items in place of the pairs) and the ranking of the catalogue."""
-    model, layout = trained.model, trained.layout
-    assert layout is not None
-    everywhere = jax.sharding.NamedSharding(layout.mesh, sharding.spec(""))
-    held_out = functools.partial(scoring.held_out, model, layout)
-    ranked = functools.partial(scoring.rank_catalogue, model, layout)
-    return (
-        jax.jit(held_out, out_shardings=everywhere),
-        jax.jit(ranked, static_argnames="k", out_shardings=everywhere),
-    )
-
-
-class _Shared:
-    """Scores of a batch's examples against a catalogue whose rows devices share."""
-
-    def __init__(self, trained: Trained, attribute_VA, jitted, batch: EvalBatch):
-        self._weights = steps.evaluated(trained.state, attribute_VA)
-        self._held_out, self._ranked = jitted
-        self._batch = batch
-
-    def of(self, item_BC: np.ndarray) -> np.ndarray:
-        return np.asarray(self._scored(item_BC).pair_B2)
-
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
-        found = self._scored(np.concatenate(targets, axis=1))
-        ends = np.cumsum([item_BC.shape[1] for item_BC in targets])[:-1]
-        scores = jnp.split(found.pair_B2, ends, axis=1)
-        blocks = list(zip(targets, scores, strict=True))
-        seen_BL = np.zeros((len(targets[0]), 1), np.int32) if seen_BL is None else seen_BL
-        rank_BCs, ranked = self._ranked(self._weights, scoring.Asked(found.h_BD, blocks, seen_BL), k=k)
-        if bool(ranked.nan):
-            raise ValueError(metrics.NAN)
-        ranks = [
-            np.where(item_BC > 0, rank_BC, np.nan) for item_BC, rank_BC in zip(targets, rank_BCs, strict=True)
-        ]
-        return metrics.Ranking(tuple(ranks), np.asarray(ranked.top_Bk, np.int64))
-
-    def _scored(self, item_BC: np.ndarray) -> scoring.HeldOut:
-        none_BC = np.zeros((len(item_BC), 1), np.int32)
-        batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
-        return self._held_out(self._weights, batch)
+def catalogue_rows(trained: Trained) -> tuple[jax.Array, jax.Array] | None:
+    """Rows of the items as they are scored, item_VD, and their biases; None where no one place holds them."""
+    return trained.layout.all_rows(scoring.of_model(trained.model, trained.layout).rows, evaluated(trained))

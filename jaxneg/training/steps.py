@@ -1,22 +1,21 @@
 """What happens on the device: pure functions of a state and a batch."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
-from jaxneg.embeddings import optim, tables
+from jaxneg.embeddings import layouts, tables
+from jaxneg.embeddings.layouts import Trained
 from jaxneg.embeddings.tables import Weights
 from jaxneg.training import objective
 
-Trained = tuple[models.Params, tables.Tables]  # what gradients are with respect to
+Fields = TypeVar("Fields", Batch, objective.Index)
 
 
 class State(NamedTuple):
@@ -30,33 +29,22 @@ class State(NamedTuple):
     average: Trained | tuple[()] = ()  # moving average of both, where configured
 
 
-class Shared(NamedTuple):
-    """How tables are trained whose touched rows alone are changed."""
-
-    layout: tables.Layout
-    optimizer: optim.RowOptimizer
-
-
 class Recipe(NamedTuple):
     """What stays the same from step to step."""
 
     task: objective.Task
-    optimizer: optax.GradientTransformation
-    shared: Shared | None
-    rows: int  # of the tables
+    layout: layouts.Layout  # of the tables
+    optimizer: layouts.Optimizer
 
 
 def init_state(recipe: Recipe, bias_V: Float[Array, "V"] | None = None) -> State:
     """The state before the first step, a function of the config's seed and, where given, of first item biases."""
-    (config, model, _), optimizer, shared, rows = recipe
+    (config, model, _), layout, optimizer = recipe
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
     params = model.init(for_params)
-    item_tables = tables.init_tables(for_tables, config.model, rows, bias_V)
-    if shared is None:
-        opt_state = optimizer.init((params, item_tables))
-    else:
-        opt_state = (optimizer.init(params), shared.optimizer.init(item_tables))
+    item_tables = tables.init_tables(for_tables, config.model, layout.rows, bias_V)
+    opt_state = optimizer.init((params, item_tables))
     average = jax.tree.map(jnp.array, (params, item_tables)) if config.optim.average > 0 else ()
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)
 
@@ -75,35 +63,25 @@ def train_step(
     Where devices share the rows of the tables, or only touched rows are to be changed, the gradients are with respect
     to the rows that the batch names, and clipping and the norm are of the other parameters alone.
     """
-    task, optimizer, shared, _ = recipe
+    task, layout, optimizer = recipe
     config = task.config
     key = jax.random.fold_in(state.key, state.step)
-    route = None
-    if shared is None:
-        within, attributes, at = state.tables, attribute_VA, objective.index(batch)
-    else:
-        ids = objective.index(batch)._replace(shared_S=shared.layout.padded(batch.shared_S))
-        route, within, slots = shared.layout.look(state.tables | {"attribute_VA": attribute_VA}, ids)
-        attributes, at = within.pop("attribute_VA"), objective.Index(*slots)
+    ids = objective.index(batch)
+    ids = ids._replace(shared_S=layout.padded(ids.shared_S))
+    found = layout.look(Weights(state.params, state.tables, attribute_VA).by_row, ids)
+    _, within, attributes = tables.weights(state.params, found.tables)
+    at = objective.Index(*found.ids)
 
-    def value_and_gradients(part: Batch, at: objective.Index, key):
+    def value_and_gradients(part: Batch, at: objective.Index, key: jax.Array) -> tuple[jax.Array, Trained]:
         return jax.value_and_grad(
             lambda trained: objective.loss(task, Weights(trained[0], trained[1], attributes), part, at, key)
         )((state.params, within))
 
     value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
-    if shared is None or route is None:
-        updates, opt_state = optimizer.update(gradients, state.opt_state, (state.params, state.tables))
-        updated = optax.apply_updates((state.params, state.tables), updates)
-        params, item_tables = cast(tuple[models.Params, tables.Tables], updated)  # of the same structure
-    else:
-        gradients, row_gradients = gradients
-        opt_state, moments = state.opt_state
-        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
-        params = cast(models.Params, optax.apply_updates(state.params, updates))
-        change = functools.partial(shared.optimizer.change, state.step)
-        item_tables, moments = shared.layout.update(state.tables, moments, route, row_gradients, change)
-        opt_state = (opt_state, moments)
+    trained = state.params, state.tables
+    (params, item_tables), opt_state, norm = optimizer.update(
+        state.step, trained, state.opt_state, gradients, found.route
+    )
     average = state.average
     if config.optim.average > 0:
         # The first averages forget the initial weights: 2/11, 3/12, 4/13, ... of the old one at most.
@@ -116,7 +94,7 @@ def train_step(
         "targets": (batch.target_BL != PAD).sum(),
         "negatives": (batch.negative_BLN != PAD).sum(),
         "hard": batch.hard_BLN.sum(),
-        "gradient_norm": optax.tree.norm(gradients),
+        "gradient_norm": norm,
     }
     return State(state.step + 1, params, item_tables, opt_state, state.key, average), metrics
 
@@ -137,14 +115,14 @@ def accumulated(
     if parts == 1:
         return value_and_gradients(batch, at, key)
 
-    def of(part, fields):
+    def of(part: jax.Array, fields: Fields) -> Fields:
         """Rows part, part + parts, ...: as many from each device."""
         size = config.data.batch_size // parts
         own = {name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part] for name, leaf in fields._asdict().items()
                if not name.endswith("_S")}  # fmt: skip
         return fields._replace(**own)
 
-    def add(total, part):
+    def add(total: Any, part: jax.Array) -> tuple[Any, None]:
         found = value_and_gradients(of(part, batch), of(part, at), jax.random.fold_in(key, part))
         weight = objective.counted(config, of(part, batch))
         return jax.tree.map(lambda so_far, leaf: so_far + weight * leaf, total, (found, jnp.ones(()))), None

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxneg import figures, metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
-from jaxneg.embeddings import sharding, tables
+from jaxneg.embeddings import layouts, sharding, tables, topk
 from jaxneg.metrics import measures, released
 from jaxneg.training import program, scoring, steps
 
@@ -61,7 +62,8 @@ class Validation:
             filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
             placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
             found = self._score(steps.evaluated(state, attribute_VA), placed)
-            pair_BC, liked_BC, disliked_BC, *ranked = (np.asarray(scores)[:size] for scores in found)
+            held, compared = found
+            pair_BC, liked_BC, disliked_BC = (np.asarray(scores)[:size] for scores in held[1:])
             paired_B = batch.pair_B2[:, 0] > 0
             columns["pair_accuracy"].append(metrics.pair_correct(pair_BC[:, :2], paired_B))
             of_pairs = metrics.pairs(liked_BC, batch.liked_BC, disliked_BC, batch.disliked_BC)
@@ -70,7 +72,7 @@ class Validation:
                 rank_B = released.rank(pair_BC[:, 2:], asked.pair_B2[:, 2:])
                 columns[self.monitor].append(metrics.hit_rate(rank_B, self._k))
             elif self._ranked:
-                columns[self.monitor].append(self._of_ranks(self._ranks(ranked[0], batch)))
+                columns[self.monitor].append(self._of_ranks(self._ranks(compared, batch)))
         value_X = {
             name: np.concatenate(column)[: self.batches.examples]
             for name, column in columns.items()
@@ -99,27 +101,20 @@ class Validation:
         of = {"ndcg": metrics.ndcg, "hit_rate": metrics.hit_rate}[self._name]
         return metrics.over_targets(of(rank_BC, self._k))
 
-    def _scores(self, weights: tables.Weights, batch: EvalBatch) -> list[jax.Array]:
-        """Scores of the held-out items; where ranks are needed, these or the scores of the whole catalogue."""
-        model, layout = self.built.model, self.built.layout
-        found = scoring.held_out(model, layout, weights, batch)
-        scores = [found.pair_B2, found.liked_BC, found.disliked_BC]
+    def _scores(self, weights: tables.Weights, batch: EvalBatch) -> tuple[layouts.HeldOut, Any]:
+        """Scores of the held-out items; where ranks are needed, what the layout ranks the liked ones by."""
+        scored = scoring.of_model(self.built.model, self.built.layout)
+        found = scored.held_out(weights, batch)
         if not self._ranked:
-            return scores
-        if layout is None:
-            row_VD, bias_V = scoring.catalogue_rows(model, weights)
-            return [*scores, found.h_BD @ row_VD.T + bias_V[None]]
+            return found, None
         seen_BL = batch.item_BL if self.config.eval.exclude_seen else jnp.zeros_like(batch.item_BL)
-        asked = scoring.Asked(found.h_BD, [(batch.liked_BC, found.liked_BC)], seen_BL)
-        (rank_BC,), _ = scoring.rank_catalogue(model, layout, weights, asked)
-        return [*scores, rank_BC]
+        examples = topk.Examples(found.h_BD, batch.liked_BC, found.liked_BC, seen_BL)
+        return found, self.built.layout.compare(scored.rows, weights, examples)
 
-    def _ranks(self, ranked: np.ndarray, batch: EvalBatch) -> np.ndarray:
-        """Ranks of the liked items, NaN where there is none, from the ranks or the scores of the catalogue."""
-        if self.built.layout is not None:
-            return np.where(batch.liked_BC > 0, ranked, np.nan)
+    def _ranks(self, compared: Any, batch: EvalBatch) -> np.ndarray:
+        """Ranks of the liked items, NaN where there is none."""
         seen_BL = batch.item_BL if self.config.eval.exclude_seen else None
-        return metrics.rank(ranked, (batch.liked_BC,), seen_BL=seen_BL).targets[0]
+        return self.built.layout.ranking(compared, (batch.liked_BC,), seen_BL=seen_BL).targets[0]
 
     def warnings(self) -> list[str]:
         """A line where the examples are too few to tell one checkpoint from another."""

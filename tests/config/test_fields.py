@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxneg import cli, config as configs
-from jaxneg.config import Config, fields
+from jaxneg.config import Config, fields, options
 from jaxneg.data import prepare, readers
 from jaxneg.errors import UserError
 from jaxneg.simulation import ab_test, listeners
@@ -186,7 +186,7 @@ def test_every_number_of_a_verb_has_bounds(verb, worked, monkeypatch):
         asked.append(kind)
         raise UserError("seen")
 
-    monkeypatch.setattr(configs, "parse", parse)
+    monkeypatch.setattr(options, "parse", parse)
     with pytest.raises(SystemExit):
         cli.main(VERBS[verb].split())
     assert asked and not fields.unbounded(asked[0])

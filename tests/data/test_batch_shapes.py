@@ -11,7 +11,7 @@ from jaxneg import config as configs, models
 from jaxneg.batch import Batch
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
-from jaxneg.embeddings import optim, tables
+from jaxneg.embeddings import exchange, layouts, sharding
 from jaxneg.training import objective, program, steps
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
@@ -69,8 +69,8 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     carried = {name for name, leaf in batch._asdict().items() if math.prod(leaf.shape)}
     assert carried == CASES[options] == batch_fields.read(config, 3)
     model = program.build_model(config, program.Catalogue(20, 3, (4,)))
-    optimizer = optim.dense_optimizer(config.optim, 10)
-    recipe = steps.Recipe(objective.Task(config, model, 20), optimizer, None, 21)
+    layout = layouts.Whole(sharding.make_mesh(1), 20)
+    recipe = steps.Recipe(objective.Task(config, model, 20), layout, layout.optimizer(config.optim, 10))
     init = functools.partial(steps.init_state, recipe)
     step = functools.partial(steps.train_step, recipe)
     traced = jax.make_jaxpr(step)(jax.eval_shape(init), batch, jax.ShapeDtypeStruct((21, 1), jnp.int32))
@@ -87,10 +87,8 @@ def test_stations_of_a_store_without_any_are_not_carried():
 
 def test_rows_that_no_term_reads_get_no_room_in_a_message():
     """A device's slots for distinct rows grow with the ids of its batch, so those of the contrastive term do not."""
-    from jaxneg.embeddings import exchange, sharding
-
     mesh = sharding.mesh_of(jax.devices()[:4], 4)
-    layout = tables.Layout(mesh, 5000)
+    layout = layouts.Sharded(mesh, 5000)
 
     def slots(options):
         batch = program.batch_shapes(of(f"--data.length 50 --data.batch-size 8 {options}"))

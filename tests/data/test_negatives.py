@@ -12,7 +12,8 @@ def draw(store, target, user, group, seed=0, **options):
     weights = {kind: options.pop(kind) for kind in ("skip", "thumb_down") if kind in options}
     index = negatives.negative_index(store, options.get("scope", "station"), **weights)
     arrays = (np.asarray(values, np.int32) for values in (target, user, group))
-    return negatives.draw_negatives(np.random.default_rng(seed), index, *arrays, **options)
+    targets = negatives.Targets(*arrays, options.pop("session_P", None))
+    return negatives.draw_negatives(np.random.default_rng(seed), index, targets, negatives.Draw(**options))
 
 
 @pytest.fixture

@@ -100,9 +100,10 @@ def test_hard_negatives_are_drawn_by_what_is_kept(make_store, opinion, shares, s
     store, size = make_store([(0, CONFLICT)], items=9), 6000
     index = negatives.negative_index(store, scope, opinion=opinion)
     zeros = np.zeros(size, np.int32)
+    targets = negatives.Targets(zeros + 1, zeros, zeros, zeros)
     item, hard = negatives.draw_negatives(
-        np.random.default_rng(0), index, zeros + 1, zeros, zeros, negatives=1, p_hard=1.0, scope=scope, session_P=zeros
-    )  # fmt: skip
+        np.random.default_rng(0), index, targets, negatives.Draw(1, 1.0, scope)
+    )
     counts = collections.Counter(item.ravel().tolist())
     assert hard.all() and set(counts) == set(shares)
     for row, share in shares.items():
@@ -113,9 +114,8 @@ def test_where_all_is_taken_back_draws_are_random_and_liked_by_nobody(make_store
     taken_back = [(3, "skip", 1, "train"), (3, "play", 1, "train"), (1, "play", 1, "train")]
     store = make_store([(0, taken_back)], items=9)
     index, zeros = negatives.negative_index(store, opinion="latest"), np.zeros(500, np.int32)
-    item, hard = negatives.draw_negatives(
-        np.random.default_rng(0), index, zeros + 1, zeros, zeros, negatives=1, p_hard=1.0
-    )
+    targets = negatives.Targets(zeros + 1, zeros, zeros)
+    item, hard = negatives.draw_negatives(np.random.default_rng(0), index, targets, negatives.Draw(1, 1.0))
     assert not hard.any() and not np.isin(item, [1, 3]).any()
 
 
@@ -131,10 +131,10 @@ def test_the_share_of_hard_negatives_also_liked_is_that_of_the_draws(random_stor
     event = np.concatenate(list(opinions.training_runs(store)))
     session = np.searchsorted(np.asarray(store.session_indptr), event, side="right") - 1
     user = np.asarray(store.session_user)[session]
+    targets = negatives.Targets(np.zeros(len(event), np.int32), user, store.group_T[event], session)
     item, hard = negatives.draw_negatives(
-        np.random.default_rng(0), index, np.zeros(len(event), np.int32), user, store.group_T[event],
-        negatives=4000, p_hard=1.0, scope=scope, session_P=session,
-    )  # fmt: skip
+        np.random.default_rng(0), index, targets, negatives.Draw(4000, 1.0, scope)
+    )
     its = [(int(user[p]), int(item[p, n])) in liked for p, n in zip(*np.nonzero(hard), strict=True)]
     assert expected.hard_also_liked(index, store, config) == pytest.approx(np.mean(its), abs=0.01)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import held_out, orders, pipeline, stores
+from jaxneg.data import audit, held_out, orders, pipeline, stores
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -190,7 +190,7 @@ def test_shards_make_no_difference_to_batches(random_store, config):
 def test_a_store_larger_than_half_the_memory_is_told(random_store, monkeypatch):
     store = random_store(4)
     rows, blocks = DataConfig(), DataConfig(shuffle_block=4096)
-    assert pipeline.warn_beyond_memory(store, rows) is None
-    monkeypatch.setattr(pipeline, "_memory", lambda: 1000)
-    assert "--data.shuffle-block 4096" in str(pipeline.warn_beyond_memory(store, rows))
-    assert pipeline.warn_beyond_memory(store, blocks) is None
+    assert audit.warn_beyond_memory(store, rows) is None
+    monkeypatch.setattr(audit, "_memory", lambda: 1000)
+    assert "--data.shuffle-block 4096" in str(audit.warn_beyond_memory(store, rows))
+    assert audit.warn_beyond_memory(store, blocks) is None

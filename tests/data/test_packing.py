@@ -9,6 +9,7 @@ import pytest
 from jaxneg.batch import MASK
 from jaxneg.config import DataConfig
 from jaxneg.data import histories, packing, pipeline
+from jaxneg.data.sequences import train_spans
 
 CONFIG = DataConfig(length=6, batch_size=4, seed=5)
 PACKED = dataclasses.replace(CONFIG, packed=True)
@@ -133,7 +134,7 @@ def test_a_packed_batch_is_a_function_of_seed_and_step(random_store):
     store = random_store(3, users=40)
     batches = pipeline.TrainBatches(store, PACKED)
     source = batches.since(3)
-    halves = [pipeline.TrainBatches(store, PACKED, process=p, processes=2) for p in range(2)]
+    halves = [pipeline.TrainBatches(store, PACKED, part=pipeline.Part(p, 2)) for p in range(2)]
     first, second = (np.concatenate([b.item_BL for b in epoch(batches, n)]) for n in (0, 1))
     assert not np.array_equal(first, second)
     assert collections.Counter(map(tuple, first)) == collections.Counter(map(tuple, second))
@@ -155,7 +156,7 @@ def test_false_negatives_are_counted_by_the_listener_of_each_segment(random_stor
             if store.sign[store.feedback_T[e]] > 0:
                 liked[int(store.session_user[s])].add(int(store.item_T[e]))
     # The listener of a sequence is known by its events, of which there is one sequence each.
-    spans, users = pipeline.train_spans(store, CONFIG, histories.Shown(store, CONFIG)), {}
+    spans, users = train_spans(store, CONFIG, histories.Shown(store, CONFIG)), {}
     for start, stop, user in zip(*spans, strict=True):
         users[tuple(tuple(column[start : stop - 1]) for column in (store.item_T, store.feedback_T))] = int(
             user

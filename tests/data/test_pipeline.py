@@ -8,7 +8,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.batch import CODE, FEEDBACK, MASK, latest
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
-from jaxneg.data import held_out, histories, pipeline
+from jaxneg.data import gathering, held_out, histories, pipeline, sequences
 
 CONFIG = DataConfig(length=3, batch_size=4, seed=5)
 
@@ -189,7 +189,7 @@ def test_sequences_keep_the_kinds_that_are_inputs(random_store):
         # Which events targets are counted of is known beside the batches.
         targets = np.concatenate([target_L for (target_L,) in rows(batches, "target_BL")])
         count_V = np.bincount(targets[targets > 0], minlength=store.items + 1)
-        np.testing.assert_array_equal(pipeline.target_counts(store, config), count_V)
+        np.testing.assert_array_equal(sequences.target_counts(store, config), count_V)
 
 
 def test_a_log_without_the_kinds_that_are_inputs_has_nothing_to_train_on(make_store):
@@ -232,7 +232,7 @@ def test_shared_negatives_are_the_same_for_all_hosts_and_know_their_chance(rando
     store = random_store(13, items=40)
     config = dataclasses.replace(CONFIG, shared_negatives=50, random="log_uniform")
     parts = [
-        pipeline.TrainBatches(store, config, log_q=True, process=p, processes=2)[3].shared_S for p in (0, 1)
+        pipeline.TrainBatches(store, config, log_q=True, part=pipeline.Part(p, 2))[3].shared_S for p in (0, 1)
     ]
     np.testing.assert_array_equal(*parts)
     batch = pipeline.TrainBatches(store, config, log_q=True)[3]
@@ -275,7 +275,7 @@ def test_hosts_share_the_same_global_batch(random_store):
     whole = pipeline.TrainBatches(store, CONFIG)
     for processes in (2, 4):
         parts = [
-            pipeline.TrainBatches(store, CONFIG, process=p, processes=processes) for p in range(processes)
+            pipeline.TrainBatches(store, CONFIG, part=pipeline.Part(p, processes)) for p in range(processes)
         ]
         for step in range(5):
             for number, leaf in enumerate(whole[step]):
@@ -283,7 +283,7 @@ def test_hosts_share_the_same_global_batch(random_store):
                     own = leaf if leaf.ndim == 1 else np.split(leaf, processes)[p]
                     np.testing.assert_array_equal(parts[p][step][number], own)
     with pytest.raises(UserError, match="multiple of the 3 processes"):
-        pipeline.TrainBatches(store, CONFIG, processes=3)
+        pipeline.TrainBatches(store, CONFIG, part=pipeline.Part(0, 3))
 
 
 def examples_by_hand(store, split, reach):
@@ -445,7 +445,7 @@ def test_false_negatives_counts_random_negatives_that_the_listener_likes(random_
                 liked[int(store.session_user[s])].add(int(store.item_T[e]))
     config = dataclasses.replace(CONFIG, p_hard=0.3, negatives=3)
     batches = pipeline.TrainBatches(store, config)
-    spans, order = pipeline.train_spans(store, config, histories.Shown(store, config)), batches._order
+    spans, order = sequences.train_spans(store, config, histories.Shown(store, config)), batches._order
     false = drawn = 0
     for step in range(batches.steps_per_epoch):
         batch = batches[step]
@@ -485,7 +485,7 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
     config = DataConfig(length=5, batch_size=8, negatives=2, shared_negatives=6, blocks=4, **shuffle)
     whole = pipeline.TrainBatches(store, config, log_q=True)
     shares = {
-        n: [pipeline.TrainBatches(store, config, log_q=True, process=p, processes=n) for p in range(n)]
+        n: [pipeline.TrainBatches(store, config, log_q=True, part=pipeline.Part(p, n)) for p in range(n)]
         for n in (2, 4, 8)
     }
     for step in range(2 * whole.steps_per_epoch):
@@ -496,13 +496,13 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
                     own = leaf if name.endswith("_S") else leaf[p * 8 // n : (p + 1) * 8 // n]
                     np.testing.assert_array_equal(getattr(part[step], name), own)
     # Fewer rows are gathered: a process of two draws half of each batch.
-    rows, gather = [], pipeline._Gather.random_map
+    rows, gather = [], gathering.Gather.random_map
 
     def counted(self, element, rng):
         rows.append(len(element))
         return gather(self, element, rng)
 
-    monkeypatch.setattr(pipeline._Gather, "random_map", counted)
+    monkeypatch.setattr(gathering.Gather, "random_map", counted)
     shares[2][1][0]
     assert sum(rows) == 4
     drawn = [row for k in range(whole.steps_per_epoch) for row in whole[k].negative_BLN.reshape(8, -1)]

@@ -391,8 +391,9 @@ def test_progress_names_stages_and_counts_events(con, tmp_path):
     seen = []
     settings = prepare.PrepareConfig(session="gap", split="tail", min_user_events=1)
     prepare.prepare(
-        log(random_log(0)), tmp_path / "store", settings, con, progress=lambda *step: seen.append(step)
-    )
+        log(random_log(0)), tmp_path / "store", settings, con,
+        on_progress=lambda done, total, stage: seen.append((stage, done, total)),
+    )  # fmt: skip
     written = stores.Store.open(tmp_path / "store").events
     assert seen[0] == ("read the log", 0, 1) and seen[-1] == ("write events", written, written)
     assert all(0 <= done <= total for _, done, total in seen)

@@ -177,7 +177,7 @@ def test_what_stood_before_a_restart_neither_counts_nor_piles_up(small_store, tm
         loop.train(of(1), directory)
     assert runs.read_config(directory) == of(2) and runs.ended(directory) is not None
     # It is continued, and dies.
-    monkeypatch.setattr(loop._Loop, "_validate", lambda *_: 1 / 0)
+    monkeypatch.setattr(loop.Loop, "_validate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         loop.train(of(4), directory)
     monkeypatch.undo()

@@ -252,8 +252,8 @@ def test_same_seed_same_bytes(tmp_path):
 def test_written_log_and_truth_come_back(tmp_path, suffix):
     config = simulator.SimulateConfig(users=1200, sessions=9000, items=300, artists=60, stations=5)
     simulation, out, told = simulator.simulate(config), tmp_path / "new" / f"log.{suffix}", []
-    truth_path = simulator.write(simulation, out, told.append)
-    assert sum(told) == config.sessions and len(told) == simulation.blocks == 2
+    truth_path = simulator.write(simulation, out, lambda *done: told.append(done))
+    assert told[-1] == (config.sessions, config.sessions) and len(told) == simulation.blocks == 2
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name, truth_path.name]
     table = pq.read_table(out) if suffix == "parquet" else pa_csv.read_csv(out)
     events = events_of(simulation)
@@ -272,7 +272,7 @@ def test_failed_write_leaves_the_old_log(tmp_path):
     simulator.write(simulation, out)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(sessions):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left on device"):

@@ -98,7 +98,7 @@ def test_rows_that_devices_share_are_changed_once_for_all_parts():
     def updated(parts):
         own = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
         built = program.build(own, CATALOGUE, sharding.make_mesh(4, 2))
-        attribute_VA = program.by_row(built, np.arange(31, dtype=np.int32)[:, None] % 4)
+        attribute_VA = built.layout.by_row(np.arange(31, dtype=np.int32)[:, None] % 4)
         attribute_VA = sharding.put(attribute_VA, built.mesh, "VA")
         batch = sharding.put_fields(make_batch(config), built.mesh)
         first = built.init()

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxneg import progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, stores
-from jaxneg.embeddings import sharding
+from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
-from jaxneg.training import checkpoint, logs, loop, program, runs, validation
+from jaxneg.training import advice, checkpoint, logs, loop, program, runs, validation
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,7 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
+    assert all(line["step_seconds"] > 0 and "device_memory" in line for line in lines if "loss" in line)
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -174,13 +176,13 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
             optim=dataclasses.replace(CONFIG.optim, warmup_steps=changed.pop("warmup", 5)),
             train=dataclasses.replace(CONFIG.train, **changed),
         )
-        return loop.warnings(config, per_epoch, rejections)
+        return advice.warnings(config, per_epoch, rejections)
 
     assert warned(20) == []
     [line] = warned(20, rejections=0)
     assert "nothing was rejected before the validation, so --data.p-hard 0.5 draws random negatives" in line
     assert warned(20, rejections=0, p_hard=0.0) == []
-    [line] = loop.warnings(CONFIG, 20, 1, none_to_draw=True)
+    [line] = advice.warnings(CONFIG, 20, 1, none_to_draw=True)
     assert (
         "no target has a rejection to draw by --data.hard-scope station and --data.hard-opinion all" in line
     )
@@ -194,6 +196,32 @@ def test_the_command_warns_of_coarse_epochs_and_endless_warm_up():
     [line] = warned(30, epochs=9, warmup=61, patience=2, evaluate_every=10)
     assert "more than the 20 steps" in line
     assert warned(30, epochs=9, warmup=61, patience=0) == []  # never stops early
+
+
+def test_a_person_is_told_what_is_trained_on_what_and_then_how_long_it_takes(small_store, tmp_path):
+    said, seen = [], []
+
+    def watch(done, total, figures=progress.NONE, /, *, stage=""):
+        seen.append((done, stage, dict(figures)))
+
+    config = of(CONFIG, small_store)
+    result = loop.train(config, tmp_path / "run", watch, say=said.append)
+    store, each = stores.Store.open(small_store), result["steps_per_epoch"]
+    for line in (
+        f"; mesh data {config.train.devices or jax.device_count()} x model 1",
+        f"of the model and {8 * (store.items + 1) + store.items + 1:,} in item tables",
+        f"{small_store}: {store.items:,} items, {store.users:,} users, {store.events:,} events",
+        f"{each:,} an epoch, {3 * each:,} in all",
+        str(tmp_path / "run"),
+    ):
+        assert any(line in one for one in said[:5]), (line, said)
+    assert len(said) == 6 and " an epoch and " in said[-1]
+    assert [done for done, stage, _ in seen if stage == "compiling"] == [0]
+    [*_, (done, _, last)] = [one for one in seen if one[1] == progress.MILESTONE]
+    scores = [line["pair_accuracy"] for line in result["history"]]
+    assert done == 3 * each and last["epoch"] == 3.0
+    assert last["pair accuracy"] == scores[-1] and last["best"] == max(scores)
+    assert last["pairs"] == result["validation_pairs"]
 
 
 MONITORS = [
@@ -226,7 +254,7 @@ def test_every_monitor_is_what_evaluate_finds_on_validation(
     left = runs.load(tmp_path / "run", step=result["steps"], shared=True)  # where they were trained
     mesh = sharding.make_mesh(shards, shards)
     built = program.build(config, program.catalogue_of(left.store), mesh)
-    attribute_VA = sharding.put(program.by_row(built, left.store.attribute_VA), mesh, "VA")
+    attribute_VA = sharding.put(built.layout.by_row(np.asarray(left.store.attribute_VA)), mesh, "VA")
     for monitor in monitors:
         other = of(config, small_store, train={"monitor": monitor})
         figures = validation.Validation(other, left.store, built)(left.state, attribute_VA)
@@ -369,7 +397,7 @@ def test_any_mesh_gives_the_same_losses_and_the_same_report(small_store, tmp_pat
         loop.train(config, directory)
         losses.append([line["loss"] for line in logs.read(directory) if "loss" in line][:50])
         trained = runs.load(directory, shared=True)
-        assert (trained.layout is not None) == (shards > 1)
+        assert isinstance(trained.layout, layouts.Sharded if shards > 1 else layouts.Whole)
         found = eval_sets.EvalSet(trained.store, config, "test").measure(runs.catalogue_score(trained))
         figures.append(found.to_dict())
     assert len(losses[0]) == 50

@@ -61,6 +61,18 @@ def test_a_cluster_is_detected_by_its_variables(alone, environment, found):
     assert processes.detected() == found
 
 
+def test_memory_is_that_of_the_fullest_device_that_says(monkeypatch):
+    class Device:
+        def __init__(self, said):
+            self.memory_stats = lambda: said
+
+    devices = [Device({"bytes_in_use": 3}), Device({"bytes_in_use": 7}), Device(None), Device({})]
+    monkeypatch.setattr(processes.jax, "local_devices", lambda: devices)
+    assert processes.device_memory() == 7
+    monkeypatch.setattr(processes.jax, "local_devices", lambda: devices[2:])
+    assert processes.device_memory() is None
+
+
 def test_a_single_process_joins_nothing(alone):
     def initialize(**_):
         raise AssertionError("joined")

@@ -12,7 +12,7 @@ import pytest
 from jaxneg import models
 from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
-from jaxneg.embeddings import optim, sharding, tables
+from jaxneg.embeddings import layouts, optim, sharding, tables
 from jaxneg.training import objective, scoring, steps
 
 V, B, L, D = 20, 16, 5, 8
@@ -64,9 +64,8 @@ def make(config=CONFIG):
 
 
 def recipe(config, model):
-    return steps.Recipe(
-        objective.Task(config, model, V - 1), optim.dense_optimizer(config.optim, 100), None, V
-    )
+    layout = layouts.Whole(sharding.make_mesh(1), V - 1)
+    return steps.Recipe(objective.Task(config, model, V - 1), layout, layout.optimizer(config.optim, 100))
 
 
 def weights(state):

@@ -21,7 +21,7 @@ from jaxneg.training import checkpoint, processes, runs
 pytestmark = pytest.mark.slow
 
 TRAIN = "train config.py --train.log-every 1 --train.checkpoint-every 2"
-AHEAD = ("jaxneg.data.pipeline._Gather.random_map", 30)
+AHEAD = ("jaxneg.data.gathering.Gather.random_map", 30)
 COMMIT = ("orbax.checkpoint._src.checkpointers.async_checkpointer._background_wait_for_commit_futures", 2)
 FINAL = ("orbax.checkpoint.checkpoint_manager.CheckpointManager._finalize", 2)
 SAVE = ("orbax.checkpoint.checkpoint_manager.CheckpointManager.save", 2)
@@ -46,7 +46,7 @@ DEATHS = {
     "TensorBoard, no room": (*BOARD, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
     "TensorBoard, a library": (*BOARD, RuntimeError("boom"), "TensorBoard's file .* RuntimeError: boom: mend"),
     "metrics, a quota": (*LINE, OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "free some space"),
-    "device, no memory": ("jaxneg.training.loop._Loop._flush", 3, RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    "device, no memory": ("jaxneg.training.loop.Loop._flush", 3, RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
                           "RESOURCE_EXHAUSTED: Out of memory: lower --data.batch-size"),
 }  # fmt: skip
 

@@ -1,0 +1,69 @@
+"""What a run knows of itself between steps: how far it is, what validations found, how long it took."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxneg.training import convergence
+
+
+@dataclass
+class Progress:
+    """What checkpoints hold beside the state of the devices; all of it is of the whole run, whatever its parts."""
+
+    step: int = 0  # of the latest checkpoint
+    best_score: float | None = None  # of the figure that decides; None before the first validation
+    best_step: int = 0
+    since_best: int = 0  # validations without a better one, once warm-up is over
+    history: list[dict[str, Any]] = field(default_factory=list)  # a line for each validation, oldest first
+    seconds: float = 0.0
+    device_seconds: float = 0.0  # of steps alone
+    compile_seconds: float = 0.0
+    hard: int = 0  # hard negatives drawn
+    negatives: int = 0  # negatives in all
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """Of what ``to_json`` gave, also to an earlier version that knew less or more."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """A copy that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def validated(self, line: dict[str, Any], score: float, *, warming: bool) -> None:
+        """Takes in a validation. The first of equal scores is the best; patience counts after warm-up.
+
+        Args:
+          line: figures, with the step, epoch, sequences and seconds.
+          score: what decides.
+          warming: whether the learning rate still rises.
+        """
+        better = self.best_score is None or score > self.best_score
+        if better:
+            self.best_score, self.best_step = score, line["step"]
+        self.since_best = 0 if better or warming else self.since_best + 1
+        self.history.append(line)
+
+    def result(self, monitor: str, stopped: str) -> dict[str, Any]:
+        """What a run has come to, for ``result.json``.
+
+        Args:
+          monitor: the figure that decides.
+          stopped: why it ends.
+        """
+        return {
+            "monitor": monitor,
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "last_score": self.history[-1][monitor],
+            "stopped": stopped,
+            "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
+            "compile_seconds": self.compile_seconds,
+            "hard_share": self.hard / max(self.negatives, 1),
+            **convergence.convergence(self.history, monitor, stopped),
+            "history": self.history,
+        }

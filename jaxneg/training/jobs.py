@@ -1,0 +1,64 @@
+"""What is trained on what, and how a person is told of it."""
+
+import collections
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+
+from jaxneg.config import Config
+from jaxneg.data import pipeline, stores
+from jaxneg.training import program, validation
+
+
+class Job(NamedTuple):
+    """What a run is of: the same from its first step to its last."""
+
+    config: Config
+    workdir: pathlib.Path
+    store: stores.Store
+    batches: pipeline.TrainBatches
+    built: program.Program
+    validation: validation.Validation
+
+    @property
+    def per_epoch(self) -> int:
+        return self.batches.steps_per_epoch
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.train.epochs * self.per_epoch
+
+
+def opening(job: Job, params: Mapping[str, jax.Array], step: int) -> Iterator[str]:
+    """Lines for the start of a run: devices, mesh, parameters, store, steps, and where results go.
+
+    Args:
+      job: that starts.
+      params: of the model.
+      step: at which it goes on.
+    """
+    mesh, counts = job.built.layout.mesh, job.store.metadata.counts
+    kinds = collections.Counter(device.device_kind for device in mesh.devices.flat)
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield f"train devices     {', '.join(f'{n} {kind}' for kind, n in kinds.items())}; mesh {axes}"
+    model, rows = (
+        sum(math.prod(leaf.shape) for leaf in tree.values()) for tree in (params, job.built.state.tables)
+    )
+    yield f"train parameters  {model:,} of the model and {rows:,} in item tables"
+    held = ", ".join(f"{counts[name]:,} {name}" for name in ("items", "users", "events"))
+    yield f"train store       {job.config.data.store}: {held}; {job.batches.spans:,} training sequences"
+    begun = f", from step {step:,} on" if step else ""
+    yield f"train steps       {job.per_epoch:,} an epoch, {job.total:,} in all{begun}"
+    yield f"train results     {job.workdir}"
+
+
+def spoken(seconds: float) -> str:
+    """A span of time to two figures: "40 s", "3.5 min", "12 h"."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 100 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
