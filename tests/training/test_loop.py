@@ -20,6 +20,8 @@ from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import advice, checkpoint, logs, loop, program, runs, validation
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
     model=ModelConfig(width=8, layers=1),
@@ -319,7 +321,6 @@ def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
         loop.train(of(CONFIG, small_store, data={"batch_size": 12}, train={"devices": 0}), tmp_path / "run")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills", [1, pytest.param(int(os.environ.get("JAXNEG_KILLS", "3")), marks=pytest.mark.system)]
 )
@@ -374,7 +375,6 @@ def _written_since(path, moment):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "shapes",
     # embeddings/test_tables.py has rows, updates and ranks on every mesh.
