@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Without huge pages XLA's CPU client spends a third of a step on page faults; it must be set before Python starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: venv demo test test-all test-quick lint format docs options lock clean
+.PHONY: venv demo test test-all test-quick cover lint format docs options lock clean
 
 venv: .venv/installed
 
@@ -27,6 +27,10 @@ test: venv
 
 test-all: venv
 	$(PYTEST)
+
+# As test, and which lines and branches it reached.
+cover: venv
+	COVERAGE_FILE=.pytest_cache/coverage $(PYTEST) -m "not system" --cov jaxneg --cov-branch --cov-report term:skip-covered
 
 test-quick: venv
 	$(PYTEST) -m "not slow and not realdata and not system"

@@ -32,7 +32,7 @@ VERBS = {
     "recommend": "recommend export --items {item} --k 3",
 }
 CHATTER = re.compile(
-    r"(?!jaxneg: )((train|sweep|prepare|evaluate|simulate)\b.* |\S+: (all|[\d,]+|\d.*) |p_hard=|\d/5 )"
+    r"(?!jaxneg: )(  |next: |(train|sweep|prepare|evaluate|simulate)\b.* |\S+: (all|[\d,]+|\d.*) |p_hard=|\d/5 )"
 )
 
 

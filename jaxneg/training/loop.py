@@ -304,8 +304,10 @@ class Loop:
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
             "sequences_per_s": len(fetched) * self._sequences_per_step / (now - self.logged),
         }
+        data = self.job.config.data
         told = {
             "step_seconds": (now - self.logged) / len(fetched),
+            "positions_per_s": len(fetched) * data.batch_size * data.length / (now - self.logged),
             "device_memory": processes.device_memory(),
         }
         self.logged = now

@@ -230,7 +230,7 @@ def test_help_says_how_many_options_it_leaves_to_the_long_one(capsys):
     [left] = re.findall(r"jaxneg train --help-all lists (\d+) more options\.", text)
     there = len(re.findall(r"^  (?:--|CONFIG)", text, re.M))
     assert there + int(left) == len(PARTS) + len(
-        "CONFIG workdir cluster coordinator processes process".split()
+        "CONFIG workdir log cluster coordinator processes process".split()
     )
     assert "--train.log-every" in whole and "--train.log-every" not in text
 

@@ -15,6 +15,8 @@ from jaxneg.files import documents
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = "--model.width 8 --model.layers 1 --train.epochs 1 --train.devices 1 --eval.bootstrap 20".split()
 OTHERS = {
     "a": "--data.length 8",

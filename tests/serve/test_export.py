@@ -18,6 +18,8 @@ from jaxneg.models import layers
 from jaxneg.serve import export, scorer
 from jaxneg.training import program, runs
 
+pytestmark = pytest.mark.slow
+
 # float32 sums taken in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 # A bfloat16 value may round to its neighbour, 2**-8 of it away.

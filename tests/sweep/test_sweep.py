@@ -25,6 +25,8 @@ from jaxneg.files import locks
 from jaxneg.sweep import grids, plots, runner, tables
 from jaxneg.sweep.grids import Sweep, over
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 OPTIONS = """--data.length 6 --data.batch-size 32 --model.width 8 --model.layers 1 --train.epochs 2 --train.devices 1
 --train.checkpoint-every 5 --eval.batch-size 64 --eval.bootstrap 50""".split()
@@ -519,7 +521,6 @@ def untimed(directory):
 
 # In this process a cell that failed is tried again, and a sweep that is done runs nothing.
 @pytest.mark.system
-@pytest.mark.slow
 def test_killed_and_continued_gives_the_same_table(swept, config_file, tmp_path):
     workdir = tmp_path / "killed"
     command = [
@@ -568,7 +569,6 @@ def test_killed_and_continued_gives_the_same_table(swept, config_file, tmp_path)
     assert (workdir / "table.md").read_bytes() == (swept[0] / "table.md").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_failing_cell_is_told_and_tried_again(config_file, copied, capsys):
     with open(config_file, "a") as file:
         file.write("""

@@ -13,6 +13,8 @@ from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConf
 from jaxneg.embeddings import sharding
 from jaxneg.training import program
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = program.Catalogue(items=30, stations=3, attributes=(3,))
 CONFIG = Config(
     data=DataConfig(length=5, batch_size=16),

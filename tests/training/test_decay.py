@@ -11,6 +11,8 @@ from jaxneg import models
 from jaxneg.config import ModelConfig, OptimConfig
 from jaxneg.embeddings import optim, tables
 
+pytestmark = pytest.mark.slow
+
 KEPT = ("inputs.feedback", "inputs.feedback_gate")
 INPUTS = {"inputs.station", "inputs.position", "inputs.attribute0", "inputs.output_attribute0", "head.kernel"}
 ATTENTION = {

@@ -13,6 +13,8 @@ from jaxneg.data import draws, pipeline, stores
 from jaxneg.embeddings import tables
 from jaxneg.training import losses, objective, program
 
+pytestmark = pytest.mark.slow
+
 V, WIDTH, REPEATS = 2000, 4, 300
 SAMPLED = (
     "--loss.name sampled_softmax --data.negatives 0 --loss.log-q plain --data.length 1 --model.dropout 0"

@@ -20,6 +20,8 @@ from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import advice, checkpoint, logs, loop, program, runs, validation
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Config(
     data=DataConfig(length=8, batch_size=32, p_hard=0.5),
     model=ModelConfig(width=8, layers=1),
@@ -53,7 +55,7 @@ def assert_same_state(a, b):
 
 def without_clock(lines):
     return [
-        {k: v for k, v in line.items() if k != "sequences_per_s" and "seconds" not in k} for line in lines
+        {k: v for k, v in line.items() if not k.endswith("_per_s") and "seconds" not in k} for line in lines
     ]
 
 
@@ -80,6 +82,8 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert all(line["step_seconds"] > 0 and "device_memory" in line for line in lines if "loss" in line)
+    seconds = [line for line in lines if "loss" in line]
+    assert all(line["step_seconds"] * line["positions_per_s"] == pytest.approx(32 * 8) for line in seconds)
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -317,7 +321,6 @@ def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
         loop.train(of(CONFIG, small_store, data={"batch_size": 12}, train={"devices": 0}), tmp_path / "run")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills", [1, pytest.param(int(os.environ.get("JAXNEG_KILLS", "3")), marks=pytest.mark.system)]
 )
@@ -372,7 +375,6 @@ def _written_since(path, moment):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "shapes",
     # embeddings/test_tables.py has rows, updates and ranks on every mesh.

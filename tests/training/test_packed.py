@@ -14,6 +14,8 @@ from jaxneg.embeddings import tables
 from jaxneg.models import layers
 from jaxneg.training import loop, objective, runs, scoring
 
+pytestmark = pytest.mark.slow
+
 V, L, D = 20, 8, 8
 SIZES = [5, 3, 1, 7, 2, 4, 2, 8]  # of the sequences
 ROWS = [[0, 1], [3, 2], [4, 5, 6], [7]]  # which share a row; the third leaves none free, the second none
@@ -190,7 +192,6 @@ def test_what_cannot_be_packed_is_refused_in_one_line():
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_a_run_of_packed_rows_takes_fewer_steps_and_is_evaluated_as_any(small_store, tmp_path):
     config = Config(
         data=DataConfig(store=str(small_store), length=40, batch_size=8),

@@ -14,6 +14,8 @@ from jaxneg.embeddings import sharding
 from jaxneg.models import layers
 from jaxneg.training import program
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = [name for name, row in parts.ENCODERS.items() if row.blocks]
 CATALOGUE = program.Catalogue(items=20, stations=3, attributes=(3,))
 CONFIG = Config(

@@ -18,6 +18,8 @@ from jaxneg.errors import UserError
 from jaxneg.sweep import workers
 from jaxneg.training import checkpoint, processes, runs
 
+pytestmark = pytest.mark.slow
+
 TRAIN = "train config.py --train.log-every 1 --train.checkpoint-every 2"
 AHEAD = ("jaxneg.data.gathering.Gather.random_map", 30)
 COMMIT = ("orbax.checkpoint._src.checkpointers.async_checkpointer._background_wait_for_commit_futures", 2)
@@ -98,7 +100,6 @@ def test_a_death_is_one_line_and_the_run_can_be_continued(
     assert not (tmp_path / "run" / "result.json").exists() and not list(tmp_path.rglob("*.lock"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "death", ["batches, a library", "checkpoint, the thread alone", "checkpoint, its end"]
 )
