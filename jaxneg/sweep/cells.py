@@ -6,7 +6,7 @@ import math
 import pathlib
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxneg import files, progress
@@ -25,14 +25,14 @@ RAW = (
 )  # of a result, which become others of these
 
 
-def work(kind: str, config: str, directory: str, split: str, on_progress: Callable[..., None]) -> None:
+def work(kind: str, config: str, directory: str, split: str, on_progress: progress.OnProgress) -> None:
     """What a worker does for one task; see ``measure_cell`` and ``measure_baselines``."""
     act = measure_cell if kind == "cell" else measure_baselines
     act(saved.from_json(config), pathlib.Path(directory), split, on_progress)
 
 
 def measure_cell(
-    config: Config, directory: pathlib.Path, split: str, on_progress: Callable[..., None]
+    config: Config, directory: pathlib.Path, split: str, on_progress: progress.OnProgress
 ) -> None:
     """Trains a cell, or continues it, and writes its figures, and its values per example, for a split."""
     if not (directory / "config.json").is_file():
@@ -42,7 +42,7 @@ def measure_cell(
     def training(
         done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
     ) -> None:
-        on_progress(figures={"share": done / total, **figures}, stage=name)
+        on_progress(done, total, figures, stage=name)
 
     if runs.ended(directory) is None:
         loop.train(config, directory, training)
@@ -51,7 +51,7 @@ def measure_cell(
     def watched(
         done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
     ) -> None:
-        on_progress(figures={"share": done / total}, stage=f"{stage} measured")
+        on_progress(done, total, figures, stage=f"{stage} measured")
 
     eval_set = eval_sets.EvalSet(trained.store, config, split, watched)
     run = measuring.measure_run(trained, eval_set, name)
@@ -107,7 +107,7 @@ def _probed(found: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def measure_baselines(
-    config: Config, workdir: pathlib.Path, split: str, on_progress: Callable[..., None]
+    config: Config, workdir: pathlib.Path, split: str, on_progress: progress.OnProgress
 ) -> None:
     """Measures the baselines of ``tuning`` and writes their figures, and their values per example."""
     path = standing.baselines_path(workdir, split)
@@ -116,7 +116,7 @@ def measure_baselines(
     def watched(
         done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
     ) -> None:
-        on_progress(figures={"share": done / total}, stage=f"baseline {stage}")
+        on_progress(done, total, figures, stage=f"baseline {stage}")
 
     measured = tuning.measure_baselines(eval_sets.EvalSet(store, config, split, watched))
     values = {

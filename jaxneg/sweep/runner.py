@@ -30,7 +30,6 @@ PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback k
 # What may differ between the runs of a cell without changing what is measured.
 FREE = ("data.store", "train.log_every", "train.devices")
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
-OnProgress = Callable[..., None]  # (done, total, figures, stage)
 
 
 def sweep(
@@ -41,7 +40,7 @@ def sweep(
     jobs: int = 0,
     split: str = "test",
     baselines: bool = False,
-    on_progress: OnProgress = lambda *_, **__: None,
+    on_progress: progress.OnProgress = progress.silent,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Trains and measures every cell that does not stand yet; returns what table.json then holds.
@@ -56,7 +55,7 @@ def sweep(
       jobs: cells at the same time; 0 takes one per core, or per GPU.
       split: held-out events that are measured, "test" or "validation".
       baselines: measure baselines on the same events too.
-      on_progress: told (done, total, figures, stage=...) in cells.
+      on_progress: told of each stage, in cells.
       say: told a line of each cell that is done.
     """
     if jobs < 0:
@@ -94,7 +93,9 @@ def sweep(
         ):
             for event in events:
                 if event.progress is not None:
-                    on_progress(done, total, event.progress["figures"], stage=event.progress["stage"])
+                    its = event.progress
+                    share = {"share": its["done"] / max(its["total"], 1)}
+                    on_progress(done, total, share | its["figures"], stage=its["stage"])
                     continue
                 done += event.task != "baselines"
                 _settle(workdir, event, split, spec, say)

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxneg import errors
+from jaxneg import errors, progress
 from jaxneg.errors import UserError
 
 LOOK_SECONDS = 0.2  # between two looks whether to end
@@ -226,11 +226,13 @@ def _work(function: str, cores: list[int]) -> None:
 
     said = 0.0
 
-    def on_progress(**progress: Any) -> None:
+    def on_progress(
+        done: int, total: int, figures: progress.Figures = progress.NONE, /, *, stage: str = ""
+    ) -> None:
         nonlocal said
         if time.monotonic() - said >= REPORT_SECONDS:
             said = time.monotonic()
-            answer({"progress": progress})
+            answer({"progress": {"done": done, "total": total, "figures": dict(figures), "stage": stage}})
 
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)

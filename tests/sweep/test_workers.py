@@ -25,7 +25,7 @@ def work(n, directory, on_progress):
         raise ValueError("two is wrong")
     if n == 3:
         os._exit(7)
-    on_progress(n=n)
+    on_progress(n, 10, {"loss": 0.5}, stage="work")
     if n == 9:
         pathlib.Path(directory, "started").write_text(str(os.getpid()))
         time.sleep(600)
@@ -53,6 +53,10 @@ def run(toy, *numbers, places=2):
         return list(events)
 
 
+def told(n):
+    return {"done": n, "total": 10, "figures": {"loss": 0.5}, "stage": "work"}
+
+
 def test_each_task_ends_once_and_failures_stay_alone(toy):
     events = run(toy, 0, 1, 2, 3, 4, 5)
     ended = [event for event in events if event.progress is None]
@@ -62,7 +66,7 @@ def test_each_task_ends_once_and_failures_stay_alone(toy):
     assert failed["task 1"].failed == "one is refused" and failed["task 1"].trace == ""
     assert failed["task 2"].failed == "ValueError: two is wrong" and "in work" in failed["task 2"].trace
     assert "exit code 7" in str(failed["task 3"].failed)
-    assert {event.task for event in events if event.progress == {"n": 4}} <= {"task 4"}
+    assert {event.task for event in events if event.progress == told(4)} <= {"task 4"}
     core = str([min(os.sched_getaffinity(0))])
     assert {path.name: path.read_text() for path in toy.glob("[0-9].txt")} == {
         f"{n}.txt": core for n in (0, 4, 5)
@@ -98,7 +102,7 @@ def started(directory):
 
 def test_closing_ends_the_workers(toy):
     events = workers.calls("toy_tasks:work", tasks(toy, 9), [workers.Place({})], toy / "logs")
-    assert next(events).progress == {"n": 9}
+    assert next(events).progress == told(9)
     pid = started(toy)
     events.close()
     assert gone(pid, within=1.0)
