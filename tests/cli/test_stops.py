@@ -121,7 +121,7 @@ def test_a_second_one_is_refused_and_the_first_is_none_the_worse(verb, worked, t
         )
 
 
-TRAIN = "train config.py --workdir new --train.epochs 1000"
+TRAIN = "train config.py --workdir new --train.epochs 10000 --train.patience 0"
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,12 @@ def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store
     )
     built = program.build(base, program.catalogue_of(store), sharding.make_mesh(1))
     live = runs.Trained(
-        base, store, built.model, built.init(), {"best_step": 0, "monitor": "auc", "best_score": 0.5}
+        base,
+        store,
+        built.model,
+        built.init(),
+        {"best_step": 0, "monitor": "auc", "best_score": 0.5},
+        built.layout,
     )
     export.export(live, tmp_path / "out")
     model, score = scorer.Scorer.open(tmp_path / "out"), runs.catalogue_score(live)

@@ -588,7 +588,8 @@ def get_sweep():
         said = capsys.readouterr().err
         assert said.startswith("2 of 3 cells are done already\n")
         assert "p_hard=wild,seed=0 failed: the loss is not finite at step" in said
-        assert f"{copied / 'table.html'}: 2 runs in 3 rows" in said
+        assert f"\n{copied}: 2 runs in 3 rows, test split\n" in said
+        assert f"\n  {copied / 'table.html'}: all figures" in said
         assert (
             "jaxneg: 1 failed (p_hard wild, seed 0: the loss is not finite at step" in said.splitlines()[-1]
         )
