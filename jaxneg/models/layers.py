@@ -93,7 +93,9 @@ class Attention(nnx.Module):
         return self.out(y_BLHK.reshape(B, L, D))
 
 
-def fused_implementation(q_BLHK: jax.Array | jax.ShapeDtypeStruct, *, masked: bool) -> Literal["cudnn", "xla"]:
+def fused_implementation(
+    q_BLHK: jax.Array | jax.ShapeDtypeStruct, *, masked: bool
+) -> Literal["cudnn", "xla"]:
     """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
 
     cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
