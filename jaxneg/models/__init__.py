@@ -28,19 +28,8 @@ class Model(NamedTuple):
 
 
 class _Network(nnx.Module):
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        length: int,
-        stations: int,
-        attributes: tuple[int, ...],
-        cloze: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.inputs = inputs.Inputs(
-            config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
-        )
+    def __init__(self, config: ModelConfig, taken: inputs.Inputs, rngs: nnx.Rngs):
+        self.inputs = taken
         self.encoder = parts.made(parts.ENCODERS[config.encoder].make)(config, rngs=rngs)
         self.name = config.encoder
         gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
@@ -82,9 +71,10 @@ def build(
 
     def network(key: jax.Array) -> _Network:
         rngs = nnx.Rngs(params=key)
-        return _Network(
+        taken = inputs.Inputs(
             config, length=length, stations=stations, attributes=attributes, cloze=cloze, rngs=rngs
         )
+        return _Network(config, taken, rngs)
 
     graph, abstract = nnx.split(nnx.eval_shape(lambda: network(jax.random.key(0))))
     paths = {_name(path): path for path, _ in nnx.to_flat_state(abstract)}
