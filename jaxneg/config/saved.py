@@ -13,6 +13,8 @@ from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 GONE = [("data", "prefetch")]  # fields of earlier versions that changed nothing
+# What may differ between runs without changing what is measured.
+FREE = ("data.store", "train.log_every", "train.devices")
 
 
 class Change(NamedTuple):
@@ -66,6 +68,15 @@ def from_json(text: str, beside: pathlib.Path | None = None) -> Config:
         return Config(**{name: built(kind, values[name], f"--{name}.") for name, kind in kinds.items()})
     except (UserError, documents.Wrong) as error:
         raise UserError(f"not a config that this version saved: {error}") from error
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Values by field: "data.p_hard"."""
+    return {
+        f"{part}.{name}": value
+        for part, values in dataclasses.asdict(config).items()
+        for name, value in values.items()
+    }
 
 
 def changes(old: Config, new: Config, of: Collection[Effect] = tuple(Effect)) -> list[Change]:

@@ -1,6 +1,5 @@
 """Plots of a report as PNG. Each says how many pairs, examples and users it is of. Needs matplotlib."""
 
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping
@@ -9,18 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxneg import figures, metrics
-from jaxneg.config import Config
+from jaxneg.config import Config, saved
 from jaxneg.evaluation import measuring, tuning
 from jaxneg.evaluation.canvas import BASELINE, DISLIKED, GREY, LIGHT, LIKED, MODEL, RUNS, canvas, titled
 from jaxneg.figures import shortened
 from jaxneg.metrics import measures
+from jaxneg.training import records
 
 MANY = 3  # settings beyond which a legend does not name them
-UNTOLD = (
-    "data.store",
-    "train.log_every",
-    "train.devices",
-)  # which change nothing that is measured
 
 
 def draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str]:
@@ -44,14 +39,8 @@ def draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str
 
 def legends(configs: Mapping[str, Config]) -> dict[str, str]:
     """What a legend calls runs: by the settings that differ between them, where these are few."""
-    flat = {
-        name: {f"{part}.{key}": value for part, of in dataclasses.asdict(one).items() for key, value in of.items()}
-        for name, one in configs.items()
-    }  # fmt: skip
-    first = next(iter(flat.values()))
-    differing = [
-        key for key in first if key not in UNTOLD and any(one[key] != first[key] for one in flat.values())
-    ]
+    flat = {name: saved.flat(one) for name, one in configs.items()}
+    differing = [field for field in records.apart(list(flat.values())) if field not in saved.FREE]
     if not 0 < len(differing) <= MANY:
         return {name: shortened(name) for name in configs}
     return {

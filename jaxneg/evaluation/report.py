@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxneg import files, pages, progress
+from jaxneg import files, progress
 from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
-from jaxneg.evaluation import eval_sets, measuring, page, plots, tuning
+from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, tuning
 from jaxneg.files import locks
 from jaxneg.metrics import measures
-from jaxneg.training import convergence, runs
+from jaxneg.training import convergence, records, runs
 
 SHARES = 20  # bins of the histogram of positive shares
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
@@ -121,28 +121,17 @@ def _load_other(directory: pathlib.Path, trained: runs.Trained, beside: pathlib.
 def write_report(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, Any]:
     """Writes report.json, report.md, report.html and plots/ and returns what report.json holds."""
     values = contents(findings)
-    # Plots take long to draw, and are not to stand beside figures of another time.
-    drawn = files.scratch(files.real(directory) / "plots")
-    with files.unfinished(drawn):
-        titles = _draw(drawn, findings)
-        text = page.page(values, titles, findings.run.config)
-        pictures = {f"plots/{name}": drawn / name for name in titles}
-        html = pages.html(text, f"Report of {directory.absolute().name}", pictures)
-        with files.COMMIT:
-            files.move_into(directory / "plots", drawn)
-            files.write_json(directory / "report.json", values)
-            files.write_text(directory / "report.md", text)
-            files.write_text(directory / "report.html", html)
+    publishing.write(
+        directory,
+        publishing.Page(
+            "report",
+            f"Report of {directory.absolute().name}",
+            values,
+            lambda drawn: plots.draw(drawn, findings),
+            lambda titles: page.page(values, titles, findings.run.config),
+        ),
+    )
     return values
-
-
-def _draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str]:
-    """Titles of the plots by file name; none without matplotlib."""
-    try:
-        return plots.draw(directory, findings)
-    except ImportError:
-        progress.say(f"jaxneg: {pages.NO_PLOTS}")
-        return {}
 
 
 def contents(findings: measuring.Findings) -> dict[str, Any]:
@@ -203,13 +192,8 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     return (
         {name: result[name] for name in names}
         | {name: result.get(name) for name in optional}
-        | {
-            "epochs": result["steps"] / result["steps_per_epoch"],
-            "best_epoch": result["best_step"] / result["steps_per_epoch"],
-            "best_validation": result["best_score"],
-            "last_validation": result["history"][-1][result["monitor"]],
-            "p_hard": config.data.p_hard,
-        }
+        | records.outcome(result)
+        | {"p_hard": config.data.p_hard}
     )
 
 
@@ -217,7 +201,7 @@ def _last_validation(result: Mapping[str, Any]) -> dict[str, Any]:
     """The last epoch, whether it is the best, and its validation."""
     line = result["history"][-1]
     return {
-        "epoch": result["steps"] / result["steps_per_epoch"],
+        "epoch": records.outcome(result)["epochs"],
         "is_best": result["steps"] == result["best_step"],
         "validation": {name: line[name] for name in (*COMPARED, result["monitor"]) if name in line},
     }

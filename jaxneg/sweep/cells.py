@@ -15,7 +15,7 @@ from jaxneg.data import stores
 from jaxneg.evaluation import eval_sets, measuring, tuning
 from jaxneg.files import documents
 from jaxneg.sweep import standing, tables
-from jaxneg.training import loop, runs
+from jaxneg.training import loop, records, runs
 
 RAW = (
     "best_score",
@@ -69,19 +69,13 @@ def measure_cell(
         **_probed(run.probed),
     }
     files.write_json(path, documents.sealed(written))
-    for old in (directory / "checkpoints").iterdir():
-        if old.name.isdigit() and int(old.name) != trained.result["best_step"]:
-            shutil.rmtree(old)
+    for step in files.numbered(directory / "checkpoints"):
+        if step != trained.result["best_step"]:
+            shutil.rmtree(directory / "checkpoints" / str(step))
 
 
 def _training(result: Mapping[str, Any]) -> dict[str, Any]:
-    derived = {
-        "epochs": result["steps"] / result["steps_per_epoch"],
-        "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "best_validation": result["best_score"],
-        "last_validation": result["history"][-1][result["monitor"]],
-        "seconds_per_epoch": _seconds_per_epoch(result["history"]),
-    }
+    derived = records.outcome(result) | {"seconds_per_epoch": _seconds_per_epoch(result["history"])}
     other = {name: value for name, value in tables.scalars(result).items() if name not in RAW}
     return other | derived
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxneg import files, pages, progress, signals
+from jaxneg import files, progress, signals
 from jaxneg.config import Config, saved
 from jaxneg.data import held_out, stores
 from jaxneg.errors import UserError
+from jaxneg.evaluation import publishing
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
 from jaxneg.sweep import grids, plots, standing, tables, workers
-from jaxneg.training import runs
+from jaxneg.training import records, runs
 
 TRAINING = (
     "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
@@ -27,8 +28,6 @@ TRAINING = (
     "validation_examples", "validation_users",
 )  # fmt: skip
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
-# What may differ between the runs of a cell without changing what is measured.
-FREE = ("data.store", "train.log_every", "train.devices")
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
 
@@ -143,7 +142,7 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
     if not (directory / "config.json").is_file():
         return
     old = runs.read_config(directory)
-    if changed := [str(one) for one in saved.changes(old, config) if one.field not in FREE]:
+    if changed := [str(one) for one in saved.changes(old, config) if one.field not in saved.FREE]:
         raise UserError(
             f"{directory} holds another experiment ({'; '.join(changed)}): choose a new --workdir"
         )
@@ -201,7 +200,7 @@ def _settle(
         standing.write_failure(workdir, event.task, event.failed, event.trace)
         say(f"{event.task} failed: {event.failed}")
         return
-    standing.failure_path(workdir, event.task).unlink(missing_ok=True)
+    records.failure_path(workdir, event.task).unlink(missing_ok=True)
     if event.task == "baselines":
         say("baselines: done")
         return
@@ -218,7 +217,7 @@ def _check_baselines(workdir: pathlib.Path, config: Config, split: str) -> None:
     changed = [
         str(one)
         for one in saved.changes(saved.from_json(json.dumps(old["config"])), config)
-        if one.field.startswith(("data.", "eval.")) and one.field not in FREE
+        if one.field.startswith(("data.", "eval.")) and one.field not in saved.FREE
     ]
     if old["catalogue"] != runs.catalogue_id(stores.Store.open(config.data.store)):
         changed.append("another catalogue")
@@ -243,7 +242,7 @@ def _write(
             one.figures[cell.seed] = tables.scalars(standing.figures(path))
             one.values[cell.seed] = tables.load_values(path.with_suffix(".npz"))["model"]
         else:
-            one.failed[cell.seed] = standing.reason(standing.failure_path(workdir, cell.name))
+            one.failed[cell.seed] = standing.reason(records.failure_path(workdir, cell.name))
     measured = {}
     path = standing.baselines_path(workdir, split)
     if baselines and path.is_file():
@@ -269,24 +268,23 @@ def _write(
         seed=config.eval.pair_seed,
     )
     if baselines and not measured:
-        table["baselines_failed"] = standing.reason(standing.failure_path(workdir, "baselines"))
-    drawn = files.scratch(files.real(workdir) / "plots")
-    with files.unfinished(drawn):
-        images = {f"plots/{name}": title for name, title in _draw(drawn, table).items()}
-        text = tables.markdown(table, images)
-        pictures = {path: drawn / pathlib.PurePath(path).name for path in images}
-        html = pages.html(text, f"Sweep {workdir.absolute().name}", pictures)
-        with files.COMMIT:
-            files.move_into(workdir / "plots", drawn)
-            files.write_json(workdir / "table.json", table)
-            files.write_text(workdir / "table.csv", tables.csv_text(table))
-            files.write_text(workdir / "table.md", text)
-            files.write_text(workdir / "table.html", html)
+        table["baselines_failed"] = standing.reason(records.failure_path(workdir, "baselines"))
+    publishing.write(
+        workdir,
+        publishing.Page(
+            "table",
+            f"Sweep {workdir.absolute().name}",
+            table,
+            lambda drawn: plots.draw(drawn, _plots(table)),
+            lambda titles: tables.markdown(table, {f"plots/{name}": title for name, title in titles.items()}),
+            {"table.csv": tables.csv_text(table)},
+        ),
+    )
     return table
 
 
-def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
-    """Titles of the plots by file name; none without matplotlib."""
+def _plots(table: Mapping[str, Any]) -> dict[str, plots.Plot]:
+    """What is drawn of a table, by figure."""
     best, counted = table["best_baseline"], tables.how_many(table["cells"])
     drawn = {}
     for name in table["shown"]:
@@ -305,11 +303,7 @@ def _draw(directory: pathlib.Path, table: Mapping[str, Any]) -> dict[str, str]:
             value = None if best is None else table["baselines"][best].get(name)
             baseline = None if best is None or value is None else (best.replace("_", " "), value)
             drawn[name] = plots.Plot(tables.title(name), table["axes"], points, counted, baseline)
-    try:
-        return plots.draw(directory, drawn)
-    except ImportError:
-        progress.say(f"jaxneg: {pages.NO_PLOTS}")
-        return {}
+    return drawn
 
 
 def failures(table: Mapping[str, Any]) -> list[str]:

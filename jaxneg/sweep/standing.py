@@ -8,12 +8,13 @@ SWEEP/table.json, .csv, .md, .html, plots/
 """
 
 import pathlib
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from jaxneg import files
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.sweep import tables
+from jaxneg.training import records
 
 
 def stands(path: pathlib.Path) -> bool:
@@ -32,17 +33,6 @@ def baselines_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
     return workdir / f"baselines_{split}.json"
 
 
-def failure_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
-    return workdir / "failed" / f"{name}.json"
-
-
-class Failure(TypedDict):
-    """What a file of ``failed`` holds."""
-
-    reason: str
-    trace: NotRequired[list[str]]
-
-
 class Baselines(TypedDict):
     """What baselines_<split>.json holds."""
 
@@ -58,10 +48,10 @@ def figures(path: pathlib.Path) -> dict[str, Any]:
 
 def reason(path: pathlib.Path) -> str:
     """Why a cell failed."""
-    return documents.read(path, Failure, "start the sweep again")["reason"]
+    return documents.read(path, records.Failure, "start the sweep again")["reason"]
 
 
 def write_failure(workdir: pathlib.Path, name: str, reason: str, trace: str = "") -> None:
-    path = failure_path(workdir, name)
+    path = records.failure_path(workdir, name)
     path.parent.mkdir(exist_ok=True)
     files.write_json(path, {"reason": reason, **({"trace": trace.splitlines()} if trace else {})})

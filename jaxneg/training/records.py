@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from jaxneg import figures, files
 from jaxneg.config import Config
@@ -38,9 +38,15 @@ class Result(TypedDict):
 
 
 class Failure(TypedDict):
-    """What a sweep says of a cell that failed, at least."""
+    """What a sweep says of a cell that failed."""
 
     reason: str
+    trace: NotRequired[list[str]]
+
+
+def failure_path(sweep: pathlib.Path, cell: str) -> pathlib.Path:
+    """Where a sweep says why a cell failed."""
+    return sweep / "failed" / f"{cell}.json"
 
 
 def stands(result: Mapping[str, Any], epochs: int, directory: pathlib.Path) -> bool:
@@ -141,14 +147,19 @@ def summary(directory: pathlib.Path) -> Summary:
     else:
         state, why = "stopped", ""
         if directory.parent.name == "cells":
-            path = directory.parent.parent / "failed" / f"{directory.name}.json"
+            path = failure_path(directory.parent.parent, directory.name)
             state, why = ("failed", _reason(path)) if path.is_file() else (state, why)
     return Summary(directory, state, why, settings, epochs, seconds, history)
 
 
 def differing(runs: Sequence[Summary]) -> list[str]:
     """Names of the settings in which runs differ."""
-    known = [one.settings for one in runs if one.settings]
+    return apart([one.settings for one in runs])
+
+
+def apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings that differ between some; those that are empty, as they cannot be read, are left out."""
+    known = [one for one in settings if one]
     names = dict.fromkeys(name for settings in known for name in settings)
     return [name for name in names if len({json.dumps(one.get(name)) for one in known}) > 1]
 
@@ -250,6 +261,17 @@ def _result(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, A
     result = documents.read(path, Result, AGAIN, more=True)
     epochs = settings["train.epochs"]
     return result if not isinstance(epochs, int) or stands(result, epochs, directory) else None
+
+
+def outcome(result: Mapping[str, Any]) -> dict[str, float]:
+    """Epochs that a run that has ended was trained for, that of its best checkpoint, and its figure there and last."""
+    each = result["steps_per_epoch"]
+    return {
+        "epochs": result["steps"] / each,
+        "best_epoch": result["best_step"] / each,
+        "best_validation": result["best_score"],
+        "last_validation": result["history"][-1][result["monitor"]],
+    }
 
 
 def _told(result: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], ...], float, float]:
