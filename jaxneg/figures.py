@@ -13,6 +13,8 @@ TITLES = {
 NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "gini": "Gini", "item_coverage": "coverage", "next_hit_rate": "next HR",
          "released_hit_rate": "released HR", "delta_hit_rate": "ΔHR", "delta_ndcg": "ΔNDCG"}  # fmt: skip
 
+VALIDATION = "validation_"  # how figures of validation begin beside others
+
 OF_PAIRS = ("pair_accuracy", "user_pair_accuracy", "auc")  # of liked and disliked items
 OF_LIKED = ("mrr_positive",)
 AT_K = (
@@ -55,8 +57,15 @@ def counted(users: int, pairs: int | None = None, examples: int | None = None) -
 
 def validated(run: Mapping[str, Any]) -> str:
     """How many a run's validation is of; empty of a run of a version that did not say so."""
-    users, pairs, examples = (run.get(f"validation_{name}") for name in ("users", "pairs", "examples"))
+    users, pairs, examples = (run.get(f"{VALIDATION}{name}") for name in ("users", "pairs", "examples"))
     return "" if users is None else counted(users, pairs, examples)
+
+
+def apart(low: float | None, high: float | None) -> str:
+    """What a difference with such an interval is to 0; without an interval it is not told apart."""
+    if low is None or high is None:
+        return "not told apart from"
+    return "above" if low > 0 else "below" if high < 0 else "not told apart from"
 
 
 def shortened(name: str, most: int = 32) -> str:

@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxneg import errors
+from jaxneg import errors, figures
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
 LINES = ("on_step", "on_validation")
 METHODS = ("on_start", *LINES, "on_end")
-VALIDATION = "validation_"  # how figures of validation begin in metrics.jsonl
 CONTINUES = "mend it or leave it out, and the same command continues from the last checkpoint"
 
 # Loggers: the package that each needs, and the extra that brings it.
@@ -92,8 +91,8 @@ class Callbacks:
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """Tells of a line of metrics.jsonl."""
-        validation = any(name.startswith(VALIDATION) for name in values)
-        plain = {name.removeprefix(VALIDATION): value for name, value in values.items()}
+        validation = any(name.startswith(figures.VALIDATION) for name in values)
+        plain = {name.removeprefix(figures.VALIDATION): value for name, value in values.items()}
         for one in self._callbacks:
             if _has(one, LINES):
                 self._tell([one], LINES[validation], step, plain)

@@ -176,8 +176,7 @@ def _difference(one: Mapping[str, Any]) -> str:
 
 
 def _against(one: Mapping[str, Any]) -> str:
-    low, high = one["difference_auc_low"], one["difference_auc_high"]
-    return "above" if low > 0 else "below" if high < 0 else "not told apart from"
+    return figures.apart(one["difference_auc_low"], one["difference_auc_high"])
 
 
 def _catching_up(directory: pathlib.Path, compare: Sequence[pathlib.Path]) -> list[str]:

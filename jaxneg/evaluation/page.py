@@ -367,9 +367,7 @@ def _against(other: Mapping[str, Any]) -> str:
     low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
     if other["difference_pair_accuracy"] is None:
         return "not compared with it, as they share no pair"
-    apart = low is not None
-    is_ = "above" if apart and low > 0 else "below" if apart and high < 0 else "not told apart from"
-    return f"**{is_}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
+    return f"**{figures.apart(low, high)}** it, by {_interval(other, 'difference_pair_accuracy', '+')}"
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxneg import files, progress
+from jaxneg import figures, files, progress
 from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
@@ -187,7 +187,7 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     optional = (
         *(f"{unit}_to_convergence" for unit in convergence.UNITS),
         "not_converged", "compile_seconds", "device_seconds", "false_negatives", "hard_also_liked",
-        *(f"validation_{name}" for name in ("pairs", "examples", "users")),
+        *(f"{figures.VALIDATION}{name}" for name in ("pairs", "examples", "users")),
     )  # fmt: skip
     return (
         {name: result[name] for name in names}

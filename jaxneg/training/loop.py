@@ -335,14 +335,14 @@ class Loop:
         warming = step <= job.config.optim.warmup_steps
         self.progress.validated(line, found[monitor], warming=warming)
         self.writer.write(
-            step, {f"validation_{name}" if name in found else name: v for name, v in line.items()}
+            step, {f"{figures.VALIDATION}{name}" if name in found else name: v for name, v in line.items()}
         )
         return found[monitor]
 
     def _finish(self, step: int, stopped: str, facts: dict[str, float | None]) -> dict[str, Any]:
         self.checkpoints.wait()
         self.checkpoints.prune(self.progress.best_step)
-        counts = {f"validation_{name}": count for name, count in self.job.validation.counts.items()}
+        counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
         if processes.first():

@@ -21,7 +21,6 @@ CONTENTS = {"store.json", "environment.json", "metrics.jsonl", "checkpoints"}  #
 # What nobody looks for runs in: files of stores and exports say what they are.
 OTHERS = {"metadata.json", "manifest.json"}
 SHOWN = ("pair_accuracy", "auc")  # beside the figure that decides
-VALIDATION = "validation_"  # how figures of validation begin in metrics.jsonl
 
 
 class Result(TypedDict):
@@ -290,9 +289,11 @@ def _logged(directory: pathlib.Path) -> tuple[tuple[Mapping[str, Any], ...], flo
                 if not line.endswith(b"\n"):
                     break  # being written, or cut short by a crash
                 last = line
-                if f'"{VALIDATION}'.encode() in line:
+                if f'"{figures.VALIDATION}'.encode() in line:
                     values = documents.parsed(line, dict[str, Any])
-                    history.append({name.removeprefix(VALIDATION): value for name, value in values.items()})
+                    history.append(
+                        {name.removeprefix(figures.VALIDATION): value for name, value in values.items()}
+                    )
         epoch = documents.parsed(last, dict[str, Any]).get("epoch", 0.0) if last else 0.0
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
