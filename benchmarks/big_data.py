@@ -77,12 +77,40 @@ def run(directory: pathlib.Path, sessions: int, seconds: float, cgroup: pathlib.
     log, store = directory / "log.parquet", directory / "store"
     users = max(sessions // 6, 100)
     jaxneg = [sys.executable, "-m", "jaxneg"]
-    simulate = [*jaxneg, "simulate", "--sessions", sessions, "--users", users, "--items", users,
-                "--stations", 60, "--artists", max(users // 10, 10), "--days", 90, "--out", log]  # fmt: skip
-    prepare = [*jaxneg, "prepare", "table", log, "--attributes", "artist", "--memory-limit", MEMORY,
-               "--out", store]  # fmt: skip
-    made = {name: once(directory / f"{name}.json", command) for name, command in
-            (("simulate", simulate), ("prepare", prepare))}  # fmt: skip
+    simulate = [
+        *jaxneg,
+        "simulate",
+        "--sessions",
+        sessions,
+        "--users",
+        users,
+        "--items",
+        users,
+        "--stations",
+        60,
+        "--artists",
+        max(users // 10, 10),
+        "--days",
+        90,
+        "--out",
+        log,
+    ]
+    prepare = [
+        *jaxneg,
+        "prepare",
+        "table",
+        log,
+        "--attributes",
+        "artist",
+        "--memory-limit",
+        MEMORY,
+        "--out",
+        store,
+    ]
+    made = {
+        name: once(directory / f"{name}.json", command)
+        for name, command in (("simulate", simulate), ("prepare", prepare))
+    }
     events = stores.Store.open(store).events
     result = {
         "benchmark": "big_data",
@@ -105,8 +133,19 @@ def run(directory: pathlib.Path, sessions: int, seconds: float, cgroup: pathlib.
     for name, block in (("rows", 0), ("blocks", BLOCK)):
         evict(store)
         workdir = directory / f"run-{os.getpid()}-{name}"
-        train = [*jaxneg, "train", __file__, "--data.store", store, "--workdir", workdir,
-                 "--data.shuffle-block", block, "--data.shuffle-pool", POOL]  # fmt: skip
+        train = [
+            *jaxneg,
+            "train",
+            __file__,
+            "--data.store",
+            store,
+            "--workdir",
+            workdir,
+            "--data.shuffle-block",
+            block,
+            "--data.shuffle-pool",
+            POOL,
+        ]
         result[f"train_{name}"] = trained(train, workdir, seconds, cgroup)
     return result | {"load_average": round(os.getloadavg()[0], 2)}
 
@@ -143,8 +182,12 @@ def trained(command: list, workdir: pathlib.Path, seconds: float, cgroup: pathli
         raise SystemExit(f"jaxneg train ended early: {error[-2000:]}")
     (first, before), (last, step) = seen[0], seen[-1]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {"sequences_per_s": round((step - before) * SMALL.data.batch_size / (last - first)), "steps": step,
-            "start_seconds": round(first - began, 1), "peak_gb_so_far": gigabytes(peak * 1024)}  # fmt: skip
+    return {
+        "sequences_per_s": round((step - before) * SMALL.data.batch_size / (last - first)),
+        "steps": step,
+        "start_seconds": round(first - began, 1),
+        "peak_gb_so_far": gigabytes(peak * 1024),
+    }
 
 
 def once(record: pathlib.Path, command: list) -> dict:

@@ -264,10 +264,7 @@ def inputs(results):
     words = [
         f"{kind}: accuracy {accuracy[kind]}, coverage of 5 events {covered[kind].mean:.3f}" for kind in kinds
     ]
-    holds = [
-        more(accuracy["+ - skip"], accuracy["+"]),
-        covered["+ - skip"].mean > covered["+"].mean + 0.05,
-    ]
+    holds = [more(accuracy["+ - skip"], accuracy["+"]), covered["+ - skip"].mean > covered["+"].mean + 0.05]
     return "; ".join(words), verdict(holds)
 
 
@@ -278,8 +275,10 @@ def targets(results):
         true, random = (study.get("pair_accuracy", kind, target) for target in ("true", "random"))
         words.append(f"inputs {kind}: {random} random, {true} true ({relative(true, random):+.1%})")
         holds.append(more(true, random))
-    both = [study.get("pair_accuracy", *labels).mean for labels in
-            (("+", "random"), ("+ - skip", "random"), ("+", "true"))]  # fmt: skip
+    both = [
+        study.get("pair_accuracy", *labels).mean
+        for labels in (("+", "random"), ("+ - skip", "random"), ("+", "true"))
+    ]
     words.append(f"alone the target adds {both[2] - both[0]:+.3f}, the inputs add {both[1] - both[0]:+.3f}")
     return "; ".join(words), verdict([*holds, both[2] > both[1]])
 
@@ -361,8 +360,10 @@ def architectures(results):
     for encoder in ENCODERS:
         off, on = (study.get("released_hit_rate@1", encoder, name) for name in ("off", "predicted"))
         liked, without = (study.get("pair_accuracy", encoder, name) for name in ("predicted", "off"))
-        words.append(f"{encoder} {off.mean:.4f} to {on.mean:.4f} ({relative(on, off):+.1%}), "
-                     f"pair accuracy {without.mean:.3f} to {liked.mean:.3f}")  # fmt: skip
+        words.append(
+            f"{encoder} {off.mean:.4f} to {on.mean:.4f} ({relative(on, off):+.1%}), "
+            f"pair accuracy {without.mean:.3f} to {liked.mean:.3f}"
+        )
         holds.append(more(on, off))
     return f"released HR@1: {'; '.join(words)}", verdict(holds)
 
@@ -414,8 +415,13 @@ def pairing(results):
     study = Study(results, "term")
     words = []
     figures = ("released_hit_rate@1", "pair_accuracy")
-    for name in ("off", "weight 0.5", "released form, weight 0.5", "skips as targets",
-                 "skips as targets, released form, weight 0.5"):  # fmt: skip
+    for name in (
+        "off",
+        "weight 0.5",
+        "released form, weight 0.5",
+        "skips as targets",
+        "skips as targets, released form, weight 0.5",
+    ):
         hit, pair = (study.get(figure, name) for figure in figures)
         words.append(f"{name} {hit.mean:.4f} and {pair.mean:.3f}")
     right, wrong = (study.get("pair_accuracy", name) for name in ("weight 0.5", "released form, weight 0.5"))

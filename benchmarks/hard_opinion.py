@@ -29,8 +29,15 @@ FIGURES = {"auc": "test AUC", "pair_accuracy": "pair accuracy", "ndcg@10": "NDCG
 def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, work: pathlib.Path) -> dict:
     """Figures of one trained model on the test split."""
     config = configs.load(real_data.ROOT / "configs" / f"{real_data.SETS[name]}_sasrec.py")
-    options = ["--data.store", str(store), "--data.hard-opinion", opinion, "--eval.bootstrap", "10",
-               *(f"--{part}.seed={seed}" for part in ("data", "train"))]  # fmt: skip
+    options = [
+        "--data.store",
+        str(store),
+        "--data.hard-opinion",
+        opinion,
+        "--eval.bootstrap",
+        "10",
+        *(f"--{part}.seed={seed}" for part in ("data", "train")),
+    ]
     if epochs:
         options += ["--train.epochs", str(epochs)]
     config = configs.override(config, options)

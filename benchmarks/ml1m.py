@@ -25,10 +25,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ("sasrec", "gsasrec")
 FIGURES = ("ndcg@10", "hit_rate@1", "hit_rate@10")
 QUICK = {
-    "--data.length": 30, "--data.batch-size": 32, "--model.width": 32, "--model.layers": 1, "--model.dropout": 0.1,
-    "--optim.learning-rate": 0.01, "--train.epochs": 30, "--train.patience": 0, "--train.devices": 1,
-    "--train.evaluate-every": 65, "--eval.bootstrap": 50,
-}  # fmt: skip
+    "--data.length": 30,
+    "--data.batch-size": 32,
+    "--model.width": 32,
+    "--model.layers": 1,
+    "--model.dropout": 0.1,
+    "--optim.learning-rate": 0.01,
+    "--train.epochs": 30,
+    "--train.patience": 0,
+    "--train.devices": 1,
+    "--train.evaluate-every": 65,
+    "--eval.bootstrap": 50,
+}
 
 
 def make_up(

@@ -139,9 +139,17 @@ def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None
         "positive_item": positive % (items + 1),
     }
     metadata = stores.Metadata(
-        reader="", source="synthetic", settings={}, polarity={"play": 1, "skip": -1}, split={},
-        counts={"stations": int(station_T.max())}, feedback={}, dropped={}, attributes=[], sessions_overlap=False,
-    )  # fmt: skip
+        reader="",
+        source="synthetic",
+        settings={},
+        polarity={"play": 1, "skip": -1},
+        split={},
+        counts={"stations": int(station_T.max())},
+        feedback={},
+        dropped={},
+        attributes=[],
+        sessions_overlap=False,
+    )
     with stores.StoreWriter(path) as writer:
         for field, values in columns.items():
             writer.column(field).append(values)

@@ -26,14 +26,32 @@ CATALOGUE = program.Catalogue(items=99_999_999, stations=1000, attributes=())
 NEGATIVES = {
     "256 negatives shared by the batch": [],
     "256 negatives of each position's own": [
-        "--data.negatives", "256", "--data.p-hard", "0", "--data.shared-negatives", "0", "--loss.log-q", "none",
+        "--data.negatives",
+        "256",
+        "--data.p-hard",
+        "0",
+        "--data.shared-negatives",
+        "0",
+        "--loss.log-q",
+        "none",
     ],
-}  # fmt: skip
+}
 SMALL, LARGE = "v5e:4x4", "v5e:16x16"
 COLUMNS = (
-    "slice", "chips", "memory a device, GiB", "tables", "optimiser", "temporaries", "sent a chip, MiB",
-    "compiler, ms", "links, ms", "step, ms", "sequences/s", "hours", "chip-hours",
-)  # fmt: skip
+    "slice",
+    "chips",
+    "memory a device, GiB",
+    "tables",
+    "optimiser",
+    "temporaries",
+    "sent a chip, MiB",
+    "compiler, ms",
+    "links, ms",
+    "step, ms",
+    "sequences/s",
+    "hours",
+    "chip-hours",
+)
 
 
 def main() -> None:

@@ -88,10 +88,17 @@ def main() -> None:
         seconds = time.perf_counter() - begin
     kept = metadata.counts["events"]
     line = {
-        "benchmark": "readers", "reader": "vk_lsvd", "events": args.events, "seconds": round(seconds, 2),
-        "events_per_second": round(args.events / seconds), "rows_kept": kept, "every_row_kept": kept == args.events,
-        "users": args.users, "items": args.items, "cores": os.cpu_count(),
-    }  # fmt: skip
+        "benchmark": "readers",
+        "reader": "vk_lsvd",
+        "events": args.events,
+        "seconds": round(seconds, 2),
+        "events_per_second": round(args.events / seconds),
+        "rows_kept": kept,
+        "every_row_kept": kept == args.events,
+        "users": args.users,
+        "items": args.items,
+        "cores": os.cpu_count(),
+    }
     print(json.dumps(line))
 
 

@@ -151,7 +151,10 @@ def summary(by_name: dict[str, tuning.Measured], runs: dict, later: float) -> di
             )
         models[variant] = line
     return {
-        **{name: reference.figures[name] for name in ("users", "examples", "pairs", "auc_pairs", "same_pairs")},
+        **{
+            name: reference.figures[name]
+            for name in ("users", "examples", "pairs", "auc_pairs", "same_pairs")
+        },
         "later_training_share": later,
         "baselines": {
             key: {figure: one.report.figures[figure] for figure in (*FIGURES, *ENDS)}
@@ -161,7 +164,7 @@ def summary(by_name: dict[str, tuning.Measured], runs: dict, later: float) -> di
         },
         "best_baseline": best,
         "models": models,
-    }  # fmt: skip
+    }
 
 
 def markdown(found: dict) -> str:

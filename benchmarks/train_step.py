@@ -117,11 +117,18 @@ def setting(length: int, store: str) -> Config:
     return Config(
         data=DataConfig(store=store, length=length, batch_size=BATCH_SIZE, negatives=1, p_hard=0.0),
         model=ModelConfig(
-            width=64, layers=2, heads=1, feed_forward=64, dropout=0.2,
-            feedback="none", station=False, attributes=False, item_bias="none",
+            width=64,
+            layers=2,
+            heads=1,
+            feed_forward=64,
+            dropout=0.2,
+            feedback="none",
+            station=False,
+            attributes=False,
+            item_bias="none",
         ),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=0, clip=0.0),
-    )  # fmt: skip
+    )
 
 
 def flop(length: int, width: int) -> float:

@@ -15,11 +15,18 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(store="stores/ml1m", length=200, batch_size=128, negatives=1, p_hard=0.0),
         model=ModelConfig(
-            width=128, layers=2, heads=1, dropout=0.5,
-            feedback="none", station=False, attributes=False, tied=False, item_bias="none",
+            width=128,
+            layers=2,
+            heads=1,
+            dropout=0.5,
+            feedback="none",
+            station=False,
+            attributes=False,
+            tied=False,
+            item_bias="none",
         ),
         loss=LossConfig(name="bce"),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=0, clip=0.0, b2=0.999),
         train=TrainConfig(epochs=10_000, patience=200, monitor="ndcg@10"),
         eval=EvalConfig(ks=(1, 10), exclude_seen=True),
-    )  # fmt: skip
+    )

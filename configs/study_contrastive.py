@@ -15,7 +15,11 @@ from jaxneg.sweep.grids import Sweep
 def get_config() -> Config:
     return Config(
         data=DataConfig(
-            store="runs/study/store", length=20, batch_size=64, target="next_positive", negatives=0,
+            store="runs/study/store",
+            length=20,
+            batch_size=64,
+            target="next_positive",
+            negatives=0,
             shared_negatives=1000,
         ),
         model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
@@ -23,7 +27,7 @@ def get_config() -> Config:
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
         train=TrainConfig(epochs=40, patience=5, monitor="released_hit_rate@1"),
         eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000, released_batch=64),
-    )  # fmt: skip
+    )
 
 
 def get_sweep() -> Sweep:

@@ -17,13 +17,24 @@ FULL, CLOSED, PLACE, MANY, DISK, MEMORY = (
     "free some memory, raise its limit, or ask for less",
 )
 MENDS = {
-    errno.EMFILE: MANY, errno.ENFILE: MANY,
-    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL,
-    errno.EACCES: CLOSED, errno.EPERM: CLOSED, errno.EROFS: CLOSED,
-    errno.EIO: DISK, errno.ESTALE: DISK, errno.ENOTCONN: DISK,
+    errno.EMFILE: MANY,
+    errno.ENFILE: MANY,
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: FULL,
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+    errno.EROFS: CLOSED,
+    errno.EIO: DISK,
+    errno.ESTALE: DISK,
+    errno.ENOTCONN: DISK,
     errno.ENOMEM: MEMORY,
-    errno.ENOTDIR: PLACE, errno.EISDIR: PLACE, errno.ENAMETOOLONG: PLACE, errno.EEXIST: PLACE, errno.ELOOP: PLACE,
-}  # fmt: skip
+    errno.ENOTDIR: PLACE,
+    errno.EISDIR: PLACE,
+    errno.ENAMETOOLONG: PLACE,
+    errno.EEXIST: PLACE,
+    errno.ELOOP: PLACE,
+}
 # What else of the machine may not suffice, in the words of Python and XLA.
 EXHAUSTED = (
     (RuntimeError, "can't start new thread", "raise the limit of processes, as ulimit -u does"),

@@ -4,14 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 TITLES = {
-    "pair_accuracy": "pair accuracy", "user_pair_accuracy": "pair accuracy by user",
-    "drawn_pair_accuracy": "pair accuracy, a pair a user", "auc": "AUC", "mrr_positive": "MRR liked",
-    "mrr_negative": "MRR disliked", "random_accuracy": "against random items",
-    "epochs_to_convergence": "epochs to convergence", "seconds_to_convergence": "seconds to convergence",
+    "pair_accuracy": "pair accuracy",
+    "user_pair_accuracy": "pair accuracy by user",
+    "drawn_pair_accuracy": "pair accuracy, a pair a user",
+    "auc": "AUC",
+    "mrr_positive": "MRR liked",
+    "mrr_negative": "MRR disliked",
+    "random_accuracy": "against random items",
+    "epochs_to_convergence": "epochs to convergence",
+    "seconds_to_convergence": "seconds to convergence",
     "hard_share": "share of hard negatives",
-}  # fmt: skip
-NAMES = {"hit_rate": "HR", "ndcg": "NDCG", "gini": "Gini", "item_coverage": "coverage", "next_hit_rate": "next HR",
-         "released_hit_rate": "released HR", "delta_hit_rate": "ΔHR", "delta_ndcg": "ΔNDCG"}  # fmt: skip
+}
+NAMES = {
+    "hit_rate": "HR",
+    "ndcg": "NDCG",
+    "gini": "Gini",
+    "item_coverage": "coverage",
+    "next_hit_rate": "next HR",
+    "released_hit_rate": "released HR",
+    "delta_hit_rate": "ΔHR",
+    "delta_ndcg": "ΔNDCG",
+}
 
 VALIDATION = "validation_"  # how figures of validation begin beside others
 

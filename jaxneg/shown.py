@@ -12,11 +12,12 @@ def text(title: str, rows: Sequence[Row], heads: Row = ()) -> str:
     width = max((len(line) for line in lines), default=0)
     wide = [max(len(line[n]) for line in lines if n < len(line)) for n in range(width)]
     body = [
-        "  " + "  ".join(
+        "  "
+        + "  ".join(
             cell.ljust(wide[n]) if n == 0 else cell.rjust(wide[n]) for n, cell in enumerate(line)
         ).rstrip()
         for line in lines
-    ]  # fmt: skip
+    ]
     return "\n".join([title, *body])
 
 

@@ -60,8 +60,7 @@ def main() -> None:
         train_loop_config=settings,
         scaling_config=scaling,
         run_config=RunConfig(
-            failure_config=FailureConfig(max_failures=asked.restarts),
-            worker_runtime_env=environment,
+            failure_config=FailureConfig(max_failures=asked.restarts), worker_runtime_env=environment
         ),
     ).fit()
 

@@ -34,10 +34,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Of two processes that take a file at a time, neither is to begin a long one when the other is done.
 LONGEST = (
-    "embeddings/test_tables", "benchmarks/test_benchmarks", "cli/test_stops", "training/test_faults",
-    "training/test_loop", "models/test_encoders", "sweep/test_sweep", "training/test_accumulate",
-    "training/test_packed", "training/test_steps", "serve/test_export", "evaluation/test_report",
-)  # fmt: skip
+    "embeddings/test_tables",
+    "benchmarks/test_benchmarks",
+    "cli/test_stops",
+    "training/test_faults",
+    "training/test_loop",
+    "models/test_encoders",
+    "sweep/test_sweep",
+    "training/test_accumulate",
+    "training/test_packed",
+    "training/test_steps",
+    "serve/test_export",
+    "evaluation/test_report",
+)
 
 
 def _turn(item):

@@ -125,8 +125,11 @@ def test_xpk_is_called_with_the_settings(place):
 def test_the_jobset_has_the_fields_that_count():
     made = subprocess.run(
         ["bash", "-c", "set -a; source launch/run.env; set +a; envsubst < launch/jobset.yaml"],
-        cwd=LAUNCH.parent, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        cwd=LAUNCH.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     jobset = yaml.safe_load(made)
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", jobset["metadata"]["name"])
@@ -155,9 +158,21 @@ def test_ray_workers_run_what_train_offers():
     help = subprocess.run([sys.executable, LAUNCH / "ray_train.py", "--help"], capture_output=True, text=True)
     assert help.returncode == 0 and "--topology" in help.stdout
     started = subprocess.run(
-        [sys.executable, "-S", LAUNCH / "ray_train.py", "c.py", "--workdir", "w", "--gpu", "--", "--train.epochs", "1"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-S",
+            LAUNCH / "ray_train.py",
+            "c.py",
+            "--workdir",
+            "w",
+            "--gpu",
+            "--",
+            "--train.epochs",
+            "1",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert "No module named 'ray'" in started.stderr
 
 

@@ -31,13 +31,7 @@ SHARED = {"jaxneg.errors", "jaxneg.files", "jaxneg.files.documents"}  # what the
 WITHOUT_JAX = ("data", "baselines", "files", "metrics")
 LINES = 400
 # Longer than a reader holds: each is to be split, and none may join them.
-LONG = {
-    "config/__init__",
-    "data/prepare",
-    "data/readers/table",
-    "data/sources",
-    "data/stores",
-}
+LONG = {"config/__init__", "data/prepare", "data/readers/table", "data/sources", "data/stores"}
 
 
 def imports(path):

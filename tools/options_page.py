@@ -134,11 +134,7 @@ def page() -> str:
         if whole := of_config <= {row.names[0] for row in rows}:
             rows = [row for row in rows if row.names[0] not in of_config]
         more = " Beside these, every field of the config." if whole else ""
-        text += [
-            f"### `jaxneg {name}`\n",
-            f"{_cell(does)}{more}\n",
-            table(rows),
-        ]
+        text += [f"### `jaxneg {name}`\n", f"{_cell(does)}{more}\n", table(rows)]
     text.append("## Options of readers\n")
     for name, reader in readers.READERS.items():
         rows = list(options.listed(reader.Options, reader.Options()))

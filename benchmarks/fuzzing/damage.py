@@ -107,8 +107,21 @@ def of_another(rng: random.Random, path: pathlib.Path) -> str:
     return f"swapped with {other.name}"
 
 
-BYTES: tuple[Damage, ...] = (bit, bit, bit, overwritten, overwritten, cut, inserted, truncated, appended, moved,
-                             removed, other_kind, of_another)  # fmt: skip
+BYTES: tuple[Damage, ...] = (
+    bit,
+    bit,
+    bit,
+    overwritten,
+    overwritten,
+    cut,
+    inserted,
+    truncated,
+    appended,
+    moved,
+    removed,
+    other_kind,
+    of_another,
+)
 
 
 def swapped(path: pathlib.Path, other: pathlib.Path) -> str:
@@ -118,12 +131,32 @@ def swapped(path: pathlib.Path, other: pathlib.Path) -> str:
 
 
 HEADERS: tuple[tuple[str, Any], ...] = (
-    ("shape", ()), ("shape", (0,)), ("shape", (1,)), ("shape", (-1,)), ("shape", (2**62,)), ("shape", (2**31, 2**31)),
-    ("shape", (1.5,)), ("shape", "x"), ("shape", (True,)), ("shape", (10**30,)), ("shape", None),
-    ("descr", "|O"), ("descr", "<f8"), ("descr", ">i4"), ("descr", "<U1000000000"), ("descr", "<i2"), ("descr", 5),
-    ("descr", [("a", "<i4"), ("b", "|O")]), ("descr", "x"), ("fortran_order", True), ("fortran_order", None),
-    ("fortran_order", 7), ("more", 1), ("shape", ...), ("descr", ...),
-)  # fmt: skip
+    ("shape", ()),
+    ("shape", (0,)),
+    ("shape", (1,)),
+    ("shape", (-1,)),
+    ("shape", (2**62,)),
+    ("shape", (2**31, 2**31)),
+    ("shape", (1.5,)),
+    ("shape", "x"),
+    ("shape", (True,)),
+    ("shape", (10**30,)),
+    ("shape", None),
+    ("descr", "|O"),
+    ("descr", "<f8"),
+    ("descr", ">i4"),
+    ("descr", "<U1000000000"),
+    ("descr", "<i2"),
+    ("descr", 5),
+    ("descr", [("a", "<i4"), ("b", "|O")]),
+    ("descr", "x"),
+    ("fortran_order", True),
+    ("fortran_order", None),
+    ("fortran_order", 7),
+    ("more", 1),
+    ("shape", ...),
+    ("descr", ...),
+)
 
 
 def header(rng: random.Random, path: pathlib.Path) -> str:
@@ -134,8 +167,14 @@ def header(rng: random.Random, path: pathlib.Path) -> str:
         shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
         data = file.read()
     told: dict[str, Any] = {"descr": kind.str, "fortran_order": fortran, "shape": shape}
-    name, value = rng.choice((*HEADERS, ("shape", (shape[0] + 1, *shape[1:])), ("shape", (*shape, 1)),
-                              ("shape", (shape[0] * 2, *shape[1:]))))  # fmt: skip
+    name, value = rng.choice(
+        (
+            *HEADERS,
+            ("shape", (shape[0] + 1, *shape[1:])),
+            ("shape", (*shape, 1)),
+            ("shape", (shape[0] * 2, *shape[1:])),
+        )
+    )
     if value is ...:
         told.pop(name)
     else:
@@ -246,7 +285,7 @@ def table(rng: random.Random, path: pathlib.Path) -> str:
                 "codec",
                 "dictionary",
                 "many groups",
-            )  # fmt: skip
+            )
         ),
     )
     options: dict[str, Any] = {}
@@ -274,12 +313,18 @@ def table(rng: random.Random, path: pathlib.Path) -> str:
         new = {
             "typed": lambda: pa.array([float(k) for k in range(rows)]),
             "null": lambda: pa.array([None if k == at else v for k, v in enumerate(held)], array.type),
-            "double value": lambda: pa.array([held[0] if k == at else v for k, v in enumerate(held)], array.type),
-            "odd text": lambda: pa.array([rng.choice(("", "\0", "é" * 1000, "a\nb", "nan")) if k == at else str(v)
-                                          for k, v in enumerate(held)]),
+            "double value": lambda: pa.array(
+                [held[0] if k == at else v for k, v in enumerate(held)], array.type
+            ),
+            "odd text": lambda: pa.array(
+                [
+                    rng.choice(("", "\0", "é" * 1000, "a\nb", "nan")) if k == at else str(v)
+                    for k, v in enumerate(held)
+                ]
+            ),
             "bytes": lambda: pa.array([b"\xff\xfe" for _ in held], pa.binary()),
             "nested": lambda: pa.array([[1] for _ in held], pa.list_(pa.int64())),
-        }[how]()  # fmt: skip
+        }[how]()
         found = found.set_column(column, name, new)
     pq.write_table(found, path, **options)
     return f"table with {name} {how}"

@@ -118,10 +118,18 @@ def _zip(rng: random.Random, path: pathlib.Path) -> str:
     how = rng.choice(
         ("text", "text", "two", "twice", "outside", "folder", "none", "stored", "nested", "absolute", "size")
     )
-    members = {"text": [(name, data)], "two": [(name, data), ("notes.txt", b"hello")], "outside": [(f"../{name}", data)],
-               "folder": [("a/", b""), (f"a/{name}", data)], "none": [], "stored": [(name, data)], "size": [(name, data)],
-               "twice": [(name, data), (name, data)], "nested": [("inner.zip", path.read_bytes())],
-               "absolute": [(f"/{name}", data)]}[how]  # fmt: skip
+    members = {
+        "text": [(name, data)],
+        "two": [(name, data), ("notes.txt", b"hello")],
+        "outside": [(f"../{name}", data)],
+        "folder": [("a/", b""), (f"a/{name}", data)],
+        "none": [],
+        "stored": [(name, data)],
+        "size": [(name, data)],
+        "twice": [(name, data), (name, data)],
+        "nested": [("inner.zip", path.read_bytes())],
+        "absolute": [(f"/{name}", data)],
+    }[how]
     if how == "text":
         changed, how = text(rng, data)
         members = [(name, changed)]

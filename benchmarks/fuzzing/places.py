@@ -134,9 +134,15 @@ VERBS = {
         for one in ("export", "masked_export")
     },
 }
-LOGS = {"log.csv": f"table {{}} {TABLE}", "quoted.csv": f"table {{}} {TABLE}", "log.jsonl": f"table {{}} {TABLE}",
-        "log.parquet": f"table {{}} {TABLE}", "log.csv.gz": f"table {{}} {TABLE}", "log.zip": f"table {{}} {TABLE}",
-        "log.inter": "recbole {}"}  # fmt: skip
+LOGS = {
+    "log.csv": f"table {{}} {TABLE}",
+    "quoted.csv": f"table {{}} {TABLE}",
+    "log.jsonl": f"table {{}} {TABLE}",
+    "log.parquet": f"table {{}} {TABLE}",
+    "log.csv.gz": f"table {{}} {TABLE}",
+    "log.zip": f"table {{}} {TABLE}",
+    "log.inter": "recbole {}",
+}
 for _log, _call in LOGS.items():
     VERBS[f"prepare {_log}"] = Verb(f"prepare {_call.format(_log)} --out new", (_log,), _prepared, "new")
 
@@ -264,15 +270,22 @@ def _config(rng: random.Random, path: pathlib.Path) -> tuple[str, bool]:
 
 
 TARGETS = (
-    Target("store", 22, _store("other"), ("inspect store", "inspect store", "train store", "evaluate run", "export run")),
-    Target("shards", 10, _store("other"), ("inspect shards", "inspect shards", "train shards", "export masked")),
+    Target(
+        "store",
+        22,
+        _store("other"),
+        ("inspect store", "inspect store", "train store", "evaluate run", "export run"),
+    ),
+    Target(
+        "shards", 10, _store("other"), ("inspect shards", "inspect shards", "train shards", "export masked")
+    ),
     Target("run", 13, _run, ("export run", "export run", "continue run", "more of run", "evaluate run")),
     Target("masked", 4, _run, ("export masked", "evaluate masked")),
     Target("export", 14, _export, ("recommend export",)),
     Target("masked_export", 5, _export, ("recommend masked_export",)),
     *(Target(name, 3, _log, (f"prepare {name}",)) for name in LOGS),
     Target("config.py", 11, _config, ("train store",)),
-)  # fmt: skip
+)
 
 
 def lay(base: pathlib.Path, place: pathlib.Path, verb: Verb, target: str) -> None:

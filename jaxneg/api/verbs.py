@@ -55,15 +55,7 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
     settings = preparing.with_defaults(settings, **chosen.settings)
     target = files.local(out, "out")
     with _source(log, reader) as (path, named), _steps("prepare", progress) as steps:
-        ingest.ingest(
-            reader,
-            path,
-            of_reader,
-            target,
-            settings,
-            spoken=named,
-            on_progress=steps,
-        )
+        ingest.ingest(reader, path, of_reader, target, settings, spoken=named, on_progress=steps)
     return Store.open(target)
 
 

@@ -21,9 +21,16 @@ class Evaluate(commands.Configured):
 
     PLACE: ClassVar[str] = "directory"
     COMMON: ClassVar[tuple[str, ...]] = (
-        "--split", "--compare", "--baselines", "--json", "--data.store", "--eval.batch-size", "--eval.ks",
-        "--eval.bootstrap", "--eval.exclude-seen",
-    )  # fmt: skip
+        "--split",
+        "--compare",
+        "--baselines",
+        "--json",
+        "--data.store",
+        "--eval.batch-size",
+        "--eval.ks",
+        "--eval.bootstrap",
+        "--eval.exclude-seen",
+    )
 
     directory: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("RUN")]] = commands.REQUIRED
     """Run directory of jaxneg train."""

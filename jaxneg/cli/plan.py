@@ -21,9 +21,20 @@ class Plan(commands.Configured):
 
     PLACE: ClassVar[str] = "config"
     COMMON: ClassVar[tuple[str, ...]] = (
-        "--topology", "--per-chip", "--items", "--stations", "--attributes", "--sequences", "--tries", "--json",
-        "--data.store", "--data.batch-size", "--model.width", "--optim.rows", "--train.shards",
-    )  # fmt: skip
+        "--topology",
+        "--per-chip",
+        "--items",
+        "--stations",
+        "--attributes",
+        "--sequences",
+        "--tries",
+        "--json",
+        "--data.store",
+        "--data.batch-size",
+        "--model.width",
+        "--optim.rows",
+        "--train.shards",
+    )
 
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
     """Python file with get_config() -> Config."""

@@ -19,9 +19,7 @@ O = TypeVar("O")  # options of a reader
 
 COMMON = ("--session", "--gap-minutes", "--polarity", "--split", "--test-from")
 # Of a reader with more options than a screen holds.
-OWN = {
-    "table": ("--user", "--item", "--time", "--feedback", "--values", "--attributes", "--session-id"),
-}
+OWN = {"table": ("--user", "--item", "--time", "--feedback", "--values", "--attributes", "--session-id")}
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,7 @@ class Prepare(Generic[O]):
             raise UserError(f"no such file or directory: {self.source}")
         with progress.Steps("prepare") as steps:
             metadata = ingest.ingest(
-                self.name,
-                self.source,
-                self.reader,
-                self.out,
-                self.settings,
-                on_progress=steps,
+                self.name, self.source, self.reader, self.out, self.settings, on_progress=steps
             )
         self._say(metadata)
 

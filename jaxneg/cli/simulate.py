@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 
 
 COMMON = (
-    "--users", "--items", "--sessions", "--stations", "--artists", "--days", "--skip-rate", "--thumb-rate", "--seed",
-)  # fmt: skip
+    "--users",
+    "--items",
+    "--sessions",
+    "--stations",
+    "--artists",
+    "--days",
+    "--skip-rate",
+    "--thumb-rate",
+    "--seed",
+)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,16 @@ class Sweep(commands.Configured):
 
     PLACE: ClassVar[str] = "config"
     COMMON: ClassVar[tuple[str, ...]] = (
-        "--jobs", "--seeds", "--set", "--split", "--baselines", "--data.store", "--train.epochs",
-        "--train.patience", "--train.monitor",
-    )  # fmt: skip
+        "--jobs",
+        "--seeds",
+        "--set",
+        "--split",
+        "--baselines",
+        "--data.store",
+        "--train.epochs",
+        "--train.patience",
+        "--train.monitor",
+    )
 
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
     """Python file with get_config() -> Config, and get_sweep() -> Sweep."""

@@ -24,10 +24,22 @@ class Train(commands.Configured):
 
     PLACE: ClassVar[str] = "config"
     COMMON: ClassVar[tuple[str, ...]] = (
-        "--data.store", "--data.length", "--data.batch-size", "--data.p-hard", "--data.negatives",
-        "--model.encoder", "--model.width", "--model.layers", "--loss.name", "--optim.learning-rate",
-        "--optim.warmup-steps", "--train.epochs", "--train.patience", "--train.monitor", "--train.seed",
-    )  # fmt: skip
+        "--data.store",
+        "--data.length",
+        "--data.batch-size",
+        "--data.p-hard",
+        "--data.negatives",
+        "--model.encoder",
+        "--model.width",
+        "--model.layers",
+        "--loss.name",
+        "--optim.learning-rate",
+        "--optim.warmup-steps",
+        "--train.epochs",
+        "--train.patience",
+        "--train.monitor",
+        "--train.seed",
+    )
 
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
     """Python file with get_config() -> Config."""

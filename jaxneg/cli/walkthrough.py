@@ -75,11 +75,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     progress.say(f"after three plays ({', '.join(event.item for event in history)}) it recommends {best}")
 
     progress.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
-    for title, path in (
-        ("report", "hard/report.html"),
-        ("exported model", "export"),
-        ("store", "store"),
-    ):
+    for title, path in (("report", "hard/report.html"), ("exported model", "export"), ("store", "store")):
         progress.say(f"  {title:15} {out / path}")
     progress.say(f"\n{endings.evaluated(out / 'hard', found, [out / 'random'])}")
     progress.say(endings.then("your own log: jaxneg prepare table LOG --help"))

@@ -49,9 +49,7 @@ def listed(kind: Any, default: Any = None) -> Iterator[Option]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         parser = tyro.extras.get_parser(
-            kind,
-            config=(tyro.conf.DisallowNone,),
-            **({} if default is None else {"default": default}),
+            kind, config=(tyro.conf.DisallowNone,), **({} if default is None else {"default": default})
         )
     for action in parser._actions:
         if action.dest == "help":

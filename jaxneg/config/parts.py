@@ -79,8 +79,10 @@ LOSSES: dict[str, Loss] = {
 SAMPLERS: dict[str, Sampler] = {
     "uniform": Sampler("jaxneg.data.draws:uniform", chance="jaxneg.data.draws:uniform_chance", even=True),
     "log_uniform": Sampler("jaxneg.data.draws:log_uniform", chance="jaxneg.data.draws:log_uniform_chance"),
-    "by_count": Sampler("jaxneg.data.draws:by_count", chance="jaxneg.data.draws:by_count_chance", counted=True),
-}  # fmt: skip
+    "by_count": Sampler(
+        "jaxneg.data.draws:by_count", chance="jaxneg.data.draws:by_count_chance", counted=True
+    ),
+}
 KINDS: dict[str, dict[str, Any]] = {"encoder": ENCODERS, "loss": LOSSES, "sampler": SAMPLERS}
 # Of a field of a config: where its part is named, and what kind it is.
 FIELDS = {("model", "encoder"): "encoder", ("loss", "name"): "loss", ("data", "random"): "sampler"}

@@ -17,11 +17,26 @@ def check(config: Config) -> Config:
     batch = f"the batch size {data.batch_size}"
     rules = [
         (data.batch_size % data.blocks == 0, "--data.blocks", f"a divisor of {batch}", data.blocks),
-        (model.width % model.heads == 0, "--model.heads", f"a divisor of the width {model.width}", model.heads),
-        (data.batch_size % optim.accumulate == 0, "--optim.accumulate", f"a divisor of {batch}", optim.accumulate),
-        (figures.is_monitor(config.train.monitor), "--train.monitor", f"one of {figures.SPOKEN}", config.train.monitor),
+        (
+            model.width % model.heads == 0,
+            "--model.heads",
+            f"a divisor of the width {model.width}",
+            model.heads,
+        ),
+        (
+            data.batch_size % optim.accumulate == 0,
+            "--optim.accumulate",
+            f"a divisor of {batch}",
+            optim.accumulate,
+        ),
+        (
+            figures.is_monitor(config.train.monitor),
+            "--train.monitor",
+            f"one of {figures.SPOKEN}",
+            config.train.monitor,
+        ),
         (len(config.eval.ks) > 0, "--eval.ks", "one cut-off or more", config.eval.ks),
-    ]  # fmt: skip
+    ]
     for holds, name, rule, value in rules:
         if not holds:
             raise UserError(f"{name} must be {rule}, got {value}")

@@ -79,8 +79,12 @@ def numbers(store: Store, *, events: bool) -> None:
     """
     T, S, U = store.events, store.sessions, store.users
     groups = len(store.negative_indptr) - 1
-    for name, column in (("feedback", store.feedback_T), ("station", store.station_T), ("time", store.time_T),
-                         ("group", store.group_T)):  # fmt: skip
+    for name, column in (
+        ("feedback", store.feedback_T),
+        ("station", store.station_T),
+        ("time", store.time_T),
+        ("group", store.group_T),
+    ):
         _same(f"event_{name}", len(column), T, "events")
     for name, array in (("train_end", store.session_train_end), ("valid_end", store.session_valid_end)):
         _same(f"session_{name}.npy", len(array), S, "sessions")
@@ -142,8 +146,15 @@ def _attributes(store: Store) -> None:
 
 
 def _counts(store: Store, groups: int) -> None:
-    held = {"events": store.events, "items": store.items, "users": store.users, "sessions": store.sessions,
-            "groups": groups, "negatives": len(store.negative_item), "positives": len(store.positive_item)}  # fmt: skip
+    held = {
+        "events": store.events,
+        "items": store.items,
+        "users": store.users,
+        "sessions": store.sessions,
+        "groups": groups,
+        "negatives": len(store.negative_item),
+        "positives": len(store.positive_item),
+    }
     for name, number in held.items():
         told = store.metadata.counts.get(name, number)
         if told != number:

@@ -155,13 +155,19 @@ def _typed(value: ir.Value, kind: Any) -> Column:
     if types.is_duration(kind):
         return Column(value, "duration", milliseconds={"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}[kind.unit])
     tests = {
-        "null": types.is_null, "boolean": types.is_boolean, "whole": types.is_integer, "real": types.is_floating,
-        "decimal": types.is_decimal, "stamp": lambda t: types.is_timestamp(t) or types.is_date(t),
+        "null": types.is_null,
+        "boolean": types.is_boolean,
+        "whole": types.is_integer,
+        "real": types.is_floating,
+        "decimal": types.is_decimal,
+        "stamp": lambda t: types.is_timestamp(t) or types.is_date(t),
         "text": lambda t: types.is_string(t) or types.is_large_string(t) or t == pa.string_view(),
         "bytes": lambda t: types.is_binary(t) or types.is_large_binary(t) or types.is_fixed_size_binary(t),
         "list": lambda t: types.is_list(t) or types.is_large_list(t) or types.is_fixed_size_list(t),
-        "map": types.is_map, "object": types.is_struct, "clock": types.is_time,
-    }  # fmt: skip
+        "map": types.is_map,
+        "object": types.is_struct,
+        "clock": types.is_time,
+    }
     exact = (
         {16: float(1 << 11), 32: float(1 << 24)}.get(kind.bit_width, EXACT)
         if types.is_floating(kind)

@@ -124,8 +124,10 @@ def _union(scans: list[Scan]) -> ir.Table:
     parts, before = [], 0
     for scan in scans:
         has = scan.columns
-        columns = {name: scan.table[has[name]].cast(kinds[name]) if name in has else ibis.null(kinds[name])
-                   for name in names}  # fmt: skip
+        columns = {
+            name: scan.table[has[name]].cast(kinds[name]) if name in has else ibis.null(kinds[name])
+            for name in names
+        }
         parts.append(scan.table.select(order=(scan.table.order + before).cast("int64"), **columns))
         before += engine.count(scan.table)
     return ibis.union(*parts)
@@ -133,8 +135,11 @@ def _union(scans: list[Scan]) -> ir.Table:
 
 def _common(name: str, scans: list[Scan]) -> Any:
     """A type that holds a column of all scans without loss."""
-    types = [(scan.table[scan.columns[name]].type().copy(nullable=True), scan) for scan in scans
-             if name in scan.columns]  # fmt: skip
+    types = [
+        (scan.table[scan.columns[name]].type().copy(nullable=True), scan)
+        for scan in scans
+        if name in scan.columns
+    ]
     known = [(kind, scan) for kind, scan in types if not kind.is_null()]
     if not known:
         return ibis.dtype("string")
@@ -183,8 +188,10 @@ def scan_csv(
         group = [file for *_, file in run]
         columns, twice = _named(header)
         engine_names = _distinct(header)
-        kinds = {engine_name: types.get(name, "VARCHAR")
-                 for name, engine_name in zip(header, engine_names, strict=True)}  # fmt: skip
+        kinds = {
+            engine_name: types.get(name, "VARCHAR")
+            for name, engine_name in zip(header, engine_names, strict=True)
+        }
         if engine.is_spark(con):
             how: Any = {"header": names is None, "delimiter": by, "quote": quote, "encoding": encoding}
             table = spark.read_csv(con, _plain(group), kinds, **how)
@@ -204,9 +211,16 @@ def _csv_view(
     header: bool,
     skip: int,
 ) -> ir.Table:
-    options = [f"columns = {_struct(kinds)}", f"delim = {_text(delimiter)}", f"quote = {_text(quote[:1])}",
-               f"escape = {_text(quote[-1:])}", f"header = {header}", f"skip = {skip}", "auto_detect = false",
-               "hive_partitioning = false"]  # fmt: skip
+    options = [
+        f"columns = {_struct(kinds)}",
+        f"delim = {_text(delimiter)}",
+        f"quote = {_text(quote[:1])}",
+        f"escape = {_text(quote[-1:])}",
+        f"header = {header}",
+        f"skip = {skip}",
+        "auto_detect = false",
+        "hive_partitioning = false",
+    ]
     if encoding != "utf-8":
         options.append(f"encoding = {_text(encoding)}")
     paths = ", ".join(_text(engine.literal(staging.link(file, ".csv"))) for file in files)
@@ -241,8 +255,11 @@ def scan_parquet(
             source = f"read_parquet([{paths}], hive_partitioning = false)"
             found = engine.columns(con, source)  # by place: the engine gives names that occur twice another
             own = zip(found, _distinct(schema.names), schema, strict=True)
-            parts = [f"{_finite(engine.quoted(name), field.type)} AS {engine.quoted(new)}"
-                     for name, new, field in own if only is None or only(field.name)]  # fmt: skip
+            parts = [
+                f"{_finite(engine.quoted(name), field.type)} AS {engine.quoted(new)}"
+                for name, new, field in own
+                if only is None or only(field.name)
+            ]
             select = ", ".join(parts) or "1 AS nothing"
             table = _numbered(engine.view(con, f"SELECT {select} FROM {source}"))
         scans.append(Scan(table, group, columns, twice, schema=schema))

@@ -113,12 +113,21 @@ def read_csv(
 
     schema = ", ".join(f"{_quoted(name)} STRING" for name in types)
     reader = con._session.read.schema(schema).options(
-        header=header, sep=delimiter, quote=quote[:1], escape=quote[-1:] or "\\", encoding=encoding, multiLine=True,
-        mode="FAILFAST", columnPruning=False, maxCharsPerColumn=-1,
-    )  # fmt: skip
+        header=header,
+        sep=delimiter,
+        quote=quote[:1],
+        escape=quote[-1:] or "\\",
+        encoding=encoding,
+        multiLine=True,
+        mode="FAILFAST",
+        columnPruning=False,
+        maxCharsPerColumn=-1,
+    )
     frame = reader.csv([str(file.absolute()) for file in files])
-    columns = [F.expr(f"CAST(NULLIF({_quoted(name)}, '') AS {_type(kind)})").alias(name)
-               for name, kind in types.items()]  # fmt: skip
+    columns = [
+        F.expr(f"CAST(NULLIF({_quoted(name)}, '') AS {_type(kind)})").alias(name)
+        for name, kind in types.items()
+    ]
     return _view(con, _counted(con, frame, files, columns))
 
 

@@ -34,20 +34,28 @@ BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
 LITTER = ("thumbs.db", "desktop.ini")  # what other programs leave in folders, beside hidden files
 MARKS = {  # what a text starts with that is no UTF-8
-    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
-}  # fmt: skip
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 KINDS = {  # what files start with that are no text
-    b"\x1f\x8b": "a gzip file: name it .gz", b"BZh": "a bz2 file: name it .bz2",
-    b"\x28\xb5\x2f\xfd": "a zst file: name it .zst", b"PAR1": "a Parquet file: name it .parquet",
+    b"\x1f\x8b": "a gzip file: name it .gz",
+    b"BZh": "a bz2 file: name it .bz2",
+    b"\x28\xb5\x2f\xfd": "a zst file: name it .zst",
+    b"PAR1": "a Parquet file: name it .parquet",
     b"PK\x03\x04": "a zip archive or a spreadsheet: name it .zip, or save it as CSV",
-    b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV", b"SQLite format 3": "a database: export its table as CSV",
-    b"%PDF": "a PDF: give the log itself", b"ARROW1": "an Arrow file: write it as Parquet",
-}  # fmt: skip
+    b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV",
+    b"SQLite format 3": "a database: export its table as CSV",
+    b"%PDF": "a PDF: give the log itself",
+    b"ARROW1": "an Arrow file: write it as Parquet",
+}
 PAGES = {  # what text starts with that is no log
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
-    b"<!doctype html": "a web page: fetch the file itself", b"<html": "a web page: fetch the file itself",
+    b"<!doctype html": "a web page: fetch the file itself",
+    b"<html": "a web page: fetch the file itself",
     b"<?xml": "XML: write it as CSV or JSON lines",
-}  # fmt: skip
+}
 
 
 class _Folder:

@@ -124,8 +124,10 @@ class Sharded:
                 raise IndexError("a sharded column has slices of step 1 only")
             first = int(np.searchsorted(self.begin, low, "right")) - 1
             last = max(int(np.searchsorted(self.begin, high, "left")), first + 1)
-            within = [part[max(low - begin, 0) : max(high - begin, 0)] for part, begin in
-                      zip(self.parts[first:last], self.begin[first:last], strict=False)]  # fmt: skip
+            within = [
+                part[max(low - begin, 0) : max(high - begin, 0)]
+                for part, begin in zip(self.parts[first:last], self.begin[first:last], strict=False)
+            ]
             found = within[0] if len(within) == 1 else np.concatenate(within or [self.parts[0][:0]])
             self.check(found)
             return found

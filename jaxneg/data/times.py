@@ -39,9 +39,13 @@ WRITTEN = [
     "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y.%m.%d %H:%M:%S", "%Y.%m.%d %H:%M", "%Y.%m.%d",
 ]  # fmt: skip
 ZONED = [
-    "%Y-%m-%d %H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%d/%b/%Y:%H:%M:%S %z",
-    "%a, %d %b %Y %H:%M:%S %z", "%d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%z",
-]  # fmt: skip
+    "%Y-%m-%d %H:%M:%S %z",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d %b %Y %H:%M:%S %z",
+    "%Y%m%dT%H%M%S%z",
+]
 NOT_TIMES = ("nan", "nat", "none", "null", "\\n", "inf", "-inf", "infinity", "-infinity", "+inf", "<na>")
 
 
@@ -103,10 +107,12 @@ def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
         ms = _dated(text, spark)
         ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
         found = {
-            "present": text.notnull().sum(), "dates": ms.notnull().sum(), "iso": _iso(text).notnull().sum(),
+            "present": text.notnull().sum(),
+            "dates": ms.notnull().sum(),
+            "iso": _iso(text).notnull().sum(),
             "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
             "dates_usual": ms.between(low, high).sum(),
-        } | _span("date", ms)  # fmt: skip
+        } | _span("date", ms)
         short = _shortened(text)
         found |= {"short": short.sum(), "short_example": text.min(where=short)}
     else:
@@ -179,9 +185,13 @@ class Clock:
         rest = present - numbers - dates
         if rest > 0:
             how = f"is not written as {form}" if form else "is no time"
-            mend = "correct it" if form else (
-                "use numbers or YYYY-MM-DD HH:MM:SS, or say how it is written with --time-format '%d/%m/%Y %H:%M'"
-            )  # fmt: skip
+            mend = (
+                "correct it"
+                if form
+                else (
+                    "use numbers or YYYY-MM-DD HH:MM:SS, or say how it is written with --time-format '%d/%m/%Y %H:%M'"
+                )
+            )
             raise UserError(
                 f"{where} holds {found['example']!r}, which {how} ({rest:,} of {present:,} rows): {mend}"
             )

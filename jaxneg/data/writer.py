@@ -212,8 +212,10 @@ class Written:
 
         advance(0)
         with futures.ThreadPoolExecutor(min(shards, os.cpu_count() or 1)) as pool:
-            jobs = [pool.submit(self._shard, k, shards, int(cut[k]), int(cut[k + 1]), advance)
-                    for k in range(shards)]  # fmt: skip
+            jobs = [
+                pool.submit(self._shard, k, shards, int(cut[k]), int(cut[k + 1]), advance)
+                for k in range(shards)
+            ]
             try:
                 found = [job.result() for job in futures.as_completed(jobs)]
             except BaseException:

@@ -118,11 +118,7 @@ def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Arr
 
 
 def send(
-    mesh: Mesh,
-    route: Route,
-    value_KUX: jax.Array,
-    tables: Sequence[jax.Array],
-    change: Change,
+    mesh: Mesh, route: Route, value_KUX: jax.Array, tables: Sequence[jax.Array], change: Change
 ) -> tuple[jax.Array, ...]:
     """The tables after ``change``, which is told each row once with the sum of what all devices send to it.
 
@@ -158,9 +154,7 @@ def send(
             row_U = jnp.where(real_U, route.row_KU, NONE - jnp.arange(len(real_U)))
             return apply(row_U, value_UX, parts, distinct=True)
 
-        def serve(
-            state: tuple[jax.Array, tuple[jax.Array, ...]],
-        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        def serve(state: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             turn, parts = state
             slot_MC, row_MC = _message(route, turn, owners, capacity)
             row_MC = jnp.where(real_U.at[slot_MC].get(mode="fill", fill_value=False), row_MC, NONE)
@@ -174,11 +168,7 @@ def send(
 
     part_of = tuple(PartitionSpec(MODEL) for _ in tables)
     return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(_specs(), EACH, *part_of),
-        out_specs=part_of,
-        check_vma=False,
+        local, mesh=mesh, in_specs=(_specs(), EACH, *part_of), out_specs=part_of, check_vma=False
     )(tuple(route), value_KUX, *tables)
 
 
@@ -188,9 +178,9 @@ def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
     def local(row_1UX: jax.Array, slot: jax.Array) -> jax.Array:
         return row_1UX[0].at[slot].get(mode="promise_in_bounds")
 
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(EACH, EACH), out_specs=EACH, check_vma=False
-    )(row_KUX, slot)  # fmt: skip
+    return jax.shard_map(local, mesh=mesh, in_specs=(EACH, EACH), out_specs=EACH, check_vma=False)(
+        row_KUX, slot
+    )
 
 
 def _specs() -> tuple[PartitionSpec, ...]:

@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 
 MODEL, BASELINE, LIKED, DISLIKED, GREY, LIGHT = (
-    "#0072B2", "#8A8A8A", "#009E73", "#D55E00", "#444444", "#E4E4E4",
-)  # fmt: skip
+    "#0072B2",
+    "#8A8A8A",
+    "#009E73",
+    "#D55E00",
+    "#444444",
+    "#E4E4E4",
+)
 RUNS = (MODEL, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")  # of runs side by side
 MARKERS = "osD^vPX"  # which differ too, where colours come again
 LEAST = 3  # seeds from which on an interval over them is drawn

@@ -88,11 +88,7 @@ def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBat
         order = np.random.default_rng(config.pair_seed).permutation(len(examples))
         catalogue = probes.Catalogue(np.asarray(rows[0], np.float32), np.asarray(trained.store.attribute_VA))
         found["responsiveness"] = probes.responsiveness(
-            score,
-            (examples[int(k)] for k in order),
-            flip,
-            catalogue,
-            config,
+            score, (examples[int(k)] for k in order), flip, catalogue, config
         )
     return found
 

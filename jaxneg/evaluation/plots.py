@@ -44,9 +44,10 @@ def legends(configs: Mapping[str, Config]) -> dict[str, str]:
     if not 0 < len(differing) <= MANY:
         return {name: shortened(name) for name in configs}
     return {
-        name: f"{shortened(name)}: " + ", ".join(f"{key.split('.')[1]} {shortened(str(one[key]))}" for key in differing)
+        name: f"{shortened(name)}: "
+        + ", ".join(f"{key.split('.')[1]} {shortened(str(one[key]))}" for key in differing)
         for name, one in flat.items()
-    }  # fmt: skip
+    }
 
 
 def _shown(findings: measuring.Findings) -> dict[str, measures.Report]:

@@ -183,8 +183,11 @@ def responsiveness(
             break
     user_X = np.concatenate(users) if users else np.zeros(0, np.int32)
     found: dict[str, Any] = {
-        "users": len(np.unique(user_X)), "examples": examples, "top": k, "flip": dict(flip),
-    }  # fmt: skip
+        "users": len(np.unique(user_X)),
+        "examples": examples,
+        "top": k,
+        "flip": dict(flip),
+    }
     if examples == 0:
         return found
     value_X = {name: np.concatenate(column) for name, column in columns.items()}

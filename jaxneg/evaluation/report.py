@@ -186,9 +186,13 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     names = ("hard_share", "stopped", "monitor")
     optional = (
         *(f"{unit}_to_convergence" for unit in convergence.UNITS),
-        "not_converged", "compile_seconds", "device_seconds", "false_negatives", "hard_also_liked",
+        "not_converged",
+        "compile_seconds",
+        "device_seconds",
+        "false_negatives",
+        "hard_also_liked",
         *(f"{figures.VALIDATION}{name}" for name in ("pairs", "examples", "users")),
-    )  # fmt: skip
+    )
     return (
         {name: result[name] for name in names}
         | {name: result.get(name) for name in optional}

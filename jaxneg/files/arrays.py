@@ -31,9 +31,24 @@ INFLATES = 200  # how many times a parquet file its contents may be
 SEARCHED = 1 << 24  # ids among which doubles are looked for: more take gigabytes
 
 # What the libraries raise on bytes that are not what they should be.
-TROUBLES = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, OverflowError, MemoryError,
-            AttributeError, RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-            lzma.LZMAError, pa.ArrowException)  # fmt: skip
+TROUBLES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    pa.ArrowException,
+)
 # What the system says of a path where something else lies than was written; all else is no damage.
 ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, None)
 

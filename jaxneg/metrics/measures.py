@@ -46,12 +46,7 @@ def _json(figures: dict[str, float]) -> dict[str, float | None]:
 
 
 def evaluate(
-    score: scores.Score,
-    batches: Iterable[EvalBatch],
-    *,
-    items: int,
-    config: EvalConfig,
-    cold: int = 0,
+    score: scores.Score, batches: Iterable[EvalBatch], *, items: int, config: EvalConfig, cold: int = 0
 ) -> Report:
     """Measures a score function on held-out examples. Definitions are those of ``metrics``, and:
 

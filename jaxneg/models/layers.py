@@ -250,13 +250,7 @@ class Stack(nnx.Module):
     """
 
     def __init__(
-        self,
-        blocks: Sequence[nnx.Module],
-        width: int,
-        *,
-        out_norm: bool,
-        remat: bool = False,
-        rngs: nnx.Rngs,
+        self, blocks: Sequence[nnx.Module], width: int, *, out_norm: bool, remat: bool = False, rngs: nnx.Rngs
     ):
         self.layers, self.remat = len(blocks), remat
         for n, block in enumerate(blocks):

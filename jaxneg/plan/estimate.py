@@ -96,10 +96,17 @@ def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
     built = program.build(config, catalogue, mesh)
     memory = _arguments(built)
     found: dict[str, Any] = {
-        "topology": where.name, "device": where.devices[0].device_kind, "devices": mesh.size, "chips": where.chips,
-        "mesh": dict(mesh.shape), "batch_size": B, "sequences_per_chip": B / where.chips,
-        "available_bytes": where.memory, "compiled": False, "note": NOTE,
-    }  # fmt: skip
+        "topology": where.name,
+        "device": where.devices[0].device_kind,
+        "devices": mesh.size,
+        "chips": where.chips,
+        "mesh": dict(mesh.shape),
+        "batch_size": B,
+        "sequences_per_chip": B / where.chips,
+        "available_bytes": where.memory,
+        "compiled": False,
+        "note": NOTE,
+    }
     if where.memory is not None and sum(memory.values()) > where.memory:
         return found | _memory(memory, where)
     say(f"compiling for {where.name}: {_shape(found)}")
@@ -189,8 +196,11 @@ def _speed(compiled, where: tpu.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
         steps = math.ceil(epoch.sequences / at_once)
         hours = steps * seconds / 3600
         found["epoch"] = {
-            "sequences": epoch.sequences, "steps": steps, "hours": hours, "chip_hours": hours * where.chips
-        }  # fmt: skip
+            "sequences": epoch.sequences,
+            "steps": steps,
+            "hours": hours,
+            "chip_hours": hours * where.chips,
+        }
     return found
 
 

@@ -110,11 +110,13 @@ def read(directory: pathlib.Path) -> Manifest:
     manifest: Manifest = documents.read(path, Manifest, "export again")
     for what, holds in {
         f"files: expected exactly {', '.join(FILES)}": set(manifest["files"]) == set(FILES),
-        "feedback: expected the codes of jaxneg": manifest["feedback"] == dict(zip(FEEDBACK, range(6), strict=True)),
+        "feedback: expected the codes of jaxneg": manifest["feedback"]
+        == dict(zip(FEEDBACK, range(6), strict=True)),
         "rows: expected more than there are items": manifest["rows"] > manifest["items"],
-        "query_params: expected each once": len(set(manifest["query_params"])) == len(manifest["query_params"]),
+        "query_params: expected each once": len(set(manifest["query_params"]))
+        == len(manifest["query_params"]),
         "polarity: expected kinds of feedback": set(manifest["polarity"]) <= set(FEEDBACK),
-    }.items():  # fmt: skip
+    }.items():
         if not holds:
             raise UserError(f"{path} is damaged: {what}: export again")
     return manifest

@@ -47,12 +47,7 @@ class Scorer:
         """
         found = manifests.opened(files.local(directory, "directory"))
         return cls(
-            found.manifest,
-            found.model,
-            found.params,
-            found.item_VE,
-            found.item_ids,
-            found.station_ids,
+            found.manifest, found.model, found.params, found.item_VE, found.item_ids, found.station_ids
         )
 
     def __reduce__(self):

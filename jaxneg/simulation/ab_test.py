@@ -96,11 +96,7 @@ def _run(
     history = max(one.manifest["length"] for one in opened.values()) if config.history == "user" else 0
     on_progress(0, 1, stage="the log so far")
     visits = visit.visits(
-        simulation,
-        users=config.listeners,
-        days=config.days,
-        history=history,
-        seed=config.seed,
+        simulation, users=config.listeners, days=config.days, history=history, seed=config.seed
     )
     arms = {
         name: arms_.model(one, names[name], simulation, visits.served_V, config.top)
@@ -286,9 +282,17 @@ def _verdict(name: str, one: Mapping[str, Any]) -> str:
 
 def _table(arms: Mapping[str, Mapping[str, Any]]) -> str:
     head = [
-        "arm", "plays per listener", "share played", "change", "thumb-up rate", "change", "Gini", "change",
-        "different songs", "change",
-    ]  # fmt: skip
+        "arm",
+        "plays per listener",
+        "share played",
+        "change",
+        "thumb-up rate",
+        "change",
+        "Gini",
+        "change",
+        "different songs",
+        "change",
+    ]
     rows = [
         [
             name,

@@ -201,8 +201,10 @@ class Simulation:
             datetime.date.fromisoformat(self.config.start).toordinal() - datetime.date(1970, 1, 1).toordinal()
         )
         heard = served["heard"]
-        flat = {name: np.broadcast_to(served[name][:, None], heard.shape)[heard] for name in
-                ("user", "session", "station")}  # fmt: skip
+        flat = {
+            name: np.broadcast_to(served[name][:, None], heard.shape)[heard]
+            for name in ("user", "session", "station")
+        }
         return Block(
             user=flat["user"].astype(np.int32),
             session=flat["session"],
@@ -262,10 +264,7 @@ def write(
 
 
 def _write(
-    simulation: Simulation,
-    out: pathlib.Path,
-    truth_out: pathlib.Path,
-    on_progress: progress.OnProgress,
+    simulation: Simulation, out: pathlib.Path, truth_out: pathlib.Path, on_progress: progress.OnProgress
 ) -> None:
     """Writes log and truth, for the holder of the lock."""
     for path in (out, truth_out):

@@ -148,9 +148,16 @@ def _sessions(rng, simulation, visits, at, pools, arms, memories, heard) -> None
                 column[:n, :past] for column in (table.item_SL, table.feedback_SL, table.at_SL)
             )
             now = Now(
-                station_S[:n], pool_SC[:n], share_SC[:n], table.open_SC[:n],
-                item_SL, feedback_SL, at_SL, noise_SC, logit,
-            )  # fmt: skip
+                station_S[:n],
+                pool_SC[:n],
+                share_SC[:n],
+                table.open_SC[:n],
+                item_SL,
+                feedback_SL,
+                at_SL,
+                noise_SC,
+                logit,
+            )
             place_S = drawn(now) if t == 0 else arm(now)
             s = np.arange(n)
             if not table.open_SC[s, place_S].all():

@@ -16,9 +16,14 @@ from jaxneg.errors import UserError
 
 Axis = Mapping[str, tuple[str, ...]]  # label of a value -> command-line options
 FIGURES = (
-    "pair_accuracy", "auc", "gini@10", "mrr_positive", "mrr_negative", "epochs_to_convergence",
+    "pair_accuracy",
+    "auc",
+    "gini@10",
+    "mrr_positive",
+    "mrr_negative",
+    "epochs_to_convergence",
     "seconds_to_convergence",
-)  # fmt: skip
+)
 SEEDS = ("data.seed", "train.seed")
 
 

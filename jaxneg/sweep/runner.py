@@ -22,11 +22,26 @@ from jaxneg.sweep import grids, plots, standing, tables, workers
 from jaxneg.training import records, runs
 
 TRAINING = (
-    "epochs_to_convergence", "steps_to_convergence", "sequences_to_convergence", "seconds_to_convergence",
-    "hard_share", "epochs", "best_epoch", "best_validation", "last_validation", "steps", "seconds", "device_seconds",
-    "compile_seconds", "seconds_per_epoch", "false_negatives", "hard_also_liked", "validation_pairs",
-    "validation_examples", "validation_users",
-)  # fmt: skip
+    "epochs_to_convergence",
+    "steps_to_convergence",
+    "sequences_to_convergence",
+    "seconds_to_convergence",
+    "hard_share",
+    "epochs",
+    "best_epoch",
+    "best_validation",
+    "last_validation",
+    "steps",
+    "seconds",
+    "device_seconds",
+    "compile_seconds",
+    "seconds_per_epoch",
+    "false_negatives",
+    "hard_also_liked",
+    "validation_pairs",
+    "validation_examples",
+    "validation_users",
+)
 PROBED = ("cosine_", "responsiveness_")  # figures that depend on the feedback kinds of a store
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
@@ -161,12 +176,14 @@ def _check_standing(directory: pathlib.Path, config: Config, catalogue: str) -> 
 def _asked(config: Config, spec: grids.Sweep, split: str) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(config),
-        "axes": {name: {label: list(words) for label, words in axis.items()} for name, axis in spec.axes.items()},
+        "axes": {
+            name: {label: list(words) for label, words in axis.items()} for name, axis in spec.axes.items()
+        },
         "seeds": spec.seeds,
         "figures": list(spec.figures),
         "reference": dict(spec.reference),
         "split": split,
-    }  # fmt: skip
+    }
 
 
 def _tasks(

@@ -163,7 +163,7 @@ def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, see
         "over_examples": {
             of: over_examples(mine, its, of, resamples=resamples, seed=seed) for of in COMPARED
         },
-    }  # fmt: skip
+    }
 
 
 def csv_text(table: Mapping[str, Any]) -> str:
@@ -190,9 +190,13 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     cells, shown, axes = table["cells"], table["shown"], list(table["axes"]) or ["sweep"]
     by_auc = sorted(table["baselines"].items(), key=lambda pair: -(pair[1]["auc"] or 0.0))
     rows = [
-        [*(cell["labels"].values() or ["all seeds"]), str(cell["n"]), *(_cell(cell["figures"].get(f)) for f in shown)]
+        [
+            *(cell["labels"].values() or ["all seeds"]),
+            str(cell["n"]),
+            *(_cell(cell["figures"].get(f)) for f in shown),
+        ]
         for cell in cells
-    ]  # fmt: skip
+    ]
     rows += [
         [name.replace("_", " "), *[""] * len(axes), *(_number(one.get(f)) for f in shown)]
         for name, one in by_auc
@@ -265,8 +269,10 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 def _failures(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        f"- {name_of(cell['labels'], int(s))}: {reason}" for cell in cells for s, reason in cell["failed"].items()
-    ]  # fmt: skip
+        f"- {name_of(cell['labels'], int(s))}: {reason}"
+        for cell in cells
+        for s, reason in cell["failed"].items()
+    ]
     return ["## Failed", "\n".join(lines)] if lines else []
 
 
@@ -335,8 +341,11 @@ def load_values(path: Any) -> dict[str, Values]:
 def save_values(path: Any, values: Mapping[str, Values]) -> None:
     """Writes values per example of things measured on the same examples, whole or not at all."""
     first = next(iter(values.values()))
-    arrays: dict[str, Any] = {"names": np.array(json.dumps(list(values))), "pair_X2": first.pair_X2,
-                              "user_X": first.user_X}  # fmt: skip
+    arrays: dict[str, Any] = {
+        "names": np.array(json.dumps(list(values))),
+        "pair_X2": first.pair_X2,
+        "user_X": first.user_X,
+    }
     for name, one in values.items():
         arrays |= {f"{name}.{of}": np.asarray(one.value_X[of], np.float32) for of in COMPARED}
     files.write_arrays(path, arrays)

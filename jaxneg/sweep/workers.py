@@ -163,10 +163,13 @@ class _Worker:
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jaxneg.sweep.workers", function, json.dumps(place.cores)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, pass_fds=tuple(keep),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                pass_fds=tuple(keep),
                 env={**os.environ, **place.environment, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
-            )  # fmt: skip
+            )
         self.thread = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self.thread.start()
 

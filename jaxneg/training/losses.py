@@ -14,9 +14,7 @@ ABSENT = float(jnp.finfo(jnp.float32).min)  # logit of a negative that is not th
 
 
 def bce(
-    pos_BL: Float32[Array, "B L"],
-    neg_BLN: Float32[Array, "B L N"],
-    mask_BL: Bool[Array, "B L"],
+    pos_BL: Float32[Array, "B L"], neg_BLN: Float32[Array, "B L N"], mask_BL: Bool[Array, "B L"]
 ) -> Float32[Array, ""]:
     """Mean binary cross-entropy of each target against its N negatives.
 
@@ -80,9 +78,7 @@ def gbce(
 
 
 def sampled_softmax(
-    pos_BL: Float32[Array, "B L"],
-    neg_BLN: Float32[Array, "B L N"],
-    mask_BL: Bool[Array, "B L"],
+    pos_BL: Float32[Array, "B L"], neg_BLN: Float32[Array, "B L N"], mask_BL: Bool[Array, "B L"]
 ) -> Float32[Array, ""]:
     """Mean cross-entropy of each target among itself and its negatives.
 
@@ -108,9 +104,7 @@ def sampled_softmax(
 
 
 def refined_softmax(
-    pos_BL: Float32[Array, "B L"],
-    neg_BLN: Float32[Array, "B L N"],
-    mask_BL: Bool[Array, "B L"],
+    pos_BL: Float32[Array, "B L"], neg_BLN: Float32[Array, "B L N"], mask_BL: Bool[Array, "B L"]
 ) -> Float32[Array, ""]:
     """Mean of the refined logQ correction: the target against the others alone, by the chance that it is missed.
 
@@ -178,9 +172,7 @@ def bpr_max(
 
 
 def top1_max(
-    pos_BL: Float32[Array, "B L"],
-    neg_BLN: Float32[Array, "B L N"],
-    mask_BL: Bool[Array, "B L"],
+    pos_BL: Float32[Array, "B L"], neg_BLN: Float32[Array, "B L N"], mask_BL: Bool[Array, "B L"]
 ) -> Float32[Array, ""]:
     """Mean TOP1-max: how far negatives come near the target and away from 0, weighted towards those that score high.
 
@@ -249,9 +241,7 @@ def not_to_recommend(
 
 
 def feedback(
-    logit_BL: Float32[Array, "B L"],
-    label_BL: Real[Array, "B L"],
-    mask_BL: Bool[Array, "B L"],
+    logit_BL: Float32[Array, "B L"], label_BL: Real[Array, "B L"], mask_BL: Bool[Array, "B L"]
 ) -> Float32[Array, ""]:
     """Mean binary cross-entropy of the feedback that each target got.
 

@@ -77,9 +77,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
     update = jax.jit(
-        functools.partial(steps.train_step, recipe),
-        donate_argnums=0,
-        out_shardings=(places, replicated),
+        functools.partial(steps.train_step, recipe), donate_argnums=0, out_shardings=(places, replicated)
     )
     attribute_VA = jax.ShapeDtypeStruct((layout.rows, len(catalogue.attributes)), jnp.int32)
     return Program(

@@ -118,8 +118,11 @@ def accumulated(
     def of(part: jax.Array, fields: Fields) -> Fields:
         """Rows part, part + parts, ...: as many from each device."""
         size = config.data.batch_size // parts
-        own = {name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part] for name, leaf in fields._asdict().items()
-               if not name.endswith("_S")}  # fmt: skip
+        own = {
+            name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part]
+            for name, leaf in fields._asdict().items()
+            if not name.endswith("_S")
+        }
         return fields._replace(**own)
 
     def add(total: Any, part: jax.Array) -> tuple[Any, None]:

@@ -17,8 +17,11 @@ def test_the_import_is_of_nothing_else():
     code = "import sys; before = set(sys.modules); import jaxneg; print(*(set(sys.modules) - before))"
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
-        capture_output=True, text=True, check=True, cwd=FILE.parents[1],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=FILE.parents[1],
+    )
     loaded = {name.split(".")[0] for name in ran.stdout.split()}
     assert not loaded & set(HEAVY) and not {n for n in ran.stdout.split() if n.startswith("jaxneg.")}
     line = next(line for line in ran.stderr.splitlines() if line.endswith("| jaxneg"))

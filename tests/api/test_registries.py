@@ -154,9 +154,10 @@ def test_an_unknown_name_says_how_it_becomes_known(field):
 
 def test_a_sampler_draws_and_its_chance_is_used():
     jaxneg.register_sampler(
-        "head", lambda rng, items, shape, until_V: rng.integers(1, 3, shape),
+        "head",
+        lambda rng, items, shape, until_V: rng.integers(1, 3, shape),
         lambda row, items, until_V: np.where(row <= 2, 0.5, 0.0),
-    )  # fmt: skip
+    )
     row = draws.random_items(np.random.default_rng(0), 9, (4, 5), "head")
     assert row.dtype == np.int32 and set(row.ravel()) == {1, 2}
     assert draws.chance(np.array([1, 5]), 9, "head").tolist() == [0.5, 0.0]

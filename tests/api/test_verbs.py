@@ -64,9 +64,12 @@ def frames(log):
     pandas = log.to_pandas()
     shuffled = pandas.assign(extra=1)[lambda frame: frame.extra == 1].drop(columns="extra")
     return {
-        "reader": log.to_reader(), "pandas": pandas, "filtered": shuffled, "stream": Stream(),
+        "reader": log.to_reader(),
+        "pandas": pandas,
+        "filtered": shuffled,
+        "stream": Stream(),
         "interchange": Interchange(),
-    }  # fmt: skip
+    }
 
 
 def test_every_kind_of_frame_and_its_file_make_one_store(log, store, tmp_path):
@@ -77,8 +80,20 @@ def test_every_kind_of_frame_and_its_file_make_one_store(log, store, tmp_path):
         made = jaxneg.prepare(source, out, **NAMES, session="given", attributes=("artist",), progress=False)
         assert sums(out) == sums(store), name
         assert made == dataclasses.replace(store, path=out)
-    cli.main(["prepare", "table", str(tmp_path / "log.parquet"), "--out", str(tmp_path / "cli"), "--session", "given",
-              "--attributes", "artist", *(word for name in NAMES for word in (f"--{name}", NAMES[name]))])  # fmt: skip
+    cli.main(
+        [
+            "prepare",
+            "table",
+            str(tmp_path / "log.parquet"),
+            "--out",
+            str(tmp_path / "cli"),
+            "--session",
+            "given",
+            "--attributes",
+            "artist",
+            *(word for name in NAMES for word in (f"--{name}", NAMES[name])),
+        ]
+    )
     assert sums(tmp_path / "cli") == sums(store)
 
 

@@ -101,8 +101,11 @@ def test_hardest_wants_a_rise_a_fall_and_true_negatives_on_top(tmp_path):
 
 def test_the_online_test_wants_intervals_clear_of_zero():
     def arm(**ends):
-        return {f"relative_{name}{end}": value for name, (low, high) in ends.items()
-                for end, value in (("", (low + high) / 2), ("_low", low), ("_high", high))}  # fmt: skip
+        return {
+            f"relative_{name}{end}": value
+            for name, (low, high) in ends.items()
+            for end, value in (("", (low + high) / 2), ("_low", low), ("_high", high))
+        }
 
     up = {"plays": (1.0, 2.0), "thumb_up_rate": (1.0, 5.0), "gini": (-2.0, -1.0)}
     others = {"control": arm(), "p_hard_0_seed_0": arm(plays=(-9.0, -8.0))}
@@ -116,13 +119,21 @@ def test_the_online_test_wants_intervals_clear_of_zero():
 
 
 def contrastive(path, ordered=None, change=0.02):
-    figures = ("released_hit_rate@1", "released_hit_rate@5", "released_hit_rate@10", "released_hit_rate@20",
-               "pair_accuracy")  # fmt: skip
+    figures = (
+        "released_hit_rate@1",
+        "released_hit_rate@5",
+        "released_hit_rate@10",
+        "released_hit_rate@20",
+        "pair_accuracy",
+    )
     cells = {
-        (encoder, name): {of: (0.2 + up * (name != "off"), 0.201 + up * (name != "off"))
-                          for of, up in zip(figures, (change, 0.001, 0.001, 0.0, 0.0), strict=True)}
-        for encoder in claims.ENCODERS for name in ("off", "predicted", "item")
-    }  # fmt: skip
+        (encoder, name): {
+            of: (0.2 + up * (name != "off"), 0.201 + up * (name != "off"))
+            for of, up in zip(figures, (change, 0.001, 0.001, 0.0, 0.0), strict=True)
+        }
+        for encoder in claims.ENCODERS
+        for name in ("off", "predicted", "item")
+    }
     table(path, "contrastive", cells)
     file = path / "study" / "contrastive.json"
     marked = {} if ordered is None else {"ordered": ordered}

@@ -22,9 +22,16 @@ from jaxneg.training import logs, loop
 
 RUN = pathlib.Path("run")
 FIGURES = {
-    "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "auc", "ndcg@10", "hit_rate@10",
-    "mrr_positive", "mrr_negative", "gini@10",
-}  # fmt: skip
+    "pair_accuracy",
+    "pair_accuracy_low",
+    "pair_accuracy_high",
+    "auc",
+    "ndcg@10",
+    "hit_rate@10",
+    "mrr_positive",
+    "mrr_negative",
+    "gini@10",
+}
 
 
 @pytest.fixture
@@ -62,8 +69,13 @@ def test_prepare_makes_the_store_of_the_log(work, capsys):
 
 def test_the_verbs_leave_what_they_were_asked_for(work):
     assert sorted(path.name for path in work.iterdir()) == [
-        "config.py", "export", "log.csv", "log.csv.truth.npz", "run", "store",
-    ]  # fmt: skip
+        "config.py",
+        "export",
+        "log.csv",
+        "log.csv.truth.npz",
+        "run",
+        "store",
+    ]
 
 
 def test_prepare_spills_where_the_store_is_written(work, tmp_path, monkeypatch):

@@ -24,12 +24,25 @@ def line(epoch, auc, pairs=40):
 
 
 RESULT = {
-    "monitor": "auc", "best_score": 0.75, "best_step": 20, "steps": 40, "steps_per_epoch": 10,
-    "stopped": "patience ran out", "seconds": 61.26, "device_seconds": 40.0, "compile_seconds": 12.5,
-    "validation_users": 30, "validation_pairs": 40, "validation_examples": 50, "not_converged": None,
-    "epochs_to_convergence": 2.0, "steps_to_convergence": 20, "sequences_to_convergence": 640,
-    "seconds_to_convergence": 19.0, "history": [line(0, 0.5), line(1, 0.6), line(2, 0.75), line(4, 0.7)],
-}  # fmt: skip
+    "monitor": "auc",
+    "best_score": 0.75,
+    "best_step": 20,
+    "steps": 40,
+    "steps_per_epoch": 10,
+    "stopped": "patience ran out",
+    "seconds": 61.26,
+    "device_seconds": 40.0,
+    "compile_seconds": 12.5,
+    "validation_users": 30,
+    "validation_pairs": 40,
+    "validation_examples": 50,
+    "not_converged": None,
+    "epochs_to_convergence": 2.0,
+    "steps_to_convergence": 20,
+    "sequences_to_convergence": 640,
+    "seconds_to_convergence": 19.0,
+    "history": [line(0, 0.5), line(1, 0.6), line(2, 0.75), line(4, 0.7)],
+}
 
 
 def row(text, start):
@@ -85,15 +98,22 @@ def test_evaluating_ends_with_the_model_beside_the_best_baseline_and_other_runs(
     other = test_records.make(tmp_path / "random", [0.5, 0.55, 0.6])
     (own / "report.md").touch()
     values = {
-        "split": "test", "pair_accuracy": 0.7, "auc": 0.72, "ndcg@10": 0.1, "ndcg@100": 0.2,
+        "split": "test",
+        "pair_accuracy": 0.7,
+        "auc": 0.72,
+        "ndcg@10": 0.1,
+        "ndcg@100": 0.2,
         "best_baseline": "item_item",
         "counts": {"auc": {"users": 30, "examples": 50, "pairs": 400}},
-        "runs": {"random": {"pair_accuracy": 0.6, "auc": 0.61, "ndcg@10": 0.15} | difference(0.11, 0.02, 0.2)},
+        "runs": {
+            "random": {"pair_accuracy": 0.6, "auc": 0.61, "ndcg@10": 0.15} | difference(0.11, 0.02, 0.2)
+        },
         "baselines": {
-            "item_item": {"pair_accuracy": 0.69, "auc": 0.715, "ndcg@10": 0.3} | difference(0.005, -0.02, 0.03),
+            "item_item": {"pair_accuracy": 0.69, "auc": 0.715, "ndcg@10": 0.3}
+            | difference(0.005, -0.02, 0.03),
             "popularity": {"pair_accuracy": 0.5, "auc": 0.5, "ndcg@10": 0.3} | difference(0.22, 0.1, 0.3),
         },
-    }  # fmt: skip
+    }
     text = endings.evaluated(own, values, [other])
     assert row(text, "model")[1:] == ["0.7", "0.72", "0.1"]
     assert row(text, "item item")[2:] == ["0.69", "0.715", "0.3", "+0.005", "[-0.020,", "+0.030]"]
@@ -109,9 +129,13 @@ def test_a_sweep_ends_with_its_rows_highest_first():
         return {"labels": {"p_hard": p_hard}, "n": 2, "figures": {"auc": {"mean": mean, "sd": sd}}}
 
     table = {
-        "split": "test", "shown": ["auc", "ndcg@10"], "axes": {"p_hard": ["0", "1"]}, "best_baseline": "item_item",
-        "cells": [cell("0", 0.5, 0.01), cell("1", 0.625, None)], "baselines": {"item_item": {"auc": 0.6}},
-    }  # fmt: skip
+        "split": "test",
+        "shown": ["auc", "ndcg@10"],
+        "axes": {"p_hard": ["0", "1"]},
+        "best_baseline": "item_item",
+        "cells": [cell("0", 0.5, 0.01), cell("1", 0.625, None)],
+        "baselines": {"item_item": {"auc": 0.6}},
+    }
     text = endings.swept(pathlib.Path("sweep"), table)
     lines = [line.split() for line in text.splitlines()]
     assert lines[2][:3] == ["1", "2", "0.6250"] and lines[3][:5] == ["0", "2", "0.5000", "±", "0.0100"]

@@ -19,11 +19,15 @@ NUMBERS = ("INT", "FLOAT", "SIZE")  # in what help says of an option's value
 NEVER = ("inf", "-inf", "nan", "1e308", "-1e308", str(2**63), str(-(2**63)), str(10**30), "-1")
 SIGNED = {"--up", "--down"}  # of ratings, whose scale may go below 0
 CALLS = {
-    "prepare": "prepare table log.csv --out new", "simulate": "simulate --out new.csv",
+    "prepare": "prepare table log.csv --out new",
+    "simulate": "simulate --out new.csv",
     "simulate --ab": "simulate --ab export --truth t.npz --store store --out new",
-    "plan": "plan config.py --topology v5e:2x2", "train": "train config.py --workdir new", "evaluate": "evaluate run",
-    "sweep": "sweep config.py --workdir new", "recommend": "recommend export --items i",
-}  # fmt: skip
+    "plan": "plan config.py --topology v5e:2x2",
+    "train": "train config.py --workdir new",
+    "evaluate": "evaluate run",
+    "sweep": "sweep config.py --workdir new",
+    "recommend": "recommend export --items i",
+}
 CALLS |= {f"prepare {name}": f"prepare {name} log --out new" for name in readers.READERS if name != "table"}
 
 
@@ -32,8 +36,11 @@ def numeric(verb):
     name, _, reader = verb.partition(" ")
     args = [reader] if name == "prepare" and reader else options_page.VERBS[verb]
     _, listed = options_page.verb("prepare" if name == "prepare" else verb, args)
-    return {one.names[0]: "FLOAT" not in one.metavar for one in listed
-            if any(word in one.metavar for word in NUMBERS)}  # fmt: skip
+    return {
+        one.names[0]: "FLOAT" not in one.metavar
+        for one in listed
+        if any(word in one.metavar for word in NUMBERS)
+    }
 
 
 def parsed(line, monkeypatch):

@@ -35,19 +35,31 @@ class Loss(enum.StrEnum):
 
 
 WRONG = {
-    "model.feedback": ("gated", "--model.feedback must be one of none, add, gate, got 'gated'; perhaps you meant .*"),
+    "model.feedback": (
+        "gated",
+        "--model.feedback must be one of none, add, gate, got 'gated'; perhaps you meant .*",
+    ),
     "model.head": ("relu", "--model.head must be one of none, gelu, got 'relu'"),
     "model.attention": ("flash", "--model.attention must be one of plain, fused, got 'flash'"),
     "model.dtype": ("float16", "--model.dtype must be one of float32, bfloat16, got 'float16'"),
     "data.packed": ("no", "--data.packed must be True or False, got 'no'"),
     "train.epochs": (2.5, "--train.epochs must be a whole number, got 2.5"),
     "data.negatives": (1.5, "--data.negatives must be a whole number, got 1.5"),
-    "data.random": ("log-uniform", "--data.random must be one of .*got 'log-uniform'; perhaps you meant log_uniform"),
-    "data.target": ("Positive", "--data.target must be one of .*, got 'Positive'; perhaps you meant positive"),
+    "data.random": (
+        "log-uniform",
+        "--data.random must be one of .*got 'log-uniform'; perhaps you meant log_uniform",
+    ),
+    "data.target": (
+        "Positive",
+        "--data.target must be one of .*, got 'Positive'; perhaps you meant positive",
+    ),
     "loss.name": ("ce", "--loss.name must be one of bce, gbce, .*got 'ce'"),
     "model.encoder": ("SASRec", "--model.encoder must be one of sasrec, .*perhaps you meant sasrec"),
     "optim.decay": ("linear", "--optim.decay must be one of constant, cosine, got 'linear'"),
-    "data.hard_scope": ("stations", "--data.hard-scope must be one of session, station.*perhaps you meant station"),
+    "data.hard_scope": (
+        "stations",
+        "--data.hard-scope must be one of session, station.*perhaps you meant station",
+    ),
     "loss.contrastive_form": ("Paper", "--loss.contrastive-form must be one of paper, released"),
     "data.p_hard": ("0.5", "--data.p-hard must be a number, got '0.5'"),
     # others
@@ -66,7 +78,7 @@ WRONG = {
     "eval.bands": (np.float32(2.5), "--eval.bands must be a whole number, got 2.5"),
     "data.length": ({1: 2}, "--data.length must be a whole number, got dict"),
     "optim.b2": (10**5000, r"--optim.b2 must be in \(0, 1\), got a number of thousands of digits"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -171,10 +183,17 @@ def test_every_number_that_can_be_given_has_bounds(kind):
 
 
 VERBS = {
-    "train": "train config.py", "evaluate": "evaluate run", "sweep": "sweep config.py", "export": "export run",
-    "plan": "plan config.py", "recommend": "recommend", "simulate": "simulate", "ab": "simulate --ab x",
-    "prepare": "prepare table", "inspect": "inspect",
-}  # fmt: skip
+    "train": "train config.py",
+    "evaluate": "evaluate run",
+    "sweep": "sweep config.py",
+    "export": "export run",
+    "plan": "plan config.py",
+    "recommend": "recommend",
+    "simulate": "simulate",
+    "ab": "simulate --ab x",
+    "prepare": "prepare table",
+    "inspect": "inspect",
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -195,13 +214,25 @@ def test_every_number_of_a_verb_has_bounds(verb, worked, monkeypatch):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("prepare table log.csv --out new --gap-minutes inf", "--gap-minutes must be a finite number, above 0"),
-        ("prepare table log.csv --out new --gap-minutes 1e308", "--gap-minutes must be at most 1,000,000,000"),
-        ("prepare table log.csv --out new --min-user-events 9223372036854775808", "--min-user-events must be at most"),
+        (
+            "prepare table log.csv --out new --gap-minutes inf",
+            "--gap-minutes must be a finite number, above 0",
+        ),
+        (
+            "prepare table log.csv --out new --gap-minutes 1e308",
+            "--gap-minutes must be at most 1,000,000,000",
+        ),
+        (
+            "prepare table log.csv --out new --min-user-events 9223372036854775808",
+            "--min-user-events must be at most",
+        ),
         ("prepare table log.csv --out new --threshold nan", "--threshold must be a finite number"),
         ("prepare table log.csv --out new --memory-limit -1", "--memory-limit must be a size such as 2GB"),
         ("prepare table log.csv --out new --memory-limit 0GB", "--memory-limit must be a size such as 2GB"),
-        ("prepare table log.csv --out new --test-share nan", "--test-share must be above 0 and below 1, got nan"),
+        (
+            "prepare table log.csv --out new --test-share nan",
+            "--test-share must be above 0 and below 1, got nan",
+        ),
         ("prepare table log.csv --out new --shard-events 1e3", "invalid literal|int"),
         (f"prepare table log.csv --out new --split time --test-from {10**30}", "--test-from must be below"),
         ("simulate --out new.csv --seed -1", "--seed must be 0 or more, got -1"),
@@ -210,17 +241,23 @@ def test_every_number_of_a_verb_has_bounds(verb, worked, monkeypatch):
         ("simulate --out new.csv --start 0001-01-01", "--start must be between 1970 and 2200"),
         ("plan config.py --topology v5e:2x2 --items -5", "--items must be 0 or more, got -5"),
         ("plan config.py --topology v5e:2x2 --items 1000000000000", "--items must be at most"),
-        ("train config.py --workdir new --optim.learning-rate inf", "--optim.learning-rate must be a finite number"),
+        (
+            "train config.py --workdir new --optim.learning-rate inf",
+            "--optim.learning-rate must be a finite number",
+        ),
         ("train config.py --workdir new --train.seed -3", "--train.seed must be 0 or more, got -3"),
         ("train config.py --workdir new --data.length 99999999999999999999", "--data.length must be at most"),
         ("train config.py --workdir new --data.inputs heard", "invalid choice 'heard'"),
         ("train config.py --workdir new --processes -2", "--processes must be 0 or more, got -2"),
         ("sweep config.py --workdir new --seeds -1", "--seeds must be 0 or more, got -1"),
-        ("sweep config.py --workdir new --set data.p-hard=0,nan", r"p_hard=nan: --data.p-hard must be in \[0, 1\]"),
+        (
+            "sweep config.py --workdir new --set data.p-hard=0,nan",
+            r"p_hard=nan: --data.p-hard must be in \[0, 1\]",
+        ),
         ("evaluate run --eval.bootstrap 99999999999", "--eval.bootstrap must be at most"),
         ("recommend export --items i1 --k 99999999999999", "--k must be at most"),
     ],
-)  # fmt: skip
+)
 def test_numbers_of_every_verb_have_bounds(line, message, worked, monkeypatch, capsys):
     monkeypatch.chdir(worked)
     before = sorted(pathlib.Path().rglob("*"))

@@ -61,9 +61,17 @@ def make_store():
             return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
         metadata = stores.Metadata(
-            reader="", source="", settings={}, polarity=POLARITY, split={}, counts={"stations": 9}, feedback={},
-            dropped={}, attributes=[], sessions_overlap=overlap,
-        )  # fmt: skip
+            reader="",
+            source="",
+            settings={},
+            polarity=POLARITY,
+            split={},
+            counts={"stations": 9},
+            feedback={},
+            dropped={},
+            attributes=[],
+            sessions_overlap=overlap,
+        )
         return stores.Store(
             path=pathlib.Path("memory"),
             metadata=metadata,

@@ -39,9 +39,13 @@ CASES = {
     f"{ONLY_ITEMS} --data.p-hard 0": {"item_BL", "target_BL", "negative_BLN"},
     f"{ONLY_ITEMS} --loss.feedback 1": {"item_BL", "target_BL", "label_BL", "negative_BLN", "hard_BLN"},
     f"{ONLY_ITEMS} --model.encoder bert4rec --data.mask 0.3": {
-        "item_BL", "feedback_BL", "target_BL", "negative_BLN", "hard_BLN",
+        "item_BL",
+        "feedback_BL",
+        "target_BL",
+        "negative_BLN",
+        "hard_BLN",
     },
-}  # fmt: skip
+}
 
 
 def of(options: str) -> Config:

@@ -40,12 +40,16 @@ def events_of(folder):
             moment = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(
                 milliseconds=int(time[k])
             )
-            rows.append({
-                "user": user, "session": str(seen[user]),
-                "time": moment.replace(tzinfo=None).isoformat(timespec="milliseconds"),
-                "item": vocabulary.names([int(item[k])])[0], "feedback": FEEDBACK[feedback[k]],
-                "station": stations[station[k]],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "user": user,
+                    "session": str(seen[user]),
+                    "time": moment.replace(tzinfo=None).isoformat(timespec="milliseconds"),
+                    "item": vocabulary.names([int(item[k])])[0],
+                    "feedback": FEEDBACK[feedback[k]],
+                    "station": stations[station[k]],
+                }
+            )
     return rows
 
 
@@ -120,17 +124,27 @@ LISTED = [
     ("table '05-brackets/plays[1].csv'", distinct("user"), ["b1"]),
     ("spotify 07-spotify-overlap/me", len, 8),
     ("spotify 08-spotify-unknown/me", "rows left out: 4 unknown artist or track", None),  # and 4 are too few
-    ("spotify 09-spotify-offline/me", lambda rows: column("time")(rows)[:8],
-     [f"2024-03-01T08:{5 * k:02}:00.000" for k in range(8)]),
+    (
+        "spotify 09-spotify-offline/me",
+        lambda rows: column("time")(rows)[:8],
+        [f"2024-03-01T08:{5 * k:02}:00.000" for k in range(8)],
+    ),
     ("spotify 10-spotify-null-ms/me", lambda rows: (len(rows), distinct("session")(rows)), (8, ["0"])),
     ("spotify 11-spotify-video/me", len, 10),
     ("table 12-hidden/spark", len, 6),
     ("table 12-hidden/mac", len, 8),
     ("table 13-left-out/upper", distinct("user"), ["feb", "jan"]),
-    ("table 14-dates/compact.csv", lambda rows: column("time")(rows)[:2],
-     ["2024-01-15T09:30:00.000", "2024-01-15T10:30:00.000"]),
+    (
+        "table 14-dates/compact.csv",
+        lambda rows: column("time")(rows)[:2],
+        ["2024-01-15T09:30:00.000", "2024-01-15T10:30:00.000"],
+    ),
     ("table 14-dates/excel.csv", "--time-unit", None),
-    ("table 15-quotes/refused.tsv", lambda rows: (len(rows), column("item")(rows)[1]), (7, '"Heroes" (live)')),
+    (
+        "table 15-quotes/refused.tsv",
+        lambda rows: (len(rows), column("item")(rows)[1]),
+        (7, '"Heroes" (live)'),
+    ),
     ("table 16-path", column("time"), TIMES),
     ("table 16-path-csv", distinct("user"), ["u1", "u2"]),
     ("table 17-nan/session.parquet", lengths, [12]),
@@ -142,8 +156,11 @@ LISTED = [
     (f"table 19-types/listenbrainz.jsonl {LISTENS}.track_name", distinct("item"), ["A", "B", "C"]),
     ("table 19-types/duration.parquet", "column time holds durations", None),
     ("table 19-types/twice.parquet", "two columns are named item", None),
-    ("piki 20-piki/piki_dataset.csv", lambda rows: [(row["item"], row["time"][17:]) for row in rows][:4],
-     [("B", "00.600"), ("A", "00.900"), ("C", "02.000"), ("A", "03.500")]),
+    (
+        "piki 20-piki/piki_dataset.csv",
+        lambda rows: [(row["item"], row["time"][17:]) for row in rows][:4],
+        [("B", "00.600"), ("A", "00.900"), ("C", "02.000"), ("A", "03.500")],
+    ),
     ("yambda 21-sizes/yambda", "several editions", None),
     ("table 22-messages/newlines.csv", "its lines end in different ways", None),
     ("table 22-messages/bom.jsonl", len, 8),
@@ -152,9 +169,12 @@ LISTED = [
     ("table 22-messages/no-user.csv --one-user me", distinct("user"), ["me"]),
     ("spotify 22-messages/my_spotify_data.zip", len, 8),
     ("table 22-messages/words.csv", "holds words for no value", None),
-    ("table 22-messages/no-opinion.csv --values like=thumb_up,=unknown", distinct("feedback"),
-     ["thumb_up", "unknown"]),
-]  # fmt: skip
+    (
+        "table 22-messages/no-opinion.csv --values like=thumb_up,=unknown",
+        distinct("feedback"),
+        ["thumb_up", "unknown"],
+    ),
+]
 
 
 @pytest.fixture

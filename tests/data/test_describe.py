@@ -35,9 +35,17 @@ def store(tmp_path_factory):
         for user, kinds in feedback.items()
         for k, kind in enumerate(kinds)
     ]
-    schema = {"user": pa.string(), "session": pa.string(), "station": pa.string(), "time": pa.int64(),
-              "order": pa.int64(), "item": pa.string(), "feedback": pa.string(), "played": pa.float64(),
-              "duration": pa.int64()}  # fmt: skip
+    schema = {
+        "user": pa.string(),
+        "session": pa.string(),
+        "station": pa.string(),
+        "time": pa.int64(),
+        "order": pa.int64(),
+        "item": pa.string(),
+        "feedback": pa.string(),
+        "played": pa.float64(),
+        "duration": pa.int64(),
+    }
     path = tmp_path_factory.mktemp("inspect")
     log = ibis.memtable(pa.Table.from_pylist(rows, schema=pa.schema(schema)))
     settings = prepare.PrepareConfig(session="given", split="leave-last", min_user_events=1)

@@ -84,11 +84,14 @@ def first(config, store, targets):
 
 
 CONFLICT = [
-    (3, "skip", 1, "train"), (3, "skip", 1, "train"), (3, "play", 1, "train"),  # outnumbered once, liked in the end
-    (4, "play", 1, "train"), (4, "skip", 1, "train"),  # as often liked, rejected in the end
+    (3, "skip", 1, "train"),
+    (3, "skip", 1, "train"),
+    (3, "play", 1, "train"),  # outnumbered once, liked in the end
+    (4, "play", 1, "train"),
+    (4, "skip", 1, "train"),  # as often liked, rejected in the end
     (5, "skip", 1, "train"),
     (1, "play", 1, "train"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +126,17 @@ def test_where_all_is_taken_back_draws_are_random_and_liked_by_nobody(make_store
 @pytest.mark.parametrize("opinion", ["all", "net"])
 def test_the_share_of_hard_negatives_also_liked_is_that_of_the_draws(random_store, scope, opinion):
     store = random_store(3, users=8, items=12, longest=20)
-    config = DataConfig(length=40, batch_size=16, negatives=8, p_hard=1.0, hard_scope=scope, hard_opinion=opinion,
-                        hard_skip=2.0, target="any", inputs=())  # fmt: skip
+    config = DataConfig(
+        length=40,
+        batch_size=16,
+        negatives=8,
+        p_hard=1.0,
+        hard_scope=scope,
+        hard_opinion=opinion,
+        hard_skip=2.0,
+        target="any",
+        inputs=(),
+    )
     index = negatives.index_of(store, config)
     liked = {key for key, events in histories(store).items() if any(sign > 0 for _, _, sign in events)}
     # Every training event is once a target here: draws without the pipeline, which leaves out first events.

@@ -140,8 +140,12 @@ def test_batches_by_blocks_hold_the_sequences_of_batches_by_rows(random_store, r
         batches = pipeline.TrainBatches(store, config)
         first = number * batches.steps_per_epoch
         every = [batches[step] for step in range(first, first + batches.steps_per_epoch)]
-        return [tuple(row) for batch in every for row in np.concatenate([batch.item_BL, batch.target_BL], 1)
-                if row.any()]  # fmt: skip
+        return [
+            tuple(row)
+            for batch in every
+            for row in np.concatenate([batch.item_BL, batch.target_BL], 1)
+            if row.any()
+        ]
 
     rows, blocks = sequences(config), sequences(by_blocks)
     assert (
@@ -181,8 +185,10 @@ def test_shards_make_no_difference_to_batches(random_store, config):
         for a, b in zip(one[step], many[step], strict=True):
             np.testing.assert_array_equal(a, b)
     assert one.false_negatives(store, in_batch=True) == many.false_negatives(sharded, in_batch=True)
-    for a, b in zip(*(held_out.EvalBatches(s, config, EvalConfig(batch_size=7), "test") for s in (store, sharded)),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        *(held_out.EvalBatches(s, config, EvalConfig(batch_size=7), "test") for s in (store, sharded)),
+        strict=True,
+    ):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
 

@@ -331,17 +331,24 @@ def test_examples_equal_plain_loops(random_store, split, reach):
             }
             assert tuple(pair) in pairs if pairs else tuple(pair) == (0, 0)
             assert user_ == user
-            whole = [store.sign[store.feedback_T[t]] for s in range(store.sessions) if store.session_user[s] == user
-                     for t in range(store.session_indptr[s], store.session_indptr[s + 1])]  # fmt: skip
+            whole = [
+                store.sign[store.feedback_T[t]]
+                for s in range(store.sessions)
+                if store.session_user[s] == user
+                for t in range(store.session_indptr[s], store.session_indptr[s + 1])
+            ]
             signed = sum(value != 0 for value in whole)
             np.testing.assert_allclose(share, sum(value > 0 for value in whole) / signed, rtol=1e-6)
 
 
 def test_pairs_are_uniform_over_same_station_pairs(make_store):
     events = [(1, "play", 1, "train")] + [
-        (2, "play", 1, "test"), (3, "skip", 1, "test"), (4, "skip", 1, "test"),
-        (5, "play", 2, "test"), (6, "skip", 2, "test"),
-    ]  # fmt: skip
+        (2, "play", 1, "test"),
+        (3, "skip", 1, "test"),
+        (4, "skip", 1, "test"),
+        (5, "play", 2, "test"),
+        (6, "skip", 2, "test"),
+    ]
     store = make_store([(user, events) for user in range(3000)], items=6)
     batches = held_out.EvalBatches(store, CONFIG, EvalConfig(batch_size=3000), "test")
     counts = collections.Counter(map(tuple, batches[0].pair_B2.tolist()))

@@ -391,9 +391,12 @@ def test_progress_names_stages_and_counts_events(con, tmp_path):
     seen = []
     settings = prepare.PrepareConfig(session="gap", split="tail", min_user_events=1)
     prepare.prepare(
-        log(random_log(0)), tmp_path / "store", settings, con,
+        log(random_log(0)),
+        tmp_path / "store",
+        settings,
+        con,
         on_progress=lambda done, total, stage: seen.append((stage, done, total)),
-    )  # fmt: skip
+    )
     written = stores.Store.open(tmp_path / "store").events
     assert seen[0] == ("read the log", 0, 1) and seen[-1] == ("write events", written, written)
     assert all(0 <= done <= total for _, done, total in seen)
@@ -420,13 +423,17 @@ MISTAKES = {
     "min-session-events 50 removed 20": (LONG, {"min_session_events": 50}),
     "min-item-count is 50, and no item has more than 8": (LONG, {"min_item_count": 50}),
     "no positive event to train on: thumb_up counts as positive, and there are 16 play": (
-        [row | {"feedback": "play"} for row in LONG], {"polarity": "explicit"}),
+        [row | {"feedback": "play"} for row in LONG],
+        {"polarity": "explicit"},
+    ),
     "--test-from is 99, and the log runs from 0 to 19": (LONG, {"test_from": "99"}),
     "validation starts at 0, and the log runs from 0 to 19": (LONG, {"valid_from": "-0"}),
     "test starts at 0, and the log runs from 0 to 19": (LONG, {"test_from": "0"}),
     "--valid-from 12 is after the test's start 10": (LONG, {"test_from": "10", "valid_from": "12"}),
     "--test-from is 2024-02-01 00:00:00, and the log runs from 2023-11-14 22:13:20 to 2023-12-03 22:13:20": (
-        CLOCK, {"test_from": "2024-02-01"}),
+        CLOCK,
+        {"test_from": "2024-02-01"},
+    ),
     "no session has three events": (LONG, {"split": "leave-last", "session": "gap", "gap_minutes": 1e-6}),
     "no user has 5 events": (LONG[:4], {"split": "tail"}),
     "20 of 20 have none: use --session gap": (LONG, {"session": "given"}),
@@ -440,7 +447,7 @@ MISTAKES = {
     "--gap-minutes must be above 0": (LONG, {"gap_minutes": -1.0}),
     "--test-share must be below 1 together": (LONG, {"test_share": 0.7, "valid_share": 0.4}),
     "column feedback holds 'love'": ([LONG[0] | {"feedback": "love"}], {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", MISTAKES)

@@ -23,13 +23,26 @@ def stamp(milliseconds):
 def play(end, track="Alpha", **other):
     """A row of the extended form."""
     row = {
-        "ts": stamp(end) + "Z", "platform": "ios", "ms_played": 200_000, "conn_country": "ZZ", "ip_addr": "0.0.0.0",
-        "master_metadata_track_name": track, "master_metadata_album_artist_name": "Art",
-        "master_metadata_album_album_name": "Album", "spotify_track_uri": f"spotify:track:{track}",
-        "episode_name": None, "episode_show_name": None, "spotify_episode_uri": None, "reason_start": "trackdone",
-        "reason_end": "trackdone", "shuffle": False, "skipped": False, "offline": False, "offline_timestamp": None,
+        "ts": stamp(end) + "Z",
+        "platform": "ios",
+        "ms_played": 200_000,
+        "conn_country": "ZZ",
+        "ip_addr": "0.0.0.0",
+        "master_metadata_track_name": track,
+        "master_metadata_album_artist_name": "Art",
+        "master_metadata_album_album_name": "Album",
+        "spotify_track_uri": f"spotify:track:{track}",
+        "episode_name": None,
+        "episode_show_name": None,
+        "spotify_episode_uri": None,
+        "reason_start": "trackdone",
+        "reason_end": "trackdone",
+        "shuffle": False,
+        "skipped": False,
+        "offline": False,
+        "offline_timestamp": None,
         "incognito_mode": False,
-    }  # fmt: skip
+    }
     return row | other
 
 

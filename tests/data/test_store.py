@@ -85,7 +85,13 @@ def test_what_was_written_is_mapped(out):
     assert (store.items, store.users, store.sessions, store.events) == (2, 1, 1, 3)
     assert store.sign.dtype == np.int8
     assert dict(zip(FEEDBACK, store.sign.tolist(), strict=True)) == {
-        "pad": 0, "unknown": 0, "thumb_down": 0, "skip": -1, "play": 1, "thumb_up": 0}  # fmt: skip
+        "pad": 0,
+        "unknown": 0,
+        "thumb_down": 0,
+        "skip": -1,
+        "play": 1,
+        "thumb_up": 0,
+    }
     assert sorted(os.listdir(out.parent)) == ["store"]
 
 

@@ -200,8 +200,10 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
     whole = tables.gathered(jax.tree.map(np.asarray, state.tables), V - 1)
     dense = program.build(
         dataclasses.replace(config, optim=dataclasses.replace(config.optim, rows="dense")),
-        CATALOGUE, mesh_of((1, 1)), 100,
-    )  # fmt: skip
+        CATALOGUE,
+        mesh_of((1, 1)),
+        100,
+    )
     params = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in state.params.items()}
     batch = make_batch(0, shared=5)
 

@@ -115,10 +115,16 @@ def make_batch(item_BL, feedback_BL, real_B=None):
     size = len(item_BL)
     none = np.zeros((size, 1), np.int32)
     return EvalBatch(
-        np.int32(item_BL), np.int32(feedback_BL), np.zeros_like(item_BL, np.int32), none, none,
-        np.zeros((size, 2), np.int32), np.arange(size, dtype=np.int32), np.full(size, 0.5, np.float32),
+        np.int32(item_BL),
+        np.int32(feedback_BL),
+        np.zeros_like(item_BL, np.int32),
+        none,
+        none,
+        np.zeros((size, 2), np.int32),
+        np.arange(size, dtype=np.int32),
+        np.full(size, 0.5, np.float32),
         np.ones(size, bool) if real_B is None else np.array(real_B),
-    )  # fmt: skip
+    )
 
 
 def last_of(batch):
@@ -271,7 +277,11 @@ def test_an_empty_context_has_nothing_to_flip():
     """Where kinds are left out of the inputs, none may be left."""
     batch = make_batch([[0, 0], [5, 0]], [[0, 0], [PLAY, 0]])
     found = responsiveness(
-        lambda batch: np.zeros((2, ITEMS + 1), np.float32), [batch], flip=FLIP,
-        attribute_VA=np.zeros((ITEMS + 1, 0), np.int32), row_VD=np.ones((ITEMS + 1, 2), np.float32), resamples=5,
-    )  # fmt: skip
+        lambda batch: np.zeros((2, ITEMS + 1), np.float32),
+        [batch],
+        flip=FLIP,
+        attribute_VA=np.zeros((ITEMS + 1, 0), np.int32),
+        row_VD=np.ones((ITEMS + 1, 2), np.float32),
+        resamples=5,
+    )
     assert found["examples"] == 1

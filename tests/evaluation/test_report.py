@@ -22,12 +22,24 @@ from jaxneg.training import runs
 
 ITEMS = 40
 RESULT = {
-    "monitor": "pair_accuracy", "best_score": 0.81, "best_step": 30, "steps": 50, "steps_per_epoch": 10,
-    "stopped": "patience ran out", "seconds": 5.0, "hard_share": 0.43, "epochs_to_convergence": 2.0,
-    "steps_to_convergence": 20, "sequences_to_convergence": 2560, "seconds_to_convergence": 2.0,
-    "compile_seconds": 1.5, "validation_pairs": 1312, "validation_examples": 1400, "validation_users": 40,
+    "monitor": "pair_accuracy",
+    "best_score": 0.81,
+    "best_step": 30,
+    "steps": 50,
+    "steps_per_epoch": 10,
+    "stopped": "patience ran out",
+    "seconds": 5.0,
+    "hard_share": 0.43,
+    "epochs_to_convergence": 2.0,
+    "steps_to_convergence": 20,
+    "sequences_to_convergence": 2560,
+    "seconds_to_convergence": 2.0,
+    "compile_seconds": 1.5,
+    "validation_pairs": 1312,
+    "validation_examples": 1400,
+    "validation_users": 40,
     "history": [{"epoch": e, "seconds": e, "pair_accuracy": 0.8 - 0.2 / e, "auc": 0.75} for e in (1.0, 5.0)],
-}  # fmt: skip
+}
 CONFIG = configs.override(configs.Config(), ["--eval.bootstrap", "50", "--eval.bands", "3"])
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -45,9 +57,16 @@ def make_batch(size=60, disliked=True):
     )
     pair_B2 = np.stack([liked_BC[:, 0], disliked_BC[:, 0]], 1) if disliked else np.zeros((size, 2), np.int32)
     return EvalBatch(
-        item_BL, np.full_like(item_BL, 4), np.zeros_like(item_BL), liked_BC, disliked_BC, pair_B2,
-        np.arange(size, dtype=np.int32), rng.random(size).astype(np.float32), np.ones(size, bool),
-    )  # fmt: skip
+        item_BL,
+        np.full_like(item_BL, 4),
+        np.zeros_like(item_BL),
+        liked_BC,
+        disliked_BC,
+        pair_B2,
+        np.arange(size, dtype=np.int32),
+        rng.random(size).astype(np.float32),
+        np.ones(size, bool),
+    )
 
 
 def make_reports(batch):
@@ -167,13 +186,24 @@ PROBED = {
         "gate": [[1.0, math.nan], [math.nan, math.nan]],
     },
     "responsiveness": {
-        "users": 3, "examples": 7, "top": 100, "flip": {"play": "skip"},
-        "overlap": 0.5, "overlap_low": 0.4, "overlap_high": 0.6,
+        "users": 3,
+        "examples": 7,
+        "top": 100,
+        "flip": {"play": "skip"},
+        "overlap": 0.5,
+        "overlap_low": 0.4,
+        "overlap_high": 0.6,
         "attribute": {"before": 0.2, "after": 0.1, "change": -0.5, "change_low": -0.6, "change_high": -0.4},
-        "row": {"before": 0.0, "after": 0.0, "change": math.nan, "change_low": math.nan, "change_high": math.nan},
+        "row": {
+            "before": 0.0,
+            "after": 0.0,
+            "change": math.nan,
+            "change_low": math.nan,
+            "change_high": math.nan,
+        },
         "item": {"before": 1.0, "after": 0.0, "change": -1.0, "change_low": -1.0, "change_high": -1.0},
     },
-}  # fmt: skip
+}
 
 
 def test_users_examples_and_pairs_stand_beside_every_figure(tmp_path, no_plots):
@@ -257,10 +287,7 @@ def test_probes_are_reported_beside_those_of_another_run(tmp_path):
     down = {"kinds": ["thumb_down", "skip"], "added": [[1.0, 0.75], [0.75, 1.0]]}
     twin = measuring.MeasuredRun(measured["popularity"].report, CONFIG, RESULT, {"feedback_cosines": down})
     coverage = {"likes": {"users_1": 0.5, "users_5": 0.25, "examples_1": 0.75, "examples_5": math.nan}}
-    values = write_report(
-        tmp_path, model, measured, {"other": twin}, probed=PROBED,
-        coverage=coverage,
-    )  # fmt: skip
+    values = write_report(tmp_path, model, measured, {"other": twin}, probed=PROBED, coverage=coverage)
     assert json.loads((tmp_path / "report.json").read_text()) == values
     assert values["probes"]["feedback_cosines"]["gate"] == [[1.0, None], [None, None]]
     assert values["probes"]["responsiveness"]["row"]["change"] is None
@@ -288,9 +315,11 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
     config = configs.override(CONFIG, ["--eval.ks", "1", "5", "10", "20", "--eval.released", "6"])
     batch = make_batch()
     found = measures.evaluate(
-        lambda batch: np.random.default_rng(1).random((len(batch.user_B), ITEMS + 1)), [batch], items=ITEMS,
+        lambda batch: np.random.default_rng(1).random((len(batch.user_B), ITEMS + 1)),
+        [batch],
+        items=ITEMS,
         config=config.eval,
-    )  # fmt: skip
+    )
     values = write_report(tmp_path, found, {}, config=config)
     candidates = min(ITEMS, 6 + len(set(batch.liked_BC[:, 0].tolist())))
     assert values["released_candidates"] == candidates
@@ -360,8 +389,11 @@ def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
     assert (last["auc"], last["ndcg@10"]) == (found.figures["auc"], found.figures["ndcg@10"])
     assert last["difference_auc"] == pytest.approx(values["auc"] - last["auc"])
     assert "| its last epoch |" in (directory / "report.md").read_text()
-    best = report.evaluate_run(trained._replace(result=trained.result | {"steps": trained.result["best_step"]}),
-                               tmp_path, measured={})  # fmt: skip
+    best = report.evaluate_run(
+        trained._replace(result=trained.result | {"steps": trained.result["best_step"]}),
+        tmp_path,
+        measured={},
+    )
     assert best["last"]["is_best"] and "auc" not in best["last"]
 
 

@@ -74,10 +74,28 @@ def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_sto
 @pytest.mark.slow
 def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path):
     ran = subprocess.run(
-        [sys.executable, "-m", "jaxneg", "sweep", str(EXAMPLES / "own_loss.py"), "--workdir", str(tmp_path / "sweep"),
-         *SMALL, "--data.store", str(small_store), "--set", "loss.name=bce,focal", "--seeds", "1", "--jobs", "1"],
-        capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jaxneg",
+            "sweep",
+            str(EXAMPLES / "own_loss.py"),
+            "--workdir",
+            str(tmp_path / "sweep"),
+            *SMALL,
+            "--data.store",
+            str(small_store),
+            "--set",
+            "loss.name=bce,focal",
+            "--seeds",
+            "1",
+            "--jobs",
+            "1",
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
     assert ran.returncode == 0, ran.stderr
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())
     assert len(table["cells"]) == 2 and all(cell["n"] == 1 for cell in table["cells"])

@@ -158,12 +158,31 @@ def test_flat_keys_are_those_that_scripts_read():
     values = measures.evaluate(make_score(), make_batches(), items=ITEMS, config=config).to_dict()
     at_k = ("hit_rate", "next_hit_rate", "ndcg", "delta_hit_rate", "delta_ndcg", "gini", "item_coverage")
     assert set(values) == {
-        "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "pairs", "auc", "examples",
-        "random_accuracy", "mrr_positive", "mrr_negative", "user_coverage", "user_coverage_5", "bands",
-        "map@10", "counts", "users", "auc_low", "auc_high", "auc_pairs", "same_pairs",
+        "pair_accuracy",
+        "pair_accuracy_low",
+        "pair_accuracy_high",
+        "pairs",
+        "auc",
+        "examples",
+        "random_accuracy",
+        "mrr_positive",
+        "mrr_negative",
+        "user_coverage",
+        "user_coverage_5",
+        "bands",
+        "map@10",
+        "counts",
+        "users",
+        "auc_low",
+        "auc_high",
+        "auc_pairs",
+        "same_pairs",
         *(f"{name}_pair_accuracy{end}" for name in ("user", "drawn") for end in ("", "_low", "_high")),
-        "unseen_liked_mrr@10", "unseen_disliked_mrr@10", "unseen_liked_log_rank", "unseen_disliked_log_rank",
-    } | {f"{name}@{k}" for name in at_k for k in (10, 100)}  # fmt: skip
+        "unseen_liked_mrr@10",
+        "unseen_disliked_mrr@10",
+        "unseen_liked_log_rank",
+        "unseen_disliked_log_rank",
+    } | {f"{name}@{k}" for name in at_k for k in (10, 100)}
     assert values["item_coverage@100"] == 1.0  # 100 is more than all items
     json.loads(json.dumps(values, allow_nan=False))
 
@@ -292,19 +311,40 @@ def test_worked_example():
     figures = measures.evaluate(lambda _: scores, [batch], items=4, config=config).figures
     assert figures == pytest.approx(
         {
-            "pair_accuracy": 1.0, "pairs": 1, "auc": 1.0, "auc_pairs": 1, "same_pairs": 0, "users": 1,
-            "user_pair_accuracy": 1.0, "drawn_pair_accuracy": 1.0,
-            **{f"{name}_{end}": math.nan for end in ("low", "high")  # of one user there is no interval
-               for name in ("pair_accuracy", "auc", "user_pair_accuracy", "drawn_pair_accuracy")},
-            "examples": 1, "random_accuracy": 1.0, "hit_rate@2": 1.0, "ndcg@2": 1 / math.log2(3),
-            "delta_hit_rate@2": 1.0, "delta_ndcg@2": 1 / math.log2(3),
-            "mrr_positive": 1 / 2, "mrr_negative": 1 / 3, "gini@2": 0.5, "next_hit_rate@2": 1.0, "map@10": 1 / 2,
-            "unseen_liked_mrr@10": 1 / 2, "unseen_disliked_mrr@10": 1 / 3,
-            "unseen_liked_log_rank": math.log(2), "unseen_disliked_log_rank": math.log(3),
-            "item_coverage@2": 0.5, "user_coverage": 1.0, "user_coverage_5": 0.0,
+            "pair_accuracy": 1.0,
+            "pairs": 1,
+            "auc": 1.0,
+            "auc_pairs": 1,
+            "same_pairs": 0,
+            "users": 1,
+            "user_pair_accuracy": 1.0,
+            "drawn_pair_accuracy": 1.0,
+            **{
+                f"{name}_{end}": math.nan
+                for end in ("low", "high")  # of one user there is no interval
+                for name in ("pair_accuracy", "auc", "user_pair_accuracy", "drawn_pair_accuracy")
+            },
+            "examples": 1,
+            "random_accuracy": 1.0,
+            "hit_rate@2": 1.0,
+            "ndcg@2": 1 / math.log2(3),
+            "delta_hit_rate@2": 1.0,
+            "delta_ndcg@2": 1 / math.log2(3),
+            "mrr_positive": 1 / 2,
+            "mrr_negative": 1 / 3,
+            "gini@2": 0.5,
+            "next_hit_rate@2": 1.0,
+            "map@10": 1 / 2,
+            "unseen_liked_mrr@10": 1 / 2,
+            "unseen_disliked_mrr@10": 1 / 3,
+            "unseen_liked_log_rank": math.log(2),
+            "unseen_disliked_log_rank": math.log(3),
+            "item_coverage@2": 0.5,
+            "user_coverage": 1.0,
+            "user_coverage_5": 0.0,
         },
         nan_ok=True,
-    )  # fmt: skip
+    )
 
 
 def test_a_target_of_the_context_is_not_unseen():
@@ -413,8 +453,9 @@ def cut(batches, size):
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_no_figure_depends_on_the_size_of_batches(exclude_seen):
     batches, score = make_batches(batches=30, real=231, each=3), make_score()
-    config = EvalConfig(ks=(1, 7), bands=3, bootstrap=20, released=5, released_batch=10,
-                        exclude_seen=exclude_seen)  # fmt: skip
+    config = EvalConfig(
+        ks=(1, 7), bands=3, bootstrap=20, released=5, released_batch=10, exclude_seen=exclude_seen
+    )
     found = [
         measures.evaluate(score, cut(batches, size), items=ITEMS, config=config) for size in (1, 7, 64, 1024)
     ]
@@ -446,9 +487,13 @@ def test_pairs_by_user_by_hand():
     disliked = np.array([[2], [2], [2], [1], [1], [1]], np.int32)  # the last with itself
     batch = EvalBatch(
         *(np.full((6, 2), code, np.int32) for code in (3, 4, 0)),
-        liked, disliked, np.concatenate([liked, disliked], 1), np.array([0, 0, 0, 0, 1, 2], np.int32),
-        np.full(6, 0.5, np.float32), np.ones(6, bool),
-    )  # fmt: skip
+        liked,
+        disliked,
+        np.concatenate([liked, disliked], 1),
+        np.array([0, 0, 0, 0, 1, 2], np.int32),
+        np.full(6, 0.5, np.float32),
+        np.ones(6, bool),
+    )
     scores = np.tile(np.float32([0, 3, 2, 1]), (6, 1))
     drawn = set()
     for seed in range(40):

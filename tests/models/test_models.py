@@ -100,8 +100,14 @@ def test_cloze_adds_a_position_and_a_mask_and_nothing_else():
     assert more["inputs.feedback"].shape == (len(FEEDBACK), D)
     assert 0.005 < float(more["inputs.mask"].std()) < 0.05  # 8 draws of standard deviation 0.02
     row, feedback, station, mask = inputs()
-    h_BLD = model.encode({name: more[name] for name in params} | {"inputs.position": more["inputs.position"][:L]},
-                         row, feedback, station, mask, None)  # fmt: skip
+    h_BLD = model.encode(
+        {name: more[name] for name in params} | {"inputs.position": more["inputs.position"][:L]},
+        row,
+        feedback,
+        station,
+        mask,
+        None,
+    )
     # Where nothing is hidden, they are the same model.
     np.testing.assert_allclose(cloze.encode(more, row, feedback, station, mask, None), h_BLD, rtol=1e-6)
 

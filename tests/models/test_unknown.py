@@ -48,9 +48,14 @@ def test_code_0_adds_nothing_whatever_its_row_holds(feedback):
 
 @pytest.mark.parametrize(
     "options",
-    ["", "--data.p-hard 0 --data.random log_uniform", "--data.p-hard 0 --loss.in-batch",
-     "--data.p-hard 0 --loss.hardest 2", "--data.p-hard 0 --data.random by_count"],
-)  # fmt: skip
+    [
+        "",
+        "--data.p-hard 0 --data.random log_uniform",
+        "--data.p-hard 0 --loss.in-batch",
+        "--data.p-hard 0 --loss.hardest 2",
+        "--data.p-hard 0 --data.random by_count",
+    ],
+)
 def test_gbce_is_refused_with_draws_that_its_alpha_does_not_know(options):
     args = ["--loss.name", "gbce", *options.split()]
     with pytest.raises(UserError, match="is calibrated for negatives that are drawn uniformly") as error:

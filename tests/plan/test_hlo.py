@@ -49,9 +49,9 @@ def test_done_and_other_instructions_send_nothing():
     told = hlo.program(
         module(
             "%d = f32[8]{0} all-gather-done(%s)",
-            "%r = f32[8]{0} add(%a, %all-reduce.1), metadata={op_name=\"all-reduce(x)\"}",
+            '%r = f32[8]{0} add(%a, %all-reduce.1), metadata={op_name="all-reduce(x)"}',
         )
-    )  # fmt: skip
+    )
     assert told == ([], [], [])
 
 

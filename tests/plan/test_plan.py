@@ -113,7 +113,7 @@ def estimated(monkeypatch):
         (145, 1024, 9, None, [8, 8]),  # 100 + 50 of it stay whatever the batch
         (90, 32, 4, None, []),
     ],
-)  # fmt: skip
+)
 def test_more_shards_are_tried_then_smaller_batches(
     estimated, memory, batch_size, tries, options, compiled, capsys
 ):
@@ -147,13 +147,17 @@ def test_a_hopeless_plan_compiles_nothing_and_says_what_is_missing(capsys):
 @pytest.mark.parametrize(
     "message, needed",
     [
-        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G",
-         int(20.5 * tpu.GIB)),
-        ("Ran out of memory on HBM, total memory required for HLO temporaries (1.00T) exceeds available HBM (15G).",
-         100 + (tpu.GIB << 10)),
+        (
+            "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G",
+            int(20.5 * tpu.GIB),
+        ),
+        (
+            "Ran out of memory on HBM, total memory required for HLO temporaries (1.00T) exceeds available HBM (15G).",
+            100 + (tpu.GIB << 10),
+        ),
         ("INTERNAL: something else", None),
     ],
-)  # fmt: skip
+)
 def test_refusals_of_the_compiler_say_how_much_it_needs(message, needed):
     assert estimate._refused(message, {"item tables": 100}) == needed
 
@@ -171,8 +175,11 @@ def test_an_epoch_takes_its_steps():
     found = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641))
     assert found["step_seconds"] == 0.5 and found["sequences_per_s"] == 128
     assert found["epoch"] == {
-        "sequences": 641, "steps": 11, "hours": 11 * 0.5 / 3600, "chip_hours": 16 * 11 * 0.5 / 3600
-    }  # fmt: skip
+        "sequences": 641,
+        "steps": 11,
+        "hours": 11 * 0.5 / 3600,
+        "chip_hours": 16 * 11 * 0.5 / 3600,
+    }
     packed = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641, 2.5))
     assert packed["sequences_per_s"] == 320 and packed["epoch"]["steps"] == 5
 

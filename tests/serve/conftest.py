@@ -19,17 +19,28 @@ MODELS = {
     "tied": {},
     "untied, attributes in the output": {"tied": False, "output_attributes": True, "item_bias": "odds"},
     "items alone, without biases": {
-        "item_bias": "none", "feedback": "none", "station": False, "attributes": False, "position": False,
+        "item_bias": "none",
+        "feedback": "none",
+        "station": False,
+        "attributes": False,
+        "position": False,
     },
     "bfloat16": {"dtype": "bfloat16"},
     "hidden events, some inputs, averaged": {"encoder": "bert4rec", "head": "gelu"},
-}  # fmt: skip
+}
 # What else differs from CONFIG.
 MORE = {
     "hidden events, some inputs, averaged": [
-        "--data.mask", "0.3", "--data.inputs", "play", "thumb_up", "skip", "--optim.average", "0.9",
+        "--data.mask",
+        "0.3",
+        "--data.inputs",
+        "play",
+        "thumb_up",
+        "skip",
+        "--optim.average",
+        "0.9",
     ]
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")

@@ -206,10 +206,25 @@ def test_ids_stand_for_plays_in_whatever_holds_them(model):
     assert model.recommend(ids, 3) == model.recommend(expected, 3)
 
 
-@pytest.mark.parametrize("history", [
-    "song", 5, None, [5], [None], [("a", "play")], [["a"]], [b"a"], [scorer.Event(5)], [scorer.Event("a", 1)],
-    [scorer.Event("a", "play", 4)], [scorer.Event(["a"])], [scorer.Event("a", ["play"])],
-], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "history",
+    [
+        "song",
+        5,
+        None,
+        [5],
+        [None],
+        [("a", "play")],
+        [["a"]],
+        [b"a"],
+        [scorer.Event(5)],
+        [scorer.Event("a", 1)],
+        [scorer.Event("a", "play", 4)],
+        [scorer.Event(["a"])],
+        [scorer.Event("a", ["play"])],
+    ],
+    ids=repr,
+)
 def test_what_is_no_history_is_refused_in_one_line(history):
     with pytest.raises(UserError, match="history|feedback and station") as error:
         scorer.events(history)

@@ -422,10 +422,15 @@ def test_the_control_adds_up_cosines(worked):
         nonlocal checked
         place = arm(now)
         for s in range(len(place)):
-            liked = [row[song] for song, code in zip(now.item_SL[s], now.feedback_SL[s], strict=True)
-                     if code >= PLAY and song in row and song in now.pool_SC[s]]  # fmt: skip
-            score = [cosine[liked, row[song]].sum() if free and song in row else -1
-                     for song, free in zip(now.pool_SC[s].tolist(), now.open_SC[s], strict=True)]  # fmt: skip
+            liked = [
+                row[song]
+                for song, code in zip(now.item_SL[s], now.feedback_SL[s], strict=True)
+                if code >= PLAY and song in row and song in now.pool_SC[s]
+            ]
+            score = [
+                cosine[liked, row[song]].sum() if free and song in row else -1
+                for song, free in zip(now.pool_SC[s].tolist(), now.open_SC[s], strict=True)
+            ]
             if liked:
                 assert score[place[s]] == pytest.approx(max(score), abs=1e-5)
                 checked += 1

@@ -56,9 +56,15 @@ def test_a_grid_by_hand():
     )
     cells = grids.expand(base, spec)
     assert [(cell.labels, cell.seed) for cell in cells] == [
-        (("0", "plain"), 0), (("0", "many"), 0), (("0.5", "plain"), 0), (("0.5", "many"), 0),
-        (("0", "plain"), 1), (("0", "many"), 1), (("0.5", "plain"), 1), (("0.5", "many"), 1),
-    ]  # fmt: skip
+        (("0", "plain"), 0),
+        (("0", "many"), 0),
+        (("0.5", "plain"), 0),
+        (("0.5", "many"), 0),
+        (("0", "plain"), 1),
+        (("0", "many"), 1),
+        (("0.5", "plain"), 1),
+        (("0.5", "many"), 1),
+    ]
     last = cells[-1].config
     assert (last.data.p_hard, last.data.negatives, last.loss.name) == (0.5, 7, "bpr_max")
     assert (last.data.seed, last.train.seed, last.model.width) == (6, 1, 16)
@@ -125,13 +131,17 @@ def test_a_wrong_axis_of_the_command_line_is_one_line(text, message):
         ({"p": over("--data.p-hard", 0, "much")}, {}, "p=much: .*--data.p-hard"),
         ({"p": over("--data.p-hard", 0, 2)}, {}, r"p=2: --data.p-hard must be in \[0, 1\]"),
         ({"s": over("--data.seed", 0)}, {}, "axis s sets --data.seed, .*use --seeds"),
-        ({"p": over("--data.p-hard", 0), "q": over("--data.p-hard", 1)}, {}, "axes p and q both set --data.p-hard"),
+        (
+            {"p": over("--data.p-hard", 0), "q": over("--data.p-hard", 1)},
+            {},
+            "axes p and q both set --data.p-hard",
+        ),
         ({"t": over("--model.tied", True), "u": over("--model.tied", False)}, {}, "both set --model.tied"),
         ({"p": {}}, {}, "axis p has no values"),
         ({}, {"seeds": 0}, "at least 1 seed"),
         ({"p": over("--data.p-hard", 0)}, {"reference": {"p": "1"}}, "the reference p=1 is no value"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_grid_is_one_line(axes, more, message):
     with pytest.raises(UserError, match=message) as raised:
         grids.expand(Config(), Sweep(axes, **more))
@@ -192,8 +202,14 @@ def found(accuracies, values=None, failed=None):
 
 
 def summary(cells, **more):
-    settings = {"seeds": 2, "figures": ("pair_accuracy",), "reference": {}, "baselines": {}, "resamples": 200,
-                "seed": 0} | more  # fmt: skip
+    settings = {
+        "seeds": 2,
+        "figures": ("pair_accuracy",),
+        "reference": {},
+        "baselines": {},
+        "resamples": 200,
+        "seed": 0,
+    } | more
     labels = [label for (label,) in cells]
     return {"split": "test"} | tables.summary({"p": labels}, cells, **settings)
 
@@ -250,9 +266,13 @@ def test_only_common_seeds_and_equal_examples_are_compared():
     assert "## Failed\n\n- p 0, seed 0: ran out\n" in text
     lines = list(csv.DictReader(io.StringIO(tables.csv_text(table))))
     assert [(line["p"], line["seed"], line["pair_accuracy"], line["failed"]) for line in lines] == [
-        ("0", "0", "", "ran out"), ("0", "1", "0.7", ""), ("1", "0", "0.1", ""), ("1", "1", "0.9", ""),
-        ("2", "0", "0.1", ""), ("2", "1", "0.9", ""),
-    ]  # fmt: skip
+        ("0", "0", "", "ran out"),
+        ("0", "1", "0.7", ""),
+        ("1", "0", "0.1", ""),
+        ("1", "1", "0.9", ""),
+        ("2", "0", "0.1", ""),
+        ("2", "1", "0.9", ""),
+    ]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "steps", "sequences", "seconds"])
@@ -290,8 +310,11 @@ def test_the_best_baseline_is_compared_with():
 
 def test_titles():
     assert [tables.title(name) for name in ("auc", "ndcg@10", "delta_hit_rate@5", "best_epoch")] == [
-        "AUC", "NDCG@10", "ΔHR@5", "best epoch",
-    ]  # fmt: skip
+        "AUC",
+        "NDCG@10",
+        "ΔHR@5",
+        "best epoch",
+    ]
 
 
 def points(*labels, seeds=3):
@@ -364,9 +387,14 @@ def swept(base, tmp_path_factory):
     """A sweep that was not interrupted, its table and what it said."""
     workdir, said, seen = tmp_path_factory.mktemp("swept") / "sweep", [], []
     table = runner.sweep(
-        base, SPEC, workdir, jobs=2, baselines=True, say=said.append,
+        base,
+        SPEC,
+        workdir,
+        jobs=2,
+        baselines=True,
+        say=said.append,
         on_progress=lambda done, total, figures, stage: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert seen[-1] == (4, 4) and sorted(seen) == seen
     return workdir, table, said
 
@@ -395,8 +423,9 @@ def test_a_sweep_leaves_what_it_should(swept):
     assert json.loads((workdir / "table.json").read_text()) == table
     assert sum("seed=" in line for line in said) == 4 and "baselines: done" in said
     assert [(cell["labels"], cell["n"], cell["failed"]) for cell in table["cells"]] == [
-        ({"p_hard": "0"}, 2, {}), ({"p_hard": "1"}, 2, {}),
-    ]  # fmt: skip
+        ({"p_hard": "0"}, 2, {}),
+        ({"p_hard": "1"}, 2, {}),
+    ]
     for label, cell in zip(("0", "1"), table["cells"], strict=True):
         for s in range(2):
             directory = workdir / "cells" / f"p_hard={label},seed={s}"

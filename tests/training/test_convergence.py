@@ -20,9 +20,12 @@ def test_convergence_is_where_95_percent_of_the_gain_is_reached():
     # From .60 to .80: .79 is the line, which .789 misses and .791 passes.
     found = convergence.convergence(history(0.6, 0.7, 0.789, 0.791, 0.8, 0.79), "auc", "patience ran out")
     assert found == {
-        "epochs_to_convergence": 1.5, "steps_to_convergence": 30, "sequences_to_convergence": 1920,
-        "seconds_to_convergence": 0.75, "not_converged": None,
-    }  # fmt: skip
+        "epochs_to_convergence": 1.5,
+        "steps_to_convergence": 30,
+        "sequences_to_convergence": 1920,
+        "seconds_to_convergence": 0.75,
+        "not_converged": None,
+    }
     assert (
         convergence.spoken(found)
         == "converged after 1.5 epochs, 30 steps, 1,920 sequences and 0.8 seconds of steps"

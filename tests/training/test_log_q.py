@@ -32,9 +32,17 @@ def store(tmp_path_factory):
     sessions = len(item)
     indptr, users = np.arange(sessions + 1) * 2, 4
     metadata = stores.Metadata(
-        reader="", source="", settings={}, polarity={"play": 1}, split={}, counts={"stations": 0}, feedback={},
-        dropped={}, attributes=[], sessions_overlap=False,
-    )  # fmt: skip
+        reader="",
+        source="",
+        settings={},
+        polarity={"play": 1},
+        split={},
+        counts={"stations": 0},
+        feedback={},
+        dropped={},
+        attributes=[],
+        sessions_overlap=False,
+    )
     owner = np.sort(rng.integers(0, users, sessions)).astype(np.int32)
     liked = [np.unique(item[owner == user]) for user in range(users)]
     return stores.Store(
@@ -227,13 +235,19 @@ def test_saved_configs_of_one_correction_are_read():
     "options, message",
     [
         ("--data.negatives 5 --data.p-hard 0 --data.shared-negatives 9", "to which random ones"),
-        ("--data.negatives 1 --data.p-hard 0.5 --loss.in-batch", "use --data.negatives 0, or --data.p-hard 1"),
-        ("--loss.name not_to_recommend --loss.log-q refined --data.shared-negatives 9", "leaves the target out"),
+        (
+            "--data.negatives 1 --data.p-hard 0.5 --loss.in-batch",
+            "use --data.negatives 0, or --data.p-hard 1",
+        ),
+        (
+            "--loss.name not_to_recommend --loss.log-q refined --data.shared-negatives 9",
+            "leaves the target out",
+        ),
         ("--loss.hardest 3 --data.shared-negatives 9", "drops most"),
         ("--loss.name bce --data.shared-negatives 9", "estimates a softmax"),
         ("--data.negatives 1 --data.p-hard 1", "there are none"),
     ],
-)  # fmt: skip
+)
 def test_what_a_correction_does_not_know_is_refused_in_one_line(options, message):
     with pytest.raises(UserError, match=message) as error:
         of(f"{options}")

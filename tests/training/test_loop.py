@@ -227,8 +227,14 @@ def test_a_person_is_told_what_is_trained_on_what_and_then_how_long_it_takes(sma
 
 
 MONITORS = [
-    "auc", "user_pair_accuracy", "mrr_positive", "ndcg@5", "hit_rate@5", "next_hit_rate@10", "released_hit_rate@5",
-]  # fmt: skip
+    "auc",
+    "user_pair_accuracy",
+    "mrr_positive",
+    "ndcg@5",
+    "hit_rate@5",
+    "next_hit_rate@10",
+    "released_hit_rate@5",
+]
 
 
 @pytest.mark.parametrize(

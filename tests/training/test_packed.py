@@ -98,8 +98,10 @@ def make(config):
     params = {
         name: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in params.items()
     }
-    rows = {"item_VD": jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[0].set(0.0),
-            "bias_V": jnp.asarray(rng.normal(size=V), jnp.float32)}  # fmt: skip
+    rows = {
+        "item_VD": jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[0].set(0.0),
+        "bias_V": jnp.asarray(rng.normal(size=V), jnp.float32),
+    }
     return model, params, rows
 
 

@@ -174,8 +174,12 @@ def test_rematerialisation_keeps_less_for_the_gradient():
             leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(backward, params))
         )
 
-    parameters = sum(leaf.size * 4 for leaf in jax.tree.leaves(jax.eval_shape(
-        program.build_model(changed(layers=8), CATALOGUE).init, jax.random.key(2))))  # fmt: skip
+    parameters = sum(
+        leaf.size * 4
+        for leaf in jax.tree.leaves(
+            jax.eval_shape(program.build_model(changed(layers=8), CATALOGUE).init, jax.random.key(2))
+        )
+    )
     assert kept(True) - parameters < 0.2 * (kept(False) - parameters)
 
 

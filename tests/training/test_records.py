@@ -36,9 +36,15 @@ def make(path, scores, *, p_hard=0.5, seed=0, monitor="auc", ended="patience ran
     if ended:
         best = max(range(len(scores)), key=scores.__getitem__)
         result = {
-            "monitor": monitor, "best_score": scores[best], "best_step": 10 * best, "steps": 10 * len(scores) - 10,
-            "steps_per_epoch": 10, "stopped": ended, "seconds": 7.0, "history": history,
-        }  # fmt: skip
+            "monitor": monitor,
+            "best_score": scores[best],
+            "best_step": 10 * best,
+            "steps": 10 * len(scores) - 10,
+            "steps_per_epoch": 10,
+            "stopped": ended,
+            "seconds": 7.0,
+            "history": history,
+        }
         seal(path / "result.json", result)
     return path
 
@@ -118,8 +124,10 @@ def test_cells_of_sweeps_are_runs_and_failed_ones_say_why(tmp_path):
         (tmp_path / "sweep" / "failed" / f"{name}.json").write_text('{"reason": "no memory", "trace": []}')
     found = of(tmp_path)
     assert {name: (one.state, one.why) for name, one in found.items()} == {
-        "a": ("ended", "patience ran out"), "b": ("failed", "no memory"), "c": ("failed", "no memory"),
-    }  # fmt: skip
+        "a": ("ended", "patience ran out"),
+        "b": ("failed", "no memory"),
+        "c": ("failed", "no memory"),
+    }
 
 
 def test_the_order_is_by_figure_among_those_that_decide_alike(tmp_path):
@@ -151,8 +159,9 @@ def test_from_python_runs_are_typed_and_show_themselves(tmp_path, monkeypatch):
     assert found.differing == ("data.p_hard",)
     assert found.open(1).config.data.p_hard == 1.0
     assert [(row["data.p_hard"], row["best"], row["last"]) for row in found.rows()] == [
-        (0.0, 0.75, 0.75), (1.0, 0.5, 0.25),
-    ]  # fmt: skip
+        (0.0, 0.75, 0.75),
+        (1.0, 0.5, 0.25),
+    ]
     assert "validation AUC" in repr(found) and "<td" in found._repr_html_() and "0.75" in found._repr_html_()
     monkeypatch.chdir(tmp_path)
     assert [one.path for one in jaxneg.runs()] == [pathlib.Path("a"), pathlib.Path("b")]

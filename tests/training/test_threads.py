@@ -30,25 +30,59 @@ LINE = ("jaxneg.training.logs.Writer.write", 3)
 # What dies (and after how many calls), of what, and what the line says.
 DEATHS = {
     "batches, no memory": (*AHEAD, MemoryError(), "not enough memory: free some memory"),
-    "batches, a disk": (*AHEAD, OSError(errno.EIO, os.strerror(errno.EIO), "/s/event_item.npy"),
-                        "/s/event_item.npy: Input/output error: look after the disk"),
+    "batches, a disk": (
+        *AHEAD,
+        OSError(errno.EIO, os.strerror(errno.EIO), "/s/event_item.npy"),
+        "/s/event_item.npy: Input/output error: look after the disk",
+    ),
     "batches, a stale mount": (*AHEAD, OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
-    "batches, a library": (*AHEAD, RuntimeError("boom"), "made ahead: RuntimeError: boom: the same command continues"),
+    "batches, a library": (
+        *AHEAD,
+        RuntimeError("boom"),
+        "made ahead: RuntimeError: boom: the same command continues",
+    ),
     "batches, no thread": (*AHEAD, RuntimeError("can't start new thread"), "raise the limit of processes"),
     "batches, the thread alone": (*AHEAD, SystemExit(0), "made ahead: SystemExit: 0"),
-    "checkpoint, a library": (*COMMIT, RuntimeError("boom"), "a checkpoint of .*run could not be saved: RuntimeError"),
+    "checkpoint, a library": (
+        *COMMIT,
+        RuntimeError("boom"),
+        "a checkpoint of .*run could not be saved: RuntimeError",
+    ),
     "checkpoint, the thread alone": (*COMMIT, SystemExit(0), "could not be saved: SystemExit"),
-    "checkpoint, a timeout": (*COMMIT, TimeoutError("of 600 s"), "could not be saved: TimeoutError: of 600 s: those"),
-    "checkpoint, no room": (*COMMIT, ValueError('Error writing "/r/d": No space left on device [28]'),
-                            "/r/d: No space left on device: free some space"),
-    "checkpoint, its end": (*FINAL, RuntimeError("boom\nand more"), "could not be saved: RuntimeError: boom: those"),
+    "checkpoint, a timeout": (
+        *COMMIT,
+        TimeoutError("of 600 s"),
+        "could not be saved: TimeoutError: of 600 s: those",
+    ),
+    "checkpoint, no room": (
+        *COMMIT,
+        ValueError('Error writing "/r/d": No space left on device [28]'),
+        "/r/d: No space left on device: free some space",
+    ),
+    "checkpoint, its end": (
+        *FINAL,
+        RuntimeError("boom\nand more"),
+        "could not be saved: RuntimeError: boom: those",
+    ),
     "checkpoint, its beginning": (*SAVE, ValueError("exists"), "could not be saved: ValueError: exists"),
-    "TensorBoard, no room": (*BOARD, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
-    "TensorBoard, a library": (*BOARD, RuntimeError("boom"), "TensorBoard's file .* RuntimeError: boom: mend"),
+    "TensorBoard, no room": (
+        *BOARD,
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        "No space left on device",
+    ),
+    "TensorBoard, a library": (
+        *BOARD,
+        RuntimeError("boom"),
+        "TensorBoard's file .* RuntimeError: boom: mend",
+    ),
     "metrics, a quota": (*LINE, OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "free some space"),
-    "device, no memory": ("jaxneg.training.loop.Loop._flush", 3, RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
-                          "RESOURCE_EXHAUSTED: Out of memory: lower --data.batch-size"),
-}  # fmt: skip
+    "device, no memory": (
+        "jaxneg.training.loop.Loop._flush",
+        3,
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        "RESOURCE_EXHAUSTED: Out of memory: lower --data.batch-size",
+    ),
+}
 
 
 @pytest.fixture

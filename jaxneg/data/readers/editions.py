@@ -22,9 +22,7 @@ def folder(file: pathlib.Path) -> str:
 
 
 def one(
-    source: pathlib.Path,
-    files: Iterable[pathlib.Path],
-    edition: Callable[[pathlib.Path], str] = folder,
+    source: pathlib.Path, files: Iterable[pathlib.Path], edition: Callable[[pathlib.Path], str] = folder
 ) -> str:
     """The edition that all files are of.
 

@@ -27,8 +27,11 @@ from jaxneg.errors import UserError
 FEEDBACK = "feedback.jsonl"
 OTHER = (FEEDBACK, "pinned_recording")  # of an export, without listens
 LISTENS = {
-    "listened_at": "DOUBLE", "user_name": "VARCHAR", "recording_msid": "VARCHAR", "track_metadata": "VARCHAR",
-}  # fmt: skip
+    "listened_at": "DOUBLE",
+    "user_name": "VARCHAR",
+    "recording_msid": "VARCHAR",
+    "track_metadata": "VARCHAR",
+}
 OPINIONS = {"recording_msid": "VARCHAR", "recording_mbid": "VARCHAR", "score": "BIGINT", "created": "DOUBLE"}
 ARCHIVE = re.compile(r"listenbrainz_(.+)_\d+")  # of an export, before .zip: the user and when it was made
 

@@ -32,15 +32,27 @@ SHORT = "*StreamingHistory*.json"
 EXTENDED = ("*Streaming_History_Audio*.json", "*Streaming_History_Video*.json", "*endsong*.json")
 TYPES = {
     # short form
-    "endTime": "VARCHAR", "artistName": "VARCHAR", "trackName": "VARCHAR", "msPlayed": "BIGINT",
+    "endTime": "VARCHAR",
+    "artistName": "VARCHAR",
+    "trackName": "VARCHAR",
+    "msPlayed": "BIGINT",
     # short form of podcasts and audiobooks
-    "podcastName": "VARCHAR", "authorName": "VARCHAR",
+    "podcastName": "VARCHAR",
+    "authorName": "VARCHAR",
     # extended form
-    "ts": "VARCHAR", "username": "VARCHAR", "ms_played": "BIGINT",
-    "master_metadata_album_artist_name": "VARCHAR", "master_metadata_track_name": "VARCHAR",
-    "episode_name": "VARCHAR", "spotify_episode_uri": "VARCHAR", "audiobook_title": "VARCHAR",
-    "skipped": "BOOLEAN", "reason_end": "VARCHAR", "offline": "BOOLEAN", "offline_timestamp": "DOUBLE",
-}  # fmt: skip
+    "ts": "VARCHAR",
+    "username": "VARCHAR",
+    "ms_played": "BIGINT",
+    "master_metadata_album_artist_name": "VARCHAR",
+    "master_metadata_track_name": "VARCHAR",
+    "episode_name": "VARCHAR",
+    "spotify_episode_uri": "VARCHAR",
+    "audiobook_title": "VARCHAR",
+    "skipped": "BOOLEAN",
+    "reason_end": "VARCHAR",
+    "offline": "BOOLEAN",
+    "offline_timestamp": "DOUBLE",
+}
 PODCASTS = ("podcastName", "authorName", "episode_name", "spotify_episode_uri", "audiobook_title")
 NAMELESS = ("", "unknown artist", "unknown track")  # what Spotify writes for tracks that it no longer knows
 # Folders and archives as Spotify names them, and copies of them: they say nothing about whose they are.

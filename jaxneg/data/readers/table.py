@@ -77,13 +77,21 @@ def _refuse_folders(
 def _require(pieces: list[Piece], roles: Mapping[str, str], options: Options, mend: str) -> None:
     """Users, items and times in every file; columns that were named in one file at least."""
     always = [roles[role] for role in ("user", "item", "time") if role in roles]
-    defaults = {"feedback": Options.feedback, "session": Options.session_id, "station": Options.station,
-                "played": Options.played, "duration": Options.duration}  # fmt: skip
+    defaults = {
+        "feedback": Options.feedback,
+        "session": Options.session_id,
+        "station": Options.station,
+        "played": Options.played,
+        "duration": Options.duration,
+    }
     named = [name for role, name in roles.items() if name != defaults.get(role)]
     everywhere = {name for piece in pieces for name in piece.columns}
     for piece in pieces:
-        missing = [name for name in dict.fromkeys(named) if name not in piece.columns
-                   and (name in always or name not in everywhere)]  # fmt: skip
+        missing = [
+            name
+            for name in dict.fromkeys(named)
+            if name not in piece.columns and (name in always or name not in everywhere)
+        ]
         if missing:
             hint = mend if options.header else f"{mend}; without header they are column0, column1, ..."
             named = [name for name in piece.have if not re.fullmatch(r"column\d+", name)]

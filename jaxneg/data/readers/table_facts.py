@@ -17,8 +17,21 @@ from jaxneg.data.readers.table_options import Options
 from jaxneg.errors import UserError
 
 WORDS = (
-    "nan", "none", "null", "\\n", "<na>", "nat", "na", "n/a", "#n/a", "nil", "undefined", "(null)", "[null]", "<null>",
-)  # in small letters: what stands for no value  # fmt: skip
+    "nan",
+    "none",
+    "null",
+    "\\n",
+    "<na>",
+    "nat",
+    "na",
+    "n/a",
+    "#n/a",
+    "nil",
+    "undefined",
+    "(null)",
+    "[null]",
+    "<null>",
+)  # in small letters: what stands for no value
 TRUE = ("true", "t", "yes", "y", "on", "1", "1.0")
 FALSE = ("false", "f", "no", "n", "off", "0", "0.0")
 WIDEST = 500  # columns of a file in which rows are looked for that a quote has swallowed
@@ -57,8 +70,11 @@ class Facts:
         found = [self._ask(piece) for piece in pieces]
         self.rows = [one["rows"] for one in found]
         self._found = _summed(found)
-        self._clock_found = {name.removeprefix("time "): value for name, value in self._found.items()
-                             if name.startswith("time ")}  # fmt: skip
+        self._clock_found = {
+            name.removeprefix("time "): value
+            for name, value in self._found.items()
+            if name.startswith("time ")
+        }
         if times.unfit(self._clock_found, options.time_unit, options.time_format) and not self._spark:
             self._clock_found |= _summed(
                 [_asked(piece.table, times.compact(piece.columns[roles["time"]])) for piece in pieces]
@@ -92,8 +108,11 @@ class Facts:
             elif role in ("played", "duration"):
                 if column.kind == "text":
                     value = cols.text(column).strip().nullif("")
-                    bad = value.notnull() & value.lower().notin(times.NOT_TIMES) & cols.number(
-                        column._replace(value=value)).isnull()  # fmt: skip
+                    bad = (
+                        value.notnull()
+                        & value.lower().notin(times.NOT_TIMES)
+                        & cols.number(column._replace(value=value)).isnull()
+                    )
                     ask |= {f"bad {role}": bad.sum(), f"example {role}": value.min(where=bad)}
             elif role in ("liked", "skipped"):
                 value = cols.text(column).strip().lower().nullif("")

@@ -7,10 +7,16 @@ from jaxneg.data import heads, sources, staging
 from jaxneg.errors import UserError
 
 FORMATS = {
-    ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".tab": "csv",
-    ".jsonl": "json", ".ndjson": "json", ".json": "json",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".tab": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+}
 # Kinds of files that hold logs elsewhere, and are not read here.
 UNREAD = (
     ".xlsx", ".xls", ".ods", ".avro", ".orc", ".feather", ".arrow", ".ipc", ".sqlite", ".sqlite3", ".db", ".duckdb",

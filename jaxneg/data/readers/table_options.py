@@ -74,11 +74,16 @@ def check(options: Options) -> None:
 def roles(options: Options) -> dict[str, str]:
     """What a column is for -> its name, for all columns that are asked for; attributes are numbered."""
     roles = {
-        "user": "" if options.one_user else options.user, "item": options.item, "time": options.time,
-        "liked": options.liked, "skipped": options.skipped,
+        "user": "" if options.one_user else options.user,
+        "item": options.item,
+        "time": options.time,
+        "liked": options.liked,
+        "skipped": options.skipped,
         "feedback": "" if options.liked or options.skipped else options.feedback,
-        "session": options.session_id, "station": options.station, "played": options.played,
+        "session": options.session_id,
+        "station": options.station,
+        "played": options.played,
         "duration": options.duration,
-    }  # fmt: skip
+    }
     roles |= {f"attribute {number}": name for number, name in enumerate(options.attributes)}
     return {role: name for role, name in roles.items() if name}
