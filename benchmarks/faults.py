@@ -39,6 +39,7 @@ import jax
 import numpy as np
 
 from jaxneg.data import engine, prepare, readers, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.embeddings import sharding
 from jaxneg.simulation import simulator
 from jaxneg.training import checkpoint, logs, program, runs
@@ -167,7 +168,7 @@ def store(directory: pathlib.Path) -> None:
     simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
-    settings = prepare.PrepareConfig(session="given", split="time")
+    settings = PrepareConfig(session="given", split="time")
     prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
 
 

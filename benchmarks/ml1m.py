@@ -17,7 +17,8 @@ import numpy as np
 
 from jaxneg import config as configs
 from jaxneg.baselines import counting
-from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.data import engine, held_out, prepare, prepare_config, readers, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.metrics import measures, scores
 from jaxneg.training import loop, runs
 
@@ -64,10 +65,10 @@ def prepared(source: pathlib.Path, out: pathlib.Path) -> stores.Store:
     """The store of the log, every rating a positive, the last two of each user held out."""
     if not (out / "metadata.json").exists():
         reader, con = readers.READERS["movielens"], engine.connect()
-        settings = prepare.PrepareConfig(
+        settings = PrepareConfig(
             split="leave-last", positive=("thumb_up", "thumb_down", "unknown"), min_item_count=5
         )
-        settings = prepare.with_defaults(settings, **reader.settings)
+        settings = prepare_config.with_defaults(settings, **reader.settings)
         with engine.reading(source):
             events = reader.read(con, source, reader.Options())
             prepare.prepare(events, out, settings, con, reader="movielens", source=source.name)

@@ -25,6 +25,8 @@ import numpy as np
 from jaxneg.batch import CODE
 from jaxneg.config import DataConfig
 from jaxneg.data import pipeline, stores
+from jaxneg.data.metadata import Metadata
+from jaxneg.data.writer import StoreWriter
 
 LENGTH, BATCH_SIZE = 50, 1024
 EVENTS = LENGTH + 1  # of each user
@@ -138,7 +140,7 @@ def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None
         "positive_indptr": np.searchsorted(positive // (items + 1), np.arange(users + 1)),
         "positive_item": positive % (items + 1),
     }
-    metadata = stores.Metadata(
+    metadata = Metadata(
         reader="",
         source="synthetic",
         settings={},
@@ -150,7 +152,7 @@ def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None
         attributes=[],
         sessions_overlap=False,
     )
-    with stores.StoreWriter(path) as writer:
+    with StoreWriter(path) as writer:
         for field, values in columns.items():
             writer.column(field).append(values)
         writer.column("attribute_VA", width=0).append(np.zeros((items + 1, 0), np.int32))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxneg.data import engine, prepare
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
 
 WEEKS = 26  # the last one for validation
@@ -83,7 +84,7 @@ def main() -> None:
         begin = time.perf_counter()
         con = engine.connect(args.memory_limit, temp_dir=pathlib.Path(scratch) / "spill")
         log = reader.read(con, source, reader.Options())
-        settings = prepare.PrepareConfig(memory_limit=args.memory_limit, **reader.settings)
+        settings = PrepareConfig(memory_limit=args.memory_limit, **reader.settings)
         metadata = prepare.prepare(log, out, settings, con, reader="vk_lsvd")
         seconds = time.perf_counter() - begin
     kept = metadata.counts["events"]

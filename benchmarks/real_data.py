@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxneg import config as configs, files, metrics, pages, progress
 from jaxneg.baselines import counting
-from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.data import engine, held_out, prepare, prepare_config, readers, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, tuning
 from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
@@ -61,8 +62,8 @@ def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
     store = work / "stores" / SETS[name]
     if not (store / "metadata.json").exists():
         reader = readers.READERS[SETS[name]]
-        own = prepare.PrepareConfig(split="time") if name in BY_TIME else prepare.PrepareConfig()
-        settings = prepare.with_defaults(own, **reader.settings)
+        own = PrepareConfig(split="time") if name in BY_TIME else PrepareConfig()
+        settings = prepare_config.with_defaults(own, **reader.settings)
         con = engine.connect()
         with engine.reading(DATA / name):
             events = reader.read(con, DATA / name, reader.Options())

@@ -22,7 +22,8 @@ import tempfile
 import claims
 
 from jaxneg import config as configs, files, progress
-from jaxneg.data import engine, prepare, readers
+from jaxneg.data import engine, prepare, prepare_config, readers
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.serve import export
 from jaxneg.simulation import ab_test, simulator
 from jaxneg.sweep import grids, runner
@@ -44,7 +45,7 @@ def prepared(work: pathlib.Path, listeners: simulator.SimulateConfig) -> pathlib
         work.mkdir(parents=True, exist_ok=True)
         simulator.write(simulator.simulate(listeners), log)
         reader, con = readers.READERS["table"], engine.connect()
-        settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
+        settings = prepare_config.with_defaults(PrepareConfig(session="given"), **reader.settings)
         events = reader.read(con, log, reader.Options(attributes=("artist",)))
         prepare.prepare(events, store, settings, con, reader="table", source=str(log))
     return store

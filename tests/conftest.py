@@ -104,13 +104,14 @@ def small_store(tmp_path_factory):
     simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
-    settings = prepare.PrepareConfig(session="given", split="time")
+    settings = PrepareConfig(session="given", split="time")
     prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
     return directory / "store"
 
 
 CONFIG = """
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from jaxneg.data.prepare_config import PrepareConfig
 
 
 def get_config():

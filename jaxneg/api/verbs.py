@@ -33,13 +33,13 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
 
     Raises UserError where log and options do not make a store; nothing is written then.
     """
-    from jaxneg.data import ingest, prepare as preparing, readers
+    from jaxneg.data import ingest, prepare_config, readers
 
     if reader not in readers.READERS:
         raise UserError(errors.unknown("reader", reader, readers.READERS))
     chosen = readers.READERS[reader]
     own, other = (
-        {one.name for one in dataclasses.fields(k)} for k in (chosen.Options, preparing.PrepareConfig)
+        {one.name for one in dataclasses.fields(k)} for k in (chosen.Options, prepare_config.PrepareConfig)
     )
     for name in options:
         if name not in own | other:
@@ -51,8 +51,8 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
             )
             raise UserError(f"prepare with reader {reader!r} has no option {name}{hint}")
     of_reader = fields.built(chosen.Options, {k: v for k, v in options.items() if k in own})
-    settings = fields.built(preparing.PrepareConfig, {k: v for k, v in options.items() if k not in own})
-    settings = preparing.with_defaults(settings, **chosen.settings)
+    settings = fields.built(prepare_config.PrepareConfig, {k: v for k, v in options.items() if k not in own})
+    settings = prepare_config.with_defaults(settings, **chosen.settings)
     target = files.local(out, "out")
     with _source(log, reader) as (path, named), _steps("prepare", progress) as steps:
         ingest.ingest(reader, path, of_reader, target, settings, spoken=named, on_progress=steps)

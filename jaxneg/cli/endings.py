@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxneg import figures, shown
-from jaxneg.data import stores
+from jaxneg.data.metadata import Metadata
 from jaxneg.files import documents
 from jaxneg.training import convergence, records
 
@@ -22,7 +22,7 @@ def then(*commands: str) -> str:
     return f"next: {', or '.join(commands)}"
 
 
-def prepared(out: pathlib.Path, metadata: stores.Metadata) -> str:
+def prepared(out: pathlib.Path, metadata: Metadata) -> str:
     """What a store holds, by part of the split."""
     counts = metadata.counts
     signs = [sign for sign in KINDS if sign in metadata.polarity.values()]

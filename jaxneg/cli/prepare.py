@@ -12,7 +12,9 @@ import tyro
 from jaxneg import errors, progress
 from jaxneg.cli import commands, endings
 from jaxneg.config import fields
-from jaxneg.data import ingest, opinions, prepare, readers, stores
+from jaxneg.data import ingest, opinions, prepare_config, readers, stores
+from jaxneg.data.metadata import Metadata
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 
 O = TypeVar("O")  # options of a reader
@@ -31,7 +33,7 @@ class Prepare(Generic[O]):
     out: Annotated[pathlib.Path, commands.path("STORE")] = commands.REQUIRED
     """Store to write; one that is there is replaced once the new one is whole."""
     reader: tyro.conf.OmitArgPrefixes[O] = commands.REQUIRED
-    settings: tyro.conf.OmitArgPrefixes[prepare.PrepareConfig] = commands.REQUIRED
+    settings: tyro.conf.OmitArgPrefixes[PrepareConfig] = commands.REQUIRED
     name: tyro.conf.Suppress[str] = ""
 
     def run(self) -> None:
@@ -43,7 +45,7 @@ class Prepare(Generic[O]):
             )
         self._say(metadata)
 
-    def _say(self, metadata: stores.Metadata) -> None:
+    def _say(self, metadata: Metadata) -> None:
         for name, count in metadata.dropped.items():
             if name.startswith("left out: ") and count:
                 progress.say(f"jaxneg: {count:,} row{'s' * (count > 1)} {name}")
@@ -85,7 +87,7 @@ def parse(args: Sequence[str]) -> "Prepare[Any] | Readers":
         f"prepare {name}",
         default=Prepare(
             reader=reader.Options(),
-            settings=prepare.with_defaults(prepare.PrepareConfig(), **reader.settings),
+            settings=prepare_config.with_defaults(PrepareConfig(), **reader.settings),
             name=name,
         ),
         help=f"Prepares a store from {reader.help}.",

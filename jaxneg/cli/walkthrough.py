@@ -8,7 +8,8 @@ from typing import Any
 from jaxneg import files, progress
 from jaxneg.cli import endings
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, rules
-from jaxneg.data import engine, prepare, readers
+from jaxneg.data import engine, prepare, prepare_config, readers
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
 from jaxneg.files import locks
@@ -48,7 +49,7 @@ def _demo(out: pathlib.Path) -> dict[str, Any]:
     progress.say("2/5 prepare: sessions, vocabulary, and a split by time")
     reader = readers.READERS["table"]
     con = engine.connect(temp_dir=out / "spill")
-    settings = prepare.with_defaults(prepare.PrepareConfig(session="given"), **reader.settings)
+    settings = prepare_config.with_defaults(PrepareConfig(session="given"), **reader.settings)
     events = reader.read(con, log, reader.Options(attributes=("artist",)))
     prepare.prepare(events, store, settings, con, reader="table", source=str(log))
 

@@ -12,6 +12,7 @@ import rich.table
 import rich.text
 
 from jaxneg.data import opinions, stores
+from jaxneg.data.shards import Events
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
@@ -162,7 +163,7 @@ def _histogram(sizes: Iterator[np.ndarray] | list[np.ndarray]) -> dict[str, Any]
     return {"mean": total / max(number, 1), "max": most, "bins": rows}
 
 
-def _chunks(array: stores.Events, overlap: int = 0) -> Iterator[np.ndarray]:
+def _chunks(array: Events, overlap: int = 0) -> Iterator[np.ndarray]:
     for start in range(0, len(array) - overlap, CHUNK):
         yield np.asarray(array[start : start + CHUNK + overlap])
 
@@ -209,7 +210,7 @@ def _top_share(count: np.ndarray, share: float) -> float:
     return float(count[:top].sum() / max(count.sum(), 1))
 
 
-def _span(time: stores.Events) -> tuple[int, int]:
+def _span(time: Events) -> tuple[int, int]:
     parts = [(int(part.min()), int(part.max())) for part in _chunks(time)]
     return min(first for first, _ in parts), max(last for _, last in parts)
 

@@ -9,7 +9,7 @@ positive or negative is decided by a polarity when the log is prepared.
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ibis
 import ibis.expr.types as ir
@@ -42,7 +42,8 @@ EVENT_SCHEMA = ibis.schema(
 )
 
 # Sign of each kind. The first is what `prepare` takes unless the reader or the user says otherwise.
-PRESETS: dict[str, dict[str, int]] = {
+Sign = Literal[-1, 0, 1]
+PRESETS: dict[str, dict[str, Sign]] = {
     "default": {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0},
     "plays": {
         "thumb_up": 1,

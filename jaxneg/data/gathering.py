@@ -9,6 +9,7 @@ import numpy as np
 from jaxneg.batch import MASK, Batch
 from jaxneg.config import DataConfig
 from jaxneg.data import batch_fields, draws, negatives, packing, sequences, stores
+from jaxneg.data.shards import Sharded
 
 
 class Window(NamedTuple):
@@ -62,7 +63,7 @@ class Gather(grain.transforms.RandomMap):
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
         columns = (store.item_T, store.feedback_T, store.station_T, store.group_T)
         self.columns = [
-            column_T if isinstance(column_T, stores.Sharded) else np.asarray(column_T) for column_T in columns
+            column_T if isinstance(column_T, Sharded) else np.asarray(column_T) for column_T in columns
         ]
         self.session_indptr = np.asarray(store.session_indptr)  # scope "session" looks its targets up
         # Events of each row of which a batch's targets are taken, and the number of these where it is known before.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import DataConfig
 from jaxneg.data import stores
+from jaxneg.data.shards import Events, Sharded
 
 BLOCK = 1 << 22  # events looked at together
 
@@ -50,16 +51,16 @@ class Shown:
             return np.zeros_like(number)
         return self.place_S[np.minimum(number, len(self.place_S) - 1)].astype(np.int64)
 
-    def windows(self, column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
+    def windows(self, column_T: Events, start_B: np.ndarray, width: int) -> np.ndarray:
         """Values of ``width`` inputs from each number on; those past the end are anything."""
         if self.place_S is None:
             return windows(column_T, start_B, width)
         return column_T[self.places(start_B[:, None] + np.arange(width))]
 
 
-def windows(column_T: stores.Events, start_B: np.ndarray, width: int) -> np.ndarray:
+def windows(column_T: Events, start_B: np.ndarray, width: int) -> np.ndarray:
     """column_T[start : start + width] for each start; places past the end, or a shard's, repeat the last event."""
-    if isinstance(column_T, stores.Sharded):
+    if isinstance(column_T, Sharded):
         if len(column_T.parts) == 1:
             rows = windows(column_T.parts[0], start_B, width)
         else:

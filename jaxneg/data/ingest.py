@@ -5,7 +5,10 @@ import pathlib
 from typing import Any
 
 from jaxneg import files, progress
-from jaxneg.data import engine, prepare, readers, stores
+from jaxneg.data import engine, prepare, readers
+from jaxneg.data.metadata import Metadata
+from jaxneg.data.prepare_config import PrepareConfig
+from jaxneg.data.writer import StoreWriter
 from jaxneg.errors import UserError
 
 
@@ -14,11 +17,11 @@ def ingest(
     source: pathlib.Path,
     options: Any,
     out: pathlib.Path,
-    settings: prepare.PrepareConfig,
+    settings: PrepareConfig,
     *,
     spoken: str = "",
     on_progress: progress.OnProgress = progress.silent,
-) -> stores.Metadata:
+) -> Metadata:
     """Reads a log into a store, whole or not at all; returns what the store says of itself.
 
     Args:
@@ -36,7 +39,7 @@ def ingest(
         os.path.abspath(out).encode()
     except UnicodeEncodeError as error:  # which the engine's place for scratch files would have to be
         raise UserError(f"--out {str(out)!r} must be a path in UTF-8: choose another place") from error
-    place = stores.StoreWriter(out)
+    place = StoreWriter(out)
     with engine.reading(source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
         con = engine.connect(settings.memory_limit, temp_dir=place.scratch / "spill", engine=settings.engine)

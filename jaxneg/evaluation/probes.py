@@ -10,6 +10,7 @@ from jaxneg import metrics
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
 from jaxneg.data import stores
+from jaxneg.data.shards import Events
 from jaxneg.metrics import measures, scores
 
 RUNS = 64  # parts in which the log is counted, which bounds the memory
@@ -83,7 +84,7 @@ def _coverage(count: np.ndarray, total: int) -> dict[int, float]:
     return {n: metrics.Mean(float((count >= n).sum()), total).value for n in (1, measures.ENOUGH)}
 
 
-def _count(feedback_T: stores.Events, codes: list[int], begin_X: np.ndarray, end_X: np.ndarray) -> np.ndarray:
+def _count(feedback_T: Events, codes: list[int], begin_X: np.ndarray, end_X: np.ndarray) -> np.ndarray:
     """Events of the codes in each range of the log, int64 [X]; ranges are in the order of the log."""
     count = np.zeros(len(begin_X), np.int64)
     step = max(1, len(begin_X) // RUNS)

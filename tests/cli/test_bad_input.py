@@ -294,7 +294,7 @@ def test_a_loss_that_is_not_finite(here, capsys):
 
 # verb: the call that fails, the command
 DISK_FULL = {
-    "prepare, early": ("jaxneg.data.stores.Column.append", PREPARE),
+    "prepare, early": ("jaxneg.data.writer.Column.append", PREPARE),
     "prepare, a table": ("pyarrow.parquet.ParquetWriter.write_table", PREPARE),
     "prepare, at the end": ("jaxneg.files.put", PREPARE),
     "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),

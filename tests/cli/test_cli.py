@@ -16,7 +16,8 @@ import pytest
 import jaxneg
 from jaxneg import cli
 from jaxneg.config import Config
-from jaxneg.data import engine, prepare, stores
+from jaxneg.data import engine, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
 from jaxneg.training import logs, loop
 
@@ -206,7 +207,7 @@ HELP = {
     "recommend": ["DIR", "--items", "--feedback", "--station", "--k INT", "--exclude-seen", "--json"],
     "demo": ["--out DIR"],
 } | {
-    f"prepare {name}": ["SOURCE", "--out STORE", *options(reader.Options, prepare.PrepareConfig)]
+    f"prepare {name}": ["SOURCE", "--out STORE", *options(reader.Options, PrepareConfig)]
     for name, reader in READERS.items()
 }
 

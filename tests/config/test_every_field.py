@@ -11,7 +11,8 @@ import pytest
 
 from jaxneg import config as configs
 from jaxneg.config import Config, fields
-from jaxneg.data import prepare, readers
+from jaxneg.data import readers
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 from jaxneg.simulation import ab_test, listeners
 
@@ -42,7 +43,7 @@ WRONG = {
 }
 KINDS = [
     *(one.default_factory for one in dataclasses.fields(Config)),
-    *(prepare.PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig),
+    *(PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig),
     *(reader.Options for reader in readers.READERS.values()),
 ]
 FIELDS = [(kind, one.name) for kind in KINDS for one in dataclasses.fields(kind)]
@@ -86,7 +87,7 @@ def test_a_value_of_another_type_is_refused(kind, name):
 
 def test_fields_are_found():
     assert (configs.DataConfig, "p_hard") in FIELDS and len(FIELDS) > 130
-    assert bare(typing.get_type_hints(prepare.PrepareConfig, include_extras=True)["test_from"])[1]
+    assert bare(typing.get_type_hints(PrepareConfig, include_extras=True)["test_from"])[1]
 
 
 def choices(kind, name):

@@ -15,7 +15,8 @@ import pytest
 
 from jaxneg import cli, config as configs
 from jaxneg.config import Config, fields, options
-from jaxneg.data import prepare, readers
+from jaxneg.data import readers
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 from jaxneg.simulation import ab_test, listeners
 from jaxneg.sweep import grids
@@ -172,7 +173,7 @@ def test_fields_that_a_saved_config_lacks_have_their_defaults():
     assert configs.from_json(json.dumps(values)) == Config()
 
 
-OPTIONS = [Config, prepare.PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig, grids.Sweep] + [
+OPTIONS = [Config, PrepareConfig, listeners.SimulateConfig, ab_test.ABConfig, grids.Sweep] + [
     reader.Options for reader in readers.READERS.values()
 ]
 

@@ -5,6 +5,7 @@ import pytest
 
 from jaxneg.batch import CODE
 from jaxneg.data import engine, events as logs, stores
+from jaxneg.data.metadata import Metadata
 from jaxneg.data.readers import READERS
 
 POLARITY = {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0}
@@ -60,7 +61,7 @@ def make_store():
         def ranges(sizes):
             return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
-        metadata = stores.Metadata(
+        metadata = Metadata(
             reader="",
             source="",
             settings={},

@@ -10,6 +10,7 @@ import pytest
 import rich.console
 
 from jaxneg.data import describe, engine, prepare, stores
+from jaxneg.data.prepare_config import PrepareConfig
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def store(tmp_path_factory):
     }
     path = tmp_path_factory.mktemp("inspect")
     log = ibis.memtable(pa.Table.from_pylist(rows, schema=pa.schema(schema)))
-    settings = prepare.PrepareConfig(session="given", split="leave-last", min_user_events=1)
+    settings = PrepareConfig(session="given", split="leave-last", min_user_events=1)
     prepare.prepare(
         log, path / "store", settings, engine.connect(temp_dir=path), reader="table", source="[log].csv"
     )

@@ -15,6 +15,7 @@ import pytest
 
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import engine, prepare, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
 
 TESTS = pathlib.Path(__file__).parent.parent
@@ -38,7 +39,7 @@ def described(name, folder):
     if name in TEST_FROM:
         split = {"split": "time", "valid_from": TEST_FROM[name], "test_from": TEST_FROM[name]}
     settings = reader.settings | split | {"min_user_events": 1}
-    prepare.prepare(log, folder, prepare.PrepareConfig(**settings), con, reader=name)
+    prepare.prepare(log, folder, PrepareConfig(**settings), con, reader=name)
     store = stores.Store.open(folder)
     vocabulary = store.vocabulary()
     users = pq.read_table(folder / "users.parquet")["id"].to_pylist()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxneg.config import DataConfig, EvalConfig
-from jaxneg.data import audit, held_out, orders, pipeline, stores
+from jaxneg.data import audit, held_out, orders, pipeline
+from jaxneg.data.metadata import EVENTS
+from jaxneg.data.shards import Sharded
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -172,9 +174,7 @@ def test_shards_make_no_difference_to_batches(random_store, config):
     store = random_store(4, users=60, ordered=True)
     begin = store.session_indptr[store.user_indptr]
     cuts = [int(begin[k]) for k in (1, 20, 33)]
-    parts = {
-        field: stores.Sharded(np.split(np.asarray(getattr(store, field)), cuts)) for field in stores.EVENTS
-    }
+    parts = {field: Sharded(np.split(np.asarray(getattr(store, field)), cuts)) for field in EVENTS}
     sharded = dataclasses.replace(store, **parts)
     config = DataConfig(length=3, batch_size=4, seed=5, **config)
     one, many = (

@@ -17,7 +17,10 @@ import pytest
 
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.config import UserError
-from jaxneg.data import describe, engine, prepare, split, stores, writer
+from jaxneg.data import assembly, describe, engine, prepare, prepare_config, split, stores
+from jaxneg.data.metadata import ARRAYS
+from jaxneg.data.prepare_config import PrepareConfig
+from jaxneg.data.writer import Column, StoreWriter
 
 KINDS = ["thumb_up", "play", "skip", "thumb_down", "unknown"]
 MINUTE = 60_000
@@ -133,7 +136,7 @@ def oracle(rows, settings):
         if own:
             final.append((user, own))
     events = [e for _, own in final for e in own]
-    sign = prepare.signs(settings)
+    sign = prepare_config.signs(settings)
     if not any(e["part"] == 0 and sign[e["feedback"]] > 0 for e in events) or not any(
         e["part"] == 2 for e in events
     ):
@@ -173,7 +176,7 @@ def part(sessions, settings):
 
 def assert_holds(store, expected, settings):
     """The store says exactly what the oracle says, read back to raw ids."""
-    words, sign = store.vocabulary(), prepare.signs(settings)
+    words, sign = store.vocabulary(), prepare_config.signs(settings)
     assert list(zip(words.ids.to_pylist(), words.count.tolist(), strict=True)) == expected["words"]
     stations = [None, *pa.parquet.read_table(store.path / "stations.parquet")["id"].to_pylist()]
     assert stations[1:] == expected["stations"]
@@ -236,7 +239,7 @@ def assert_holds(store, expected, settings):
 
 
 SETTINGS = [
-    prepare.PrepareConfig(session=session, split=split_rule, gap_minutes=20.0, polarity="default")
+    PrepareConfig(session=session, split=split_rule, gap_minutes=20.0, polarity="default")
     for session in ("given", "station", "gap", "user")
     for split_rule in ("time", "tail", "leave-last")
 ]
@@ -277,7 +280,7 @@ def test_attributes_are_numbered_by_frequency(con, tmp_path):
         event("u", item, k, attribute_artist=artist.get(item), attribute_mood=mood.get(item))
         for k, item in enumerate("abbcdaeaba")
     ]
-    settings = prepare.PrepareConfig(split="time", valid_from="8", test_from="9")
+    settings = PrepareConfig(split="time", valid_from="8", test_from="9")
     metadata = prepare.prepare(log(rows), tmp_path / "store", settings, con)
     store = stores.Store.open(tmp_path / "store")
     # Training counts a 3, b 2, c d e 1; artists X 3, Y 3 (b twice, d once), Z 1: X before Y by name.
@@ -292,7 +295,7 @@ def test_attributes_are_numbered_by_frequency(con, tmp_path):
 def test_time_split_defaults_to_quantiles_of_the_events(con, tmp_path):
     rows = [event("u", "a", 1000 + 7 * k) for k in range(100)]
     rows += [event("v", "a", 10**15)]  # one far outlier does not move the quantiles by more than a place
-    metadata = prepare.prepare(log(rows), tmp_path / "store", prepare.PrepareConfig(min_user_events=1), con)
+    metadata = prepare.prepare(log(rows), tmp_path / "store", PrepareConfig(min_user_events=1), con)
     assert metadata.split == {"rule": "time", "valid_from": 1000 + 7 * 80, "test_from": 1000 + 7 * 90}
 
 
@@ -307,7 +310,7 @@ def test_order_statistic_is_exact(seed, con):
 
 def test_same_log_gives_the_same_bytes_whatever_the_threads_and_the_order_of_rows(con, tmp_path):
     rows = [{"order": k} | row for k, row in enumerate(random_log(3, events=2000))]
-    settings = prepare.PrepareConfig(session="given", split="tail")
+    settings = PrepareConfig(session="given", split="tail")
     digests = []
     for threads in (1, 2, 4):
         random.Random(threads).shuffle(rows)
@@ -322,14 +325,14 @@ def test_times_out_of_order_are_sorted_and_counted(con, tmp_path):
     rows = [
         event("u", item, time) for item, time in [("a", 5), ("b", 1), ("a", 2), ("b", 9), ("a", 7), ("b", 8)]
     ]
-    metadata = prepare.prepare(log(rows), tmp_path / "store", prepare.PrepareConfig(split="leave-last"), con)
+    metadata = prepare.prepare(log(rows), tmp_path / "store", PrepareConfig(split="leave-last"), con)
     assert stores.Store.open(tmp_path / "store").time_T.tolist() == [1, 2, 5, 7, 8, 9]
     assert metadata.counts["out_of_order"] == 2  # 5 came before 2 in the source, 9 before 8
 
 
 def test_batches_of_the_stream_do_not_matter(con, tmp_path, monkeypatch):
     rows = random_log(5)
-    settings = prepare.PrepareConfig(session="given", split="tail")
+    settings = PrepareConfig(session="given", split="tail")
     whole = prepare.prepare(log(rows), tmp_path / "store", settings, con)
     before, stream = digest(tmp_path / "store"), engine.stream
 
@@ -344,7 +347,7 @@ def test_batches_of_the_stream_do_not_matter(con, tmp_path, monkeypatch):
 
 
 def test_an_event_at_the_very_time_of_a_cut_comes_after_it(con, tmp_path):
-    settings = prepare.PrepareConfig(split="time", valid_from="10", test_from="15")
+    settings = PrepareConfig(split="time", valid_from="10", test_from="15")
     prepare.prepare(log(LONG), tmp_path / "store", settings, con)
     store = stores.Store.open(tmp_path / "store")
     assert (store.session_train_end[0], store.session_valid_end[0], store.session_indptr[1]) == (10, 15, 20)
@@ -383,13 +386,13 @@ def test_tail_of_a_user_with_several_sessions(sizes, train, valid, con):
 def test_sessions_that_touch_do_not_overlap(start, overlap, con, tmp_path):
     times = {"one": [0, 2, 5], "two": [start, 6, 9]}
     rows = [event("u", "a", time, session=name) for name in times for time in times[name]]
-    settings = prepare.PrepareConfig(session="given", split="leave-last")
+    settings = PrepareConfig(session="given", split="leave-last")
     assert prepare.prepare(log(rows), tmp_path / "store", settings, con).sessions_overlap == overlap
 
 
 def test_progress_names_stages_and_counts_events(con, tmp_path):
     seen = []
-    settings = prepare.PrepareConfig(session="gap", split="tail", min_user_events=1)
+    settings = PrepareConfig(session="gap", split="tail", min_user_events=1)
     prepare.prepare(
         log(random_log(0)),
         tmp_path / "store",
@@ -408,10 +411,10 @@ def test_no_table_stays_in_the_engine(con, tmp_path):
             "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'jaxneg%'"
         ).fetchall()
 
-    prepare.prepare(log(random_log(0)), tmp_path / "store", prepare.PrepareConfig(split="tail"), con)
+    prepare.prepare(log(random_log(0)), tmp_path / "store", PrepareConfig(split="tail"), con)
     assert tables() == []
     with pytest.raises(UserError):
-        prepare.prepare(log([event("u", "a", 1)]), tmp_path / "other", prepare.PrepareConfig(), con)
+        prepare.prepare(log([event("u", "a", 1)]), tmp_path / "other", PrepareConfig(), con)
     assert tables() == []
 
 
@@ -454,14 +457,14 @@ MISTAKES = {
 def test_mistakes_get_one_clear_line_and_leave_nothing(message, con, tmp_path):
     rows, options = MISTAKES[message]
     with pytest.raises(UserError) as caught:
-        prepare.prepare(log(rows), tmp_path / "store", prepare.PrepareConfig(**options), con)
+        prepare.prepare(log(rows), tmp_path / "store", PrepareConfig(**options), con)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_event_users_are_dropped_and_counted(con, tmp_path):
     rows = LONG + [event("w", "a", 3), event("x", "b", 4)]
-    metadata = prepare.prepare(log(rows), tmp_path / "store", prepare.PrepareConfig(split="tail"), con)
+    metadata = prepare.prepare(log(rows), tmp_path / "store", PrepareConfig(split="tail"), con)
     assert metadata.dropped["users_with_one_event"] == 2 and metadata.counts["users"] == 1
 
 
@@ -472,8 +475,8 @@ def test_dates_are_utc():
 
 
 def test_what_is_left_open_is_filled_in():
-    settings = prepare.PrepareConfig(session="user")
-    filled = prepare.with_defaults(settings, session="gap", split="tail")
+    settings = PrepareConfig(session="user")
+    filled = prepare_config.with_defaults(settings, session="gap", split="tail")
     assert (filled.session, filled.split, filled.gap_minutes) == ("user", "tail", None)
 
 
@@ -486,24 +489,24 @@ def digest(path: pathlib.Path):
 
 @pytest.mark.parametrize("stage", ["sessions", "index"])
 def test_a_crash_leaves_the_old_store(stage, con, tmp_path, monkeypatch):
-    out, settings = tmp_path / "store", prepare.PrepareConfig(split="tail")
+    out, settings = tmp_path / "store", PrepareConfig(split="tail")
     prepare.prepare(log(LONG), out, settings, con)
     before = digest(out)
-    monkeypatch.setattr(writer.Written, stage, lambda self: 1 / 0)
+    monkeypatch.setattr(assembly.Written, stage, lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(log(random_log(1)), out, settings, con)
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_store(con, tmp_path, monkeypatch):
-    out, settings = tmp_path / "store", prepare.PrepareConfig(split="tail")
+    out, settings = tmp_path / "store", PrepareConfig(split="tail")
     prepare.prepare(log(LONG), out, settings, con)
     before = digest(out)
 
     def full(self, values):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(stores.Column, "append", full)
+    monkeypatch.setattr(Column, "append", full)
     with pytest.raises(UserError, match="the disk is full while writing"):
         prepare.prepare(log(LONG), out, settings, con)
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
@@ -511,21 +514,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_store(con, tmp_path, monkeyp
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_is_one_line_where_the_writing_is_real(con, tmp_path, monkeypatch):
-    real = stores.Column.__init__
+    real = Column.__init__
 
     def onto_full_disk(self, path, dtype, width=None):
         if path.name == "event_time.npy":
             path.symlink_to("/dev/full")
         real(self, path, dtype, width)
 
-    monkeypatch.setattr(stores.Column, "__init__", onto_full_disk)
+    monkeypatch.setattr(Column, "__init__", onto_full_disk)
     with pytest.raises(UserError, match="the disk is full while writing"):
-        prepare.prepare(log(LONG), tmp_path / "store", prepare.PrepareConfig(split="tail"), con)
+        prepare.prepare(log(LONG), tmp_path / "store", PrepareConfig(split="tail"), con)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_codes_follow_the_batch_contract(con, tmp_path):
-    prepare.prepare(log(LONG), tmp_path / "store", prepare.PrepareConfig(split="tail"), con)
+    prepare.prepare(log(LONG), tmp_path / "store", PrepareConfig(split="tail"), con)
     store = stores.Store.open(tmp_path / "store")
     assert store.feedback_T[:3].tolist() == [CODE["thumb_up"], CODE["play"], CODE["skip"]]
     assert store.sign.tolist() == [0, 0, -1, -1, 1, 1]
@@ -534,12 +537,12 @@ def test_codes_follow_the_batch_contract(con, tmp_path):
 @pytest.mark.parametrize("shard_events", [1, 300, 700])
 def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shard_events):
     rows = random_log(11, users=9, events=4000)
-    settings = prepare.PrepareConfig(session="given", split="tail")
+    settings = PrepareConfig(session="given", split="tail")
     one = prepare.prepare(log(rows), tmp_path / "one", settings, con)
     settings = dataclasses.replace(settings, shard_events=shard_events)
     many = prepare.prepare(log(rows), tmp_path / "many", settings, con)
     stores_ = [stores.Store.open(tmp_path / name) for name in ("one", "many")]
-    for field in stores.ARRAYS:
+    for field in ARRAYS:
         np.testing.assert_array_equal(*(np.asarray(getattr(store, field)) for store in stores_))
     assert many.counts == one.counts and many.feedback == one.feedback and one.shards == []
     own = stores_[1].session_indptr[stores_[1].user_indptr]
@@ -554,7 +557,7 @@ def test_shards_are_the_same_bytes_whatever_the_threads(tmp_path):
     rows, digests = random_log(12, users=9, events=3000), []
     for threads in (1, 3):
         own = engine.connect(threads=threads, temp_dir=tmp_path / "spill")
-        settings = prepare.PrepareConfig(session="given", split="tail", shard_events=200)
+        settings = PrepareConfig(session="given", split="tail", shard_events=200)
         prepare.prepare(log(rows), tmp_path / "store", settings, own)
         digests.append(digest(tmp_path / "store"))
     assert digests[0] == digests[1]
@@ -565,8 +568,8 @@ def test_a_shard_that_cannot_be_written_is_told(con, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     rows = random_log(13, users=9, events=3000)
-    settings = prepare.PrepareConfig(session="given", split="tail", shard_events=200)
-    column = stores.StoreWriter.column
+    settings = PrepareConfig(session="given", split="tail", shard_events=200)
+    column = StoreWriter.column
 
     def second_fails(self, field, width=None, **shard):
         found = column(self, field, width, **shard)
@@ -574,7 +577,7 @@ def test_a_shard_that_cannot_be_written_is_told(con, tmp_path, monkeypatch):
             monkeypatch.setattr(found, "append", full.__get__(found))
         return found
 
-    monkeypatch.setattr(stores.StoreWriter, "column", second_fails)
+    monkeypatch.setattr(StoreWriter, "column", second_fails)
     with pytest.raises(UserError, match="disk is full"):
         prepare.prepare(log(rows), tmp_path / "store", settings, con)
     assert not (tmp_path / "store").exists()
@@ -598,7 +601,7 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
         {"left_out": "no track"},
         event("u", "c", 3, left_out="a podcast"),
     ]
-    settings = prepare.PrepareConfig(split="tail")
+    settings = PrepareConfig(split="tail")
     without = prepare.prepare(log(LONG), tmp_path / "one", settings, con)
     found = prepare.prepare(reasons([*LONG[:7], *out, *LONG[7:]]), tmp_path / "two", settings, con)
     assert {name: number for name, number in found.dropped.items() if name.startswith("left out: ")} == {
@@ -620,12 +623,12 @@ def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_pa
 def test_a_refusal_tells_what_was_left_out(con, tmp_path, settings, refusal):
     rows = [event("u", f"i{k}", k) for k in range(4)] + [{"left_out": "unknown track"}] * 4
     with pytest.raises(UserError, match=rf"{refusal}.*\(rows left out: 4 unknown track\)$"):
-        prepare.prepare(reasons(rows), tmp_path / "store", prepare.PrepareConfig(**settings), con)
+        prepare.prepare(reasons(rows), tmp_path / "store", PrepareConfig(**settings), con)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_log_of_which_all_is_left_out_is_refused_with_the_counts(con, tmp_path):
     rows = [{"left_out": "no track"}, {"left_out": "a podcast"}, {"left_out": "no track"}]
     with pytest.raises(UserError, match="no row is left to prepare: left out are 2 no track, 1 a podcast"):
-        prepare.prepare(reasons(rows), tmp_path / "store", prepare.PrepareConfig(), con)
+        prepare.prepare(reasons(rows), tmp_path / "store", PrepareConfig(), con)
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import engine, events, prepare
+from jaxneg.data import engine, events
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
@@ -573,7 +574,7 @@ def test_readers_say_how_to_prepare_them(name):
 @pytest.mark.parametrize("name", READERS)
 def test_options_of_readers_and_of_prepare_can_share_a_command_line(name):
     own = {field.name for field in dataclasses.fields(READERS[name].Options)}
-    assert not own & {field.name for field in dataclasses.fields(prepare.PrepareConfig)}
+    assert not own & {field.name for field in dataclasses.fields(PrepareConfig)}
 
 
 # Real data, against the table of its README; of Spotify, less the plays of unknown artists and tracks.

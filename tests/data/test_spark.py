@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxneg.config import UserError
-from jaxneg.data import engine, events, prepare, readers, stores
+from jaxneg.data import engine, events, prepare, prepare_config, readers, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.simulation import simulator
 
 pytestmark = [
@@ -84,7 +85,7 @@ def stores_of(engines, reader, source, out, settings, options=None):
     for name, con in engines.items():
         with engine.reading(source):
             log = reader_.read(con, source, options or reader_.Options())
-            given = prepare.with_defaults(settings, **reader_.settings)
+            given = prepare_config.with_defaults(settings, **reader_.settings)
             prepare.prepare(log, out / "store", given, con, reader=reader, source="log")
         found[name] = digest(out / "store")
     assert stores.Store.open(out / "store").events > 0
@@ -105,7 +106,7 @@ def test_spark_gives_the_store_of_duckdb(engines, rows, tmp_path, session, split
     source.mkdir()
     for k, size in enumerate((300, 20, 380)):  # three files, whose order is not that of their sizes
         write(source / f"{'part'} {8 + k}.{layout}", rows[sum((300, 20, 380)[:k]) :][:size])
-    settings = prepare.PrepareConfig(session=session, split=split, **more)
+    settings = PrepareConfig(session=session, split=split, **more)
     options = readers.READERS["table"].Options(attributes=("artist",))
     duckdb, spark = stores_of(engines, "table", source, tmp_path, settings, options)
     assert duckdb == spark
@@ -122,7 +123,7 @@ def test_rows_without_a_clock_keep_their_places(engines, rows, tmp_path):
         write(source / f"2.{layout}", rows[400:])
         write(source / f"1.{layout}", rows[:400])
         options = readers.READERS["table"].Options(time="")
-        duckdb, spark = stores_of(engines, "table", source, tmp_path, prepare.PrepareConfig(), options)
+        duckdb, spark = stores_of(engines, "table", source, tmp_path, PrepareConfig(), options)
         assert duckdb == spark
 
 
@@ -134,14 +135,14 @@ def test_times_as_text_are_the_same(engines, rows, tmp_path):
         return moment.isoformat(sep=" " if k % 2 else "T").replace("+00:00", "" if k % 3 else "Z")
 
     write(tmp_path / "log.csv", [row | {"time": text(k, row["time"])} for k, row in enumerate(rows)])
-    duckdb, spark = stores_of(engines, "table", tmp_path / "log.csv", tmp_path, prepare.PrepareConfig())
+    duckdb, spark = stores_of(engines, "table", tmp_path / "log.csv", tmp_path, PrepareConfig())
     assert duckdb == spark
 
 
 def test_a_simulated_log_through_both(engines, tmp_path):
     config = simulator.SimulateConfig(users=200, sessions=900, items=150)
     simulator.write(simulator.simulate(config), tmp_path / "log.parquet")
-    settings = prepare.PrepareConfig(shard_events=4000)
+    settings = PrepareConfig(shard_events=4000)
     duckdb, spark = stores_of(engines, "table", tmp_path / "log.parquet", tmp_path, settings)
     assert duckdb == spark and "event_time-00003-of-00004.npy" in spark
 
@@ -159,7 +160,5 @@ def test_streams_keep_an_order_over_many_parts(engines, tmp_path):
 def test_a_wrong_value_is_told_in_one_line(engines, rows, tmp_path):
     write(tmp_path / "log.csv", [*rows, rows[0] | {"played": "much"}])
     with pytest.raises(UserError) as told:
-        stores_of(
-            {"spark": engines["spark"]}, "table", tmp_path / "log.csv", tmp_path, prepare.PrepareConfig()
-        )
+        stores_of({"spark": engines["spark"]}, "table", tmp_path / "log.csv", tmp_path, PrepareConfig())
     assert "much" in str(told.value) and "\n" not in str(told.value)

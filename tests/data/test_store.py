@@ -16,8 +16,11 @@ from jaxneg import files
 from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 from jaxneg.data import stores
+from jaxneg.data.metadata import ARRAYS, EVENTS, Metadata
+from jaxneg.data.shards import Sharded
+from jaxneg.data.writer import Column, StoreWriter
 
-METADATA = stores.Metadata(
+METADATA = Metadata(
     reader="table",
     source="log.csv",
     settings={"session": "user"},
@@ -50,7 +53,7 @@ VALUES = {
 
 
 def write(out, values=VALUES, finish=True):
-    with stores.StoreWriter(out) as writer:
+    with StoreWriter(out) as writer:
         for field, value in values.items():
             column = writer.column(field)
             for k in range(len(value)):  # one by one, to see that files grow
@@ -78,7 +81,7 @@ def test_what_was_written_is_mapped(out):
     for field, value in VALUES.items():
         array = getattr(store, field)
         assert isinstance(array, np.memmap) and not array.flags.writeable
-        assert array.dtype == stores.ARRAYS[field][1]
+        assert array.dtype == ARRAYS[field][1]
         np.testing.assert_array_equal(array, value)
     np.testing.assert_array_equal(store.attribute_VA, [[0], [1], [0]])
     assert dataclasses.replace(store.metadata, files={}, sums={}) == METADATA
@@ -111,7 +114,7 @@ def test_empty_columns_can_be_mapped(tmp_path):
 
 
 def test_numpy_reads_long_columns_from_the_same_header(tmp_path):
-    column = stores.Column(tmp_path / "long.npy", np.int32)
+    column = Column(tmp_path / "long.npy", np.int32)
     for start in range(0, 1_000_000, 77_777):
         column.append(np.arange(start, min(start + 77_777, 1_000_000)))
     column.close()
@@ -123,7 +126,7 @@ def test_parquet_bytes_do_not_depend_on_batches(tmp_path):
     table = pa.table({"row": np.arange(300_000), "id": [f"id{k}" for k in range(300_000)]}).cast(schema)
     files = []
     for size in (1_000, 131_072, 300_000):
-        with stores.StoreWriter(tmp_path / "store") as writer:
+        with StoreWriter(tmp_path / "store") as writer:
             assert writer.table("users", schema, table.to_batches(max_chunksize=size)) == 300_000
             files.append((writer.path / "users.parquet").read_bytes())
     assert files[0] == files[1] == files[2]
@@ -177,7 +180,7 @@ def test_unfinished_writing_leaves_nothing(tmp_path):
 
 def test_an_older_store_is_replaced_only_at_the_end(out):
     with pytest.raises(RuntimeError, match="half way"):
-        with stores.StoreWriter(out) as writer:
+        with StoreWriter(out) as writer:
             writer.column("item_T").append([5, 6])
             raise RuntimeError("half way")
     assert stores.Store.open(out).item_T.tolist() == [1, 2, 1]
@@ -212,7 +215,7 @@ def test_anything_but_a_store_stays(tmp_path):
 
 def test_a_directory_that_fills_up_meanwhile_stays(tmp_path):
     with pytest.raises(UserError, match="so it stays"):
-        with stores.StoreWriter(tmp_path / "store") as writer:
+        with StoreWriter(tmp_path / "store") as writer:
             (tmp_path / "store").mkdir()
             (tmp_path / "store" / "notes").write_text("mine")
             writer.finish(METADATA)
@@ -246,7 +249,7 @@ def test_leftovers_are_removed_and_no_process_is_asked_for(out):
 
 
 def test_a_second_writer_is_refused_and_changes_nothing(out):
-    with stores.StoreWriter(out) as first:
+    with StoreWriter(out) as first:
         with pytest.raises(UserError, match=f"--out {out} is in use by .*process {os.getpid()} "):
             write(out)
         assert first.path.is_dir()
@@ -289,7 +292,7 @@ def test_kill_at_any_moment_leaves_a_whole_store(out):
 
 def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(UserError, match="the disk is full while writing .*store: free some space"):
-        with stores.StoreWriter(tmp_path / "store"):
+        with StoreWriter(tmp_path / "store"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
 
@@ -303,7 +306,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 def test_a_sharded_column_reads_as_one_array():
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 1000, 50)
-    column = stores.Sharded(np.split(whole, [7, 8, 30]))
+    column = Sharded(np.split(whole, [7, 8, 30]))
     assert len(column) == 50 and column.dtype == whole.dtype
     np.testing.assert_array_equal(np.asarray(column), whole)
     for low in (0, 3, 7, 8, 29, 50, -4):
@@ -320,9 +323,9 @@ def test_a_sharded_column_reads_as_one_array():
 
 def test_a_store_of_shards_holds_their_columns_end_to_end(tmp_path):
     def written(shards, begin):
-        with stores.StoreWriter(tmp_path / "store") as writer:
+        with StoreWriter(tmp_path / "store") as writer:
             for field, value in VALUES.items():
-                parts = np.split(np.array(value), begin[1:-1]) if field in stores.EVENTS else [value]
+                parts = np.split(np.array(value), begin[1:-1]) if field in EVENTS else [value]
                 for k, part in enumerate(parts):
                     writer.column(field, shard=k, shards=len(parts)).append(part)
             writer.column("attribute_VA", width=0).append(np.zeros((3, 0)))

@@ -10,6 +10,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import UserError
 from jaxneg.data import engine, held_out, prepare, readers, stores
+from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, report
 from jaxneg.files import documents
 from jaxneg.simulation import simulator
@@ -109,7 +110,7 @@ def prepared_twice(tmp_path_factory):
     for name, session in (("one", "given"), ("two", "user"), ("again", "given")):
         reader, con = readers.READERS["table"], engine.connect()
         events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
-        settings = prepare.PrepareConfig(session=session, split="time")
+        settings = PrepareConfig(session=session, split="time")
         prepare.prepare(events, directory / name, settings, con, reader="table", source=f"simulated {name}")
     return directory
 

@@ -10,6 +10,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import Config, UserError
 from jaxneg.data import draws, pipeline, stores
+from jaxneg.data.metadata import Metadata
 from jaxneg.embeddings import tables
 from jaxneg.training import losses, objective, program
 
@@ -31,7 +32,7 @@ def store(tmp_path_factory):
     item = rng.permutation(np.repeat(np.arange(1, V + 1), count)).astype(np.int32)
     sessions = len(item)
     indptr, users = np.arange(sessions + 1) * 2, 4
-    metadata = stores.Metadata(
+    metadata = Metadata(
         reader="",
         source="",
         settings={},
