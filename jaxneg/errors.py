@@ -76,7 +76,7 @@ def trouble(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def named(path: str | os.PathLike) -> Iterator[None]:
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Names the file in what the system refuses within the block; of writing it says none by itself."""
     try:
         yield

@@ -61,7 +61,7 @@ class EvalBatches:
         self._columns = store.item_T, store.feedback_T, store.station_T
         self._shown = histories.Shown(store, data)
 
-    def _signed(self, store, cut_X, end_X):
+    def _signed(self, store: stores.Store, cut_X: np.ndarray, end_X: np.ndarray) -> None:
         """The S held-out events with an opinion: their example, place in the log, and whether liked."""
         size = end_X - cut_X
         example = np.repeat(np.arange(len(size)), size)

@@ -88,7 +88,7 @@ class Store:
     attribute_VA: np.ndarray
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> "Store":
+    def open(cls, path: str | os.PathLike[str]) -> "Store":
         """The store at ``path``. Raises UserError if there is none, or a damaged one, or another version.
 
         Its arrays are mapped: a store that is cut short in place while it is open ends the process with SIGBUS, as any

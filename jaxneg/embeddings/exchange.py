@@ -20,6 +20,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxneg.batch import PAD
+from jaxneg.embeddings import sharding
 from jaxneg.embeddings.sharding import MESH
 
 DATA, MODEL = MESH
@@ -144,8 +145,8 @@ def send(
             row_Q: jax.Array, value_QX: jax.Array, parts: tuple[jax.Array, ...], *, distinct: bool
         ) -> tuple[jax.Array, ...]:
             if replicas > 1:
-                row_Q = lax.all_gather(row_Q, DATA, tiled=True)
-                value_QX = lax.all_gather(value_QX, DATA, tiled=True)
+                row_Q = sharding.all_gather(row_Q, DATA)
+                value_QX = sharding.all_gather(value_QX, DATA)
             if not (distinct and replicas == 1):
                 row_Q, value_QX = _summed(row_Q, value_QX)
             return change(*parts, row_Q, value_QX)
@@ -221,7 +222,7 @@ def _parted(
         place_U = lax.iota(jnp.int32, slots)
         rank_U = place_U - lax.cummax(jnp.where(new_U, place_U, 0))
         crowd = jnp.max(jnp.where(key_U == NONE, 0, rank_U + 1))
-        return key_U, slot_U, lax.pmax(crowd, MESH)
+        return key_U, slot_U, sharding.pmax(crowd, MESH)
 
     def more(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         rounds = 2 * state[3]
@@ -250,7 +251,7 @@ def _message(route: Route, turn: jax.Array, owners: int, capacity: int) -> tuple
 
 def _exchange(sent_MCX: jax.Array) -> jax.Array:
     """What each owner sent to this device, in the order of the owners."""
-    return lax.all_to_all(sent_MCX, MODEL, split_axis=0, concat_axis=0, tiled=True)
+    return sharding.all_to_all(sent_MCX, MODEL)
 
 
 def _at(part: jax.Array, row: jax.Array) -> jax.Array:

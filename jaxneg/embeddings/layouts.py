@@ -4,6 +4,9 @@ Whoever is outside of this folder holds a ``Layout`` and does not ask which. K a
 ``exchange``.
 """
 
+# jnp.pad leaves its arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +28,7 @@ from jaxneg.embeddings.tables import Looked, Params, Tables, Weights
 from jaxneg.metrics import ranking
 
 Trained = tuple[Params, Tables]  # what gradients are with respect to
+Compared = jax.Array | topk.Ranked  # of ``Layout.compare``: scores_BV, or what devices that share rows found
 
 
 class Found(NamedTuple):
@@ -114,7 +118,7 @@ class Layout(Protocol):
         """
         ...
 
-    def compare(self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0) -> Any:
+    def compare(self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0) -> Compared:
         """What ``ranking`` needs, on the devices: traced within a jitted function.
 
         Args:
@@ -126,7 +130,12 @@ class Layout(Protocol):
         ...
 
     def ranking(
-        self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
+        self,
+        compared: Compared,
+        targets: tuple[np.ndarray, ...],
+        *,
+        k: int = 0,
+        seen_BL: np.ndarray | None = None,
     ) -> ranking.Ranking:
         """Where targets stand in the catalogue, as ``metrics.ranking`` defines it; on the host.
 
@@ -177,29 +186,34 @@ class Whole:
             step: jax.Array, trained: Trained, state: Any, gradients: Trained, route: exchange.Route | None
         ) -> Updated:
             updates, state = dense.update(gradients, state, trained)
-            return Updated(_applied(trained, updates), state, optax.tree.norm(gradients))
+            return Updated(optax.apply_updates(trained, updates), state, optax.tree.norm(gradients))
 
         return Optimizer(dense.init, update)
 
     def compare(
         self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0
     ) -> Float[Array, "B V"]:
-        return _scores(examples.h_BD, *rows(weights))
+        return topk.scores(examples.h_BD, *rows(weights))
 
     def ranking(
-        self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
+        self,
+        compared: Compared,
+        targets: tuple[np.ndarray, ...],
+        *,
+        k: int = 0,
+        seen_BL: np.ndarray | None = None,
     ) -> ranking.Ranking:
         score_BV = np.asarray(compared)[: len(targets[0])]
         return ranking.rank(score_BV, targets, k=k, seen_BL=seen_BL)
 
     def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], np.ndarray]:
-        row_VD, bias_V = jax.jit(scoring.rows)(weights)
+        row_VD, bias_V = sharding.jit(scoring.rows)(weights)
 
-        @jax.jit
+        @sharding.jit
         def scores(
             weights: Weights, row_VD: Float[Array, "V D"], bias_V: Float[Array, "V"], batch: EvalBatch
         ) -> Float[Array, "B V"]:
-            return _scores(scoring.held_out(weights, batch).h_BD, row_VD, bias_V)
+            return topk.scores(scoring.held_out(weights, batch).h_BD, row_VD, bias_V)
 
         def score(batch: EvalBatch) -> np.ndarray:
             none_B0 = np.zeros((len(batch.item_BL), 0), np.int32)
@@ -209,7 +223,7 @@ class Whole:
         return score
 
     def all_rows(self, rows: topk.Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
-        return jax.jit(rows)(weights)
+        return sharding.jit(rows)(weights)
 
 
 @dataclass(frozen=True)
@@ -270,7 +284,7 @@ class Sharded:
             change = functools.partial(of_rows.change, step)
             by_row, moments = self.changed((by_row, moments), route, gradients[1], change)
             norm = optax.tree.norm(gradients[0])
-            return Updated((_applied(params, updates), by_row), (of_params, moments), norm)
+            return Updated((optax.apply_updates(params, updates), by_row), (of_params, moments), norm)
 
         return Optimizer(init, update)
 
@@ -308,8 +322,14 @@ class Sharded:
         return topk.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
 
     def ranking(
-        self, compared: Any, targets: tuple[np.ndarray, ...], *, k: int = 0, seen_BL: np.ndarray | None = None
+        self,
+        compared: Compared,
+        targets: tuple[np.ndarray, ...],
+        *,
+        k: int = 0,
+        seen_BL: np.ndarray | None = None,
     ) -> ranking.Ranking:
+        assert isinstance(compared, topk.Ranked)
         if bool(compared.nan):
             raise ValueError(ranking.NAN)
         size = len(targets[0])
@@ -323,8 +343,8 @@ class Sharded:
     def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], "_Scored"]:
         everywhere = NamedSharding(self.mesh, sharding.spec(""))
         jitted = (
-            jax.jit(scoring.held_out, out_shardings=everywhere),
-            jax.jit(
+            sharding.jit(scoring.held_out, out_shardings=everywhere),
+            sharding.jit(
                 functools.partial(self.compare, scoring.rows), static_argnames="k", out_shardings=everywhere
             ),
         )
@@ -371,13 +391,3 @@ def of_config(config: OptimConfig, mesh: Mesh, items: int) -> Layout:
         return Whole(mesh, items)
     tables.check_shards(mesh.shape[MESH[1]])
     return Sharded(mesh, items)
-
-
-def _applied(old: Any, updates: Any) -> Any:
-    return optax.apply_updates(old, updates)
-
-
-def _scores(
-    h_BD: Float[Array, "B D"], row_CD: Float[Array, "C D"], bias_C: Float[Array, "C"]
-) -> Float[Array, "B C"]:
-    return jnp.einsum("BD,CD->BC", h_BD, row_CD) + bias_C[None]

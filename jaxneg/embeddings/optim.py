@@ -1,7 +1,7 @@
 """Optimisers: of parameters and dense tables, and of the rows that a batch touches."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxneg.config import OptimConfig
 EPSILON = 1e-8
 PER_KIND = ("feedback", "feedback_gate")  # parameters with a row for each kind of feedback
 
+Tree = TypeVar("Tree")
 Moments = dict[str, dict[str, jax.Array]]  # by table, by name; a row of each beside the row of the table
 
 
@@ -34,15 +35,17 @@ def dense_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransforma
     """Adam with gradient clipping, and decoupled weight decay of what ``decays``."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip > 0 else optax.identity(),
-        optax.adamw(
-            schedule(config, steps),
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(
-                lambda path, leaf: decays(str(getattr(path[-1], "key", "")), leaf), params
-            ),
-        ),
+        optax.adamw(schedule(config, steps), b2=config.b2, weight_decay=config.weight_decay, mask=_decaying),
     )
+
+
+def _decaying(params: Tree) -> Tree:
+    """Which leaves of a tree decay, by what ``decays`` says of their names."""
+
+    def of(path: tuple[object, ...], leaf: jax.Array) -> bool:
+        return decays(str(getattr(path[-1], "key", "")), leaf)
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def decays(name: str, leaf: jax.Array) -> bool:
@@ -113,10 +116,12 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
         *moments, row_Q, gradient_QX = rest
         at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
         added_QX, updated = delta(step, gradient_QX, *at_rows)
-        put = {"mode": "drop", "unique_indices": True}
         return (
-            part.at[row_Q].add(added_QX, **put),
-            *(moment.at[row_Q].set(new, **put) for moment, new in zip(moments, updated, strict=True)),
+            part.at[row_Q].add(added_QX, mode="drop", unique_indices=True),
+            *(
+                moment.at[row_Q].set(new, mode="drop", unique_indices=True)
+                for moment, new in zip(moments, updated, strict=True)
+            ),
         )
 
     return RowOptimizer(init, change)

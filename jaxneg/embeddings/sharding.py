@@ -1,10 +1,14 @@
-"""Where arrays live: a mesh, and one table from dimension letters to its axes."""
+"""Where arrays live: a mesh, one table from dimension letters to its axes, and what devices along an axis exchange."""
 
-from collections.abc import Iterable
-from typing import Any
+# What places arrays, and what devices exchange within shard_map, leaves its arguments untyped.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxneg.errors import UserError
@@ -12,6 +16,11 @@ from jaxneg.errors import UserError
 MESH = ("data", "model")  # replicas of the item tables, and the parts that each replica's rows are in
 # Letters not named here are replicated.
 AXES = {"B": MESH, "V": "model"}
+
+Tree = TypeVar("Tree")
+Taken = ParamSpec("Taken")
+Given = TypeVar("Given")
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
@@ -29,7 +38,7 @@ def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
     return mesh_of(found[: devices or len(found)], shards)
 
 
-def mesh_of(devices: Iterable[Any], shards: int = 1) -> Mesh:
+def mesh_of(devices: Iterable[jax.Device], shards: int = 1) -> Mesh:
     """The mesh of these devices, those of a process side by side: its rows of a batch are one block.
 
     Raises UserError where their number is no multiple of the shards.
@@ -66,13 +75,13 @@ def shardings(abstract: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of, abstract)
 
 
-def placed(abstract: Any, mesh: Mesh) -> Any:
+def placed(abstract: Tree, mesh: Mesh) -> Tree:
     """Shapes and dtypes of a tree with their place on the mesh: what a program takes, a checkpoint is restored to."""
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        abstract,
-        shardings(abstract, mesh),
-    )
+
+    def at(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(at, abstract, shardings(abstract, mesh))
 
 
 def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, of: str = "") -> None:
@@ -99,10 +108,14 @@ def put(tree: Any, mesh: Mesh, letters: str = "") -> Any:
     where = NamedSharding(mesh, spec(letters))
     if where.is_fully_addressable:
         return jax.device_put(tree, where)
-    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__), tree)
+
+    def whole(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__)
+
+    return jax.tree.map(whole, tree)
 
 
-def put_fields(fields: Any, mesh: Mesh) -> Any:
+def put_fields(fields: Fields, mesh: Mesh) -> Fields:
     """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B.
 
     Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
@@ -118,3 +131,31 @@ def put_fields(fields: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(where, leaf, shape)
 
     return jax.tree.map(whole, fields, places)
+
+
+# What follows is JAX's own, with the types that it leaves out.
+
+
+def jit(function: Callable[Taken, Given], **options: Any) -> Callable[Taken, Given]:
+    """``jax.jit``: the function, compiled for each shape of what it takes."""
+    return cast(Callable[Taken, Given], jax.jit(function, **options))
+
+
+def all_gather(part: jax.Array, axis: str, along: int = 0) -> jax.Array:
+    """What the devices along a mesh axis hold, side by side along a dimension, on each: within ``shard_map``."""
+    return cast(jax.Array, lax.all_gather(part, axis, axis=along, tiled=True))
+
+
+def all_to_all(part_MX: jax.Array, axis: str) -> jax.Array:
+    """What each device along a mesh axis sent to this one, in their order: within ``shard_map``."""
+    return lax.all_to_all(part_MX, axis, split_axis=0, concat_axis=0, tiled=True)
+
+
+def psum(part: jax.Array, axis: str) -> jax.Array:
+    """The sum over the devices along a mesh axis, on each: within ``shard_map``."""
+    return cast(jax.Array, lax.psum(part, axis))
+
+
+def pmax(part: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The largest of each element over the devices along mesh axes, on each: within ``shard_map``."""
+    return lax.pmax(part, axes)

@@ -65,7 +65,7 @@ def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Arra
     Rows are normal with standard deviation ``config.row_scale``, the padding row is zero, biases are those given, by
     default zero.
     """
-    tables = {}
+    tables: Tables = {}
     for name in ("item_VD",) if config.tied else ("item_VD", "output_VD"):
         key, draw = jax.random.split(key)
         table_VD = config.row_scale * jax.random.normal(draw, (rows, config.width), jnp.float32)

@@ -3,6 +3,9 @@
 The definitions are those of ``metrics.rank``, which needs all scores of an example in one place.
 """
 
+# jnp.einsum leaves its arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxneg.batch import PAD
-from jaxneg.embeddings import tables
+from jaxneg.embeddings import sharding, tables
 from jaxneg.embeddings.sharding import MESH
 
 CHUNK = 1 << 13  # rows that are scored at a time
@@ -65,10 +68,12 @@ def ranked(
     size = V // parts
     chunk = min(CHUNK, size)
 
-    def local(params: tables.Params, item_tables: tables.Tables, *of_examples: Host) -> tuple[jax.Array, ...]:
+    def local(
+        params: tables.Params, item_tables: tables.Tables, *of_examples: jax.Array
+    ) -> tuple[jax.Array, ...]:
         # Every part of a replica ranks the examples of all of them.
         h_BD, target_BC, target_score_BC, seen_BL = (
-            lax.all_gather(leaf, MESH[1], tiled=True) for leaf in of_examples
+            sharding.all_gather(leaf, MESH[1]) for leaf in of_examples
         )
         B, first = len(h_BD), lax.axis_index(MESH[1]) * size
 
@@ -82,7 +87,7 @@ def ranked(
             id_C = tables.item_at(first + at_C, V)
             real_C = (at_C >= start) & (id_C > PAD) & (id_C <= items)  # the last chunk overlaps
             row_CD, bias_C = rows(tables.weights(params, some))
-            score_BC = jnp.einsum("BD,CD->BC", h_BD, row_CD) + bias_C[None]
+            score_BC = scores(h_BD, row_CD, bias_C)
             nan |= (jnp.isnan(score_BC) & real_C[None]).any()
             kept_BC = real_C[None] & ~(seen_BL[:, :, None] == id_C[None, None]).any(1)
             other = kept_BC[:, None] & (target_BC[:, :, None] != id_C[None, None])
@@ -99,18 +104,16 @@ def ranked(
         start = (none_BC, none_BC, *empty, jnp.zeros((), bool))
         state, _ = lax.scan(scan, start, jnp.arange(0, size, chunk))
         above_BC, tied_BC, score_Bk, top_Bk, nan = state
-        rank_BC = 1.0 + lax.psum(above_BC, MESH[1]) + 0.5 * lax.psum(tied_BC, MESH[1])
+        rank_BC = 1.0 + sharding.psum(above_BC, MESH[1]) + 0.5 * sharding.psum(tied_BC, MESH[1])
         rank_BC = jnp.where(target_BC != PAD, rank_BC, 0.0)
         if k and parts > 1:
-            score_Bk, top_Bk = (
-                lax.all_gather(leaf, MESH[1], axis=1, tiled=True) for leaf in (score_Bk, top_Bk)
-            )
+            score_Bk, top_Bk = (sharding.all_gather(leaf, MESH[1], along=1) for leaf in (score_Bk, top_Bk))
             score_Bk, top_Bk = _best([score_Bk], [top_Bk], k)
         top_Bk = jnp.where(top_Bk == LAST, PAD, top_Bk)
         # Each device gives the examples that it was given.
         own = lax.axis_index(MESH[1]) * (B // parts)
         found = (lax.dynamic_slice_in_dim(leaf, own, B // parts) for leaf in (rank_BC, score_Bk, top_Bk))
-        return *found, lax.pmax(nan, MESH)
+        return *found, sharding.pmax(nan, MESH)
 
     each, shared = PartitionSpec(MESH), PartitionSpec(MESH[1])
     merged = jax.shard_map(
@@ -124,8 +127,15 @@ def ranked(
         out_specs=(each, each, each, PartitionSpec()),
         check_vma=False,
     )
-    rank_BC, score_Bk, top_Bk, nan = merged(dict(weights.params), weights.by_row, *examples)
+    rank_BC, score_Bk, top_Bk, nan = merged(dict(weights.params), weights.by_row, *map(jnp.asarray, examples))
     return Ranked(rank_BC, score_Bk, top_Bk, nan)
+
+
+def scores(
+    h_BD: Float[Array, "B D"], row_CD: Float[Array, "C D"], bias_C: Float[Array, "C"]
+) -> Float[Array, "B C"]:
+    """Of each hidden state with each row, the row's bias added."""
+    return jnp.einsum("BD,CD->BC", h_BD, row_CD) + bias_C[None]
 
 
 def _best(scores: Sequence[jax.Array], items: Sequence[jax.Array], k: int) -> tuple[jax.Array, jax.Array]:

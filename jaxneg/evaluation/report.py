@@ -121,16 +121,15 @@ def _load_other(directory: pathlib.Path, trained: runs.Trained, beside: pathlib.
 def write_report(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, Any]:
     """Writes report.json, report.md, report.html and plots/ and returns what report.json holds."""
     values = contents(findings)
-    publishing.write(
-        directory,
-        publishing.Page(
-            "report",
-            f"Report of {directory.absolute().name}",
-            values,
-            lambda drawn: plots.draw(drawn, findings),
-            lambda titles: page.page(values, titles, findings.run.config),
-        ),
-    )
+
+    def draw(drawn: pathlib.Path) -> publishing.Titles:
+        return plots.draw(drawn, findings)
+
+    def text(titles: publishing.Titles) -> str:
+        return page.page(values, titles, findings.run.config)
+
+    title = f"Report of {directory.absolute().name}"
+    publishing.write(directory, publishing.Page("report", title, values, draw, text))
     return values
 
 

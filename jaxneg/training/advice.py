@@ -16,7 +16,7 @@ def warnings(config: Config, per_epoch: int, rejections: int, *, none_to_draw: b
     """
     warmup, patience, epochs = config.optim.warmup_steps, config.train.patience, config.train.epochs
     allowed = patience * (config.train.evaluate_every or per_epoch)
-    found = []
+    found: list[str] = []
     if config.data.p_hard > 0 and config.data.negatives > 0 and rejections == 0:
         found.append(
             f"nothing was rejected before the validation, so --data.p-hard {config.data.p_hard:g} draws random "

@@ -4,6 +4,9 @@ Each holds a checksum of its state, made on the device, and one of its progress;
 than it was saved is damaged.
 """
 
+# jax.jit and lax.broadcasted_iota leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import contextlib
 import gc
 import inspect
@@ -13,8 +16,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +103,7 @@ class Checkpointer:
           say: told a line for each that is passed over.
         """
         steps = self.steps()[::-1] if step is None else [step]
-        damaged = []
+        damaged: list[tuple[int, UserError]] = []
         for number in steps:
             try:
                 found = self._read(number, abstract)
@@ -134,9 +137,10 @@ class Checkpointer:
         _check_files(self._directory / str(number))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=args)
-        state, progress = found["state"], found["progress"]
-        if not isinstance(progress, dict):
+        state = found["state"]
+        if not isinstance(found["progress"], dict):
             raise documents.Wrong("its progress is no object")
+        progress = cast(dict[str, Any], found["progress"])
         told = progress.pop(documents.SEAL, None)
         expected = progress.get(SUMS)
         if told is not None:
@@ -188,13 +192,14 @@ def sums(state: Any) -> list[int]:
 
     An odd factor loses no bit, so one changed value is told for certain, and all else but with chance 2^-32.
     """
-    found = _sums(jax.tree.leaves(state))
-    return np.asarray(found).tolist()
+    return np.asarray(_sums(jax.tree.leaves(state))).tolist()
 
 
-@jax.jit
-def _sums(leaves: list[jax.Array]) -> jax.Array:
+def _stacked(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_sum(leaf) for leaf in leaves])
+
+
+_sums: Callable[[list[jax.Array]], jax.Array] = jax.jit(_stacked)
 
 
 def _sum(leaf: jax.Array) -> jax.Array:
@@ -211,7 +216,7 @@ def _sum(leaf: jax.Array) -> jax.Array:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None, None, None]:
     """Without what orbax and its tasks say, traceback and all, of errors that are raised as well."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook

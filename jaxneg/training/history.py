@@ -16,7 +16,9 @@ class Progress:
     best_score: float | None = None  # of the figure that decides; None before the first validation
     best_step: int = 0
     since_best: int = 0  # validations without a better one, once warm-up is over
-    history: list[dict[str, Any]] = field(default_factory=list)  # a line for each validation, oldest first
+    history: list[dict[str, Any]] = field(
+        default_factory=list[dict[str, Any]]
+    )  # a line for each validation, oldest first
     seconds: float = 0.0
     device_seconds: float = 0.0  # of steps alone
     compile_seconds: float = 0.0

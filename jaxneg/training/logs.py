@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -41,7 +41,7 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 
 @contextlib.contextmanager
-def also(listener: Listener) -> Iterator[None]:
+def also(listener: Listener) -> Generator[None, None, None]:
     """Runs whose writer is made in this block are told to a listener as well."""
     token = _listeners.set((*_listeners.get(), listener))
     try:
@@ -97,7 +97,7 @@ class Writer:
                 self._board.close()
 
     @contextlib.contextmanager
-    def _carried(self) -> Iterator[None]:
+    def _carried(self) -> Generator[None, None, None]:
         what = f"TensorBoard's file of {self._path.parent} could not be written"
         with errors.carried(what, WITHOUT, (ImportError,)), errors.named(self._path.parent / "tensorboard"):
             yield

@@ -1,5 +1,8 @@
 """The loop: validate, save, take a batch, dispatch the step, log the steps before it."""
 
+# jax.config.update and jax.block_until_ready leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import contextlib
 import math
 import pathlib
@@ -71,7 +74,11 @@ def train(
     config = rules.check(config)
     with contextlib.ExitStack() as hold:
         job = _claimed(config, files.local(workdir, "--workdir"), hold)
-        return _train(job, Watch(on_progress, stop, say if processes.first() else lambda _: None))
+        return _train(job, Watch(on_progress, stop, say if processes.first() else _silent))
+
+
+def _silent(line: str) -> None:
+    """Says nothing: one process of many tells a person what all do."""
 
 
 def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
@@ -160,7 +167,9 @@ class Loop:
     writer: logs.Writer
     watch: Watch
     feed: Callable[[int], None]  # of the watchdog: that a step was reached
-    pending: list[dict[str, jax.Array]] = field(default_factory=list)  # metrics of steps not logged yet
+    pending: list[dict[str, jax.Array]] = field(
+        default_factory=list[dict[str, jax.Array]]
+    )  # metrics of steps not logged yet
     mark: float = 0.0  # when the steps began that the next flush waits for
     logged: float = field(default_factory=time.perf_counter)
     began: float = field(default_factory=time.perf_counter)  # of this part of the run

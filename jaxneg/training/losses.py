@@ -6,11 +6,15 @@ and masked positions add nothing to the value and get a gradient of exactly zero
 negatives.
 """
 
+# jnp.einsum and jnp.pad leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Real
 
-ABSENT = float(jnp.finfo(jnp.float32).min)  # logit of a negative that is not there
+ABSENT = float(np.finfo(np.float32).min)  # logit of a negative that is not there
 
 
 def bce(

@@ -1,5 +1,8 @@
 """The configured loss of a batch: targets, negatives of all kinds, and further terms."""
 
+# jnp.einsum and jnp.pad leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -179,7 +179,7 @@ def difference(first: Mapping[str, str], own: Mapping[str, str]) -> str | None:
 
 
 @contextlib.contextmanager
-def together(stage: str, *, by_all: bool = False) -> Iterator[None]:
+def together(stage: str, *, by_all: bool = False) -> Generator[None, None, None]:
     """Leaves the block once all processes have; with the UserError of the first that met one, on every process.
 
     Args:

@@ -3,6 +3,9 @@
 What ``train`` runs and what ``plan`` compiles for machines that are not there is the same program.
 """
 
+# jax.jit and jax.eval_shape leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -74,7 +77,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
     recipe = steps.Recipe(task, layout, layout.optimizer(config.optim, total))
     init = functools.partial(steps.init_state, recipe)
     state = sharding.placed(jax.eval_shape(init), mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    places = jax.tree.map(_place, state)
     replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
     update = jax.jit(
         functools.partial(steps.train_step, recipe), donate_argnums=0, out_shardings=(places, replicated)
@@ -89,6 +92,10 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
         batch=sharding.placed(batch_shapes(config, catalogue.stations), mesh),
         attribute_VA=sharding.placed({"attribute_VA": attribute_VA}, mesh)["attribute_VA"],
     )
+
+
+def _place(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding | None:
+    return leaf.sharding
 
 
 def batch_shapes(config: Config, stations: int = 1) -> Batch:

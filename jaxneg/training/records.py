@@ -73,7 +73,7 @@ class Summary:
     path: pathlib.Path
     state: State
     why: str = ""
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     epochs: float = 0.0
     seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
@@ -87,7 +87,7 @@ class Summary:
     def best(self) -> Mapping[str, Any]:
         """The validation of the best checkpoint, the first of equal ones; empty before there is one."""
         known = [line for line in self.history if line.get(self.monitor) is not None]
-        return max(known, key=lambda line: line[self.monitor], default={})
+        return max(known, key=lambda line: line[self.monitor]) if known else {}
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -180,7 +180,8 @@ def progressed(
     history: Sequence[Mapping[str, Any]], best_step: int, monitor: str
 ) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
     """Rows and heads of a table: the figures of the first validation, of the best by ``monitor`` and of the last."""
-    best = next((line for line in history if line["step"] == best_step), {})
+    none: Mapping[str, Any] = {}
+    best = next((line for line in history if line["step"] == best_step), none)
     lines = [history[0], best, history[-1]]
     names = [monitor, *(name for name in SHOWN if name != monitor and name in history[-1])]
     rows: list[tuple[object, ...]] = [("epoch", *(line.get("epoch") for line in lines))]
@@ -207,7 +208,7 @@ def table(
     several = not figure and len({one.monitor for one in runs if one.best}) > 1
     heads = ["run", *names.values(), *(["figure"] if several or full else [])]
     heads += ["best", "at epoch", "last", "n", "epochs", "state", *(["why"] if full else [])]
-    rows = []
+    rows: list[list[Any]] = []
     for one in runs:
         name = figure or one.monitor
         row = [str(one.path), *(one.settings.get(setting) for setting in names)]
@@ -244,7 +245,7 @@ def _reason(path: pathlib.Path) -> str:
 def _settings(directory: pathlib.Path) -> dict[str, Any]:
     """Settings by name; those that an older version did not have yet are at their defaults."""
     values = documents.read(directory / "config.json", dict[str, Any], AGAIN)
-    found = {}
+    found: dict[str, Any] = {}
     for part, fields in dataclasses.asdict(Config()).items():
         own = values.get(part)
         if not isinstance(own, dict):
@@ -282,7 +283,8 @@ def _logged(directory: pathlib.Path) -> tuple[tuple[Mapping[str, Any], ...], flo
     path = directory / "metrics.jsonl"
     if not path.is_file():
         return (), 0.0, 0.0
-    history, last = [], b""
+    history: list[Mapping[str, Any]] = []
+    last = b""
     try:
         with path.open("rb") as file:
             for line in file:

@@ -3,6 +3,9 @@
 Items may be given by slot where tables and attributes are ``tables.Looked``.
 """
 
+# jnp.einsum and jnp.pad leave their arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 import functools
 from typing import NamedTuple
 

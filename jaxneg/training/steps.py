@@ -1,5 +1,8 @@
 """What happens on the device: pure functions of a state and a batch."""
 
+# jax.value_and_grad leaves its arguments untyped.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +19,7 @@ from jaxneg.embeddings.tables import Weights
 from jaxneg.training import objective
 
 Fields = TypeVar("Fields", Batch, objective.Index)
+Sums = tuple[tuple[jax.Array, Trained], jax.Array]  # of value and gradients, weighed, and of the weights
 
 
 class State(NamedTuple):
@@ -73,9 +77,10 @@ def train_step(
     at = objective.Index(*found.ids)
 
     def value_and_gradients(part: Batch, at: objective.Index, key: jax.Array) -> tuple[jax.Array, Trained]:
-        return jax.value_and_grad(
-            lambda trained: objective.loss(task, Weights(trained[0], trained[1], attributes), part, at, key)
-        )((state.params, within))
+        def value(trained: Trained) -> jax.Array:
+            return objective.loss(task, Weights(*trained, attributes), part, at, key)
+
+        return jax.value_and_grad(value)((state.params, within))
 
     value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
     trained = state.params, state.tables
@@ -86,9 +91,11 @@ def train_step(
     if config.optim.average > 0:
         # The first averages forget the initial weights: 2/11, 3/12, 4/13, ... of the old one at most.
         decay = jnp.minimum(config.optim.average, (2.0 + state.step) / (11.0 + state.step))
-        average = jax.tree.map(
-            lambda old, new: decay * old + (1.0 - decay) * new, average, (params, item_tables)
-        )
+
+        def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+            return decay * old + (1.0 - decay) * new
+
+        average = jax.tree.map(moved, average, (params, item_tables))
     metrics = {
         "loss": value,
         "targets": (batch.target_BL != PAD).sum(),
@@ -125,11 +132,19 @@ def accumulated(
         }
         return fields._replace(**own)
 
-    def add(total: Any, part: jax.Array) -> tuple[Any, None]:
+    def add(total: Sums, part: jax.Array) -> tuple[Sums, None]:
         found = value_and_gradients(of(part, batch), of(part, at), jax.random.fold_in(key, part))
         weight = objective.counted(config, of(part, batch))
-        return jax.tree.map(lambda so_far, leaf: so_far + weight * leaf, total, (found, jnp.ones(()))), None
+
+        def with_leaf(so_far: jax.Array, leaf: jax.Array) -> jax.Array:
+            return so_far + weight * leaf
+
+        return jax.tree.map(with_leaf, total, (found, jnp.ones(()))), None
 
     none = ((jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)), jnp.zeros(()))
     (found, weight), _ = jax.lax.scan(add, none, jnp.arange(parts))
-    return jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1.0), found)
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        return leaf / jnp.maximum(weight, 1.0)
+
+    return jax.tree.map(mean, found)

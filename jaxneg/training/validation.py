@@ -1,9 +1,7 @@
 """Figures of a model in training on the validation examples, the same on all processes."""
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,9 @@ from jaxneg.metrics import measures, released
 from jaxneg.training import program, scoring, steps
 
 FEW = 500  # pairs below which a validation is noisy
+
+# Of the held-out items, and, where ranks are needed, what the layout ranks the liked ones by.
+Scores = tuple[layouts.HeldOut, layouts.Compared | None]
 
 
 class Validation:
@@ -43,7 +44,7 @@ class Validation:
         }
         # All devices score their rows, and every process gets all scores: the figures are the same everywhere.
         everywhere = jax.sharding.NamedSharding(built.mesh, sharding.spec(""))
-        self._score = functools.partial(jax.jit, out_shardings=everywhere)(self._scores)
+        self._score = sharding.jit(self._scores, out_shardings=everywhere)
 
     def __call__(
         self, state: steps.State, attribute_VA: jax.Array, feed: Callable[[], None] = lambda: None
@@ -61,8 +62,7 @@ class Validation:
             asked = batch._replace(pair_B2=np.concatenate([batch.pair_B2, self._candidates(k)], axis=1))
             filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
             placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
-            found = self._score(steps.evaluated(state, attribute_VA), placed)
-            held, compared = found
+            held, compared = self._score(steps.evaluated(state, attribute_VA), placed)
             pair_BC, liked_BC, disliked_BC = (np.asarray(scores)[:size] for scores in held[1:])
             paired_B = batch.pair_B2[:, 0] > 0
             columns["pair_accuracy"].append(metrics.pair_correct(pair_BC[:, :2], paired_B))
@@ -71,7 +71,7 @@ class Validation:
             if self._released:
                 rank_B = released.rank(pair_BC[:, 2:], asked.pair_B2[:, 2:])
                 columns[self.monitor].append(metrics.hit_rate(rank_B, self._k))
-            elif self._ranked:
+            elif compared is not None:
                 columns[self.monitor].append(self._of_ranks(self._ranks(compared, batch)))
         value_X = {
             name: np.concatenate(column)[: self.batches.examples]
@@ -101,7 +101,7 @@ class Validation:
         of = {"ndcg": metrics.ndcg, "hit_rate": metrics.hit_rate}[self._name]
         return metrics.over_targets(of(rank_BC, self._k))
 
-    def _scores(self, weights: tables.Weights, batch: EvalBatch) -> tuple[layouts.HeldOut, Any]:
+    def _scores(self, weights: tables.Weights, batch: EvalBatch) -> Scores:
         """Scores of the held-out items; where ranks are needed, what the layout ranks the liked ones by."""
         scored = scoring.of_model(self.built.model, self.built.layout)
         found = scored.held_out(weights, batch)
@@ -111,7 +111,7 @@ class Validation:
         examples = topk.Examples(found.h_BD, batch.liked_BC, found.liked_BC, seen_BL)
         return found, self.built.layout.compare(scored.rows, weights, examples)
 
-    def _ranks(self, compared: Any, batch: EvalBatch) -> np.ndarray:
+    def _ranks(self, compared: layouts.Compared, batch: EvalBatch) -> np.ndarray:
         """Ranks of the liked items, NaN where there is none."""
         seen_BL = batch.item_BL if self.config.eval.exclude_seen else None
         return self.built.layout.ranking(compared, (batch.liked_BC,), seen_BL=seen_BL).targets[0]

@@ -1,0 +1,5 @@
+from typing import Any
+
+import jax
+
+def norm(tree: Any) -> jax.Array: ...

@@ -1,0 +1,16 @@
+from typing import Any
+
+class StandardSave:
+    def __init__(self, item: Any) -> None: ...
+
+class StandardRestore:
+    def __init__(self, item: Any) -> None: ...
+
+class JsonSave:
+    def __init__(self, item: Any) -> None: ...
+
+class JsonRestore:
+    def __init__(self) -> None: ...
+
+class Composite:
+    def __init__(self, **items: StandardSave | StandardRestore | JsonSave | JsonRestore) -> None: ...

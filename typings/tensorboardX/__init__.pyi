@@ -1,0 +1,1 @@
+"""What jaxneg uses of tensorboardX, which says nothing of its types."""
