@@ -97,6 +97,7 @@ def programs_made_once():
 def small_store(tmp_path_factory):
     """A store of a few hundred simulated sessions, with artists and stations."""
     from jaxneg.data import engine, prepare, readers
+    from jaxneg.data.prepare_config import PrepareConfig
     from jaxneg.simulation import simulator
 
     directory = tmp_path_factory.mktemp("small")
@@ -111,7 +112,6 @@ def small_store(tmp_path_factory):
 
 CONFIG = """
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from jaxneg.data.prepare_config import PrepareConfig
 
 
 def get_config():

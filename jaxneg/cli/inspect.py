@@ -27,13 +27,13 @@ class Inspect:
         from jaxneg.data import describe, stores
 
         store = stores.Store.open(self.store)
+        described = describe.describe(store)
         if self.verify:
             with progress.Steps("inspect") as steps:
                 files = store.verify(
                     lambda done, total, file: steps(done >> 20, total >> 20, stage=f"MB of {file}")
                 )
             progress.say(f"{self.store}: all {files} files are as they were written")
-        described = describe.describe(store)
         if self.json:
             print(json.dumps(described))
         else:

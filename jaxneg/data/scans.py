@@ -60,7 +60,7 @@ def read_csv(
     encoding: str = "utf-8",
     mend: str = "",
 ) -> ir.Table:
-    """Delimited text, packed or not. Columns are text unless `types` says otherwise.
+    """Delimited text, packed or not. Columns are text unless `types` says otherwise; a number is finite, or null.
 
     Args:
       types: DuckDB types of the columns that have to be there; "VARCHAR" for text.
@@ -73,7 +73,7 @@ def read_csv(
     for scan in scans:
         sources.require(scan.files[0], list(scan.columns), list(types), mend)
         refuse_twice(scan, types)
-    return _union(scans)
+    return _numbers(_union(scans))
 
 
 def read_json(
@@ -81,13 +81,14 @@ def read_json(
 ) -> ir.Table:
     """JSON objects, one a line or in lists, packed or not.
 
-    Columns are those of `types`, null where an object has no such key, and `filename`, the absolute path.
+    Columns are those of `types`, null where an object has no such key or a number that is not finite, and `filename`,
+    the absolute path.
     """
     if engine.is_spark(con):
-        return spark.read_json(con, _plain(files), types, lines=lines)
+        return _numbers(spark.read_json(con, _plain(files), types, lines=lines))
     columns = _struct(types)
     table = _json_view(con, files, columns, LINES if lines else LISTS, "*")
-    return table.mutate(order=ibis.row_number())
+    return _numbers(table.mutate(order=ibis.row_number()))
 
 
 def read_parquet(
@@ -296,6 +297,14 @@ def _finite(name: str, kind: Any) -> str:
     """A column without NaN and infinities, which the statistics of Parquet leave out, so that the engine, which goes
     by these, takes isnan for false."""
     return f"CASE WHEN isfinite({name}) THEN {name} END" if pa.types.is_floating(kind) else name
+
+
+def _numbers(table: ir.Table) -> ir.Table:
+    """The table with null for NaN and infinities, which text may hold and which no rating, time or share is."""
+    none = ibis.null("float64")
+    columns = {name: table[name] for name, kind in table.schema().items() if kind.is_floating()}
+    finite = {name: ibis.ifelse(one.isnan() | one.isinf(), none, one) for name, one in columns.items()}
+    return table.mutate(**finite) if finite else table
 
 
 def _numbered(table: ir.Table) -> ir.Table:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from jaxneg import files
+from jaxneg import errors, files
 from jaxneg.batch import PAD, latest
 from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests
@@ -75,8 +75,13 @@ class Scorer:
         return self._ids[:count]
 
     def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
-        """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0."""
-        return np.asarray(self._query(self._params, item_BL, feedback_BL, station_BL))
+        """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0.
+
+        Raises UserError where the model cannot be compiled or run.
+        """
+        # A module that parses may still have shapes that do not fit: that shows when it is compiled.
+        with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+            return np.asarray(self._query(self._params, item_BL, feedback_BL, station_BL))
 
     def scores(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
         """Scores scores_BV of the whole catalogue, the padding row 0 included."""

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,6 +9,9 @@ import sys
 
 import numpy as np
 import pytest
+from jax import export as jax_export
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
 
 from jaxneg import files
 from jaxneg.batch import CODE
@@ -125,15 +129,11 @@ def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
     """MLIR writes its complaints to the stream of errors itself, past Python's."""
     path = copy / "model.stablehlo"
     written = path.read_bytes()
-    manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["sha256"]
     refused = 0
     for at in range(len(written) // 9, len(written) - 100, len(written) // 9):
         changed = bytearray(written)
         changed[at : at + 3] = b"\xa5\x00\x17"
-        path.write_bytes(changed)
-        manifest["files"]["model.stablehlo"] = hashlib.sha256(changed).hexdigest()
-        files.write_json(copy / "manifest.json", documents.sealed(manifest))
+        with_file(copy, path.name, bytes(changed))
         try:
             scorer.Scorer.open(copy)
         except UserError as error:
@@ -141,6 +141,33 @@ def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
             assert "model.stablehlo" in str(error) and "\n" not in str(error)
     assert refused >= 5
     assert capfd.readouterr() == ("", "")
+
+
+def with_file(directory, name, content):
+    """An export in which a file has another content, and the sums are made anew."""
+    (directory / name).write_bytes(content)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    files.write_json(directory / "manifest.json", documents.sealed(manifest))
+
+
+def test_a_model_whose_shapes_do_not_fit_is_refused_in_one_line(copy):
+    """It parses; the contradiction shows when it is compiled for a batch."""
+    path = copy / "model.stablehlo"
+    model = jax_export.deserialize(bytearray(path.read_bytes()))
+    with ir.Context() as context:
+        module = stablehlo.deserialize_portable_artifact(context, bytes(model.mlir_module_serialized))
+        length = f"dense<{model.in_avals[-1].shape[1]}> : tensor<1xi32>"
+        assert length in str(module)
+        text = str(module).replace(length, "dense<77> : tensor<1xi32>")
+        version = stablehlo.get_current_version()
+        unfit = stablehlo.serialize_portable_artifact(ir.Module.parse(text), version)
+    model = dataclasses.replace(model, mlir_module_serialized=unfit)
+    with_file(copy, path.name, bytes(model.serialize()))
+    opened = scorer.Scorer.open(copy)
+    with pytest.raises(UserError, match="model.stablehlo cannot be run by jax [^\n]*: export again"):
+        opened.recommend(opened.items(1))
 
 
 def test_another_format_and_no_export_are_refused(copy, tmp_path):
