@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from jaxneg.files import documents
 from jaxneg.training import convergence
 
-
 Line = dict[str, float | int]  # figures of a validation, by name
 
 
