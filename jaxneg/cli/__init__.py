@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import traceback
+import types
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import jaxneg
 from jaxneg import errors, progress, signals
@@ -121,7 +122,7 @@ def _mend(text: str, everywhere: bool = False) -> NoReturn:
     _leave(2)
 
 
-def _cluster() -> Any:
+def _cluster() -> types.ModuleType | None:
     """The module of many processes, where this is one of them: the others may wait for what this one will not do."""
     processes = sys.modules.get("jaxneg.training.processes")
     return processes if processes is not None and processes.many() else None

@@ -1,32 +1,31 @@
 """What verbs share: kinds of fields, a config as options, and their parsing with its two lengths of help."""
 
-import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import tyro
 
 from jaxneg import files
 from jaxneg.cli import usage
-from jaxneg.config import Config, options, rules
+from jaxneg.config import Config, options, rules, saved
 
 C = TypeVar("C")
 K = TypeVar("K", bound="Configured")
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
-REQUIRED: Any = tyro.MISSING  # the default of a field that a call must give
+REQUIRED = tyro.MISSING  # the default of a field that a call must give
 
 
-def path(metavar: str) -> Any:
+def path(metavar: str) -> object:
     """Annotation of an option that is a path."""
     return tyro.conf.arg(metavar=metavar)
 
 
-def several(metavar: str, otherwise: str | None = None) -> Any:
+def several(metavar: str, otherwise: str | None = None) -> object:
     """Annotation of a tuple of any length; ``otherwise`` is what --help says of none."""
     text = f"{metavar} [{metavar} ...]"
     return tyro.conf.arg(metavar=text) if otherwise is None else options.option(text, otherwise)
@@ -42,7 +41,7 @@ class Configured(Config):
     @property
     def experiment(self) -> Config:
         """The config with the call's options. Raises UserError where they do not go together."""
-        return rules.check(Config(**_parts(self)))
+        return rules.check(Config(**saved.parts_of(self)))
 
 
 def parsed(
@@ -81,7 +80,7 @@ def with_config(kind: type[K], args: Sequence[str], verb: str, read: Callable[[p
     """
 
     def parse(base: Config) -> K:
-        return parsed(kind, args, verb, default=kind(**_parts(base)), common=kind.COMMON)
+        return parsed(kind, args, verb, default=kind(**saved.parts_of(base)), common=kind.COMMON)
 
     if args and not args[0].startswith("-"):
         return parse(read(files.local(args[0], kind.PLACE.upper())))
@@ -93,7 +92,3 @@ def read_run(directory: str | os.PathLike[str]) -> Config:
     from jaxneg.training import runs
 
     return runs.read_config(pathlib.Path(directory))
-
-
-def _parts(config: Config) -> dict[str, Any]:
-    return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}

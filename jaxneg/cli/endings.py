@@ -3,8 +3,7 @@
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jaxneg import figures, shown
 from jaxneg.data.metadata import Metadata
@@ -41,7 +40,7 @@ def prepared(out: pathlib.Path, metadata: Metadata) -> str:
     return f"{table}\n{then(f'jaxneg inspect {store}', f'jaxneg train CONFIG --data.store {store} --workdir RUN')}"
 
 
-def trained(workdir: pathlib.Path, result: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+def trained(workdir: pathlib.Path, result: records.Result, before: records.Result | None) -> str:
     """What training has reached.
 
     Args:
@@ -75,9 +74,7 @@ def trained(workdir: pathlib.Path, result: Mapping[str, Any], before: Mapping[st
     return "\n".join([*lines, then(f"jaxneg evaluate {run}")])
 
 
-def evaluated(
-    directory: pathlib.Path, values: Mapping[str, Any], compare: Sequence[pathlib.Path] = ()
-) -> str:
+def evaluated(directory: pathlib.Path, values: documents.Object, compare: Sequence[pathlib.Path] = ()) -> str:
     """A run beside the best baseline and the runs that it was compared with.
 
     Args:
@@ -108,7 +105,7 @@ def evaluated(
     return "\n".join([*lines, f"  {page}: all figures, with plots"])
 
 
-def swept(workdir: pathlib.Path, table: Mapping[str, Any]) -> str:
+def swept(workdir: pathlib.Path, table: documents.Object) -> str:
     """The rows of a sweep, the highest in its first figure first."""
     shown_ = table["shown"][:MOST]
     order = (
@@ -145,16 +142,19 @@ def _baseline(workdir: pathlib.Path, monitor: str) -> tuple[str, float] | None:
     return None if best is None or figure is None else (best, figure)
 
 
-def _seconds(result: Mapping[str, Any]) -> str:
+def _seconds(result: records.Result) -> str:
     parts = [
-        f"{result[key]:.1f} {what}"
-        for key, what in (("device_seconds", "of training steps"), ("compile_seconds", "of compiling"))
-        if result.get(key) is not None
+        f"{seconds:.1f} {what}"
+        for seconds, what in (
+            (result.get("device_seconds"), "of training steps"),
+            (result.get("compile_seconds"), "of compiling"),
+        )
+        if seconds is not None
     ]
     return f"{result['seconds']:.1f} seconds{', ' if parts else ''}{' and '.join(parts)}"
 
 
-def _longer(result: Mapping[str, Any]) -> str:
+def _longer(result: records.Result) -> str:
     """What continues a run that has ended."""
     return (
         "a larger --train.patience"
@@ -163,11 +163,11 @@ def _longer(result: Mapping[str, Any]) -> str:
     )
 
 
-def _known(one: Mapping[str, Any]) -> bool:
+def _known(one: documents.Object) -> bool:
     return one.get("difference_auc") is not None and one.get("difference_auc_low") is not None
 
 
-def _difference(one: Mapping[str, Any]) -> str:
+def _difference(one: documents.Object) -> str:
     if one.get("difference_auc") is None:
         return ""
     ends = [one.get(f"difference_auc_{end}") for end in ("low", "high")]
@@ -175,7 +175,7 @@ def _difference(one: Mapping[str, Any]) -> str:
     return f"{one['difference_auc']:+.3f}{interval}"
 
 
-def _against(one: Mapping[str, Any]) -> str:
+def _against(one: documents.Object) -> str:
     return figures.apart(one["difference_auc_low"], one["difference_auc_high"])
 
 
@@ -198,11 +198,11 @@ def _catching_up(directory: pathlib.Path, compare: Sequence[pathlib.Path]) -> li
     return lines
 
 
-def _mean(cell: Mapping[str, Any], name: str) -> float | None:
+def _mean(cell: documents.Object, name: str) -> float | None:
     return (cell["figures"].get(name) or {}).get("mean")
 
 
-def _spread(found: Mapping[str, Any] | None) -> str:
+def _spread(found: documents.Object | None) -> str:
     if found is None or found["mean"] is None:
         return "-"
     return f"{found['mean']:.4f}" + ("" if found["sd"] is None else f" ± {found['sd']:.4f}")

@@ -5,7 +5,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 
@@ -74,7 +74,7 @@ class Readers:
         print("\njaxneg prepare READER --help lists the options of that reader.")
 
 
-def parse(args: Sequence[str]) -> "Prepare[Any] | Readers":
+def parse(args: Sequence[str]) -> "Prepare[object] | Readers":
     if not args or args[0] in ("-h", "--help", "--help-all"):
         return Readers()
     name, *others = args

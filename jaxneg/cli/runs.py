@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import rich.console
 import rich.table
@@ -102,7 +102,7 @@ def show(found: Sequence[records.Summary], figure: str, console: rich.console.Co
             print(f"    {text}")
 
 
-def _wide(heads: list[str], rows: list[list[Any]], of: Sequence[int] | None = None) -> int:
+def _wide(heads: list[str], rows: Sequence[shown.Row], of: Sequence[int] | None = None) -> int:
     """Characters of columns; of a run's name as few as there must be."""
     columns = range(len(heads)) if of is None else of
     wide = [NARROWEST if n == 0 else max(len(shown.cell(row[n])) for row in [heads, *rows]) for n in columns]
@@ -119,7 +119,7 @@ def _title(found: Sequence[records.Summary], figure: str) -> str:
     return f"{runs}; validation {figures.title(monitor)} at the best checkpoint and at the last, n {n}"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A value without a tab or an end of line in it."""
     if value is None:
         return ""

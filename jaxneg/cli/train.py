@@ -7,14 +7,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jaxneg import progress
+from jaxneg import callbacks, progress
 from jaxneg.cli import commands
 from jaxneg.config import Config, fields, loading, options
 from jaxneg.errors import UserError
+from jaxneg.training import records
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,13 @@ class Train(commands.Configured):
     """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; TensorBoard's file is also written unasked."""
 
     def run(self) -> None:
-        from jaxneg import callbacks
         from jaxneg.training import logs
 
         told = callbacks.Callbacks(self.log)
         with told.around(), logs.also(told):
             self._run(told)
 
-    def _run(self, told: Any) -> None:
+    def _run(self, told: callbacks.Callbacks) -> None:
         config = self.experiment
         from jaxneg.training import loop, processes, runs
 
@@ -91,7 +91,7 @@ class Train(commands.Configured):
         if processes.first():
             self._say(result, before)
 
-    def _say(self, result: dict[str, Any], before: dict[str, Any] | None) -> None:
+    def _say(self, result: records.Result, before: records.Result | None) -> None:
         from jaxneg.cli import endings
 
         if liked := result.get("hard_also_liked"):  # older results lack it

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import time
-from typing import Any
 
 from jaxneg import files, progress
 from jaxneg.cli import endings
@@ -12,7 +11,7 @@ from jaxneg.data import engine, prepare, prepare_config, readers
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 from jaxneg.evaluation import report
-from jaxneg.files import locks
+from jaxneg.files import documents, locks
 from jaxneg.serve import export, scorer
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
@@ -26,7 +25,7 @@ CONFIG = Config(
 )
 
 
-def demo(out: pathlib.Path) -> dict[str, Any]:
+def demo(out: pathlib.Path) -> documents.Object:
     """Makes everything under a directory, replacing what an earlier demo made there; returns the report's figures."""
     out = files.local(out, "--out")
     if not files.vacant(out) and not (out / MARK).is_file():
@@ -39,7 +38,7 @@ def demo(out: pathlib.Path) -> dict[str, Any]:
         return _demo(out)
 
 
-def _demo(out: pathlib.Path) -> dict[str, Any]:
+def _demo(out: pathlib.Path) -> documents.Object:
     began = time.perf_counter()
 
     log, store = out / "log.parquet", out / "store"

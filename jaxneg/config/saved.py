@@ -70,6 +70,11 @@ def from_json(text: str, beside: pathlib.Path | None = None) -> Config:
         raise UserError(f"not a config that this version saved: {error}") from error
 
 
+def parts_of(config: Config) -> dict[str, Any]:
+    """The parts of a config by name, without what a command adds to them."""
+    return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}
+
+
 def flat(config: Config) -> dict[str, Any]:
     """Values by field: "data.p_hard"."""
     return {

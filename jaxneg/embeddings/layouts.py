@@ -25,9 +25,11 @@ from jaxneg.config import OptimConfig
 from jaxneg.embeddings import exchange, optim, sharding, tables, topk
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.embeddings.tables import Looked, Params, Tables, Weights
-from jaxneg.metrics import ranking
+from jaxneg.metrics import ranking, scores
 
 Trained = tuple[Params, Tables]  # what gradients are with respect to
+OptState = Any  # of optax; with the moments of the tables where touched rows alone are changed
+Targets = tuple[np.ndarray, ...]  # blocks of items side by side, 0 where there is none
 Compared = jax.Array | topk.Ranked  # of ``Layout.compare``: scores_BV, or what devices that share rows found
 
 
@@ -43,16 +45,16 @@ class Updated(NamedTuple):
     """What an update leaves."""
 
     trained: Trained
-    opt_state: Any
+    opt_state: OptState
     gradient_norm: Float[Array, ""]  # of what is clipped by norm
 
 
 class Optimizer(NamedTuple):
     """Of parameters and item tables together."""
 
-    init: Callable[[Trained], Any]  # the first state
+    init: Callable[[Trained], OptState]  # the first state
     # (step, trained, state, gradients, route of what was looked up) -> Updated
-    update: Callable[[jax.Array, Trained, Any, Trained, exchange.Route | None], Updated]
+    update: Callable[[jax.Array, Trained, OptState, Trained, exchange.Route | None], Updated]
 
 
 class HeldOut(NamedTuple):
@@ -130,23 +132,18 @@ class Layout(Protocol):
         ...
 
     def ranking(
-        self,
-        compared: Compared,
-        targets: tuple[np.ndarray, ...],
-        *,
-        k: int = 0,
-        seen_BL: np.ndarray | None = None,
+        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
     ) -> ranking.Ranking:
         """Where targets stand in the catalogue, as ``metrics.ranking`` defines it; on the host.
 
         Args:
           compared: of ``compare``, which had the blocks of targets side by side; rows past the targets' are ignored.
-          targets: blocks of items, 0 where there is none.
+          targets: to be ranked.
           k: and ``seen_BL``: as given there.
         """
         ...
 
-    def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], Any]:
+    def score(self, scoring: Scoring, weights: Weights) -> scores.Score:
         """A score function for ``metrics``: to scores_BV, or to ``scores.Scored`` where no one place holds
         them."""
         ...
@@ -183,7 +180,11 @@ class Whole:
         dense = optim.dense_optimizer(config, steps)
 
         def update(
-            step: jax.Array, trained: Trained, state: Any, gradients: Trained, route: exchange.Route | None
+            step: jax.Array,
+            trained: Trained,
+            state: OptState,
+            gradients: Trained,
+            route: exchange.Route | None,
         ) -> Updated:
             updates, state = dense.update(gradients, state, trained)
             return Updated(optax.apply_updates(trained, updates), state, optax.tree.norm(gradients))
@@ -196,12 +197,7 @@ class Whole:
         return topk.scores(examples.h_BD, *rows(weights))
 
     def ranking(
-        self,
-        compared: Compared,
-        targets: tuple[np.ndarray, ...],
-        *,
-        k: int = 0,
-        seen_BL: np.ndarray | None = None,
+        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
     ) -> ranking.Ranking:
         score_BV = np.asarray(compared)[: len(targets[0])]
         return ranking.rank(score_BV, targets, k=k, seen_BL=seen_BL)
@@ -271,12 +267,16 @@ class Sharded:
         """Clipping and the norm are of the parameters alone: the tables have an optimiser of their own."""
         dense, of_rows = optim.dense_optimizer(config, steps), optim.row_optimizer(config, steps)
 
-        def init(trained: Trained) -> Any:
+        def init(trained: Trained) -> OptState:
             params, by_row = trained
             return dense.init(params), of_rows.init(by_row)
 
         def update(
-            step: jax.Array, trained: Trained, state: Any, gradients: Trained, route: exchange.Route | None
+            step: jax.Array,
+            trained: Trained,
+            state: OptState,
+            gradients: Trained,
+            route: exchange.Route | None,
         ) -> Updated:
             assert route is not None
             (params, by_row), (of_params, moments) = trained, state
@@ -322,12 +322,7 @@ class Sharded:
         return topk.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
 
     def ranking(
-        self,
-        compared: Compared,
-        targets: tuple[np.ndarray, ...],
-        *,
-        k: int = 0,
-        seen_BL: np.ndarray | None = None,
+        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
     ) -> ranking.Ranking:
         assert isinstance(compared, topk.Ranked)
         if bool(compared.nan):
@@ -370,7 +365,7 @@ class _Scored:
     def of(self, item_BC: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
         return np.asarray(self._held(item_BC).pair_B2)
 
-    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> ranking.Ranking:
+    def rank(self, targets: Targets, *, k: int, seen_BL: np.ndarray | None) -> ranking.Ranking:
         item_BC = np.concatenate(targets, axis=1)
         found = self._held(item_BC)
         seen = np.zeros((len(item_BC), 1), np.int32) if seen_BL is None else seen_BL

@@ -61,13 +61,13 @@ def letters(name: str) -> str:
     return suffix if "_" in name and suffix == suffix.upper() else ""
 
 
-def shardings(abstract: Any, mesh: Mesh) -> Any:
+def shardings(abstract: object, mesh: Mesh) -> Any:
     """The sharding of each leaf of a tree, by the letters that end its name, the last one on the way to it.
 
     A table's moments live under its name, hence where it lives.
     """
 
-    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def of(path: tuple[object, ...], leaf: Any) -> NamedSharding:
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
         found = next((letters(name) for name in reversed(names) if name), "")
         return NamedSharding(mesh, spec(found[: leaf.ndim]))
@@ -100,7 +100,7 @@ def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, of: str = "") -> No
         )
 
 
-def put(tree: Any, mesh: Mesh, letters: str = "") -> Any:
+def put(tree: object, mesh: Mesh, letters: str = "") -> Any:
     """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
 
     Of many processes each gives the whole tree, the same.

@@ -1,6 +1,7 @@
 """What all plots have in common: colours that differ for all eyes, a quiet grid, what they are of. Needs matplotlib."""
 
-from typing import Any
+import pathlib
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,17 +18,28 @@ MARKERS = "osD^vPX"  # which differ too, where colours come again
 LEAST = 3  # seeds from which on an interval over them is drawn
 
 
-def canvas(height: float, **panels: Any) -> tuple[Any, Any]:
-    """A figure and its axes. Raises ImportError without matplotlib."""
-    from matplotlib.figure import Figure
+@runtime_checkable
+class Figure(Protocol):
+    """Of matplotlib, whose own types say little."""
 
-    figure: Any = Figure(figsize=(7.2, height), layout="constrained")
-    axes: Any = figure.subplots(**panels)
+    def savefig(self, fname: pathlib.Path, *, dpi: int) -> None: ...
+
+    def set_figheight(self, val: float) -> None: ...
+
+    def legend(self, **options: object) -> object: ...
+
+
+def canvas(height: float, **panels: object) -> tuple[Figure, Any]:
+    """A figure and its axes. Raises ImportError without matplotlib."""
+    from matplotlib import figure
+
+    made: Any = figure.Figure(figsize=(7.2, height), layout="constrained")
+    axes = made.subplots(**panels)
     for one in np.ravel(axes):
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color=LIGHT, linewidth=0.8)
         one.set_axisbelow(True)
-    return figure, axes
+    return made, axes
 
 
 def titled(text: str, counted: str) -> str:

@@ -3,7 +3,7 @@
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +12,9 @@ from jaxneg.batch import CODE
 from jaxneg.config import KINDS, Config
 from jaxneg.data import held_out, histories, stores
 from jaxneg.evaluation import eval_sets, probes, tuning
+from jaxneg.files import documents
 from jaxneg.metrics import measures, scores
-from jaxneg.training import runs, steps
+from jaxneg.training import records, runs, steps
 
 
 class MeasuredRun(NamedTuple):
@@ -21,8 +22,8 @@ class MeasuredRun(NamedTuple):
 
     report: measures.Report
     config: Config
-    result: Mapping[str, Any]  # contents of its result.json
-    probed: Mapping[str, Any] = types.MappingProxyType({})  # what ``probe`` found
+    result: records.Result  # contents of its result.json
+    probed: documents.Object = types.MappingProxyType({})  # what ``probe`` found
     session_X: np.ndarray | None = (
         None  # what its examples are known by; None where they are those of the other runs
     )
@@ -38,7 +39,7 @@ class Findings(NamedTuple):
     runs: Mapping[str, MeasuredRun] = types.MappingProxyType(
         {}
     )  # others by name, each on examples of its own
-    coverage: Mapping[str, Any] = types.MappingProxyType({})  # what ``input_coverage`` found
+    coverage: documents.Object = types.MappingProxyType({})  # what ``input_coverage`` found
     later: float = float("nan")  # what ``held_out.later_share`` found
     notes: Sequence[str] = ()  # sentences for the head of the report
 
@@ -66,7 +67,7 @@ def measure_last(
     return eval_set.measure(runs.catalogue_score(other), "last epoch")
 
 
-def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBatches) -> dict[str, Any]:
+def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBatches) -> documents.Object:
     """What feedback means to a model: "feedback_cosines" and "responsiveness" of ``probes``, where it has them.
 
     Cosines come by table with the names of their rows as "kinds": those that the model took as inputs in training.
@@ -76,7 +77,7 @@ def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBat
     counts = trained.store.metadata.feedback["train"]
     kinds = tuple(kind for kind in KINDS if shown[CODE[kind]] and counts.get(kind, 0) > 0)
     weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if cosines := probes.feedback_cosines(weights.params, kinds):
         found["feedback_cosines"] = {"kinds": list(kinds)} | {
             name: matrix_FF.tolist() for name, matrix_FF in cosines.items()

@@ -2,18 +2,18 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from jaxneg import figures, pages
 from jaxneg.config import Config
 from jaxneg.evaluation import probes
+from jaxneg.files import documents
 from jaxneg.metrics import measures
 from jaxneg.training import convergence
 
 FEW = 20  # users below which an interval over them is rough
 
 
-def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -> str:
+def page(values: documents.Object, titles: Mapping[str, str], config: Config) -> str:
     """The report as Markdown.
 
     Args:
@@ -80,7 +80,7 @@ def page(values: Mapping[str, Any], titles: Mapping[str, str], config: Config) -
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _otherwise(runs: Mapping[str, documents.Object]) -> list[str]:
     """What each run is measured with that the model is not."""
     return [
         f"Run {name} is measured with its own settings ({'; '.join(one['measured_otherwise'])}): its figures are those "
@@ -90,7 +90,7 @@ def _otherwise(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _separation_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
+def _separation_table(rows: Mapping[str, documents.Object], config: Config) -> str:
     head = ["", "pair accuracy", "model less it", "AUC", "model less it", "against random items", "sees"]
     return pages.table(
         head,
@@ -115,20 +115,20 @@ def _sees(what: str, config: Config) -> str:
     return {"nothing": "nothing", "context": last, "history": f"all training events, and the {last}"}[what]
 
 
-def _user_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _user_table(rows: Mapping[str, documents.Object]) -> str:
     names = {"user_pair_accuracy": "mean over users", "drawn_pair_accuracy": "one pair a user"}
     return pages.table(
         ["", *names.values()], [[name, *(_interval(one, of) for of in names)] for name, one in rows.items()]
     )
 
 
-def _counted(values: Mapping[str, Any], figure: str) -> str:
+def _counted(values: documents.Object, figure: str) -> str:
     """How many a figure is of, in words."""
     of = values["counts"][figure]
     return figures.counted(of["users"], of.get("pairs"), of["examples"])
 
 
-def _notes(values: Mapping[str, Any]) -> list[str]:
+def _notes(values: documents.Object) -> list[str]:
     """What a reader should know before the figures: few users, and training that sees the test's future."""
     found: list[str] = []
     users = values["counts"]["pair_accuracy"]["users"]
@@ -144,7 +144,7 @@ def _notes(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
+def _ranking_table(rows: Mapping[str, documents.Object], k: int) -> str:
     columns = {
         f"HR@{k}": f"hit_rate@{k}",
         f"ΔHR@{k}": f"delta_hit_rate@{k}",
@@ -159,14 +159,14 @@ def _ranking_table(rows: Mapping[str, Mapping[str, Any]], k: int) -> str:
     return _figure_table(rows, columns)
 
 
-def _unseen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _unseen_table(rows: Mapping[str, documents.Object]) -> str:
     cut = measures.CUT
     columns = {f"MRR@{cut} {kind}": f"unseen_{kind}_mrr@{cut}" for kind in ("liked", "disliked")}
     columns |= {f"log rank {kind}": f"unseen_{kind}_log_rank" for kind in ("liked", "disliked")}
     return _figure_table(rows, columns)
 
 
-def _next_text(values: Mapping[str, Any], config: Config) -> str:
+def _next_text(values: documents.Object, config: Config) -> str:
     text = "Hit rates of the next liked item alone, among the whole catalogue"
     if not config.eval.released:
         return f"{text}."
@@ -177,7 +177,7 @@ def _next_text(values: Mapping[str, Any], config: Config) -> str:
     )
 
 
-def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
+def _next_table(rows: Mapping[str, documents.Object], config: Config) -> str:
     ks = sorted(config.eval.ks)
     columns = {f"HR@{k}": f"next_hit_rate@{k}" for k in ks}
     if config.eval.released:
@@ -185,7 +185,7 @@ def _next_table(rows: Mapping[str, Mapping[str, Any]], config: Config) -> str:
     return _figure_table(rows, columns)
 
 
-def _figure_table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def _figure_table(rows: Mapping[str, documents.Object], columns: Mapping[str, str]) -> str:
     return pages.table(
         ["", *columns],
         [[name, *(_number(one.get(figure)) for figure in columns.values())] for name, one in rows.items()],
@@ -206,7 +206,7 @@ def _coverage_parts(coverage: Mapping[str, Mapping[str, float | None]]) -> list[
     ]
 
 
-def _feedback_parts(runs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> list[str]:
+def _feedback_parts(runs: Mapping[str, documents.Object], titles: Mapping[str, str]) -> list[str]:
     """The section on what feedback means to a model; nothing where no run takes it as input."""
     cosines = {
         (name, table): (one["probes"]["feedback_cosines"]["kinds"], matrix)
@@ -255,7 +255,7 @@ def _cosine_table(cosines: Mapping[tuple[str, str], tuple[list[str], list[list[f
     return pages.table(["", *(f"{name}, {table}" for name, table in cosines)], rows)
 
 
-def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
+def _responsiveness_table(moved: Mapping[str, documents.Object]) -> str:
     names = {
         "attribute": "share of the list with an attribute of the item",
         "row": f"share of the list with a row of cosine above {probes.NEAR:g}",
@@ -273,7 +273,7 @@ def _responsiveness_table(moved: Mapping[str, Mapping[str, Any]]) -> str:
     return pages.table(["", *moved], rows)
 
 
-def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
+def _band_table(bands: list[documents.Object], k: int) -> str:
     figures = ("auc", "mrr_positive", "mrr_negative", f"gini@{k}")
     return pages.table(
         [
@@ -301,8 +301,8 @@ def _band_table(bands: list[Mapping[str, Any]], k: int) -> str:
     )
 
 
-def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    lines: dict[str, Callable[[Mapping[str, Any]], str]] = {
+def _training_table(runs: Mapping[str, documents.Object]) -> str:
+    lines: dict[str, Callable[[documents.Object], str]] = {
         "p_hard": lambda one: f"{one['p_hard']:.4g}",
         "share of negatives that were hard": lambda one: _number(one["hard_share"]),
         "share of hard ones that their listener likes elsewhere": lambda one: _number(one["hard_also_liked"]),
@@ -323,7 +323,7 @@ def _training_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     return pages.table(["", *runs], rows, numbers=False)
 
 
-def _converged(one: Mapping[str, Any], unit: str, how: str) -> str:
+def _converged(one: documents.Object, unit: str, how: str) -> str:
     """A figure of convergence, or that the run has not."""
     if one["epochs_to_convergence"] is None:
         return convergence.short(one) if unit == "epochs" else "not converged"
@@ -334,7 +334,7 @@ def _format(value: float | int | None, how: str) -> str:
     return "" if value is None else f"{value:{how}}"
 
 
-def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def _settings_table(measured: Mapping[str, documents.Object]) -> str:
     rows: list[list[str]] = []
     for name, one in measured.items():
         settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
@@ -342,7 +342,7 @@ def _settings_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
     return pages.table(["baseline", "settings"], rows, numbers=False)
 
 
-def _verdict(values: Mapping[str, Any]) -> str:
+def _verdict(values: documents.Object) -> str:
     """Whether the model is above the best baseline and above each run it is compared with."""
     if values["pair_accuracy"] is None:
         return "No example has both a liked and a disliked item, so there is no pair accuracy."
@@ -363,7 +363,7 @@ def _verdict(values: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def _against(other: Mapping[str, Any]) -> str:
+def _against(other: documents.Object) -> str:
     low, high = other["difference_pair_accuracy_low"], other["difference_pair_accuracy_high"]
     if other["difference_pair_accuracy"] is None:
         return "not compared with it, as they share no pair"
@@ -374,7 +374,7 @@ def _number(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.4f}"
 
 
-def _interval(values: Mapping[str, Any], name: str, sign: str = "") -> str:
+def _interval(values: documents.Object, name: str, sign: str = "") -> str:
     """A figure with its interval, "0.8123 [0.8001, 0.8240]"; empty where there is none."""
     if values.get(name) is None:
         return ""

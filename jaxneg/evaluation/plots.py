@@ -10,8 +10,20 @@ import numpy as np
 from jaxneg import figures, metrics
 from jaxneg.config import Config, saved
 from jaxneg.evaluation import measuring, tuning
-from jaxneg.evaluation.canvas import BASELINE, DISLIKED, GREY, LIGHT, LIKED, MODEL, RUNS, canvas, titled
+from jaxneg.evaluation.canvas import (
+    BASELINE,
+    DISLIKED,
+    GREY,
+    LIGHT,
+    LIKED,
+    MODEL,
+    RUNS,
+    Figure,
+    canvas,
+    titled,
+)
 from jaxneg.figures import shortened
+from jaxneg.files import documents
 from jaxneg.metrics import measures
 from jaxneg.training import records
 
@@ -56,7 +68,7 @@ def _shown(findings: measuring.Findings) -> dict[str, measures.Report]:
     return {"model": findings.run.report} | ({} if best is None else {best: findings.baselines[best].report})
 
 
-def validation(findings: measuring.Findings) -> Any:
+def validation(findings: measuring.Findings) -> Figure:
     """The figure that decides, over epochs, of each run that has it; best, last, and where it converged."""
     run, monitor = findings.run, findings.run.result["monitor"]
     title = figures.title(monitor)
@@ -65,7 +77,7 @@ def validation(findings: measuring.Findings) -> Any:
     figure, axes = canvas(4.0)
     last = 1.0
     for (name, one), color in zip(runs.items(), itertools.cycle(RUNS), strict=False):
-        lines = [line for line in one.result["history"] if monitor in line]
+        lines: list[documents.Object] = [line for line in one.result["history"] if monitor in line]
         if not lines:
             continue
         epochs, values = ([line[of] for line in lines] for of in ("epoch", monitor))
@@ -104,7 +116,7 @@ def validation(findings: measuring.Findings) -> Any:
     return figure
 
 
-def accuracy(findings: measuring.Findings) -> Any:
+def accuracy(findings: measuring.Findings) -> Figure:
     """Pair accuracy with its interval over users, of the model, other runs and baselines."""
     report = findings.run.report
     others = {f"run {name}": one.report for name, one in findings.runs.items()}
@@ -143,7 +155,7 @@ def _note(axes: Any, text: str, at: tuple[float | int, float | int], away: tuple
     axes.annotate(text, at, xytext=away, textcoords="offset points", va="center", color=GREY)
 
 
-def by_share(findings: measuring.Findings) -> Any:
+def by_share(findings: measuring.Findings) -> Figure:
     """Pair accuracy by bands of positive share, and how many examples have which share."""
     report = findings.run.report
     bands = {name: one.bands for name, one in _shown(findings).items()}
@@ -190,7 +202,7 @@ def _pairs(report: measures.Report) -> str:
     return figures.counted(of["users"], of["pairs"])
 
 
-def ranks(report: measures.Report) -> Any:
+def ranks(report: measures.Report) -> Figure:
     """How many held-out items, liked and disliked, stand at a rank or higher up."""
     items = len(next(iter(report.shown_V.values())))
     figure, axes = canvas(4.2)
@@ -222,7 +234,7 @@ def ranks(report: measures.Report) -> Any:
     return figure
 
 
-def exposure(findings: measuring.Findings) -> Any:
+def exposure(findings: measuring.Findings) -> Figure:
     """Lorenz curves of what lists show, at the two shortest cut-offs."""
     figure, axes = canvas(4.8)
     for name, report in _shown(findings).items():
@@ -248,7 +260,7 @@ def exposure(findings: measuring.Findings) -> Any:
     return figure
 
 
-def feedback(kinds: list[str], cosines: Mapping[str, Any]) -> Any:
+def feedback(kinds: list[str], cosines: documents.Object) -> Figure:
     """A matrix of cosines between kinds of feedback for each table that has rows of them."""
     names = [kind.replace("_", " ") for kind in kinds]
     figure, panels = canvas(1.2 + 0.45 * len(kinds), ncols=len(cosines), squeeze=False)

@@ -1,7 +1,7 @@
 """What a run shows beyond its rankings: whom it can serve, what it takes feedback for, how it answers a dislike."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,7 @@ from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
 from jaxneg.data import stores
 from jaxneg.data.shards import Events
+from jaxneg.files import documents
 from jaxneg.metrics import measures, scores
 
 RUNS = 64  # parts in which the log is counted, which bounds the memory
@@ -96,9 +97,7 @@ def _count(feedback_T: Events, codes: list[int], begin_X: np.ndarray, end_X: np.
     return count
 
 
-def feedback_cosines(
-    params: Mapping[str, Any], kinds: Collection[str]
-) -> dict[str, Float[np.ndarray, "F F"]]:
+def feedback_cosines(params: documents.Object, kinds: Collection[str]) -> dict[str, Float[np.ndarray, "F F"]]:
     """Cosines between the learned rows of feedback kinds, in the order of ``kinds``, by table of the model.
 
     "added" are the rows summed into the input, "gate" those that scale an item's row. A model without feedback
@@ -135,7 +134,7 @@ def responsiveness(
     catalogue: Catalogue,
     config: EvalConfig,
     limit: int = EXAMPLES,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """How the top of a list moves when the last event of its context turns from a like into a dislike.
 
     The top is of 100 items, or of a tenth of a catalogue below 1,000. Every context that ends in a like is scored
@@ -183,7 +182,7 @@ def responsiveness(
         if examples >= limit:
             break
     user_X = np.concatenate(users) if users else np.zeros(0, np.int32)
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "users": len(np.unique(user_X)),
         "examples": examples,
         "top": k,
@@ -216,7 +215,7 @@ def _flipped(batch: EvalBatch, flip: Mapping[str, str]) -> tuple[np.ndarray, np.
     return at, last_B, batch._replace(feedback_BL=feedback_BL)
 
 
-def _top(score_BV: Any, batch: EvalBatch, at: np.ndarray, k: int, exclude_seen: bool) -> np.ndarray:
+def _top(score_BV: object, batch: EvalBatch, at: np.ndarray, k: int, exclude_seen: bool) -> np.ndarray:
     """Leading items of the rows ``at``, int64 [B, k]; 0 where the catalogue ends."""
     seen_BL = np.asarray(batch.item_BL)[at] if exclude_seen else None
     return metrics.top(np.asarray(score_BV)[at], k=k, seen_BL=seen_BL)

@@ -3,9 +3,10 @@
 import pathlib
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxneg import files, pages, progress
+from jaxneg.files import documents
 
 Titles = dict[str, str]  # of plots, by file name
 
@@ -15,7 +16,7 @@ class Page(NamedTuple):
 
     name: str  # of its files: "report" makes report.json, report.md and report.html
     title: str
-    values: Mapping[str, Any]
+    values: documents.Object
     draw: Callable[[pathlib.Path], Titles]  # into a directory; raises ImportError without matplotlib
     text: Callable[[Titles], str]  # in Markdown, with plots at plots/
     more: Mapping[str, str] = types.MappingProxyType({})  # further files, by name

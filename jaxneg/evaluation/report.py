@@ -13,7 +13,7 @@ from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, tuning
-from jaxneg.files import locks
+from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
 from jaxneg.training import convergence, records, runs
 
@@ -39,7 +39,7 @@ def evaluate_run(
     on_progress: progress.OnProgress = progress.silent,
     *,
     measured: Mapping[str, tuning.Measured] | None = None,
-) -> dict[str, Any]:
+) -> documents.Object:
     """Measures a run's best checkpoint and the baselines, writes the report, returns what report.json holds.
 
     The last checkpoint is measured beside the best, where it is there and another one.
@@ -118,7 +118,7 @@ def _load_other(directory: pathlib.Path, trained: runs.Trained, beside: pathlib.
     return runs.load(directory, config)
 
 
-def write_report(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, Any]:
+def write_report(directory: pathlib.Path, findings: measuring.Findings) -> documents.Object:
     """Writes report.json, report.md, report.html and plots/ and returns what report.json holds."""
     values = contents(findings)
 
@@ -133,7 +133,7 @@ def write_report(directory: pathlib.Path, findings: measuring.Findings) -> dict[
     return values
 
 
-def contents(findings: measuring.Findings) -> dict[str, Any]:
+def contents(findings: measuring.Findings) -> documents.Object:
     """What report.json holds."""
     run = findings.run
     report, config = run.report, run.config
@@ -171,16 +171,16 @@ def _histogram(share_X: np.ndarray) -> list[int]:
     return np.bincount(measures.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> Any:
     """The same with None for numbers that JSON does not have."""
     if isinstance(value, Mapping):
-        return {name: _json(one) for name, one in cast(Mapping[str, Any], value).items()}
+        return {name: _json(one) for name, one in cast(documents.Object, value).items()}
     if isinstance(value, list):
         return [_json(one) for one in cast(list[Any], value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+def _training(config: Config, result: documents.Object) -> dict[str, Any]:
     """How a run was trained."""
     names = ("hard_share", "stopped", "monitor")
     optional = (
@@ -200,7 +200,7 @@ def _training(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _last_validation(result: Mapping[str, Any]) -> dict[str, Any]:
+def _last_validation(result: documents.Object) -> dict[str, Any]:
     """The last epoch, whether it is the best, and its validation."""
     line = result["history"][-1]
     return {

@@ -3,7 +3,7 @@
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     """A baseline's report, a mean over its seeds, with the settings that validation chose for it."""
 
     report: measures.Report
-    settings: dict[str, Any]
+    settings: dict[str, object]
     sees: str = "nothing"  # of a listener, as ``baselines.Fitted``
     validation_auc: float = float("nan")  # by which the best baseline is chosen, so not on what is reported
     seeds: int = 1

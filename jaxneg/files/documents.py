@@ -18,7 +18,7 @@ import stat
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar, overload
 
 from jaxneg.errors import UserError
 
@@ -36,10 +36,24 @@ class Range(NamedTuple):
 
 
 Count = Annotated[int, Range(0)]
+Object = Mapping[str, Any]  # of JSON: what stands under each name whoever wrote it knows
+T = TypeVar("T")
 
 
 class Wrong(ValueError):
     """What is wrong with a document, and where in it: "counts.items: expected ..., found ..."."""
+
+
+@overload
+def read(
+    path: str | os.PathLike[str], shape: type[T], mend: str, *, seal: bool = True, more: bool = False
+) -> T: ...
+
+
+@overload
+def read(
+    path: str | os.PathLike[str], shape: Any, mend: str, *, seal: bool = True, more: bool = False
+) -> Any: ...
 
 
 def read(
@@ -111,7 +125,7 @@ def loaded(text: str | bytes) -> Any:
         raise Wrong(f"line {error.lineno}, column {error.colno} is no JSON: {error.msg}") from error
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(values: Object) -> dict[str, Any]:
     """The object with its checksum as last entry, ready for JSON; what is not finite becomes null."""
     plain = _plain(values)
     return {**plain, SEAL: digest(plain)}

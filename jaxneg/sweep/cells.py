@@ -74,7 +74,7 @@ def measure_cell(
             shutil.rmtree(directory / "checkpoints" / str(step))
 
 
-def _training(result: Mapping[str, Any]) -> dict[str, Any]:
+def _training(result: documents.Object) -> dict[str, Any]:
     derived = records.outcome(result) | {"seconds_per_epoch": _seconds_per_epoch(result["history"])}
     other = {name: value for name, value in tables.scalars(result).items() if name not in RAW}
     return other | derived

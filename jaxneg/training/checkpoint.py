@@ -17,7 +17,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxneg import errors, files
 from jaxneg.errors import UserError
 from jaxneg.files import documents
+
+Tree = TypeVar("Tree")  # of arrays, or of their shapes and places
 
 SUMS = "state_sums"  # among the progress
 TRIES, WAIT = 40, 0.05  # s; until what orbax gave up has ended
@@ -75,7 +77,7 @@ class Checkpointer:
                 "choose a new --workdir"
             ) from error
 
-    def save(self, step: int, state: Any, progress: dict[str, Any], score: float) -> None:
+    def save(self, step: int, state: object, progress: documents.Object, score: float) -> None:
         """Saves a state. ``score`` decides the best; give -inf, never NaN, where there is none."""
         assert not self._read_only
         progress = documents.sealed({**progress, SUMS: sums(state)})
@@ -90,8 +92,8 @@ class Checkpointer:
         self._saved = step
 
     def restore(
-        self, abstract: Any, step: int | None = None, say: Callable[[str], None] = lambda _: None
-    ) -> tuple[Any, dict[str, Any]] | None:
+        self, abstract: Tree, step: int | None = None, say: Callable[[str], None] = lambda _: None
+    ) -> tuple[Tree, dict[str, Any]] | None:
         """(state, progress) of a step, by default of the latest one that can be read whole; None if there is none.
 
         Later ones that are damaged are told to ``say``, and deleted unless read-only, so that the run can save those
@@ -119,7 +121,7 @@ class Checkpointer:
             return found
         return None
 
-    def _read(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    def _read(self, number: int, abstract: Tree) -> tuple[Tree, dict[str, Any]]:
         try:
             with _quiet():
                 return self._whole(number, abstract)
@@ -133,7 +135,7 @@ class Checkpointer:
             f"checkpoint {number} of {self._directory.parent} cannot be read, it is damaged: {reason}"
         )
 
-    def _whole(self, number: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    def _whole(self, number: int, abstract: Tree) -> tuple[Tree, dict[str, Any]]:
         _check_files(self._directory / str(number))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         found = self._manager.restore(number, args=args)
@@ -187,7 +189,7 @@ def _check_files(directory: pathlib.Path) -> None:
                 raise documents.Wrong(f"{path.relative_to(directory)} is no file")
 
 
-def sums(state: Any) -> list[int]:
+def sums(state: object) -> list[int]:
     """A checksum of each array of a state, the same on any number of devices: sum of bits_i * odd_i mod 2^32.
 
     An odd factor loses no bit, so one changed value is told for certain, and all else but with chance 2^-32.

@@ -1,14 +1,15 @@
 """When a run had learned what it learned: in epochs, steps, sequences seen and seconds of its steps."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from jaxneg.files import documents
 
 SHARE = 0.95  # of the gain over the first validation
 PATIENCE, LIMIT = "patience ran out", "epochs done"  # why a run stops
 UNITS = {"epochs": "epoch", "steps": "step", "sequences": "sequences", "seconds": "device_seconds"}
 
 
-def convergence(history: Sequence[Mapping[str, Any]], monitor: str, stopped: str) -> dict[str, Any]:
+def convergence(history: Sequence[documents.Object], monitor: str, stopped: str) -> documents.Object:
     """Figures of the first validation that has 95% of the gain, or None and why there is none.
 
         gain = best - first,   converged where figure >= first + 0.95 * gain
@@ -37,7 +38,7 @@ def convergence(history: Sequence[Mapping[str, Any]], monitor: str, stopped: str
     }
 
 
-def short(result: Mapping[str, Any]) -> str:
+def short(result: documents.Object) -> str:
     """ "converged after 5 epochs", or why a run is not known to have converged."""
     epochs = result.get("epochs_to_convergence")
     if epochs is None:
@@ -45,7 +46,7 @@ def short(result: Mapping[str, Any]) -> str:
     return f"converged after {epochs:.4g} epochs"
 
 
-def spoken(result: Mapping[str, Any]) -> str:
+def spoken(result: documents.Object) -> str:
     """ "converged after 5 epochs, 60 steps, 7,680 sequences and 3.2 seconds of steps", or why it is not known to."""
     text, values = short(result), [result.get(f"{unit}_to_convergence") for unit in UNITS]
     if None in values:  # not converged, or a run of an earlier version

@@ -1,11 +1,12 @@
 """What a run knows of itself between steps: how far it is, what validations found, how long it took."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from jaxneg.files import documents
 from jaxneg.training import convergence
+
+Line = dict[str, float | int]  # figures of a validation, by name
 
 
 @dataclass
@@ -16,9 +17,7 @@ class Progress:
     best_score: float | None = None  # of the figure that decides; None before the first validation
     best_step: int = 0
     since_best: int = 0  # validations without a better one, once warm-up is over
-    history: list[dict[str, Any]] = field(
-        default_factory=list[dict[str, Any]]
-    )  # a line for each validation, oldest first
+    history: list[Line] = field(default_factory=list[Line])  # of each validation, oldest first
     seconds: float = 0.0
     device_seconds: float = 0.0  # of steps alone
     compile_seconds: float = 0.0
@@ -26,16 +25,16 @@ class Progress:
     negatives: int = 0  # negatives in all
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+    def from_json(cls, values: documents.Object) -> "Progress":
         """Of what ``to_json`` gave, also to an earlier version that knew less or more."""
         known = {one.name for one in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """A copy that JSON can hold."""
         return dataclasses.asdict(self)
 
-    def validated(self, line: dict[str, Any], score: float, *, warming: bool) -> None:
+    def validated(self, line: Line, score: float, *, warming: bool) -> None:
         """Takes in a validation. The first of equal scores is the best; patience counts after warm-up.
 
         Args:
@@ -45,11 +44,11 @@ class Progress:
         """
         better = self.best_score is None or score > self.best_score
         if better:
-            self.best_score, self.best_step = score, line["step"]
+            self.best_score, self.best_step = score, int(line["step"])
         self.since_best = 0 if better or warming else self.since_best + 1
         self.history.append(line)
 
-    def result(self, monitor: str, stopped: str) -> dict[str, Any]:
+    def result(self, monitor: str, stopped: str) -> dict[str, object]:
         """What a run has come to, for ``result.json``.
 
         Args:

@@ -32,7 +32,7 @@ class Listener(Protocol):
         """At the first step of a process, or where it goes on."""
         ...
 
-    def line(self, step: int, values: dict[str, Any]) -> None:
+    def line(self, step: int, values: documents.Object) -> None:
         """Of each line."""
         ...
 
@@ -78,7 +78,7 @@ class Writer:
         for one in self._listeners:
             one.begin(self._path.parent, max(step, 0))
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
+    def write(self, step: int, values: documents.Object) -> None:
         """Writes figures of a step. A figure that is not finite is written as null, which JSON can hold."""
         if self._silent:
             return
@@ -118,7 +118,7 @@ class _Board:
         self._event, self._scalar = getattr(event_pb2, "Event"), summary.scalar  # noqa: B009 (made at run time)
         self._file = event_file_writer.EventsWriter(str(directory / "events"), f".{os.getpid()}")
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
+    def write(self, step: int, values: documents.Object) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
                 made = self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
@@ -152,5 +152,5 @@ def read(directory: pathlib.Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from jaxneg.training import (
     logs,
     processes,
     program,
+    records,
     steps,
     validation,
 )
@@ -61,7 +62,7 @@ def train(
     on_progress: progress.OnProgress = progress.silent,
     stop: Stop = lambda _: False,
     say: Say = lambda _: None,
-) -> dict[str, Any]:
+) -> records.Result:
     """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
 
     Returns the contents of ``result.json``: best and last validation figure and step, what ``convergence`` says,
@@ -107,7 +108,7 @@ def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) 
     return Job(config, workdir, store, batches, built, evaluated)
 
 
-def _train(job: Job, watch: Watch) -> dict[str, Any]:
+def _train(job: Job, watch: Watch) -> records.Result:
     layout = job.built.layout
     attribute_VA = sharding.put(layout.by_row(np.asarray(job.store.attribute_VA)), layout.mesh, "VA")
     checkpoints = checkpoint.Checkpointer(job.workdir / "checkpoints")
@@ -177,7 +178,7 @@ class Loop:
     compiled: bool = False
     expected: bool = False  # whether it was said how long it will take
 
-    def run(self, state: steps.State, facts: dict[str, float | None]) -> dict[str, Any]:
+    def run(self, state: steps.State, facts: dict[str, float | None]) -> records.Result:
         """Trains to the end, and gives what ``result.json`` then holds.
 
         Args:
@@ -348,7 +349,7 @@ class Loop:
         )
         return found[monitor]
 
-    def _finish(self, step: int, stopped: str, facts: dict[str, float | None]) -> dict[str, Any]:
+    def _finish(self, step: int, stopped: str, facts: dict[str, float | None]) -> records.Result:
         self.checkpoints.wait()
         self.checkpoints.prune(self.progress.best_step)
         counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
@@ -356,4 +357,4 @@ class Loop:
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
         if processes.first():
             files.write_json(self.job.workdir / "result.json", documents.sealed(result))
-        return result
+        return cast(records.Result, result)

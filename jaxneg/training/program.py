@@ -8,7 +8,7 @@ What ``train`` runs and what ``plan`` compiles for machines that are not there i
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +35,24 @@ def catalogue_of(store: stores.Store) -> Catalogue:
     return Catalogue(store.items, store.metadata.counts["stations"], attributes)
 
 
+@runtime_checkable
+class Update(Protocol):
+    """A jitted step, which donates the state that it is given."""
+
+    def __call__(
+        self, state: steps.State, batch: Batch, attribute_VA: jax.Array
+    ) -> tuple[steps.State, dict[str, jax.Array]]: ...
+
+    def lower(self, *args: object) -> jax.stages.Lowered: ...
+
+
 class Program(NamedTuple):
     """A training step, jitted but not compiled yet."""
 
     model: models.Model
     layout: layouts.Layout  # of the tables
     init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
-    update: Any  # (state, batch, attribute_VA) -> (state, metrics); the state is donated
+    update: Update
     state: steps.State  # of ShapeDtypeStruct, with shardings
     batch: Batch  # likewise: the global batch
     attribute_VA: jax.ShapeDtypeStruct

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -48,7 +48,7 @@ def failure_path(sweep: pathlib.Path, cell: str) -> pathlib.Path:
     return sweep / "failed" / f"{cell}.json"
 
 
-def stands(result: Mapping[str, Any], epochs: int, directory: pathlib.Path) -> bool:
+def stands(result: Result, epochs: int, directory: pathlib.Path) -> bool:
     """Whether the result.json of a run is its end, and it was neither given more epochs nor continued since."""
     short = result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
     later = max(files.numbered(directory / "checkpoints"), default=0) > result["steps"]
@@ -73,10 +73,10 @@ class Summary:
     path: pathlib.Path
     state: State
     why: str = ""
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    settings: documents.Object = dataclasses.field(default_factory=dict[str, object])
     epochs: float = 0.0
     seconds: float = 0.0
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[documents.Object, ...] = ()
 
     @property
     def monitor(self) -> str:
@@ -84,17 +84,17 @@ class Summary:
         return self.settings.get("train.monitor", "")
 
     @property
-    def best(self) -> Mapping[str, Any]:
+    def best(self) -> documents.Object:
         """The validation of the best checkpoint, the first of equal ones; empty before there is one."""
         known = [line for line in self.history if line.get(self.monitor) is not None]
         return max(known, key=lambda line: line[self.monitor]) if known else {}
 
     @property
-    def last(self) -> Mapping[str, Any]:
+    def last(self) -> documents.Object:
         """The latest validation; empty before there is one."""
         return self.history[-1] if self.history else {}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> documents.Object:
         """All of it for JSON, with the best and the last validation in place of the history."""
         own = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "history"}
         derived = {"monitor": self.monitor, "best": dict(self.best), "last": dict(self.last)}
@@ -119,7 +119,7 @@ def summaries(places: Sequence[pathlib.Path]) -> list[Summary]:
         )
     deciding = [one.monitor for one in found.values() if one.best]
 
-    def order(one: Summary) -> tuple[Any, ...]:
+    def order(one: Summary) -> tuple[object, ...]:
         score = one.best.get(one.monitor)
         return (score is None, -deciding.count(one.monitor), one.monitor, -(score or 0.0), str(one.path))
 
@@ -129,7 +129,8 @@ def summaries(places: Sequence[pathlib.Path]) -> list[Summary]:
 def summary(directory: pathlib.Path) -> Summary:
     """What a run's directory says."""
     owner = locks.holder(locks.inside(directory))
-    settings, result, history, epochs, seconds = {}, None, (), 0.0, 0.0
+    settings: documents.Object = {}
+    result, history, epochs, seconds = None, (), 0.0, 0.0
     try:
         settings = _settings(directory)
         result = _result(directory, settings)
@@ -156,7 +157,7 @@ def differing(runs: Sequence[Summary]) -> list[str]:
     return apart([one.settings for one in runs])
 
 
-def apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def apart(settings: Sequence[documents.Object]) -> list[str]:
     """Names of the settings that differ between some; those that are empty, as they cannot be read, are left out."""
     known = [one for one in settings if one]
     names = dict.fromkeys(name for settings in known for name in settings)
@@ -177,10 +178,10 @@ def spoken(runs: Sequence[Summary]) -> dict[str, str]:
 
 
 def progressed(
-    history: Sequence[Mapping[str, Any]], best_step: int, monitor: str
+    history: Sequence[documents.Object], best_step: int, monitor: str
 ) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
     """Rows and heads of a table: the figures of the first validation, of the best by ``monitor`` and of the last."""
-    none: Mapping[str, Any] = {}
+    none: documents.Object = {}
     best = next((line for line in history if line["step"] == best_step), none)
     lines = [history[0], best, history[-1]]
     names = [monitor, *(name for name in SHOWN if name != monitor and name in history[-1])]
@@ -189,14 +190,14 @@ def progressed(
     return rows, ("", "first", "best", "last")
 
 
-def reached(history: Sequence[Mapping[str, Any]], figure: str, target: float) -> Mapping[str, Any] | None:
+def reached(history: Sequence[documents.Object], figure: str, target: float) -> documents.Object | None:
     """The first validation with a figure of at least ``target``; None of a run that never had it."""
     return next((line for line in history if line.get(figure) is not None and line[figure] >= target), None)
 
 
 def table(
     runs: Sequence[Summary], figure: str = "", *, full: bool = False
-) -> tuple[list[str], list[list[Any]]]:
+) -> tuple[list[str], list[list[object]]]:
     """Heads and rows of runs: settings that differ, the figure at the best checkpoint and at the last, n, state.
 
     Args:
@@ -208,10 +209,10 @@ def table(
     several = not figure and len({one.monitor for one in runs if one.best}) > 1
     heads = ["run", *names.values(), *(["figure"] if several or full else [])]
     heads += ["best", "at epoch", "last", "n", "epochs", "state", *(["why"] if full else [])]
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for one in runs:
         name = figure or one.monitor
-        row = [str(one.path), *(one.settings.get(setting) for setting in names)]
+        row: list[object] = [str(one.path), *(one.settings.get(setting) for setting in names)]
         row += [name if full else figures.title(name)] if several or full else []
         n = one.best.get("pairs" if name in figures.OF_PAIRS else "examples")
         row += [one.best.get(name), one.best.get("epoch"), one.last.get(name)]
@@ -242,10 +243,10 @@ def _reason(path: pathlib.Path) -> str:
         return str(error)
 
 
-def _settings(directory: pathlib.Path) -> dict[str, Any]:
+def _settings(directory: pathlib.Path) -> documents.Object:
     """Settings by name; those that an older version did not have yet are at their defaults."""
     values = documents.read(directory / "config.json", dict[str, Any], AGAIN)
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for part, fields in dataclasses.asdict(Config()).items():
         own = values.get(part)
         if not isinstance(own, dict):
@@ -254,7 +255,7 @@ def _settings(directory: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _result(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def _result(directory: pathlib.Path, settings: documents.Object) -> Result | None:
     path = directory / "result.json"
     if not os.path.lexists(path):
         return None
@@ -263,7 +264,7 @@ def _result(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, A
     return result if not isinstance(epochs, int) or stands(result, epochs, directory) else None
 
 
-def outcome(result: Mapping[str, Any]) -> dict[str, float]:
+def outcome(result: documents.Object) -> dict[str, float]:
     """Epochs that a run that has ended was trained for, that of its best checkpoint, and its figure there and last."""
     each = result["steps_per_epoch"]
     return {
@@ -274,16 +275,16 @@ def outcome(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _told(result: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], ...], float, float]:
+def _told(result: Result) -> tuple[tuple[documents.Object, ...], float, float]:
     return tuple(result["history"]), result["steps"] / result["steps_per_epoch"], result["seconds"]
 
 
-def _logged(directory: pathlib.Path) -> tuple[tuple[Mapping[str, Any], ...], float, float]:
+def _logged(directory: pathlib.Path) -> tuple[tuple[documents.Object, ...], float, float]:
     """Validations, epochs and seconds of a run that has not ended, out of its metrics.jsonl."""
     path = directory / "metrics.jsonl"
     if not path.is_file():
         return (), 0.0, 0.0
-    history: list[Mapping[str, Any]] = []
+    history: list[documents.Object] = []
     last = b""
     try:
         with path.open("rb") as file:

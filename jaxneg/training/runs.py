@@ -15,9 +15,8 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ class Trained(NamedTuple):
     store: stores.Store
     model: models.Model
     state: steps.State  # its tables by item, unless devices share them
-    result: dict[str, Any]  # contents of result.json
+    result: records.Result  # contents of result.json
     layout: layouts.Layout
     shared: bool = False  # what ``load`` was asked for
 
@@ -81,7 +80,7 @@ def preparation_of(directory: pathlib.Path) -> str | None:
     return _trained_on(directory).get("preparation")
 
 
-def ended(directory: pathlib.Path) -> dict[str, Any] | None:
+def ended(directory: pathlib.Path) -> records.Result | None:
     """Contents of the result.json of a run; None where it has not ended, or is being continued since."""
     path = directory / "result.json"
     if not os.path.lexists(path):
@@ -95,12 +94,12 @@ def catalogue_of(directory: pathlib.Path) -> str | None:
     return _trained_on(directory).get("catalogue")
 
 
-def _trained_on(directory: pathlib.Path) -> Mapping[str, Any]:
+def _trained_on(directory: pathlib.Path) -> documents.Object:
     path = directory / "store.json"
     return documents.read(path, TrainedOn, AGAIN, more=True) if os.path.lexists(path) else {}
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """What a run was made with."""
     return {
         "jaxneg": jaxneg.__version__,

@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class State(NamedTuple):
     step: jax.Array  # int32, updates done
     params: models.Params
     tables: tables.Tables
-    opt_state: Any  # of optax; with the moments of the tables where touched rows alone are changed
+    opt_state: layouts.OptState
     key: jax.Array  # uint32 [2]; randomness of a step is this key folded with the step
     average: Trained | tuple[()] = ()  # moving average of both, where configured
 
