@@ -14,8 +14,6 @@ import jax
 import numpy as np
 import pyarrow as pa
 from jax import export as jax_export
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import stablehlo
 from safetensors import SafetensorError, safe_open
 
 from jaxneg import errors
@@ -24,6 +22,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.files.arrays import Damaged
 from jaxneg.files.documents import Count, Range
+from jaxneg.serve import module_text
 
 FORMAT = 2
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"
@@ -165,7 +164,7 @@ def _model(path: pathlib.Path, manifest: Manifest, params: Mapping[str, np.ndarr
     """The model, once its calls, shapes and platforms are those of the manifest."""
     try:
         model = jax_export.deserialize(bytearray(path.read_bytes()))
-        text = _text(model.mlir_module_serialized)
+        text = module_text.text(bytes(model.mlir_module_serialized))
     except Exception as error:  # flatbuffers, jax and MLIR raise what they like
         if errors.refused(error):
             raise
@@ -198,13 +197,6 @@ def _model(path: pathlib.Path, manifest: Manifest, params: Mapping[str, np.ndarr
             f"{path.name} gives {found.str_short()}, and query_width says {manifest['query_width']}"
         )
     return model
-
-
-def _text(module: bytes) -> str:
-    """A serialized module as MLIR. Raises ValueError on a damaged one, and keeps the parser's complaints off stderr."""
-    with ir.Context() as context:
-        context.attach_diagnostic_handler(lambda _: True)
-        return str(stablehlo.deserialize_portable_artifact(context, bytes(module)))
 
 
 def check_operations(text: str, name: str) -> None:
