@@ -4,6 +4,9 @@ BIN := .venv/bin
 # Without huge pages XLA's CPU client spends a third of a step on page faults; it must be set before Python starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+# Tests start hundreds of processes, each of which would compile the library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: venv demo test test-all test-quick cover lint format docs options lock clean
 
 venv: .venv/installed

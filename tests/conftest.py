@@ -66,14 +66,21 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def programs_made_once():
-    """Runs whose configs differ in what a step does not read share one program, traced and compiled once.
+    """Runs whose configs differ in what a step does not read share one program, traced and compiled once; so do models.
 
     ``program.build.__wrapped__`` is the function itself.
     """
-    from jaxneg.config import DataConfig, EvalConfig, TrainConfig
+    from jaxneg import models
+    from jaxneg.config import DataConfig, EvalConfig, TrainConfig, parts
     from jaxneg.training import program
 
     build, made = program.build, {}
+    build_model = models.build
+    network = functools.lru_cache(lambda encoder, config, **sizes: build_model(config, **sizes))
+
+    @functools.wraps(models.build)
+    def model_once(config, **sizes):
+        return network(parts.ENCODERS[config.encoder], config, **sizes)
 
     @functools.wraps(build)
     def once(config, catalogue, mesh, total=1):
@@ -90,6 +97,7 @@ def programs_made_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "build", once)
+        patch.setattr(models, "build", model_once)
         yield
 
 

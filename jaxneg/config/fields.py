@@ -224,7 +224,7 @@ def _value(value: Any, hint: Any, name: str, prefix: str) -> Any:
 
 
 def _tuple(value: Any, parts: tuple[Any, ...], notes: list[Any], option: str) -> tuple[Any, ...]:
-    if isinstance(value, np.ndarray) and value.ndim == 1:
+    if type(value) is np.ndarray and value.ndim == 1:
         value = list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise UserError(f"{option} must be a tuple or a list, got {_quoted(value)}")
@@ -237,7 +237,8 @@ def _tuple(value: Any, parts: tuple[Any, ...], notes: list[Any], option: str) ->
 
 
 def _scalar(value: Any, kind: Any, notes: list[Any], option: str) -> Any:
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+    # Not of kinds of arrays that mean more than their numbers, as masked ones do.
+    if isinstance(value, np.generic) or (type(value) is np.ndarray and value.ndim == 0):
         value = value.item()
     if typing.get_origin(kind) is Literal:
         return _choice(value, typing.get_args(kind), option)

@@ -76,6 +76,8 @@ WRONG = {
     "eval.ks": ([10, 0], "--eval.ks must be at least 1, got 0"),
     "data.store": (b"store", "--data.store must be text, got b'store'"),
     "train.compilation_cache": ("a\0b", "without a null character"),
+    "loss.penalty": (np.ma.masked, "--loss.penalty must be a number, got"),
+    "loss.rejected": (np.ma.array(2.0, mask=True), "--loss.rejected must be a number, got"),
     "eval.bands": (np.float32(2.5), "--eval.bands must be a whole number, got 2.5"),
     "data.length": ({1: 2}, "--data.length must be a whole number, got dict"),
     "optim.b2": (10**5000, r"--optim.b2 must be in \(0, 1\), got a number of thousands of digits"),
@@ -124,6 +126,8 @@ def test_what_means_the_same_becomes_the_same(name):
 
 def test_vectors_are_tuples_and_an_unchanged_config_is_itself():
     assert configs.check(with_value("eval.ks", np.array([3, 4]))).eval.ks == (3, 4)
+    with pytest.raises(UserError, match="--eval.ks must be a tuple or a list"):
+        configs.check(with_value("eval.ks", np.ma.array([3, 4], mask=[0, 1])))
     config = Config()
     assert fields.settled(config) is config and configs.check(config) is config
 
