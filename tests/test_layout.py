@@ -172,3 +172,14 @@ def test_listing_runs_needs_no_jax():
 def test_a_file_is_short_enough_to_be_read():
     lines = {name(path): len(path.read_text().splitlines()) for path in MODULES.values()}
     assert not {module: count for module, count in lines.items() if count > LINES}
+
+
+def test_what_is_typed_is_not_let_go():
+    strict = ("training", "embeddings", "evaluation")
+    for module, path in MODULES.items():
+        text = path.read_text()
+        if zone(module) == "cli":
+            assert not re.search(r"\bAny\b", text), module
+        if zone(module) in strict:
+            let_go = set(re.findall(r"# (?:pyright|type):.*", text))
+            assert let_go <= {"# pyright: reportUnknownMemberType=false"}, module

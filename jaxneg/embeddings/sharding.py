@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import jax
 import numpy as np
@@ -100,7 +100,15 @@ def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, of: str = "") -> No
         )
 
 
-def put(tree: object, mesh: Mesh, letters: str = "") -> Any:
+@overload
+def put(tree: np.ndarray, mesh: Mesh, letters: str = "") -> jax.Array: ...
+
+
+@overload
+def put(tree: Tree, mesh: Mesh, letters: str = "") -> Tree: ...
+
+
+def put(tree: object, mesh: Mesh, letters: str = "") -> object:
     """The tree on the mesh, its leading dimensions sharded by letter, replicated without.
 
     Of many processes each gives the whole tree, the same.

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
 from jax.experimental import multihost_utils
@@ -86,13 +86,13 @@ def start(
     alarm = threading.Timer(seconds, give_up)
     alarm.daemon = True
     alarm.start()
-    arguments: dict[str, Any] = {"coordinator_address": coordinator or None}
-    if not missing:
-        arguments |= {"num_processes": processes, "process_id": process}
-        arguments["cluster_detection_method"] = "deactivate"  # it would ask for GPUs, on the network too
     try:
         jax.distributed.initialize(
-            **arguments,
+            coordinator_address=coordinator or None,
+            num_processes=None if missing else processes,
+            process_id=None if missing else process,
+            # Where all are named it would ask for GPUs, on the network too.
+            cluster_detection_method=None if missing else "deactivate",
             initialization_timeout=int(seconds) + 60,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=30,
@@ -132,11 +132,31 @@ def detected() -> bool:
     return bool(kubernetes and importlib.util.find_spec("kubernetes"))
 
 
-def _client() -> Any:
+@runtime_checkable
+class Coordinator(Protocol):
+    """The process that all processes of a run exchange text by."""
+
+    def key_value_set(self, key: str, value: str) -> None: ...
+
+    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
+
+    def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None: ...
+
+
+def _client() -> Coordinator | None:
     """JAX's connection to the coordinator, None in a single process. It has no public name: orbax takes it too."""
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def _coordinator() -> Coordinator:
+    """The same, of many processes."""
+    client = _client()
+    assert client is not None
+    return client
 
 
 def many() -> bool:
@@ -159,7 +179,7 @@ def agree(stage: str, values: Mapping[str, str]) -> None:
     """
     if not many():
         return
-    client, key = _client(), f"jaxneg/values/{stage}"
+    client, key = _coordinator(), f"jaxneg/values/{stage}"
     with together(stage, by_all=True):
         if first():
             client.key_value_set(key, json.dumps(dict(values)))
@@ -192,7 +212,7 @@ def together(stage: str, *, by_all: bool = False) -> Generator[None, None, None]
     except UserError as error:
         failed = error
     if many():
-        client, key = _client(), f"jaxneg/{stage}"
+        client, key = _coordinator(), f"jaxneg/{stage}"
         # An exchange of text by the coordinator: no device takes part, so a slow host is no time-out of a collective.
         client.key_value_set(f"{key}/{jax.process_index():06}", f"!{failed}" if failed else "-")
         client.wait_at_barrier(key, int(AGREE * 1000))
@@ -290,7 +310,7 @@ def leave(code: int) -> NoReturn:
     if many():
         if code not in (LOST, 130):
             with contextlib.suppress(Exception):
-                _client().wait_at_barrier("jaxneg/leave", int(LEAVE * 1000))
+                _coordinator().wait_at_barrier("jaxneg/leave", int(LEAVE * 1000))
             time.sleep(1.0 if first() else 0.0)  # it is the coordinator, whose end ends the others
         sys.stdout.flush()
         sys.stderr.flush()
