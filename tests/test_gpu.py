@@ -12,7 +12,7 @@ import pytest
 
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import sharding
-from jaxneg.models import layers
+from jaxneg.models import attention
 from jaxneg.training import program
 
 pytestmark = pytest.mark.gpu
@@ -83,19 +83,14 @@ def test_bfloat16_trains(attention, packed):
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_of_cudnn_is_plain_attention(masked):
     q, k, v = (jax.random.normal(jax.random.key(n), (4, 64, 2, 32), jnp.bfloat16) for n in range(3))
-    assert layers.fused_implementation(q, masked=masked) == "cudnn"
-    segment_BL = jnp.broadcast_to(1 + (jnp.arange(64) >= 20), (4, 64))
-    mask_B1LM = layers.causal(64) & (layers.within(segment_BL) if masked else True)
+    assert attention.fused_implementation(q, masked=masked) == "cudnn"
+    segment_BL = jnp.broadcast_to(1 + (jnp.arange(64) >= 20), (4, 64)) if masked else None
 
     def fused(q, k, v):
-        mask = mask_B1LM if masked else None
-        found = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=not masked, implementation="cudnn")
-        return found.astype(jnp.float32)
+        return attention.fused_attention(q, k, v, segment_BL).astype(jnp.float32)
 
     def plain(q, k, v):
-        logits = jnp.einsum("BLHK,BMHK->BHLM", *(x.astype(jnp.float32) for x in (q, k))) * 32**-0.5
-        weight = jax.nn.softmax(jnp.where(mask_B1LM, logits, jnp.finfo(jnp.float32).min), axis=-1)
-        return jnp.einsum("BHLM,BMHK->BLHK", weight, v.astype(jnp.float32))
+        return attention.attention(*(x.astype(jnp.float32) for x in (q, k, v)), segment_BL)
 
     with jax.default_matmul_precision("highest"):
         for a, b in zip(

@@ -4,6 +4,7 @@ Reference: Sun et al., BERT4Rec, 2019, arXiv:1904.06690.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,10 +13,10 @@ from jaxneg.models import layers, sasrec
 
 
 class BERT4Rec(layers.Stack):
-    """SASRec's blocks under a mask that hides nothing but padding."""
+    """SASRec's blocks, in which nothing is hidden but padding."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        blocks = [sasrec.Block(config, rngs=rngs) for _ in range(config.layers)]
+        blocks = [sasrec.Block(config, causal=False, rngs=rngs) for _ in range(config.layers)]
         pre = config.norm == "pre"
         super().__init__(blocks, config.width, out_norm=pre, remat=config.remat, rngs=rngs)
 
@@ -27,7 +28,6 @@ class BERT4Rec(layers.Stack):
         segment_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of all real positions, before and after."""
-        mask_B11M = mask_BL[:, None, None, :]
-        if segment_BL is None:
-            return self.through(x_BLD, mask_B11M, key)
-        return self.through(x_BLD, mask_B11M & layers.within(segment_BL), key)
+        # Padding is a segment of its own, 0, which no real position sees.
+        own_BL = jnp.ones_like(mask_BL, jnp.int32) if segment_BL is None else segment_BL
+        return self.through(x_BLD, jnp.where(mask_BL, own_BL, 0), key)

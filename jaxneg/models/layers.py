@@ -1,8 +1,7 @@
-"""Attention, feed-forward, recurrent and convolutional layers that encoders are built of, and dropout."""
+"""Feed-forward, recurrent and convolutional layers that encoders are built of, and dropout."""
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,71 +42,6 @@ class Linear(nnx.Linear):
             return y
         bias_F = self.bias.get_value()
         return (y.astype(jnp.float32) + bias_F.reshape(*[1] * (y.ndim - 1), -1)).astype(self.dtype)
-
-
-class Attention(nnx.Module):
-    """Multi-head scaled dot-product attention; softmax in float32.
-
-    ``fused`` leaves the part between the projections to ``jax.nn.dot_product_attention``, without dropout on weights.
-    """
-
-    def __init__(
-        self, width: int, heads: int, dropout: float, dtype: DTypeLike, *, fused: bool = False, rngs: nnx.Rngs
-    ):
-        self.heads, self.dropout, self.fused = heads, dropout, fused
-        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.key = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.value = Linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"] | None, key: jax.Array | None
-    ) -> Float[Array, "B L D"]:
-        """What each position gathers from the positions its mask row allows; from all alike where it allows none.
-
-        Without a mask each position sees itself and what came before.
-        """
-        B, L, D = x_BLD.shape
-        q_BLHK, k_BMHK, v_BMHK = (
-            layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
-            for layer in (self.query, self.key, self.value)
-        )
-        if self.fused:
-            y_BLHK = jax.nn.dot_product_attention(
-                q_BLHK,
-                k_BMHK,
-                v_BMHK,
-                mask=mask_B1LM,
-                is_causal=mask_B1LM is None,
-                implementation=fused_implementation(q_BLHK, masked=mask_B1LM is not None),
-            )
-            return self.out(y_BLHK.reshape(B, L, D))
-        if mask_B1LM is None:
-            mask_B1LM = causal(L)
-        logits_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
-        logits_BHLM = logits_BHLM * (D // self.heads) ** -0.5
-        logits_BHLM = jnp.where(mask_B1LM, logits_BHLM, jnp.finfo(jnp.float32).min)
-        weight_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BMHK.dtype)
-        weight_BHLM = dropout(weight_BHLM, self.dropout, key)
-        y_BLHK = jnp.einsum("BHLM,BMHK->BLHK", weight_BHLM, v_BMHK)
-        return self.out(y_BLHK.reshape(B, L, D))
-
-
-def fused_implementation(
-    q_BLHK: jax.Array | jax.ShapeDtypeStruct, *, masked: bool
-) -> Literal["cudnn", "xla"]:
-    """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
-
-    cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
-    more than causal, an even number of positions.
-    """
-    L, K = q_BLHK.shape[1], q_BLHK.shape[3]
-    fits = q_BLHK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128 and not (masked and L % 2)
-    if not fits or jax.default_backend() != "gpu":
-        return "xla"
-    device = jax.devices()[0]
-    ampere = device.device_kind.startswith("NVIDIA") and float(device.compute_capability) >= 8.0
-    return "cudnn" if ampere else "xla"
 
 
 class FeedForward(nnx.Module):
@@ -244,7 +178,7 @@ class VerticalFilter(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Blocks one after the other under one attention mask, with a layer norm after the last if asked.
+    """Blocks of attention one after the other, with a layer norm after the last if asked.
 
     With ``remat`` only the input of each block is kept for its gradient, and the block is computed again.
     """
@@ -258,28 +192,13 @@ class Stack(nnx.Module):
         self.out_norm = nnx.LayerNorm(width, rngs=rngs) if out_norm else None
 
     def through(
-        self, x_BLD: Float[Array, "B L D"], mask_B1LM: Bool[Array, "#B 1 #L M"] | None, key: jax.Array | None
+        self, x_BLD: Float[Array, "B L D"], segment_BL: Int[Array, "B L"] | None, key: jax.Array | None
     ) -> Float[Array, "B L D"]:
-        """x_BLD after all blocks; without a mask they are causal."""
+        """x_BLD after all blocks, in which a position sees positions of its own segment only."""
         for n, block_key in enumerate(split(key, self.layers)):
             block = getattr(self, f"block{n}")
-            x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, mask_B1LM, block_key)
+            x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, segment_BL, block_key)
         return x_BLD if self.out_norm is None else self.out_norm(x_BLD)
-
-
-def causal(length: int) -> Bool[Array, "1 1 L M"]:
-    """The attention mask under which a position sees itself and what came before."""
-    return jnp.tril(jnp.ones((1, 1, length, length), bool))
-
-
-def causal_within(segment_BL: Int[Array, "B L"] | None) -> Bool[Array, "B 1 L M"] | None:
-    """The same within segments; None, which says causal by itself, where rows are not packed."""
-    return None if segment_BL is None else causal(segment_BL.shape[1]) & within(segment_BL)
-
-
-def within(segment_BL: Int[Array, "B L"]) -> Bool[Array, "B 1 L M"]:
-    """The attention mask under which a position sees its own segment."""
-    return segment_BL[:, None, :, None] == segment_BL[:, None, None, :]
 
 
 def positions(segment_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:

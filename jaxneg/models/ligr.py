@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
+from jaxneg.models.attention import Attention
 
 
 class Block(nnx.Module):
@@ -24,7 +25,7 @@ class Block(nnx.Module):
         self.dropout = config.dropout
         dtype, width = jnp.dtype(config.dtype), config.width
         fused = config.attention == "fused"
-        self.attention = layers.Attention(width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs)
+        self.attention = Attention(width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs)
         self.feed_forward = layers.SwiGLU(
             width, config.feed_forward or width, config.dropout, dtype, rngs=rngs
         )
@@ -33,9 +34,9 @@ class Block(nnx.Module):
         self.attention_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
         self.feed_forward_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, mask_B1LM: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, segment_BL: jax.Array | None, key: jax.Array | None) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
-        y_BLD = self.attention(self.attention_norm(x_BLD), mask_B1LM, inner)
+        y_BLD = self.attention(self.attention_norm(x_BLD), segment_BL, inner)
         y_BLD = layers.dropout(y_BLD, self.dropout, after_attention)
         x_BLD = x_BLD + jax.nn.sigmoid(self.attention_gate(x_BLD)) * y_BLD
         y_BLD = self.feed_forward(self.feed_forward_norm(x_BLD), hidden)
@@ -44,7 +45,7 @@ class Block(nnx.Module):
 
 
 class LiGR(layers.Stack):
-    """Blocks under a causal mask, then a layer norm. The norm stands before each part, whatever ``config.norm``."""
+    """Causal blocks, then a layer norm. The norm stands before each part, whatever ``config.norm``."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
@@ -59,4 +60,4 @@ class LiGR(layers.Stack):
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, layers.causal_within(segment_BL), key)
+        return self.through(x_BLD, segment_BL, key)

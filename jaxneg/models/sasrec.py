@@ -10,28 +10,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
 from jaxneg.models import layers
+from jaxneg.models.attention import Attention
 
 
 class Block(nnx.Module):
     """Attention, then feed-forward, each with a residual and layer norm before (pre) or after (post) it."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, causal: bool = True, rngs: nnx.Rngs):
         self.config = config
         dtype, hidden = jnp.dtype(config.dtype), config.feed_forward or config.width
         fused = config.attention == "fused"
-        self.attention = layers.Attention(
-            config.width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs
+        self.attention = Attention(
+            config.width, config.heads, config.dropout, dtype, causal=causal, fused=fused, rngs=rngs
         )
         self.feed_forward = layers.FeedForward(config.width, hidden, config.dropout, dtype, rngs=rngs)
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, mask_B1LM: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, segment_BL: jax.Array | None, key: jax.Array | None) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
         rate = self.config.dropout
 
         def attend(x_BLD: jax.Array) -> jax.Array:
-            return layers.dropout(self.attention(x_BLD, mask_B1LM, inner), rate, after_attention)
+            return layers.dropout(self.attention(x_BLD, segment_BL, inner), rate, after_attention)
 
         def feed(x_BLD: jax.Array) -> jax.Array:
             return layers.dropout(self.feed_forward(x_BLD, hidden), rate, after_hidden)
@@ -44,7 +45,7 @@ class Block(nnx.Module):
 
 
 class SASRec(layers.Stack):
-    """Blocks under a causal mask. Padding stands on the right, where no real position looks, so it needs no mask."""
+    """Causal blocks. Padding stands on the right, where no real position looks, so it needs no mask."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
@@ -60,4 +61,4 @@ class SASRec(layers.Stack):
     ) -> Float[Array, "B L D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, layers.causal_within(segment_BL), key)
+        return self.through(x_BLD, segment_BL, key)

@@ -353,20 +353,3 @@ def test_horizontal_filters_of_many_channels_equal_a_convolution(channels):
         highest = jax.lax.reduce_window(at_place, -jnp.inf, jax.lax.max, (1, places, 1), (1, 1, 1), "VALID")
         by_hand.append(jax.nn.relu(highest))
     np.testing.assert_allclose(filters(x_BLD), jnp.concatenate(by_hand, -1), atol=1e-5)  # sums in other order
-
-
-def test_attention_over_nothing_is_the_mean_of_all_values():
-    attention = layers.Attention(D, 2, 0.0, jnp.float32, rngs=models.nnx.Rngs(params=jax.random.key(0)))
-    x_BLD = jnp.asarray(events()[0])
-    nothing = attention(x_BLD, jnp.zeros((1, 1, L, L), bool), None)
-    by_hand = attention.out(attention.value(x_BLD).mean(1, keepdims=True))
-    np.testing.assert_allclose(nothing, jnp.broadcast_to(by_hand, nothing.shape), atol=1e-6)
-
-
-def test_attention_masks_of_all_ranks_of_sharing_agree():
-    attention = layers.Attention(D, 2, 0.0, jnp.float32, rngs=models.nnx.Rngs(params=jax.random.key(0)))
-    x_BLD = jnp.asarray(events()[0])
-    one = jnp.arange(L)[None, None, None] < 4  # [1, 1, 1, M]
-    shared = attention(x_BLD, one, None)
-    for shape in ((B, 1, 1, L), (1, 1, L, L), (B, 1, L, L)):
-        np.testing.assert_array_equal(attention(x_BLD, jnp.broadcast_to(one, shape), None), shared)

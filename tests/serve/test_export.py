@@ -14,7 +14,7 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.config import UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding
-from jaxneg.models import layers
+from jaxneg.models import attention
 from jaxneg.serve import export, scorer
 from jaxneg.training import program, runs
 
@@ -70,7 +70,7 @@ def test_fused_attention_is_exported_as_plain_which_runs_anywhere(
     live = trained("tied")
     fused = dataclasses.replace(live.config, model=dataclasses.replace(live.config.model, attention="fused"))
     model = program.build_model(fused, program.catalogue_of(live.store))
-    monkeypatch.setattr(layers, "fused_implementation", lambda *_, **__: "cudnn")
+    monkeypatch.setattr(attention, "fused_implementation", lambda *_, **__: "cudnn")
     export.export(live._replace(config=fused, model=model), tmp_path / "fused")
     batch = examples[0]
     context = (batch.item_BL, batch.feedback_BL, batch.station_BL)

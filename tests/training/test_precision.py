@@ -11,7 +11,7 @@ from jax.extend import core as jax_core
 from jaxneg import config as configs
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError, parts
 from jaxneg.embeddings import sharding
-from jaxneg.models import layers
+from jaxneg.models import attention
 from jaxneg.training import program
 
 pytestmark = pytest.mark.slow
@@ -131,7 +131,7 @@ def test_cudnn_is_asked_only_for_what_it_does(
 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    assert layers.fused_implementation(jax.ShapeDtypeStruct(shape, dtype), masked=masked) == expected
+    assert attention.fused_implementation(jax.ShapeDtypeStruct(shape, dtype), masked=masked) == expected
 
 
 @pytest.mark.parametrize("encoder", BLOCKS)

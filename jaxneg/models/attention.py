@@ -1,0 +1,161 @@
+"""Scaled dot-product attention: one function, with a body for each kind of device.
+
+A position sees positions of its own segment, and of these, where it is causal, itself and what came before. The bodies
+differ in speed alone:
+
+    blocks    queries in blocks, each against the keys that it may see: half of a causal square is never computed
+    fused     ``jax.nn.dot_product_attention``: cuDNN's kernel on a GPU that has one, without dropout on weights
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxneg.models.layers import Linear, dropout
+
+BLOCK = 100  # queries of a block: smaller ones save products, larger ones are faster a product
+
+
+def attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BLHK: Float[Array, "B L H K"],
+    v_BLHK: Float[Array, "B L H K"],
+    segment_BL: Int[Array, "B L"] | None = None,
+    *,
+    causal: bool = True,
+    rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> Float[Array, "B L H K"]:
+    """What each position gathers from those that it sees: softmax(q k / sqrt(K)) v, the softmax in float32.
+
+    Args:
+      segment_BL: which sequence each position is of; None where all are of one.
+      causal: whether later positions are hidden.
+      rate: share of the weights that are zeroed, the rest scaled up.
+      key: of that; none zeroes nothing.
+    """
+    length, scale = q_BLHK.shape[1], q_BLHK.shape[3] ** -0.5
+    size = BLOCK if causal else length
+    starts = range(0, length, size)
+    keys = (
+        [key] * len(starts) if key is None or len(starts) == 1 else list(jax.random.split(key, len(starts)))
+    )
+    blocks = []
+    for start, block_key in zip(starts, keys, strict=True):
+        end = min(start + size, length)
+        seen = end if causal else length
+        logits_BHLM = jnp.einsum(
+            "BLHK,BMHK->BHLM", q_BLHK[:, start:end], k_BLHK[:, :seen], preferred_element_type=jnp.float32
+        )
+        logits_BHLM = logits_BHLM * scale
+        visible = _visible(segment_BL, start, end, seen, causal=causal)
+        if visible is not None:
+            logits_BHLM = jnp.where(visible, logits_BHLM, jnp.finfo(jnp.float32).min)
+        # The sum is divided out of the result, which has a width of K where the weights have one of M.
+        highest_BHL1 = jax.lax.stop_gradient(logits_BHLM.max(axis=-1, keepdims=True))
+        weight_BHLM = jnp.exp(logits_BHLM - highest_BHL1)
+        sum_BLH1 = jnp.moveaxis(weight_BHLM.sum(axis=-1), 1, 2)[..., None]
+        weight_BHLM = dropout(weight_BHLM.astype(v_BLHK.dtype), rate, block_key)
+        y_BLHK = jnp.einsum(
+            "BHLM,BMHK->BLHK", weight_BHLM, v_BLHK[:, :seen], preferred_element_type=jnp.float32
+        )
+        blocks.append((y_BLHK / sum_BLH1).astype(v_BLHK.dtype))
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+
+
+def _visible(
+    segment_BL: Int[Array, "B L"] | None, start: int, end: int, seen: int, *, causal: bool
+) -> Bool[Array, "#B 1 P M"] | None:
+    """Which of the first ``seen`` positions those from ``start`` to ``end`` see; None: all."""
+    visible = None
+    if causal:
+        visible = jnp.arange(start, end)[None, None, :, None] >= jnp.arange(seen)[None, None, None, :]
+    if segment_BL is not None:
+        same = segment_BL[:, None, start:end, None] == segment_BL[:, None, None, :seen]
+        visible = same if visible is None else visible & same
+    return visible
+
+
+def fused_attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BLHK: Float[Array, "B L H K"],
+    v_BLHK: Float[Array, "B L H K"],
+    segment_BL: Int[Array, "B L"] | None = None,
+    *,
+    causal: bool = True,
+) -> Float[Array, "B L H K"]:
+    """The same by ``jax.nn.dot_product_attention``."""
+    length = q_BLHK.shape[1]
+    # Rows without segments are causal by themselves, which kernels make use of; a mask is read whole.
+    mask = None if segment_BL is None else _visible(segment_BL, 0, length, length, causal=causal)
+    implementation = fused_implementation(q_BLHK, masked=mask is not None)
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BLHK, v_BLHK, mask=mask, is_causal=causal and mask is None, implementation=implementation
+    )
+
+
+def fused_implementation(
+    q_BLHK: jax.Array | jax.ShapeDtypeStruct, *, masked: bool
+) -> Literal["cudnn", "xla"]:
+    """Whose attention: cuDNN's on a GPU where it takes such queries, else XLA's, which is fused as far as XLA goes.
+
+    cuDNN takes 16 bits, GPUs from Ampere on, heads whose width is a multiple of 8 up to 128 and, under a mask that is
+    more than causal, an even number of positions.
+    """
+    L, K = q_BLHK.shape[1], q_BLHK.shape[3]
+    fits = q_BLHK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128 and not (masked and L % 2)
+    if not fits or jax.default_backend() != "gpu":
+        return "xla"
+    device = jax.devices()[0]
+    ampere = device.device_kind.startswith("NVIDIA") and float(device.compute_capability) >= 8.0
+    return "cudnn" if ampere else "xla"
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with its projections. ``fused`` leaves the part between them to a kernel."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        dtype: DTypeLike,
+        *,
+        causal: bool = True,
+        fused: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.heads, self.dropout, self.causal, self.fused = heads, dropout, causal, fused
+        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], segment_BL: Int[Array, "B L"] | None, key: jax.Array | None
+    ) -> Float[Array, "B L D"]:
+        """What each position gathers from those of its segment and, where it is causal, not after it."""
+        B, L, D = x_BLD.shape
+        q_BLHK, k_BLHK, v_BLHK = (
+            part.reshape(B, L, self.heads, D // self.heads) for part in self._projected(x_BLD)
+        )
+        if self.fused:
+            y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
+        else:
+            y_BLHK = attention(
+                q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, rate=self.dropout, key=key
+            )
+        return self.out(y_BLHK.reshape(B, L, D))
+
+    def _projected(self, x_BLD: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values, by one product of three times the width: larger products are faster ones."""
+        parts = (self.query, self.key, self.value)
+        dtype = self.query.dtype
+        kernel_DF = jnp.concatenate([part.kernel.get_value() for part in parts], axis=1)
+        bias_F = jnp.concatenate([part.bias.get_value() for part in parts if part.bias is not None])
+        y_BLF = jnp.dot(x_BLD.astype(dtype), kernel_DF.astype(dtype))
+        return jnp.split((y_BLF.astype(jnp.float32) + bias_F[None, None]).astype(dtype), 3, axis=-1)

@@ -1,0 +1,110 @@
+"""Each body of attention against the plain square with its mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxneg import models
+from jaxneg.models import attention
+
+B, H, K = 3, 2, 8
+BODIES = {"blocks": attention.attention, "fused": attention.fused_attention}
+
+
+def square(q_BLHK, k_BLHK, v_BLHK, segment_BL=None, *, causal=True):
+    """The whole square of weights in float64, by numpy."""
+    q, k, v = (np.asarray(part, np.float64) for part in (q_BLHK, k_BLHK, v_BLHK))
+    length = q.shape[1]
+    visible = np.tril(np.ones((length, length), bool)) if causal else np.ones((length, length), bool)
+    visible = np.broadcast_to(visible, (len(q), 1, length, length))
+    if segment_BL is not None:
+        visible = visible & (segment_BL[:, None, :, None] == segment_BL[:, None, None, :])
+    logits = np.where(visible, np.einsum("BLHK,BMHK->BHLM", q, k) / np.sqrt(q.shape[-1]), -np.inf)
+    weight = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("BHLM,BMHK->BLHK", weight / weight.sum(-1, keepdims=True), v)
+
+
+def plain(q_BLHK, k_BLHK, v_BLHK, segment_BL=None, *, causal=True):
+    """The same by jax.numpy, whose gradient is XLA's of plain operations."""
+    length = q_BLHK.shape[1]
+    visible = jnp.tril(jnp.ones((1, 1, length, length), bool)) | (not causal)
+    if segment_BL is not None:
+        visible = visible & (segment_BL[:, None, :, None] == segment_BL[:, None, None, :])
+    logits = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK) * q_BLHK.shape[-1] ** -0.5
+    weight = jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
+    return jnp.einsum("BHLM,BMHK->BLHK", weight, v_BLHK)
+
+
+def made(length, *, packed, seed=0):
+    rng = np.random.default_rng(seed)
+    parts = [jnp.asarray(rng.normal(size=(B, length, H, K)), jnp.float32) for _ in range(3)]
+    # Sequences of a row are neighbours, and padding, 0, is at its end.
+    ends = np.sort(rng.integers(0, length + 1, (B, 3)), axis=1)
+    number = 1 + (np.arange(length)[None, :, None] >= ends[:, None, :]).sum(-1)
+    return parts, jnp.asarray(np.where(number > 3, 0, number), jnp.int32) if packed else None
+
+
+LENGTHS = (1, 7, attention.BLOCK, attention.BLOCK + 1, 2 * attention.BLOCK + 30)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("body", BODIES)
+def test_every_body_is_the_square(body, length, packed, causal):
+    parts, segment_BL = made(length, packed=packed)
+    found = jax.jit(BODIES[body], static_argnames="causal")(*parts, segment_BL, causal=causal)
+    # Sums of at most 230 terms near 1 in float32.
+    np.testing.assert_allclose(found, square(*parts, segment_BL, causal=causal), atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("body", BODIES)
+def test_every_body_has_the_gradients_of_the_square(body, packed, causal):
+    parts, segment_BL = made(attention.BLOCK + 30, packed=packed)
+    rate = jnp.asarray(np.random.default_rng(9).normal(size=parts[0].shape), jnp.float32)
+
+    def gradients(function):
+        total = lambda q, k, v: (rate * function(q, k, v, segment_BL, causal=causal)).sum()  # noqa: E731
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*parts)
+
+    for found, expected in zip(gradients(BODIES[body]), gradients(plain), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("body", BODIES)
+def test_no_weight_crosses_a_segment(body, causal):
+    """Also where other segments hold what would win every softmax, and end or begin within a block."""
+    parts, segment_BL = made(2 * attention.BLOCK + 30, packed=True)
+    run = jax.jit(BODIES[body], static_argnames="causal")
+    for number in (0, 1, 2, 3):
+        own = (segment_BL == number)[..., None, None]
+        loud = [jnp.where(own, part, 1e4) for part in parts]
+        with_others, alone = (run(*some, segment_BL, causal=causal) for some in (loud, parts))
+        np.testing.assert_array_equal(np.where(own, with_others, 0), np.where(own, alone, 0))
+
+
+def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
+    """Of values that are 1 everywhere the mean stays 1, and no two blocks of queries drop alike."""
+    length, rate = 2 * attention.BLOCK, 0.25
+    q = jnp.zeros((64, length, 1, 4))
+    v = jnp.ones_like(q)
+    found = attention.attention(q, q, v, causal=False, rate=rate, key=jax.random.key(0))
+    # Each is the mean of 200 draws of 0 or 4/3, of which there are 64 x 200: 4 standard errors.
+    assert abs(float(found.mean()) - 1) < 4 * (rate / (1 - rate) / 200 / (64 * 200)) ** 0.5
+    causal = attention.attention(q, q, v, rate=rate, key=jax.random.key(0))[:, :, 0, 0]
+    first, second = causal[:, : attention.BLOCK] != 1, causal[:, attention.BLOCK :] != 1
+    assert not np.array_equal(first, second)
+    whole = attention.attention(q, q, v, rate=rate)
+    np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+
+
+def test_one_product_projects_as_three_do():
+    layer = attention.Attention(H * K, H, 0.0, jnp.float32, rngs=models.nnx.Rngs(params=jax.random.key(0)))
+    x_BLD = jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, H * K)), jnp.float32)
+    q, k, v = (part(x_BLD).reshape(B, 5, H, K) for part in (layer.query, layer.key, layer.value))
+    by_three = layer.out(plain(q, k, v).reshape(B, 5, H * K))
+    np.testing.assert_allclose(layer(x_BLD, None, None), by_three, atol=1e-6)
