@@ -240,7 +240,9 @@ def signalled(base: Place, verb: str, number: signal.Signals, rng: random.Random
     if process.poll() is None:
         process.send_signal(number)
     said = process.communicate(timeout=LONGEST)[1].decode()
-    refused = verb == "plan" and "needs its compiler" in said  # here it has none for TPUs, and says so at once
+    refused = (
+        verb == "plan" and "needs its compiler" in said
+    )  # here it has none for TPUs, and says so at once
     if process.returncode == 0 or refused:
         return None
     if process.returncode != 128 + number or "Traceback" in said:

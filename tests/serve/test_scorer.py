@@ -197,7 +197,8 @@ model = scorer.Scorer.open(sys.argv[1])
 print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)])))
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
-    "batch", "errors", "files", "files.arrays", "files.documents", "serve", "serve.manifest", "serve.module_text", "serve.scorer"
+    "batch", "errors", "files", "files.arrays", "files.documents", "serve", "serve.manifest", "serve.module_text",
+    "serve.scorer",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
