@@ -3,7 +3,9 @@
 # Lists of odd values read better in long lines.
 # ruff: noqa: E501
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import random
@@ -141,7 +143,8 @@ def says(path: pathlib.Path) -> dict[str, Any] | None:
     before = pathlib.Path.cwd()
     try:
         os.chdir(path.parent)
-        return plain(dataclasses.asdict(runpy.run_path(path.name)["get_config"]()))
+        with contextlib.redirect_stdout(io.StringIO()):
+            return plain(dataclasses.asdict(runpy.run_path(path.name)["get_config"]()))
     except BaseException:
         return None
     finally:

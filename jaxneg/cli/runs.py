@@ -120,9 +120,11 @@ def _title(found: Sequence[records.Summary], figure: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value without a tab or an end of line in it."""
+    """A value without a tab or an end of line in it, and a whole number as one: epochs are counted in parts."""
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return " ".join(value.split()) if isinstance(value, str) else json.dumps(value, default=os.fspath)
 
 

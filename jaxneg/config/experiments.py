@@ -32,15 +32,17 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
         raise UserError(f"no config file {path}: give a Python file with get_config() -> Config")
     # Dataclasses look their module up by its name.
     name = f"_experiment_{hashlib.sha256(str(path.absolute()).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix not in importlib.machinery.SOURCE_SUFFIXES:
         raise UserError(f"{path} is not a Python file: {mend}")
+    loader = _Source(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # it has a loader
     beside = path.absolute().parent
     with _beside(beside):
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
             yield module
         except (UserError, KeyboardInterrupt):
             raise
@@ -49,6 +51,13 @@ def loaded(path: str | pathlib.Path, mend: str) -> Iterator[types.ModuleType]:
             raise UserError(f"{path} could not be loaded: {told}") from error
         finally:
             sys.modules.pop(name, None)
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles a file each time. Bytecode beside it would stand for any file of its size and second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @contextlib.contextmanager
@@ -60,9 +69,11 @@ def _beside(directory: pathlib.Path) -> Iterator[None]:
     before = set(sys.modules)
     importlib.invalidate_caches()
     sys.path.insert(0, place)
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing of ours is left beside a config
     try:
         yield
     finally:
+        sys.dont_write_bytecode = kept
         with contextlib.suppress(ValueError):
             sys.path.remove(place)
         for name in set(sys.modules) - before:

@@ -85,8 +85,18 @@ def test_benchmark_prints_one_json_object(name):
     check(name, by_itself(name))
 
 
+# Those that take long even so: the paths that they time are those of the tests of training.
+TIMED = {"train_step", "ml1m"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*KEYS} - {*LONG, "readers"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.system) if name in TIMED else name
+        for name in sorted({*KEYS} - {*LONG, "readers"})
+    ],
+)
 def test_claims_of_a_benchmark_hold(name, here):
     check(name, here(name))
 

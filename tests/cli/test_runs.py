@@ -55,6 +55,7 @@ def test_piped_it_is_a_table_for_programs(worked, monkeypatch, capsys):
     values = dict(zip(head.split("\t"), row.split("\t"), strict=True))
     result = json.loads((worked / "run" / "result.json").read_text())
     best = next(line for line in result["history"] if line["step"] == result["best_step"])
+    assert int(values["at epoch"]) == best["epoch"] and int(values["epochs"]) == 2
     assert values["run"] == "run" and float(values["best"]) == best["auc"] and values["figure"] == "auc"
     assert float(values["last"]) == result["history"][-1]["auc"] and int(values["n"]) == best["pairs"]
     cli.main(["runs", "--json"])

@@ -1,5 +1,6 @@
 """Experiment files: what they may be made of, and that one leaves nothing to the next."""
 
+import os
 import sys
 
 import pytest
@@ -47,6 +48,21 @@ def test_a_config_may_use_dataclasses_of_its_own(tmp_path):
     path = made(tmp_path, own=OWN) / "own.py"
     assert configs.load(path).data.length == 9
     assert grids.load(path).axes == {}
+
+
+def test_a_config_is_what_its_file_says_now_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    """Also one of the same size and second as another, for which Python would take the bytecode of the other."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "config.py"
+    (tmp_path / "neighbour.py").write_text("LENGTH = 3")
+    for length in (4, 5, 6):
+        path.write_text(
+            "import neighbour\nfrom jaxneg.config import Config, DataConfig\n"
+            f"def get_config(): return Config(data=DataConfig(length={length} * neighbour.LENGTH))\n"
+        )
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert configs.load(path).data.length == 3 * length
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["config.py", "neighbour.py"]
 
 
 def test_files_beside_are_imported_and_do_not_meet_those_of_another_directory(tmp_path, monkeypatch):

@@ -28,6 +28,14 @@ def saved(directory, scores):
     return checkpoints
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two checkpoints, to be copied and damaged."""
+    directory = tmp_path_factory.mktemp("two")
+    saved(directory, {1: 0.1, 2: 0.2}).close()
+    return directory
+
+
 def test_the_two_latest_and_the_best_survive(tmp_path):
     checkpoints = saved(tmp_path, {1: 0.6, 2: 0.9, 3: 0.7, 4: 0.5, 5: -math.inf})
     assert checkpoints.steps() == [2, 4, 5]
@@ -140,8 +148,8 @@ def test_what_orbax_says_of_a_checkpoint_is_believed_by_nobody(text, read_only, 
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_one_line_that_names_the_checkpoint(damage, tmp_path, capfd, caplog):
-    saved(tmp_path, {1: 0.1, 2: 0.2}).close()
+def test_damage_is_one_line_that_names_the_checkpoint(damage, two, tmp_path, capfd, caplog):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     DAMAGE[damage](tmp_path / "2")
     capfd.readouterr()
     caplog.clear()
