@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.models.layers import Linear, dropout
 
-BLOCK = 100  # queries of a block: smaller ones save products, larger ones are faster a product
+BLOCK = 50  # queries of a block, at least: fewer make products slow
+BLOCKS = 8  # at most, so that the program does not grow with the positions
 
 
 def attention(
@@ -38,33 +39,35 @@ def attention(
       rate: share of the weights that are zeroed, the rest scaled up.
       key: of that; none zeroes nothing.
     """
-    length, scale = q_BLHK.shape[1], q_BLHK.shape[3] ** -0.5
-    size = BLOCK if causal else length
-    starts = range(0, length, size)
+    B, L, H, K = q_BLHK.shape
+    # Products with one batch axis: with heads behind positions XLA copies every operand on a CPU.
+    q_NLK, k_NLK, v_NLK = (jnp.moveaxis(x, 2, 1).reshape(B * H, L, K) for x in (q_BLHK, k_BLHK, v_BLHK))
+    size = block_size(L) if causal else L
+    blocks = [(start, min(start + size, L)) for start in range(0, L, size)]
     keys = (
-        [key] * len(starts) if key is None or len(starts) == 1 else list(jax.random.split(key, len(starts)))
+        [key] * len(blocks) if key is None or len(blocks) == 1 else list(jax.random.split(key, len(blocks)))
     )
-    blocks = []
-    for start, block_key in zip(starts, keys, strict=True):
-        end = min(start + size, length)
-        seen = end if causal else length
-        logits_BHLM = jnp.einsum(
-            "BLHK,BMHK->BHLM", q_BLHK[:, start:end], k_BLHK[:, :seen], preferred_element_type=jnp.float32
+    done = []
+    for n, (start, end) in enumerate(blocks):
+        seen = end if causal else L
+        logits_NPM = jnp.einsum(
+            "NPK,NMK->NPM", q_NLK[:, start:end], k_NLK[:, :seen], preferred_element_type=jnp.float32
         )
-        logits_BHLM = logits_BHLM * scale
+        logits_NPM = logits_NPM * K**-0.5
         visible = _visible(segment_BL, start, end, seen, causal=causal)
         if visible is not None:
-            logits_BHLM = jnp.where(visible, logits_BHLM, jnp.finfo(jnp.float32).min)
-        # The sum is divided out of the result, which has a width of K where the weights have one of M.
-        highest_BHL1 = jax.lax.stop_gradient(logits_BHLM.max(axis=-1, keepdims=True))
-        weight_BHLM = jnp.exp(logits_BHLM - highest_BHL1)
-        sum_BLH1 = jnp.moveaxis(weight_BHLM.sum(axis=-1), 1, 2)[..., None]
-        weight_BHLM = dropout(weight_BHLM.astype(v_BLHK.dtype), rate, block_key)
-        y_BLHK = jnp.einsum(
-            "BHLM,BMHK->BLHK", weight_BHLM, v_BLHK[:, :seen], preferred_element_type=jnp.float32
-        )
-        blocks.append((y_BLHK / sum_BLH1).astype(v_BLHK.dtype))
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+            shown = jnp.broadcast_to(visible, (B, H, end - start, seen)).reshape(logits_NPM.shape)
+            logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
+        weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NLK.dtype)
+        weight_NPM = dropout(weight_NPM, rate, keys[n])
+        done.append(jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NLK[:, :seen]))
+    y_NLK = done[0] if len(done) == 1 else jnp.concatenate(done, axis=1)
+    return jnp.moveaxis(y_NLK.reshape(B, H, L, K), 1, 2)
+
+
+def block_size(length: int) -> int:
+    """Queries of a block, of rows with so many positions."""
+    return max(BLOCK, -(-length // BLOCKS))
 
 
 def _visible(
@@ -141,21 +144,12 @@ class Attention(nnx.Module):
         """What each position gathers from those of its segment and, where it is causal, not after it."""
         B, L, D = x_BLD.shape
         q_BLHK, k_BLHK, v_BLHK = (
-            part.reshape(B, L, self.heads, D // self.heads) for part in self._projected(x_BLD)
+            layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
+            for layer in (self.query, self.key, self.value)
         )
         if self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
-            y_BLHK = attention(
-                q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, rate=self.dropout, key=key
-            )
+            rate = self.dropout
+            y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, rate=rate, key=key)
         return self.out(y_BLHK.reshape(B, L, D))
-
-    def _projected(self, x_BLD: jax.Array) -> list[jax.Array]:
-        """Queries, keys and values, by one product of three times the width: larger products are faster ones."""
-        parts = (self.query, self.key, self.value)
-        dtype = self.query.dtype
-        kernel_DF = jnp.concatenate([part.kernel.get_value() for part in parts], axis=1)
-        bias_F = jnp.concatenate([part.bias.get_value() for part in parts if part.bias is not None])
-        y_BLF = jnp.dot(x_BLD.astype(dtype), kernel_DF.astype(dtype))
-        return jnp.split((y_BLF.astype(jnp.float32) + bias_F[None, None]).astype(dtype), 3, axis=-1)
