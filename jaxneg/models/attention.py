@@ -7,18 +7,25 @@ differ in speed alone:
     fused     ``jax.nn.dot_product_attention``: cuDNN's kernel on a GPU that has one, without dropout on weights
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxneg.config import ModelConfig
 from jaxneg.models.layers import Linear, dropout
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
 BLOCKS = 8  # at most, so that the program does not grow with the positions
+
+
+class Drop(NamedTuple):
+    """Dropout: a share, and the key that it is drawn by."""
+
+    rate: float
+    key: jax.Array
 
 
 def attention(
@@ -28,25 +35,23 @@ def attention(
     segment_BL: Int[Array, "B L"] | None = None,
     *,
     causal: bool = True,
-    rate: float = 0.0,
-    key: jax.Array | None = None,
+    drop: Drop | None = None,
 ) -> Float[Array, "B L H K"]:
     """What each position gathers from those that it sees: softmax(q k / sqrt(K)) v, the softmax in float32.
 
     Args:
       segment_BL: which sequence each position is of; None where all are of one.
       causal: whether later positions are hidden.
-      rate: share of the weights that are zeroed, the rest scaled up.
-      key: of that; none zeroes nothing.
+      drop: which share of the weights is zeroed and the rest scaled up; None zeroes none.
     """
     B, L, H, K = q_BLHK.shape
     # Products with one batch axis: with heads behind positions XLA copies every operand on a CPU.
     q_NLK, k_NLK, v_NLK = (jnp.moveaxis(x, 2, 1).reshape(B * H, L, K) for x in (q_BLHK, k_BLHK, v_BLHK))
     size = block_size(L) if causal else L
     blocks = [(start, min(start + size, L)) for start in range(0, L, size)]
-    keys = (
-        [key] * len(blocks) if key is None or len(blocks) == 1 else list(jax.random.split(key, len(blocks)))
-    )
+    keys = [] if drop is None else [drop.key]
+    if drop is not None and len(blocks) > 1:
+        keys = list(jax.random.split(drop.key, len(blocks)))
     done = []
     for n, (start, end) in enumerate(blocks):
         seen = end if causal else L
@@ -59,7 +64,8 @@ def attention(
             shown = jnp.broadcast_to(visible, (B, H, end - start, seen)).reshape(logits_NPM.shape)
             logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
         weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NLK.dtype)
-        weight_NPM = dropout(weight_NPM, rate, keys[n])
+        if drop is not None:
+            weight_NPM = dropout(weight_NPM, drop.rate, keys[n])
         done.append(jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NLK[:, :seen]))
     y_NLK = done[0] if len(done) == 1 else jnp.concatenate(done, axis=1)
     return jnp.moveaxis(y_NLK.reshape(B, H, L, K), 1, 2)
@@ -119,20 +125,12 @@ def fused_implementation(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with its projections. ``fused`` leaves the part between them to a kernel."""
+    """Multi-head attention with its projections. With ``config.attention`` "fused" a kernel does what is between."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float,
-        dtype: DTypeLike,
-        *,
-        causal: bool = True,
-        fused: bool = False,
-        rngs: nnx.Rngs,
-    ):
-        self.heads, self.dropout, self.causal, self.fused = heads, dropout, causal, fused
+    def __init__(self, config: ModelConfig, *, causal: bool = True, rngs: nnx.Rngs):
+        width, dtype = config.width, jnp.dtype(config.dtype)
+        self.heads, self.dropout, self.causal = config.heads, config.dropout, causal
+        self.fused = config.attention == "fused"
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)
         self.value = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -150,6 +148,6 @@ class Attention(nnx.Module):
         if self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
-            rate = self.dropout
-            y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, rate=rate, key=key)
+            drop = None if key is None else Drop(self.dropout, key)
+            y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
         return self.out(y_BLHK.reshape(B, L, D))

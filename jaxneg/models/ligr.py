@@ -24,8 +24,7 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
         dtype, width = jnp.dtype(config.dtype), config.width
-        fused = config.attention == "fused"
-        self.attention = Attention(width, config.heads, config.dropout, dtype, fused=fused, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs)
         self.feed_forward = layers.SwiGLU(
             width, config.feed_forward or width, config.dropout, dtype, rngs=rngs
         )

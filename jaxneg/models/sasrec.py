@@ -19,10 +19,7 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, causal: bool = True, rngs: nnx.Rngs):
         self.config = config
         dtype, hidden = jnp.dtype(config.dtype), config.feed_forward or config.width
-        fused = config.attention == "fused"
-        self.attention = Attention(
-            config.width, config.heads, config.dropout, dtype, causal=causal, fused=fused, rngs=rngs
-        )
+        self.attention = Attention(config, causal=causal, rngs=rngs)
         self.feed_forward = layers.FeedForward(config.width, hidden, config.dropout, dtype, rngs=rngs)
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)

@@ -98,11 +98,11 @@ def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
     length, rate = 2 * attention.BLOCK, 0.25
     q = jnp.zeros((64, length, 1, 4))
     v = jnp.ones_like(q)
-    found = attention.attention(q, q, v, causal=False, rate=rate, key=jax.random.key(0))
+    found = attention.attention(q, q, v, causal=False, drop=attention.Drop(rate, jax.random.key(0)))
     # Each is the mean of as many draws of 0 or 4/3 as there are positions: 4 standard errors.
     assert abs(float(found.mean()) - 1) < 4 * (rate / (1 - rate) / length / (64 * length)) ** 0.5
-    causal = attention.attention(q, q, v, rate=rate, key=jax.random.key(0))[:, :, 0, 0]
+    causal = attention.attention(q, q, v, drop=attention.Drop(rate, jax.random.key(0)))[:, :, 0, 0]
     first, second = causal[:, : attention.BLOCK] != 1, causal[:, attention.BLOCK :] != 1
     assert not np.array_equal(first, second)
-    whole = attention.attention(q, q, v, rate=rate)
+    whole = attention.attention(q, q, v)
     np.testing.assert_allclose(whole, 1.0, atol=1e-6)
