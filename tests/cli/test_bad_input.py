@@ -17,6 +17,7 @@ import pytest
 
 from jaxneg import cli
 from jaxneg.data import stores
+from jaxneg.files import documents
 from jaxneg.training import runs
 
 HEADER = "user,time,item,feedback,session\n"
@@ -94,6 +95,18 @@ def edit_json(name, **values):
     def edit():
         path = pathlib.Path(name)
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
+def without(name, outer, inner):
+    """Takes a value out of a document and makes its checksum anew, as another program would."""
+
+    def edit():
+        path = pathlib.Path(name)
+        values = json.loads(path.read_text())
+        del values[documents.SEAL], values[outer][inner]
+        path.write_text(json.dumps(documents.sealed(values)))
 
     return edit
 
@@ -189,6 +202,7 @@ MISTAKES = {
     "no such store": (nothing, f"{TRAIN} --data.store none", "no store at none: jaxneg prepare writes one"),
     "no store": (nothing, "inspect run", "run is no jaxneg store"),
     "store of another version": (edit_json("store/metadata.json", version=99), TRAIN, "store store is of format version 99"),
+    "store that says too little": (without("store/metadata.json", "settings", "session"), "inspect store --verify", "settings.session is missing"),
     "store cut short": (half("store/event_item.npy"), TRAIN, "store store is damaged: event_item.npy has .* bytes"),
     "store that lacks a file": (remove("store/items.parquet"), "inspect store", "damaged: items.parquet is missing"),
     "half-written metadata": (half("store/metadata.json"), "inspect store", "is no jaxneg store, or a half-written one"),
