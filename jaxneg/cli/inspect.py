@@ -27,12 +27,14 @@ class Inspect:
         from jaxneg.data import describe, stores
 
         store = stores.Store.open(self.store)
-        described = describe.describe(store)
+        files = 0
         if self.verify:
             with progress.Steps("inspect") as steps:
                 files = store.verify(
                     lambda done, total, file: steps(done >> 20, total >> 20, stage=f"MB of {file}")
                 )
+        described = describe.describe(store)
+        if self.verify:  # not before all of it was read
             progress.say(f"{self.store}: all {files} files are as they were written")
         if self.json:
             print(json.dumps(described))

@@ -277,7 +277,7 @@ def number(column: Column) -> ir.Value:
     if column.kind == "null":
         return ibis.null("float64")
     value = value.try_cast("float64") if column.kind == "text" else value.cast("float64")
-    return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
+    return scans.finite(value)
 
 
 def rounded(value: ir.Value) -> ir.Value:

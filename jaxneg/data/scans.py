@@ -24,13 +24,8 @@ import pyarrow.parquet as pq
 from jaxneg.data import engine, heads, sources, spark, staging
 from jaxneg.errors import UserError
 
-OWN = (
-    "order",
-    "filename",
-    "file_index",
-    "file_row_number",
-    "rowid",
-)  # names of columns that engines or we add
+# names of columns that engines or we add
+OWN = ("order", "filename", "file_index", "file_row_number", "rowid")
 # Layouts of JSON, as DuckDB calls them; SPREAD: objects that go on over several lines.
 LISTS, LINES, SPREAD = "array", "newline_delimited", "unstructured"
 
@@ -300,11 +295,14 @@ def _finite(name: str, kind: Any) -> str:
 
 
 def _numbers(table: ir.Table) -> ir.Table:
-    """The table with null for NaN and infinities, which text may hold and which no rating, time or share is."""
-    none = ibis.null("float64")
-    columns = {name: table[name] for name, kind in table.schema().items() if kind.is_floating()}
-    finite = {name: ibis.ifelse(one.isnan() | one.isinf(), none, one) for name, one in columns.items()}
-    return table.mutate(**finite) if finite else table
+    """The table with finite numbers: text may hold others, which are no rating, time or share."""
+    numbers = {name: finite(table[name]) for name, kind in table.schema().items() if kind.is_floating()}
+    return table.mutate(**numbers) if numbers else table
+
+
+def finite(value: Any) -> ir.Value:
+    """Doubles, with null for NaN and infinities. Of Parquet see ``_finite``: there the engine is not to be asked."""
+    return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
 
 
 def _numbered(table: ir.Table) -> ir.Table:

@@ -15,17 +15,20 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
-from jaxneg.models.layers import Linear, dropout
+from jaxneg.models.layers import Linear, dropout, split
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
 BLOCKS = 8  # at most, so that the program does not grow with the positions
 
 
 class Drop(NamedTuple):
-    """Dropout: a share, and the key that it is drawn by."""
+    """Dropout: a share, and the key that it is drawn by; without a key nothing is dropped."""
 
-    rate: float
-    key: jax.Array
+    rate: float = 0.0
+    key: jax.Array | None = None
+
+
+NOTHING = Drop()
 
 
 def attention(
@@ -35,25 +38,23 @@ def attention(
     segment_BL: Int[Array, "B L"] | None = None,
     *,
     causal: bool = True,
-    drop: Drop | None = None,
+    drop: Drop = NOTHING,
 ) -> Float[Array, "B L H K"]:
     """What each position gathers from those that it sees: softmax(q k / sqrt(K)) v, the softmax in float32.
 
     Args:
       segment_BL: which sequence each position is of; None where all are of one.
       causal: whether later positions are hidden.
-      drop: which share of the weights is zeroed and the rest scaled up; None zeroes none.
+      drop: which share of the weights is zeroed and the rest scaled up.
     """
     B, L, H, K = q_BLHK.shape
     # Products with one batch axis: with heads behind positions XLA copies every operand on a CPU.
     q_NLK, k_NLK, v_NLK = (jnp.moveaxis(x, 2, 1).reshape(B * H, L, K) for x in (q_BLHK, k_BLHK, v_BLHK))
     size = block_size(L) if causal else L
     blocks = [(start, min(start + size, L)) for start in range(0, L, size)]
-    keys = [] if drop is None else [drop.key]
-    if drop is not None and len(blocks) > 1:
-        keys = list(jax.random.split(drop.key, len(blocks)))
-    done = []
-    for n, (start, end) in enumerate(blocks):
+    keys = [drop.key] if len(blocks) == 1 else split(drop.key, len(blocks))
+    done: list[jax.Array] = []
+    for (start, end), key in zip(blocks, keys, strict=True):
         seen = end if causal else L
         logits_NPM = jnp.einsum(
             "NPK,NMK->NPM", q_NLK[:, start:end], k_NLK[:, :seen], preferred_element_type=jnp.float32
@@ -64,8 +65,7 @@ def attention(
             shown = jnp.broadcast_to(visible, (B, H, end - start, seen)).reshape(logits_NPM.shape)
             logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
         weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NLK.dtype)
-        if drop is not None:
-            weight_NPM = dropout(weight_NPM, drop.rate, keys[n])
+        weight_NPM = dropout(weight_NPM, drop.rate, key)
         done.append(jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NLK[:, :seen]))
     y_NLK = done[0] if len(done) == 1 else jnp.concatenate(done, axis=1)
     return jnp.moveaxis(y_NLK.reshape(B, H, L, K), 1, 2)
@@ -148,6 +148,6 @@ class Attention(nnx.Module):
         if self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
-            drop = None if key is None else Drop(self.dropout, key)
+            drop = Drop(self.dropout, key)
             y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
         return self.out(y_BLHK.reshape(B, L, D))
