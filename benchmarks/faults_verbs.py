@@ -240,9 +240,8 @@ def signalled(base: Place, verb: str, number: signal.Signals, rng: random.Random
     if process.poll() is None:
         process.send_signal(number)
     said = process.communicate(timeout=LONGEST)[1].decode()
-    refused = (
-        verb == "plan" and "needs its compiler" in said
-    )  # here it has none for TPUs, and says so at once
+    # here it has none for TPUs, and says so at once
+    refused = verb == "plan" and "needs its compiler" in said
     if process.returncode == 0 or refused:
         return None
     if process.returncode != 128 + number or "Traceback" in said:
@@ -341,9 +340,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, help="directory to keep, instead of a temporary one")
     parser.add_argument("--verbs", nargs="+", choices=VERBS)
     asked = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # what a caller ignores, those started here would too
+    # what a caller ignores, those started here would too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     verbs = asked.verbs or (["export"] if asked.quick else list(VERBS))
     counts = (1, 1) if asked.quick else (asked.kills, asked.signals)
     with tempfile.TemporaryDirectory() as temporary:

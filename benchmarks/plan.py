@@ -63,9 +63,8 @@ def main() -> None:
     for title, options in NEGATIVES.items():
         for name in asked.slices:
             found = planned(name, options)
-            rows = (
-                json.loads(path.read_text()) if path.is_file() else {}
-            )  # now: another process may have added rows
+            # now: another process may have added rows
+            rows = json.loads(path.read_text()) if path.is_file() else {}
             rows.setdefault(title, {})[name] = found
             path.write_text(json.dumps(rows, indent=1) + "\n")
             (RESULTS / "plan.md").write_text(markdown(rows))

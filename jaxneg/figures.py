@@ -30,12 +30,8 @@ VALIDATION = "validation_"  # how figures of validation begin beside others
 
 OF_PAIRS = ("pair_accuracy", "user_pair_accuracy", "auc")  # of liked and disliked items
 OF_LIKED = ("mrr_positive",)
-AT_K = (
-    "ndcg",
-    "hit_rate",
-    "next_hit_rate",
-    "released_hit_rate",
-)  # of liked items, each with "@" and a cut-off
+# of liked items, each with "@" and a cut-off
+AT_K = ("ndcg", "hit_rate", "next_hit_rate", "released_hit_rate")
 SPOKEN = f"{', '.join((*OF_PAIRS, *OF_LIKED))}, or {', '.join(f'{name}@K' for name in AT_K)}"
 
 

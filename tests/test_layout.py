@@ -59,9 +59,8 @@ def zone(module):
 
 MODULES = {name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 OURS = {module: {other for other in imports(path) if other in MODULES} for module, path in MODULES.items()}
-OURS["jaxneg"] = (
-    set()
-)  # names for type checkers alone; tests/api/test_names.py holds that it imports none of ours
+# names for type checkers alone; tests/api/test_names.py holds that it imports none of ours
+OURS["jaxneg"] = set()
 
 
 def test_ls_tells_what_the_library_does():

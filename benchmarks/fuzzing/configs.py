@@ -99,11 +99,8 @@ TOPS = (
     "def get_config(*, a=1): return Config(data=DataConfig(store='store'))", "from config import get_config", "import os; os._exit",
     "import jaxneg.cli as numpy", "import warnings; warnings.warn('x')", "print('hello')", "__name__ = None", "__file__ = 5",
 )  # fmt: skip
-OPEN = {
-    "epochs": ("1", "2"),
-    "devices": ("0", "1"),
-    "batch_size": ("16", "32"),
-}  # valid values of which could take hours
+# valid values of which could take hours
+OPEN = {"epochs": ("1", "2"), "devices": ("0", "1"), "batch_size": ("16", "32")}
 
 
 def config(rng: random.Random, path: pathlib.Path) -> str:

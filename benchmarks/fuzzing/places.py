@@ -69,9 +69,8 @@ class Target(NamedTuple):
 
     name: str
     share: int  # of the mutants
-    damage: Callable[
-        [random.Random, pathlib.Path], tuple[str, bool]
-    ]  # -> what was done, was the checksum mended
+    # -> what was done, was the checksum mended
+    damage: Callable[[random.Random, pathlib.Path], tuple[str, bool]]
     verbs: tuple[str, ...]  # one of them is called
 
 

@@ -18,11 +18,8 @@ from jaxneg.training import records
 if TYPE_CHECKING:
     from jaxneg.serve.scorer import Event, Recommendation, Scorer
 
-SHOWN = (
-    "pair_accuracy",
-    "auc",
-    "mrr_positive",
-)  # figures of a report's table, and then those at the first cut-off
+# figures of a report's table, and then those at the first cut-off
+SHOWN = ("pair_accuracy", "auc", "mrr_positive")
 AT_K = ("ndcg", "hit_rate")
 
 

@@ -17,13 +17,8 @@ import ibis.expr.types as ir
 from jaxneg.data import engine
 from jaxneg.errors import UserError
 
-KINDS = (
-    "thumb_up",
-    "play",
-    "skip",
-    "thumb_down",
-    "unknown",
-)  # unknown: seen, but no opinion can be read from it
+# unknown: seen, but no opinion can be read from it
+KINDS = ("thumb_up", "play", "skip", "thumb_down", "unknown")
 ATTRIBUTE = "attribute_"  # prefix of columns that describe the item: text, one value per item
 LEFT_OUT = "left_out"  # optional column: why a row is no event, in plain words; null for events
 
@@ -45,34 +40,14 @@ EVENT_SCHEMA = ibis.schema(
 Sign = Literal[-1, 0, 1]
 PRESETS: dict[str, dict[str, Sign]] = {
     "default": {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0},
-    "plays": {
-        "thumb_up": 1,
-        "play": 1,
-        "skip": -1,
-        "thumb_down": -1,
-        "unknown": 0,
-    },  # MSSD: a play against a skip
-    "explicit": {
-        "thumb_up": 1,
-        "play": 0,
-        "skip": 0,
-        "thumb_down": -1,
-        "unknown": 0,
-    },  # Piki: opinions given only
-    "pandora": {
-        "thumb_up": 1,
-        "play": 0,
-        "skip": -1,
-        "thumb_down": -1,
-        "unknown": 0,
-    },  # plays alone say nothing
-    "lenient": {
-        "thumb_up": 1,
-        "play": 1,
-        "skip": 0,
-        "thumb_down": -1,
-        "unknown": 0,
-    },  # skips alone say nothing
+    # MSSD: a play against a skip
+    "plays": {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0},
+    # Piki: opinions given only
+    "explicit": {"thumb_up": 1, "play": 0, "skip": 0, "thumb_down": -1, "unknown": 0},
+    # plays alone say nothing
+    "pandora": {"thumb_up": 1, "play": 0, "skip": -1, "thumb_down": -1, "unknown": 0},
+    # skips alone say nothing
+    "lenient": {"thumb_up": 1, "play": 1, "skip": 0, "thumb_down": -1, "unknown": 0},
 }
 
 

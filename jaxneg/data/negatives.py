@@ -25,14 +25,12 @@ class NegativeIndex(NamedTuple):
     positive_indptr: np.ndarray  # int64 [users + 1], ranges of positive_item
     positive_item: np.ndarray  # int32 [P], ascending within a user
     filter_bits: np.ndarray  # uint8, one hashed bit per (user, positive): a clear bit proves no positive
-    log_count_V: (
-        np.ndarray
-    )  # float64, log(1 + signed events in training) of each row; empty unless scope is popularity
+    # float64, log(1 + signed events in training) of each row; empty unless scope is popularity
+    log_count_V: np.ndarray
     session_indptr: np.ndarray  # int64 [sessions + 1], ranges of session_item; empty unless scope is session
     session_item: np.ndarray  # int32, real negatives by session; empty unless scope is session
-    weight: (
-        np.ndarray
-    )  # float64, running sum of the weights of negative_item, 0 first; empty if all weigh alike
+    # float64, running sum of the weights of negative_item, 0 first; empty if all weigh alike
+    weight: np.ndarray
     session_weight: np.ndarray  # float64, of session_item likewise
     until_V: np.ndarray  # int64, training events of rows up to each; empty unless random draws are by count
 

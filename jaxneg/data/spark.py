@@ -25,12 +25,8 @@ from jaxneg.errors import UserError
 
 LOCAL = "^file:/*"  # Spark writes file:/ here and file:/// there
 SCRATCH = "jaxneg.scratch"  # key of the session's configuration
-URI, PIECE, ROW, FIRST = (
-    "jaxneg_uri",
-    "jaxneg_piece",
-    "jaxneg_row",
-    "jaxneg_first",
-)  # columns that come and go
+# columns that come and go
+URI, PIECE, ROW, FIRST = ("jaxneg_uri", "jaxneg_piece", "jaxneg_row", "jaxneg_first")
 
 
 def connect(memory_limit: str, threads: int, temp_dir: pathlib.Path | None) -> ibis.BaseBackend:

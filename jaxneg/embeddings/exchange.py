@@ -29,9 +29,8 @@ SPARE = 16  # and above that, for few ids
 NONE = jnp.iinfo(jnp.int32).max  # in place of an id where there is none
 EACH, ALL = PartitionSpec(MESH), PartitionSpec()  # a part for each device; the same everywhere
 
-Change = Callable[
-    ..., tuple[jax.Array, ...]
-]  # (part, ..., row_Q, value_QX) -> the parts, changed at these rows
+# (part, ..., row_Q, value_QX) -> the parts, changed at these rows
+Change = Callable[..., tuple[jax.Array, ...]]
 
 
 class Route(NamedTuple):

@@ -36,9 +36,8 @@ class Findings(NamedTuple):
     split: str  # "test" or "validation"
     run: MeasuredRun
     baselines: Mapping[str, tuning.Measured]  # by name, on the same examples
-    runs: Mapping[str, MeasuredRun] = types.MappingProxyType(
-        {}
-    )  # others by name, each on examples of its own
+    # others by name, each on examples of its own
+    runs: Mapping[str, MeasuredRun] = types.MappingProxyType({})
     coverage: documents.Object = types.MappingProxyType({})  # what ``input_coverage`` found
     later: float = float("nan")  # what ``held_out.later_share`` found
     notes: Sequence[str] = ()  # sentences for the head of the report

@@ -123,9 +123,8 @@ def accuracy(findings: measuring.Findings) -> Figure:
     reports = {"model": report} | others | {name: one.report for name, one in findings.baselines.items()}
     ends = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high")
     accuracies = {name: tuple(one.figures[end] for end in ends) for name, one in reports.items()}
-    colors = dict(
-        zip(["model", *others], itertools.cycle(RUNS), strict=False)
-    )  # as in the plot of validations
+    # as in the plot of validations
+    colors = dict(zip(["model", *others], itertools.cycle(RUNS), strict=False))
     ordered = sorted(accuracies, key=lambda name: np.nan_to_num(accuracies[name][0]))
     figure, axes = canvas(1.5 + 0.42 * len(ordered))
     for y, name in enumerate(ordered):

@@ -18,14 +18,10 @@ RUNS = 64  # parts in which the log is counted, which bounds the memory
 TOP = 100  # items of a list whose change is measured, or a tenth of a catalogue below 1,000
 EXAMPLES = 2000  # examples whose lists are compared, at most
 NEAR = 0.5  # cosine above which two items count as similar
-FLIPS = {
-    "play": ("skip", "thumb_down"),
-    "thumb_up": ("thumb_down", "skip"),
-}  # like -> its opposite, or the next best
-TABLES = {
-    "added": "inputs.feedback",
-    "gate": "inputs.feedback_gate",
-}  # parameters with a row per feedback kind
+# like -> its opposite, or the next best
+FLIPS = {"play": ("skip", "thumb_down"), "thumb_up": ("thumb_down", "skip")}
+# parameters with a row per feedback kind
+TABLES = {"added": "inputs.feedback", "gate": "inputs.feedback_gate"}
 
 
 class Catalogue(NamedTuple):

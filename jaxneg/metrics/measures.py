@@ -378,9 +378,8 @@ def _random_items(rng: np.random.Generator, batch: EvalBatch, items: int) -> np.
     again = np.zeros(held_BC.shape, bool)
     again[:, 1:] = held_BC[:, 1:] == held_BC[:, :-1]
     real = (held_BC > 0) & ~again
-    held_BC = np.sort(
-        np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1
-    )  # the others are beyond all
+    # the others are beyond all
+    held_BC = np.sort(np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1)
     free_B = items - real.sum(1)
     rank_B = (rng.random(len(held_BC)) * free_B).astype(np.int64)  # of the item among the free ones, from 0
     before_BC = held_BC - 1 - np.arange(held_BC.shape[1])  # free items below each held one

@@ -12,9 +12,8 @@ NAN = "a score is NaN: scores must order all items"
 class Ranking(NamedTuple):
     """Where targets stand in the whole catalogue, and which items lead it."""
 
-    targets: tuple[
-        np.ndarray, ...
-    ]  # ranks of each block of targets, float64 [B, C], NaN where there is no target
+    # ranks of each block of targets, float64 [B, C], NaN where there is no target
+    targets: tuple[np.ndarray, ...]
     top_Bk: np.ndarray  # int64, rows of the highest scores, best first; 0 where the catalogue ends
 
 

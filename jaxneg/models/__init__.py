@@ -20,10 +20,9 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], Params]
     item_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as input
     output_rows: Callable[..., jax.Array]  # (params, row_*D, attribute_*A) -> rows of items as scored
-    encode: Callable[
-        ..., jax.Array
-    ]  # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None, segment_BL or None) -> h_BLD; mask_BL: real or
+    # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None, segment_BL or None) -> h_BLD; mask_BL: real or
     # hidden events; segment_BL: which sequence of a packed row each position is of, none where a row is one
+    encode: Callable[..., jax.Array]
     cloze: bool  # it knows hidden events, those whose feedback code is batch.MASK, and has a position more for them
 
 

@@ -221,9 +221,8 @@ def _suggest(
             continue  # was not compiled: the state alone is too much
         tried.append(found)
         if len(tried) > 1 and tried[-2]["batch_size"] == 2 * found["batch_size"]:
-            saved = (
-                tried[-2]["used_bytes"] - found["used_bytes"]
-            )  # by half of the batch; all of it saves twice that
+            # by half of the batch; all of it saves twice that
+            saved = tried[-2]["used_bytes"] - found["used_bytes"]
             if found["used_bytes"] - saved > found["available_bytes"]:
                 break
         if len(tried) == tries:

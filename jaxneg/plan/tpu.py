@@ -29,9 +29,8 @@ class Chip(NamedTuple):
 
 # Memory and reads as found with libtpu 0.0.42; links of Cloud TPU's published tables.
 CHIPS = {
-    "v4": Chip(
-        1, 30.75, 982, 50, {"chip_config_name": "megacore"}
-    ),  # without it, two devices a chip, unlike on a v4
+    # without it, two devices a chip, unlike on a v4
+    "v4": Chip(1, 30.75, 982, 50, {"chip_config_name": "megacore"}),
     "v5e": Chip(1, 15.75, 737, 50),
     "v5p": Chip(1, 95.74, 2350, 100),
     "v6e": Chip(1, 31.25, 1638, 100),

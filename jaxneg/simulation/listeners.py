@@ -35,9 +35,8 @@ LENGTHS = np.arange(10, LONGEST + 1)
 LENGTH_SHARE = np.append(0.48 * 0.8609 ** np.arange(10) / (0.8609 ** np.arange(10)).sum(), 0.52)
 GENRE = 2.0  # logits lost by a song whose genre is unrelated to those of the listener's stations
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
-HOUR_SHARE = (
-    np.array([4, 2, 1, 1, 1, 2, 4, 7, 8, 7, 6, 6, 7, 7, 7, 8, 9, 10, 10, 9, 8, 8, 7, 5]) / 144
-)  # of a day
+# of a day
+HOUR_SHARE = np.array([4, 2, 1, 1, 1, 2, 4, 7, 8, 7, 6, 6, 7, 7, 7, 8, 9, 10, 10, 9, 8, 8, 7, 5]) / 144
 YEARS = (1970, 2200)  # in which a log may begin
 
 

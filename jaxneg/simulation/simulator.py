@@ -30,9 +30,8 @@ from jaxneg.simulation.listeners import LONGEST, SimulateConfig, Truth
 
 BLOCK = 8192  # sessions that fill a block; part of what a seed means
 BRIEF_SKIP = 0.4215 / 0.5172  # share of skips that come almost at once: P(skip_1 | skip_2) of MSSD
-FULL_PLAY = 1 - (0.6484 - 0.5172) / (
-    1 - 0.5172
-)  # share of plays that run to the end: P(not skip_3 | not skip_2)
+# share of plays that run to the end: P(not skip_3 | not skip_2)
+FULL_PLAY = 1 - (0.6484 - 0.5172) / (1 - 0.5172)
 
 SCHEMA = pa.schema(
     [
@@ -336,9 +335,8 @@ def _times_heard(key: np.ndarray, heard: np.ndarray) -> np.ndarray:
 def _apart(user: np.ndarray, start: np.ndarray, takes: np.ndarray) -> np.ndarray:
     """Starts pushed later, where needed, so that a user's sessions do not overlap."""
     done = np.cumsum(takes) - takes
-    lift = user.astype(np.int64) * (
-        int(start.max()) + int(done[-1]) + 1
-    )  # keeps users apart in one running maximum
+    # keeps users apart in one running maximum
+    lift = user.astype(np.int64) * (int(start.max()) + int(done[-1]) + 1)
     return np.maximum.accumulate(start - done + lift) - lift + done
 
 

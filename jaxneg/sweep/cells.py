@@ -17,12 +17,8 @@ from jaxneg.files import documents
 from jaxneg.sweep import standing, tables
 from jaxneg.training import loop, records, runs
 
-RAW = (
-    "best_score",
-    "best_step",
-    "last_score",
-    "steps_per_epoch",
-)  # of a result, which become others of these
+# of a result, which become others of these
+RAW = ("best_score", "best_step", "last_score", "steps_per_epoch")
 
 
 def work(kind: str, config: str, directory: str, split: str, on_progress: progress.OnProgress) -> None:

@@ -34,9 +34,8 @@ class Sweep:
     axes: Mapping[str, Axis]  # by name; see ``over``
     seeds: Annotated[int, fields.Bounds(1, 10_000)] = 3  # seed s adds s to data.seed and train.seed
     figures: tuple[str, ...] = FIGURES  # that table.md and the plots show
-    reference: Mapping[str, str] = field(
-        default_factory=dict
-    )  # labels of the cell that others are compared with
+    # labels of the cell that others are compared with
+    reference: Mapping[str, str] = field(default_factory=dict)
 
 
 class Cell(NamedTuple):

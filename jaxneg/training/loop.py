@@ -168,9 +168,8 @@ class Loop:
     writer: logs.Writer
     watch: Watch
     feed: Callable[[int], None]  # of the watchdog: that a step was reached
-    pending: list[dict[str, jax.Array]] = field(
-        default_factory=list[dict[str, jax.Array]]
-    )  # metrics of steps not logged yet
+    # metrics of steps not logged yet
+    pending: list[dict[str, jax.Array]] = field(default_factory=list[dict[str, jax.Array]])
     mark: float = 0.0  # when the steps began that the next flush waits for
     logged: float = field(default_factory=time.perf_counter)
     began: float = field(default_factory=time.perf_counter)  # of this part of the run

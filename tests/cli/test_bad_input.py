@@ -51,9 +51,8 @@ def refused(command, capsys):
     assert ended.value.code == 2
     assert captured.out == ""
     lines = captured.err.splitlines()
-    lines = [
-        line for line in lines if not line.startswith(("prepare:", "train ", "evaluate", "simulate "))
-    ]  # progress
+    # progress
+    lines = [line for line in lines if not line.startswith(("prepare:", "train ", "evaluate", "simulate "))]
     assert len(lines) == 1 and lines[0].startswith("jaxneg: "), captured.err
     return lines[0]
 

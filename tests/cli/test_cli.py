@@ -138,9 +138,8 @@ def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
     assert found["pair_accuracy_low"] <= found["pair_accuracy"] <= found["pair_accuracy_high"]
     assert found["baselines"] and all(FIGURES <= set(one) for one in found["baselines"].values())
     result = json.loads((RUN / "result.json").read_text())
-    assert (
-        found["epochs_to_convergence"] is result["epochs_to_convergence"] is None
-    )  # it stopped at its limit
+    # it stopped at its limit
+    assert found["epochs_to_convergence"] is result["epochs_to_convergence"] is None
     assert strict((RUN / "report.json").read_text()) == found
     assert (RUN / "report.md").read_text().startswith("#")
 

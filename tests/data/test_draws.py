@@ -9,9 +9,8 @@ from jaxneg.data import draws
 
 V, REPEATS = 2000, 300
 RANK = np.arange(1, V + 1)
-COUNT = np.random.default_rng(7).permutation(
-    (20_000 / (RANK + 10)).astype(np.int64) + 1
-)  # in no order of rows
+# in no order of rows
+COUNT = np.random.default_rng(7).permutation((20_000 / (RANK + 10)).astype(np.int64) + 1)
 UNTIL_V = np.cumsum(np.append(0, COUNT))
 DRAWS = ("uniform", "log_uniform", "by_count")
 

@@ -71,17 +71,8 @@ def test_user_scope_ignores_stations(store):
 def test_a_user_without_negatives_gets_random_ones(store):
     item, hard = draw(store, [7] * 3000, [1] * 3000, [OTHER_USER] * 3000, p_hard=1.0)
     counts = collections.Counter(item.ravel().tolist())
-    assert not hard.any() and set(counts) == {
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        8,
-        9,
-        10,
-    }  # 9 is liked in validation only: unknown
+    # 9 is liked in validation only: unknown
+    assert not hard.any() and set(counts) == {1, 2, 3, 4, 5, 6, 8, 9, 10}
     assert max(abs(count - 3000 / 9) for count in counts.values()) < 5 * (3000 / 9) ** 0.5
 
 

@@ -514,9 +514,8 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
     assert sum(rows) == 4
     drawn = [row for k in range(whole.steps_per_epoch) for row in whole[k].negative_BLN.reshape(8, -1)]
     drawn = [tuple(row) for row in drawn if row.any()]
-    assert len(set(drawn)) > 0.8 * len(
-        drawn
-    )  # short rows may meet by chance, blocks of equal draws would always
+    # short rows may meet by chance, blocks of equal draws would always
+    assert len(set(drawn)) > 0.8 * len(drawn)
 
 
 def test_a_batch_that_blocks_do_not_divide_is_refused():

@@ -592,12 +592,8 @@ def reasons(rows):
 
 def test_rows_left_out_are_counted_by_reason_and_change_nothing_else(con, tmp_path):
     out = [
-        {
-            "left_out": "no track",
-            "user": "u",
-            "feedback": "love",
-            "played": 9.0,
-        },  # makes no sense, and need not
+        # makes no sense, and need not
+        {"left_out": "no track", "user": "u", "feedback": "love", "played": 9.0},
         {"left_out": "no track"},
         event("u", "c", 3, left_out="a podcast"),
     ]

@@ -99,9 +99,8 @@ def test_one_person_cannot_play_a_track_twice_within_its_length(read, tmp_path):
         [play(EIGHT + DAY, ms_played=300), play(EIGHT + DAY, ms_played=300)],
     )
     found, left_out = read("spotify", tmp_path / "me", "item")
-    assert len(found) == 5 and left_out == {
-        "listed twice": 1
-    }  # scrolled past twice within a second is possible
+    # scrolled past twice within a second is possible
+    assert len(found) == 5 and left_out == {"listed twice": 1}
 
 
 def test_a_link_to_a_file_is_that_file(read, tmp_path):

@@ -66,9 +66,8 @@ def test_every_id_gets_its_row_and_every_row_its_sum(shape, kind):
     rounds, row_BLD, (changed, times) = both(table, moment, id_BL, value_BLD)
     np.testing.assert_array_equal(row_BLD, by_item[id_BL])
     expected = by_item.astype(np.float64)
-    np.add.at(
-        expected, id_BL, value_BLD * (id_BL > 0)[..., None]
-    )  # what is sent to the padding row is dropped
+    # what is sent to the padding row is dropped
+    np.add.at(expected, id_BL, value_BLD * (id_BL > 0)[..., None])
     order = tables.gathered({"item": changed, "times": times}, ITEMS)
     # float32 sums of up to 2,400 normal numbers, in any order.
     np.testing.assert_allclose(order["item"], expected, rtol=1e-4, atol=1e-3)

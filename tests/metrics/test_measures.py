@@ -392,9 +392,8 @@ def test_released_candidates_by_hand():
     figures = released(scores(100, 200), [batch], 2)  # ranks 2, 2, 1 whatever is drawn
     assert (figures["released_candidates"], figures["released_hit_rate@1"]) == (4, pytest.approx(1 / 3))
     assert figures["released_hit_rate@3"] == 1.0
-    figures = released(
-        scores(-1, -1), [batch], 2
-    )  # below both drawn items and level with each other: rank 3.5
+    # below both drawn items and level with each other: rank 3.5
+    figures = released(scores(-1, -1), [batch], 2)
     assert (figures["released_hit_rate@1"], figures["released_hit_rate@3"]) == (0.0, 0.0)
     figures = released(scores(-1, 200), [batch], 2)  # 4, 4, 1
     assert figures["released_hit_rate@3"] == pytest.approx(1 / 3)

@@ -117,9 +117,8 @@ def test_fixed_phase_and_no_mood_leave_the_state_as_it_was():
     for s in range(0, len(found.listener_S), 7):
         user = found.user_U[found.listener_S[s]]
         expected = config.phase * phases.phase[phases.user == user][-1]
-        np.testing.assert_allclose(
-            found.state_SLD[s], np.tile(expected, (20, 1)), atol=2e-3
-        )  # sqrt(1 - keep^2)
+        # sqrt(1 - keep^2)
+        np.testing.assert_allclose(found.state_SLD[s], np.tile(expected, (20, 1)), atol=2e-3)
 
 
 def test_songs_are_of_the_station_and_come_once_a_session(simulation, visits, heard):
@@ -273,9 +272,8 @@ def test_an_arm_leaves_out_what_it_does_not_know(simulation, visits):
     trials.trial(simulation, visits, {"even": watched})
     for known, song in choices:
         assert (song[known] % 2 == 0).all()
-    assert any(
-        (song[~known] % 2).any() for known, song in choices
-    )  # with nothing to go by, the station's draw
+    # with nothing to go by, the station's draw
+    assert any((song[~known] % 2).any() for known, song in choices)
     for item, code in contexts:
         assert item.shape[1] == 6 and set(np.unique(code)) <= {0, *kinds}
         assert ((item > 0) == (code > 0)).all()

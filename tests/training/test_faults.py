@@ -29,9 +29,8 @@ system = pytest.mark.system
 
 @pytest.fixture(autouse=True)
 def one_device_each(monkeypatch):
-    monkeypatch.setenv(
-        "XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"]
-    )  # without the eight devices of the tests
+    # without the eight devices of the tests
+    monkeypatch.setenv("XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"])
 
 
 @pytest.fixture(scope="module")

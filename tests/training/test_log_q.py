@@ -127,9 +127,8 @@ def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(s
         found = np.array([total(batch) for batch in some], np.float64)
         error = found[:, 0].std(ddof=1) / REPEATS**0.5
         assert abs(found[:, 0].mean() - np.exp(score_V).sum()) < 3 * error, goes_with
-        np.testing.assert_allclose(
-            found[:, 1], found[:, 2], rtol=1e-4
-        )  # which is what the loss takes the log of
+        # which is what the loss takes the log of
+        np.testing.assert_allclose(found[:, 1], found[:, 2], rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["packed", "blocks"])

@@ -200,9 +200,8 @@ def test_every_loss_of_the_config_is_here():
     from jaxneg import config
 
     names = typing.get_args(typing.get_type_hints(config.LossConfig)["name"])
-    assert all(
-        callable(getattr(losses, name)) for name in names if name != "softmax"
-    )  # that is sampled_softmax
+    # that is sampled_softmax
+    assert all(callable(getattr(losses, name)) for name in names if name != "softmax")
 
 
 def test_bce_by_hand():

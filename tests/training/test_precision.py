@@ -66,11 +66,8 @@ def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sum
     ]
     assert len(kernels) >= 2 and len(products) >= 3 * len(kernels)
     for leaf in jax.tree.leaves(built.state):
-        assert leaf.dtype in (
-            jnp.float32,
-            jnp.int32,
-            jnp.uint32,
-        )  # parameters, moments, averages; steps; keys
+        # parameters, moments, averages; steps; keys
+        assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
     # Item rows are read from their table and summed with the other inputs in float32.
     gathered = [e for e in found if e.primitive.name == "gather"]
     assert gathered and not any(narrow(e) for e in gathered)

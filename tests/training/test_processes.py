@@ -46,10 +46,8 @@ def alone(monkeypatch):
         (SLURM, True),
         (SLURM | {"SLURM_NTASKS": "1"}, False),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False),  # an interactive step of a larger allocation
-        (
-            {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")},
-            False,
-        ),  # a batch script outside srun
+        # a batch script outside srun
+        ({name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")}, False),
         ({"OMPI_MCA_orte_hnp_uri": "1;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
         ({"OMPI_MCA_orte_hnp_uri": "1;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}, False),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # any pod

@@ -354,9 +354,8 @@ def test_padding_sequences_change_nothing():
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
     (a, _), (b, _) = update(state, batch, ATTRIBUTE_VA), update(state, padded, ATTRIBUTE_VA)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
-        np.testing.assert_allclose(
-            x, y, atol=1e-5
-        )  # Adam divides tiny gradients, whose sums are taken in another order
+        # Adam divides tiny gradients, whose sums are taken in another order
+        np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 def test_scores_agree_with_each_other():

@@ -22,11 +22,8 @@ from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
 
 PARTS = ("train", "valid", "validation", "test", "part1", "part2", "part3")  # of a benchmark, in their order
-SCALES = {
-    1: (1.0, 0.0),
-    5: (4.0, 2.5),
-    10: (8.0, 5.0),
-}  # highest value -> from here liked, up to here disliked
+# highest value -> from here liked, up to here disliked
+SCALES = {1: (1.0, 0.0), 5: (4.0, 2.5), 10: (8.0, 5.0)}
 
 SCALE = Bounds(-1e9, 1e9)  # of ratings
 

@@ -170,9 +170,8 @@ def _named(table: ir.Table, source: pathlib.Path, files: list[pathlib.Path], per
             )
     if not mixed:
         return table
-    one = {
-        folder: min(accounts[folder]) for folder in mixed
-    }  # of rows without a name, where there is only one
+    # of rows without a name, where there is only one
+    one = {folder: min(accounts[folder]) for folder in mixed}
     account = table.username.nullif("").fill_null(table.user.substitute(one))
     return table.mutate(user=ibis.ifelse(table.user.isin(sorted(mixed)), account, table.user))
 

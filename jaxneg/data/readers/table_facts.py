@@ -16,6 +16,7 @@ from jaxneg.data.columns import Column, Piece
 from jaxneg.data.readers.table_options import Options
 from jaxneg.errors import UserError
 
+# in small letters: what stands for no value
 WORDS = (
     "nan",
     "none",
@@ -31,7 +32,7 @@ WORDS = (
     "(null)",
     "[null]",
     "<null>",
-)  # in small letters: what stands for no value
+)
 TRUE = ("true", "t", "yes", "y", "on", "1", "1.0")
 FALSE = ("false", "f", "no", "n", "off", "0", "0.0")
 WIDEST = 500  # columns of a file in which rows are looked for that a quote has swallowed
