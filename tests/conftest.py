@@ -71,19 +71,23 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"no real data at {data}: set JAXNEG_DATA"))
         if "gpu" in item.keywords and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+        if "slow" in item.keywords and os.environ.get("JAXNEG_COVER") != "all":
+            item.add_marker(pytest.mark.no_cover)  # Python traces at half speed: see CONTRIBUTING.md
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs_made_once():
-    """Runs whose configs differ in what a step does not read share one program, traced and compiled once; so do models.
+    """Runs whose configs differ in what a step does not read share one program, traced and compiled once; so do models,
+    and so do validations their scores.
 
     ``program.build.__wrapped__`` is the function itself.
     """
     from jaxneg import models
     from jaxneg.config import DataConfig, EvalConfig, TrainConfig, parts
-    from jaxneg.training import program
+    from jaxneg.training import program, validation
 
     build, made = program.build, {}
+    prepare, scores = validation.Validation.__init__, {}
     build_model = models.build
     network = functools.lru_cache(lambda encoder, config, **sizes: build_model(config, **sizes))
 
@@ -104,7 +108,14 @@ def programs_made_once():
             made[key] = build(config, catalogue, mesh, total)
         return made[key]
 
+    @functools.wraps(prepare)
+    def prepared(self, config, store, built):
+        prepare(self, config, store, built)
+        key = (id(built), self._ranked, config.eval.exclude_seen)
+        _, self._score = scores.setdefault(key, (built, self._score))  # with the program, which keeps its id
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation.Validation, "__init__", prepared)
         patch.setattr(program, "build", once)
         patch.setattr(models, "build", model_once)
         yield
