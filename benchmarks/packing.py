@@ -104,10 +104,12 @@ class Way:
 
     def __init__(self, store: stores.Store, packed: bool):
         plain = setting(LENGTH, str(store.path))
-        data = dataclasses.replace(plain.data, batch_size=BATCH_SIZE, packed=packed)
+        data = dataclasses.replace(plain.data, batch_size=BATCH_SIZE, packed="always" if packed else "never")
         config: Config = dataclasses.replace(plain, data=data)
         self.batches = pipeline.TrainBatches(store, data)
-        built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
+        built = program.build(
+            config, program.catalogue_of(store), sharding.make_mesh(1), form=self.batches.form
+        )
         self.mesh, self.update, self.state = built.mesh, built.update, built.init()
         self.attribute_VA = sharding.put(np.asarray(store.attribute_VA), self.mesh)
         self.source = self.batches.since(0)

@@ -43,7 +43,7 @@ WRONG = {
     "model.head": ("relu", "--model.head must be one of none, gelu, got 'relu'"),
     "model.attention": ("flash", "--model.attention must be one of plain, fused, got 'flash'"),
     "model.dtype": ("float16", "--model.dtype must be one of float32, bfloat16, got 'float16'"),
-    "data.packed": ("no", "--data.packed must be True or False, got 'no'"),
+    "data.packed": ("no", "--data.packed must be one of auto, always, never, got 'no'"),
     "train.epochs": (2.5, "--train.epochs must be a whole number, got 2.5"),
     "data.negatives": (1.5, "--data.negatives must be a whole number, got 1.5"),
     "data.random": (
