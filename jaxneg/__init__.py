@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from jaxneg.errors import UserError as UserError
     from jaxneg.serve.scorer import Event as Event, Recommendation as Recommendation, Scorer as Scorer
 
-__version__ = "0.2.0"
-
 _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
     "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
@@ -68,6 +66,8 @@ def __getattr__(name: str) -> Any:
     """A public name, from the module that has it (PEP 562)."""
     if name == "callbacks":  # a module, which stands where it is asked for
         return importlib.import_module("jaxneg.callbacks")
+    if name == "__version__":
+        return importlib.import_module("jaxneg.files.documents").VERSION
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxneg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -76,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})

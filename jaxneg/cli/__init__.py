@@ -9,9 +9,9 @@ import types
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, runtime_checkable
 
-import jaxneg
 from jaxneg import errors, progress, signals
 from jaxneg.errors import UserError
+from jaxneg.files import documents
 
 VERBS = (
     "prepare",
@@ -139,7 +139,7 @@ def _run(args: list[str]) -> None:
         print(SUMMARY)
         return
     if args[0] == "--version":
-        print(jaxneg.__version__)
+        print(documents.VERSION)
         return
     command(args[0], args[1:]).run()
 

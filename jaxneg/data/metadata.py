@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import jaxneg
 from jaxneg.data.events import Sign
 from jaxneg.errors import UserError
 from jaxneg.files import arrays as guarded, documents
@@ -61,7 +60,7 @@ class Metadata:
     sums: dict[str, str] = dataclasses.field(default_factory=dict)
     format: str = FORMAT
     version: int = VERSION
-    jaxneg: str = jaxneg.__version__  # that wrote it
+    jaxneg: str = documents.VERSION  # that wrote it
 
 
 def file_names(name: str, shards: int) -> list[str]:
@@ -80,7 +79,7 @@ def read(path: pathlib.Path) -> Metadata:
         raise UserError(f"{path} is no jaxneg store, or a half-written one: jaxneg prepare writes one")
     if values.get("version") not in READS:
         raise UserError(
-            f"store {path} is of format version {values.get('version')}, and jaxneg {jaxneg.__version__} "
+            f"store {path} is of format version {values.get('version')}, and jaxneg {documents.VERSION} "
             f"reads versions {READS[0]} to {READS[-1]}: run jaxneg prepare again"
         )
     seal = values.pop(documents.SEAL, None)

@@ -20,8 +20,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxneg import errors
 from jaxneg.errors import UserError
 
@@ -121,12 +119,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Writes a compressed npz file whole or not at all."""
-    with whole(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager

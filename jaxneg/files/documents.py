@@ -22,6 +22,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, overload
 
 from jaxneg.errors import UserError
 
+VERSION = "0.2.0"  # of jaxneg, as documents name what wrote them; pyproject.toml reads it here
 SEAL = "sha256"
 LEVELS = 40  # of lists and objects
 LARGEST = 1 << 28  # bytes of a document

@@ -25,7 +25,6 @@ import numpy as np
 from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
-import jaxneg
 from jaxneg import files
 from jaxneg.batch import FEEDBACK, PAD
 from jaxneg.embeddings import tables
@@ -88,7 +87,7 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
 
     manifest = {
         "format": manifests.FORMAT,
-        "jaxneg": jaxneg.__version__,
+        "jaxneg": documents.VERSION,
         "jax": jax.__version__,
         "platforms": PLATFORMS,
         "length": config.data.length,

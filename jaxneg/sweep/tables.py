@@ -348,4 +348,5 @@ def save_values(path: Any, values: Mapping[str, Values]) -> None:
     }
     for name, one in values.items():
         arrays |= {f"{name}.{of}": np.asarray(one.value_X[of], np.float32) for of in COMPARED}
-    files.write_arrays(path, arrays)
+    with files.whole(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)

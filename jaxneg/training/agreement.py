@@ -9,10 +9,10 @@ from importlib import metadata
 
 import jax
 
-import jaxneg
 from jaxneg import files
 from jaxneg.config import Config
 from jaxneg.data import stores
+from jaxneg.files import documents
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 SETTINGS = (
@@ -27,7 +27,7 @@ OWN = ("data.store", "train.compilation_cache")
 
 def of_config(config: Config) -> dict[str, str]:
     """Versions, settings of JAX and every field of the config that all must share, by name."""
-    found = {"jaxneg": jaxneg.__version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    found = {"jaxneg": documents.VERSION, "Python": ".".join(platform.python_version_tuple()[:2])}
     found |= {name: metadata.version(name) for name in PACKAGES}
     found |= {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
     for part, values in dataclasses.asdict(config).items():

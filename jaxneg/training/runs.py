@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxneg
 from jaxneg import files, models
 from jaxneg.config import Config, Effect, saved
 from jaxneg.data import stores
@@ -102,7 +101,7 @@ def _trained_on(directory: pathlib.Path) -> documents.Object:
 def environment() -> dict[str, object]:
     """What a run was made with."""
     return {
-        "jaxneg": jaxneg.__version__,
+        "jaxneg": documents.VERSION,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),

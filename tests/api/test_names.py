@@ -4,6 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -54,3 +55,14 @@ def test_type_checkers_know_the_names():
 def test_the_docstring_is_a_map():
     for name in ("prepare", "train", "open_run", "evaluate", "export", "Scorer", "UserError"):
         assert name in (jaxneg.__doc__ or "")
+
+
+def test_the_version_stands_in_one_place_that_the_build_reads():
+    project = tomllib.loads((FILE.parents[1] / "pyproject.toml").read_text())
+    module, name = project["tool"]["setuptools"]["dynamic"]["version"]["attr"].rsplit(".", 1)
+    tree = ast.parse(FILE.parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text())
+    found = [
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == name
+    ]
+    assert found == [jaxneg.__version__]
+    assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
