@@ -8,8 +8,13 @@ import pathlib
 import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny programs run for milliseconds and compile for seconds, a third less of them where nothing is optimised.
-COMPILER = "--xla_backend_optimization_level=0" if os.environ["JAX_PLATFORMS"] == "cpu" else ""
+# Tiny programs run for milliseconds and compile for seconds, half of them where nothing is optimised or fused.
+LITTLE = (
+    "backend_optimization_level=0",
+    "cpu_use_fusion_emitters=false",
+    "cpu_parallel_codegen_split_count=1",
+)
+COMPILER = " ".join(f"--xla_{flag}" for flag in LITTLE) if os.environ["JAX_PLATFORMS"] == "cpu" else ""
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} {COMPILER} --xla_force_host_platform_device_count=8"
 )

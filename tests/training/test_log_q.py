@@ -203,7 +203,7 @@ def test_the_refined_form_by_loops():
             parts.append(weight * (others - pos[b, t]))
         else:
             parts.append(0.0)
-    value, gradient = jax.value_and_grad(losses.refined_softmax)(*map(jnp.asarray, (pos, neg, mask)))
+    value, gradient = jax.jit(jax.value_and_grad(losses.refined_softmax))(*map(jnp.asarray, (pos, neg, mask)))
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
     np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-8)
 
@@ -217,9 +217,11 @@ def test_refined_training_takes_the_steps_of_plain(store):
     first = {"item_VD": 0.3 * jax.random.normal(jax.random.key(1), (V + 1, WIDTH))}
     none_VA, at = jnp.zeros((V + 1, 0), jnp.int32), objective.index(batch)
     (one, expected), (other, found) = (
-        jax.value_and_grad(
-            lambda rows, c=c: objective.loss(
-                objective.Task(c, model, V), tables.Weights(params, rows, none_VA), batch, at
+        jax.jit(
+            jax.value_and_grad(
+                lambda rows, c=c: objective.loss(
+                    objective.Task(c, model, V), tables.Weights(params, rows, none_VA), batch, at
+                )
             )
         )(first)
         for c in (config, refined)
