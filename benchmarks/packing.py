@@ -4,7 +4,8 @@
 
 The store is synthetic: 200 thousand users with one session each, of 2 + exp(normal(2.2, 1.2)) events, cut at 201: half
 of them have at most 11, one in 200 has 201. Inputs are of 200 events. The model is that of train_step.py
-(width 64, 2 blocks), a batch has 32 sequences. Both ways run in one process, by turns of a few steps. Prints one JSON line:
+(width 64, 2 blocks), a batch has 32 sequences. Both ways run in one process, by turns of a few steps. Prints one
+JSON line:
 
     ratio               of sequences/s, packed over alone: median over turns; _min and _max are the least and the most
     packed, alone       of each way, with medians over windows:
