@@ -12,7 +12,8 @@ from jaxneg.config.schema import Config
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
-GONE = [("data", "prefetch")]  # fields of earlier versions that changed nothing
+# Fields of earlier versions that changed nothing.
+GONE = [("data", "prefetch"), ("train", "compilation_cache")]
 # Fields that earlier versions had as flags, and what they meant.
 WERE_BOOL = [("loss", "log_q", ("none", "plain")), ("data", "packed", ("never", "always"))]
 # What may differ between runs without changing what is measured.

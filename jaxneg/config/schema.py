@@ -173,8 +173,6 @@ class TrainConfig:
     devices: Annotated[Natural, NOTHING] = 0  # devices to train on; 0 takes all
     shards: Annotated[Positive, NOTHING] = 1
     """devices that share the rows of the item tables; each has all of them with 1"""
-    compilation_cache: Annotated[Where, NOTHING] = ""
-    """directory of compiled programs; none leaves JAX's own setting"""
     seed: Annotated[Seed, TRAINING] = 0  # of initialisation and dropout
     stuck_after: Annotated[Natural, NOTHING] = 1800
     """seconds without a step until the process ends with code 75; 0 waits for ever"""

@@ -27,6 +27,7 @@ from jaxneg.training import (
     agreement,
     checkpoint,
     claims,
+    compiled,
     convergence,
     jobs,
     logs,
@@ -84,8 +85,7 @@ def _silent(line: str) -> None:
 
 def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
     """The job of a config whose run directory is claimed; ``hold`` holds it to the end."""
-    if config.train.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
+    compiled.keep()
     processes.agree("config", agreement.of_config(config))
     with processes.together("store"):
         store = stores.Store.open(config.data.store)
