@@ -96,16 +96,16 @@ def programs_made_once():
         return network(parts.ENCODERS[config.encoder], config, **sizes)
 
     @functools.wraps(build)
-    def once(config, catalogue, mesh, total=1):
+    def once(config, catalogue, mesh, total=1, form=None):
         read = {
             "train": TrainConfig(seed=config.train.seed, shards=config.train.shards),
             "eval": EvalConfig(),
             "data": dataclasses.replace(config.data, store=DataConfig().store, seed=0),
         }
         steps = total if config.optim.decay == "cosine" else 1
-        key = (dataclasses.replace(config, **read), catalogue, mesh, steps)
+        key = (dataclasses.replace(config, **read), catalogue, mesh, steps, form)
         if key not in made:
-            made[key] = build(config, catalogue, mesh, total)
+            made[key] = build(config, catalogue, mesh, total, form)
         return made[key]
 
     @functools.wraps(prepare)

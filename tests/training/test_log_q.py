@@ -132,7 +132,10 @@ def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(s
 
 @pytest.mark.parametrize("mode", ["packed", "blocks"])
 def test_batches_of_packed_rows_and_of_blocks_estimate_it_too(store, mode):
-    options = {"packed": "--data.packed --data.length 4", "blocks": "--data.blocks 4"}[mode]
+    options = {
+        "packed": "--data.packed always --data.length 4",
+        "blocks": "--data.packed never --data.blocks 4",
+    }[mode]
     config = of(f"{LISTS['both'].format(100)} --data.batch-size 64 {options}")
     batches, score_V = pipeline.of_config(config, store), -0.5 * np.log(np.arange(V) + 10.0)
     total = scorer(config)
