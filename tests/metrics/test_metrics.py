@@ -90,8 +90,10 @@ def test_top_is_that_of_rank(k, exclude):
     seen_BL = rng.integers(0, 41, size=(30, 15)) if exclude else None
     expected = metrics.rank(score_BV, (), k=k, seen_BL=seen_BL).top_Bk
     np.testing.assert_array_equal(metrics.top(score_BV, k=k, seen_BL=seen_BL), expected)
-    with pytest.raises(ValueError, match="NaN"):
-        metrics.top(np.full((1, 4), np.nan), k=2)
+    for item in (1, 2, 40):
+        spoilt_BV = np.where(np.arange(41) == item, np.nan, score_BV)
+        with pytest.raises(ValueError, match=r"^a score is NaN: scores must order all items$"):
+            metrics.top(spoilt_BV, k=k, seen_BL=seen_BL)
 
 
 def test_rank_by_hand():
@@ -214,6 +216,11 @@ def test_lorenz_curve_encloses_half_the_gini():
     assert (curve[0], curve[-1]) == (0.0, pytest.approx(1.0))
     under = ((curve[1:] + curve[:-1]) / 2).mean()
     assert metrics.gini(count_V) == pytest.approx(1 - 2 * under)
+
+
+def test_lorenz_curve_of_one_exposure_and_of_none():
+    assert metrics.lorenz(np.array([0, 1])).tolist() == [0.0, 0.0, 1.0]
+    assert metrics.lorenz(np.zeros(2, int)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_item_coverage():
