@@ -99,6 +99,11 @@ def test_draws_follow_their_chances(draw):
     assert (np.abs(share - p) < 5.5 * np.sqrt(p * (1 - p) / size) + 1e-12).all()
 
 
+def test_every_event_is_drawn_by_count_the_first_too():
+    row = draws.random_items(np.random.default_rng(0), 3, (2, 60), "by_count", np.array([0, 1, 1, 2]))
+    assert row.shape == (2, 60) and set(row.ravel().tolist()) == {1, 3}
+
+
 def test_items_without_events_are_never_drawn_by_count():
     until_V = np.cumsum([0, 0, 3, 0, 0, 1, 0])
     row = draws.random_items(np.random.default_rng(0), 6, 400, "by_count", until_V)
@@ -146,3 +151,10 @@ def test_what_a_draw_of_others_gives_is_looked_at(monkeypatch):
     ):
         with pytest.raises(UserError, match=f"^{re.escape(f'sampler theirs must give {message}')}$"):
             of(given, shape)
+
+
+def test_chances_to_be_missed_at_their_ends():
+    """No draw misses nothing; one draw; what is sure to be drawn, also where a sum of chances rounds up."""
+    assert draws.log_missed(np.array([0.25, 1.0]), 0).tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(draws.log_missed(np.array([0.25, 0.0]), 1), [math.log(0.75), 0.0], rtol=1e-15)
+    assert draws.log_missed(np.array([1.0, 1.0 + 1e-9]), 3).tolist() == [-math.inf, -math.inf]
