@@ -31,7 +31,7 @@ test: venv
 test-all: venv
 	$(PYTEST)
 
-# As test, and which lines and branches it reached.
+# As test, and which lines and branches its tests reached that are not slow.
 cover: venv
 	COVERAGE_FILE=.pytest_cache/coverage $(PYTEST) -m "not system" --cov jaxneg --cov-branch --cov-report term:skip-covered
 

@@ -4,7 +4,8 @@
 
 The store is synthetic: 200 thousand users with one session each, of 2 + exp(normal(2.2, 1.2)) events, cut at 201: half
 of them have at most 11, one in 200 has 201. Inputs are of 200 events. The model is that of train_step.py
-(width 64, 2 blocks), a batch has 32 rows. Both ways run in one process, by turns of a few steps. Prints one JSON line:
+(width 64, 2 blocks), a batch has 32 sequences. Both ways run in one process, by turns of a few steps. Prints one
+JSON line:
 
     ratio               of sequences/s, packed over alone: median over turns; _min and _max are the least and the most
     packed, alone       of each way, with medians over windows:
@@ -68,7 +69,7 @@ def main() -> None:
         for name, way in ways.items():
             rates = [sequences / seconds for sequences, seconds in way.windows]
             step_ms = [1000 * seconds / steps for _, seconds in way.windows]
-            places = way.batches.steps_per_epoch * BATCH_SIZE * LENGTH
+            places = way.batches.steps_per_epoch * way.batches.form.rows * LENGTH
             result[name] = {
                 "sequences_per_s": round(statistics.median(rates)),
                 "sequences_per_s_min": round(min(rates)),
@@ -104,10 +105,12 @@ class Way:
 
     def __init__(self, store: stores.Store, packed: bool):
         plain = setting(LENGTH, str(store.path))
-        data = dataclasses.replace(plain.data, batch_size=BATCH_SIZE, packed=packed)
+        data = dataclasses.replace(plain.data, batch_size=BATCH_SIZE, packed="always" if packed else "never")
         config: Config = dataclasses.replace(plain, data=data)
         self.batches = pipeline.TrainBatches(store, data)
-        built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
+        built = program.build(
+            config, program.catalogue_of(store), sharding.make_mesh(1), form=self.batches.form
+        )
         self.mesh, self.update, self.state = built.mesh, built.update, built.init()
         self.attribute_VA = sharding.put(np.asarray(store.attribute_VA), self.mesh)
         self.source = self.batches.since(0)

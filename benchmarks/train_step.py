@@ -21,8 +21,9 @@ Prints one JSON line. For each length, under L50 and L200, with medians over win
 
     positions_per_s     non-pad positions; _min and _max are the slowest and the fastest window
     step_ms             likewise
-    floor_ms            time of 3 B L (2 (12 D^2 + 4 L D) + 4 D) FLOP at matmul_gflops: the matrix products,
-                        forward and twice that backward, over padding and the whole L x L attention
+    rows                of a batch, each of L positions; fewer than 128 where sequences share them
+    floor_ms            time of 3 B L (2 (12 D^2 + 4 L D) + 4 D) FLOP at matmul_gflops, of B rows: the matrix
+                        products, forward and twice that backward, over padding and the whole L x L attention
     floor_share         floor_ms / step_ms
     faults_per_step     minor page faults
 
@@ -71,9 +72,9 @@ def main() -> None:
     gflops = max(gflops, matmul_gflops())
     config = setting(200, "")
     result: dict[str, Any] = {"benchmark": "train_step"}
-    for length, (step_ms, rates, positions, faults) in found.items():
+    for length, (step_ms, rates, positions, faults, rows) in found.items():
         median = statistics.median(step_ms)
-        floor_ms = flop(length, config.model.width) / gflops / 1e6
+        floor_ms = flop(rows, length, config.model.width) / gflops / 1e6
         result[f"L{length}"] = {
             "positions_per_s": round(statistics.median(rates)),
             "positions_per_s_min": round(min(rates)),
@@ -81,6 +82,7 @@ def main() -> None:
             "step_ms": round(median, 1),
             "step_ms_min": round(min(step_ms), 1),
             "step_ms_max": round(max(step_ms), 1),
+            "rows": rows,
             "floor_ms": round(floor_ms, 1),
             "floor_share": round(floor_ms / median, 3),
             "positions_per_sequence": round(positions, 1),
@@ -131,9 +133,9 @@ def setting(length: int, store: str) -> Config:
     )
 
 
-def flop(length: int, width: int) -> float:
+def flop(rows: int, length: int, width: int) -> float:
     """FLOP of the matrix products of one step."""
-    return 3 * BATCH_SIZE * length * (2 * (12 * width**2 + 4 * length * width) + 4 * width)
+    return 3 * rows * length * (2 * (12 * width**2 + 4 * length * width) + 4 * width)
 
 
 def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
@@ -150,7 +152,7 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
 
 
 def measure(length: int, warmup: int, windows: int, steps_per_window: int):
-    """Milliseconds per step and positions/s by window, positions per sequence, page faults per step."""
+    """Milliseconds per step and positions/s by window, positions per sequence, page faults per step, rows."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "store"
         write_store(path, length, np.random.default_rng(0))
@@ -158,7 +160,7 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
         batches = pipeline.of_config(config, store)
         # As in training.
         built = program.build(
-            config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch
+            config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
         )
         state, mesh, update = built.init(), built.mesh, built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
@@ -181,7 +183,7 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
         assert np.isfinite(metrics["loss"])
         total = int(np.diff(store.session_indptr).sum()) - USERS
-    return step_ms, rates, total / USERS, faults / windows / steps_per_window
+    return step_ms, rates, total / USERS, faults / windows / steps_per_window, batches.form.rows
 
 
 def write_store(path: pathlib.Path, length: int, rng: np.random.Generator) -> None:

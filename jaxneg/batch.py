@@ -38,14 +38,23 @@ def latest(shown_T: np.ndarray, length: int) -> np.ndarray:
     return np.flatnonzero(shown_T)[-length:]
 
 
+class Form(NamedTuple):
+    """The shape of the global batches of a run, the same for every step."""
+
+    rows: int  # of all processes, B
+    length: int  # positions of a row, L
+    packed: bool = False  # whether rows hold several sequences
+    empty: int = 0  # rows among them that hold nothing, so that devices share packed rows evenly
+
+
 class Batch(NamedTuple):
     """Training sequences. Position t carries the event seen at t and what is to be predicted there.
 
     That is an event after t, or, in cloze training, the hidden event at t. Cloze training shows all M = L + 1 events of
     a sequence, so that its L is one larger.
 
-    With ``data.packed`` a row holds several sequences one after the other. A field that the config does not read has
-    no elements, its last axis being 0: ``data.fields`` says which.
+    Where rows are packed they hold several sequences one after the other. A field that the config does not read has
+    no elements, its last axis being 0: ``data.batch_fields`` says which.
     """
 
     item_BL: Array  # int32, rows of the events seen; PAD after the last and where hidden

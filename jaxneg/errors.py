@@ -3,9 +3,11 @@
 import contextlib
 import difflib
 import errno
+import inspect
 import os
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 # Errors of the system, which are the user's to mend wherever they strike.
 FULL, CLOSED, PLACE, MANY, DISK, MEMORY = (
@@ -59,6 +61,14 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"; perhaps you meant {near[0]}" if near else ""
     return f"no {what} {name!r}: use one of {', '.join(known)}{hint}"
+
+
+def check_callable(given: Any, what: str) -> None:
+    """Raises UserError unless this is something to call that gives its result at once."""
+    if not callable(given):
+        raise UserError(f"{what} must be something to call, got {type(given).__name__}")
+    if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(type(given).__call__):
+        raise UserError(f"{what} must be a plain function, and async def makes another")
 
 
 def trouble(error: BaseException) -> str | None:

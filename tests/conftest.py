@@ -8,8 +8,13 @@ import pathlib
 import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny programs run for milliseconds and compile for seconds, a third less of them where nothing is optimised.
-COMPILER = "--xla_backend_optimization_level=0" if os.environ["JAX_PLATFORMS"] == "cpu" else ""
+# Tiny programs run for milliseconds and compile for seconds, half of them where nothing is optimised or fused.
+LITTLE = (
+    "backend_optimization_level=0",
+    "cpu_use_fusion_emitters=false",
+    "cpu_parallel_codegen_split_count=1",
+)
+COMPILER = " ".join(f"--xla_{flag}" for flag in LITTLE) if os.environ["JAX_PLATFORMS"] == "cpu" else ""
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} {COMPILER} --xla_force_host_platform_device_count=8"
 )
@@ -66,19 +71,23 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"no real data at {data}: set JAXNEG_DATA"))
         if "gpu" in item.keywords and jax.default_backend() != "gpu":
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+        if "slow" in item.keywords and os.environ.get("JAXNEG_COVER") != "all":
+            item.add_marker(pytest.mark.no_cover)  # Python traces at half speed: see CONTRIBUTING.md
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs_made_once():
-    """Runs whose configs differ in what a step does not read share one program, traced and compiled once; so do models.
+    """Runs whose configs differ in what a step does not read share one program, traced and compiled once; so do models,
+    and so do validations their scores.
 
     ``program.build.__wrapped__`` is the function itself.
     """
     from jaxneg import models
     from jaxneg.config import DataConfig, EvalConfig, TrainConfig, parts
-    from jaxneg.training import program
+    from jaxneg.training import program, validation
 
     build, made = program.build, {}
+    prepare, scores = validation.Validation.__init__, {}
     build_model = models.build
     network = functools.lru_cache(lambda encoder, config, **sizes: build_model(config, **sizes))
 
@@ -87,19 +96,26 @@ def programs_made_once():
         return network(parts.ENCODERS[config.encoder], config, **sizes)
 
     @functools.wraps(build)
-    def once(config, catalogue, mesh, total=1):
+    def once(config, catalogue, mesh, total=1, form=None):
         read = {
             "train": TrainConfig(seed=config.train.seed, shards=config.train.shards),
             "eval": EvalConfig(),
             "data": dataclasses.replace(config.data, store=DataConfig().store, seed=0),
         }
         steps = total if config.optim.decay == "cosine" else 1
-        key = (dataclasses.replace(config, **read), catalogue, mesh, steps)
+        key = (dataclasses.replace(config, **read), catalogue, mesh, steps, form)
         if key not in made:
-            made[key] = build(config, catalogue, mesh, total)
+            made[key] = build(config, catalogue, mesh, total, form)
         return made[key]
 
+    @functools.wraps(prepare)
+    def prepared(self, config, store, built):
+        prepare(self, config, store, built)
+        key = (id(built), self._ranked, config.eval.exclude_seen)
+        _, self._score = scores.setdefault(key, (built, self._score))  # with the program, which keeps its id
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation.Validation, "__init__", prepared)
         patch.setattr(program, "build", once)
         patch.setattr(models, "build", model_once)
         yield

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxneg.batch import Form
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention
@@ -25,9 +26,13 @@ CONFIG = Config(
 )
 
 
+def form(config):
+    return Form(config.data.batch_size, config.data.length, config.data.packed == "always")
+
+
 def make_batch(config, seed=0):
     """Full rows, of two sequences each where packed; each item has one target, which can be learned."""
-    rng, shapes = np.random.default_rng(seed), program.batch_shapes(config)
+    rng, shapes = np.random.default_rng(seed), program.batch_shapes(config, form=form(config))
     B, L = config.data.batch_size, config.data.length
     item_BL = rng.integers(1, 501, (B, L))
     fields = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes._asdict().items()}
@@ -38,13 +43,13 @@ def make_batch(config, seed=0):
         "label_BL": np.ones((B, L)),
         "negative_BLN": rng.integers(1, 501, (B, L, 1)),
     }
-    if config.data.packed:
+    if config.data.packed == "always":
         fields["segment_BL"] = np.broadcast_to(1 + (np.arange(L) >= L // 3), (B, L))
     return type(shapes)(**{name: leaf.astype(getattr(shapes, name).dtype) for name, leaf in fields.items()})
 
 
 def losses(config, mesh, steps):
-    built = program.build(config, CATALOGUE, mesh)
+    built = program.build(config, CATALOGUE, mesh, form=form(config))
     state, found = built.init(), []
     attribute_VA = jax.device_put(np.zeros((501, 0), np.int32), built.attribute_VA.sharding)
     for step in range(steps):
@@ -55,7 +60,7 @@ def losses(config, mesh, steps):
 
 
 def changed(packed=False, **model):
-    data = dataclasses.replace(CONFIG.data, packed=packed)
+    data = dataclasses.replace(CONFIG.data, packed="always" if packed else "never")
     return dataclasses.replace(CONFIG, data=data, model=dataclasses.replace(CONFIG.model, **model))
 
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from jaxneg import errors
 from jaxneg.config import LossConfig, parts
 from jaxneg.errors import UserError
 
@@ -79,8 +80,7 @@ def register_sampler(
       counted: both are given until_V, the training events of rows up to each, padding row first, 8 bytes an item.
     """
     for what, call in (("draw", draw), ("chance", chance)):
-        if not callable(call):
-            raise UserError(f"{what} of sampler {name} must be something to call, got {type(call).__name__}")
+        errors.check_callable(call, f"{what} of sampler {name}")
     parts.add("sampler", name, parts.Sampler(draw, chance=chance, counted=counted), parts.caller())
 
 
@@ -111,13 +111,13 @@ def register_reader(
 
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         raise UserError(f"options of reader {name} must be a dataclass")
+    errors.check_callable(read, f"reader {name}")
     readers.add(name, readers.Reader(read, options, help, polarity, session, 30.0, split))  # type: ignore[arg-type]
 
 
 def _keywords(fn: Any, what: str, first: tuple[str, ...]) -> list[str]:
     """Names of the keyword-only arguments without a default. Raises UserError unless the first three fit."""
-    if not callable(fn):
-        raise UserError(f"{what} must be something to call, got {type(fn).__name__}")
+    errors.check_callable(fn, what)
     try:
         asked = parts.keywords(fn)
         inspect.signature(fn).bind(*first, **dict.fromkeys(asked))

@@ -5,15 +5,25 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from jaxneg.errors import UserError
 
 OURS = "jaxneg"
 INSTALLED = {"site-packages", "dist-packages"}  # directories of packages
+
+
+def called(function: Callable[[], Any]) -> Any:
+    """What a function of an experiment file gives. A coroutine, which is never what is meant, is closed."""
+    found = function()
+    if inspect.iscoroutine(found):  # Python would warn later that nobody awaited it
+        found.close()
+    return found
 
 
 @contextlib.contextmanager

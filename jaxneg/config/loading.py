@@ -15,7 +15,7 @@ def load(path: str | pathlib.Path) -> Config:
     Its values are what the fields take; whether they go together, ``check`` says once options had their say.
     """
     with experiments.loaded(path, "a config ends in .py and defines get_config() -> Config") as module:
-        config = module.get_config()
+        config = experiments.called(module.get_config)
         if not isinstance(config, Config):
             what = config.__name__ if isinstance(config, type) else type(config).__name__
             raise UserError(f"get_config() in {path} must return a jaxneg.config.Config, got {what}")

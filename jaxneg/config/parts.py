@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from jaxneg import errors
 from jaxneg.config import experiments
 from jaxneg.errors import UserError
 
@@ -115,8 +116,7 @@ def add(kind: str, name: str, row: Part, caller: types.FrameType) -> None:
     """
     known = KINDS[kind]
     check_name(kind, name, [ours for ours, part in known.items() if part.origin is None])
-    if not callable(row.make):
-        raise UserError(f"{spoken(kind)} must be something to call, got {type(row.make).__name__} for {name}")
+    errors.check_callable(row.make, f"{kind} {name}")
     known[name] = dataclasses.replace(row, origin=origin_of(caller))
 
 

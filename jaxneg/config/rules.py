@@ -59,6 +59,9 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     log_q = loss.log_q != "none"
     hard = data.negatives > 0 and data.p_hard > 0
     uneven = hard or not sampler.even or loss.in_batch or loss.hardest > 0
+    packed = (
+        "--data.packed always" if data.packed == "always" else f"--data.row {data.row}" if data.row else ""
+    )
     return [
         (
             encoder.bidirectional and data.mask == 0,
@@ -144,19 +147,29 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave one of them out",
         ),
         (
-            data.packed and not encoder.packable,
-            f"--model.encoder {model.encoder} would look across the sequences of a row of --data.packed",
-            "use another encoder, or leave out --data.packed",
+            bool(packed) and not encoder.packable,
+            f"--model.encoder {model.encoder} would look across the sequences of a packed row",
+            f"use another encoder, or leave out {packed}",
         ),
         (
-            data.packed and data.shuffle_block > 0,
-            "--data.shuffle-block mixes runs of sequences, and --data.packed has laid them into rows of several",
+            bool(packed) and data.shuffle_block > 0,
+            "--data.shuffle-block mixes runs of sequences, and packing has laid them into rows of several",
+            f"leave it or {packed} out",
+        ),
+        (
+            bool(packed) and loss.contrastive > 0,
+            "--loss.contrastive needs whole sequences, and a packed row has no room for their last events",
+            f"leave it or {packed} out",
+        ),
+        (
+            data.row > 0 and data.packed == "never",
+            f"--data.row {data.row} is of rows that sequences share, and --data.packed is never",
             "leave one of them out",
         ),
         (
-            data.packed and loss.contrastive > 0,
-            "--loss.contrastive needs whole sequences, and a row of --data.packed has no room for their last events",
-            "leave one of them out",
+            0 < data.row < data.positions,
+            f"--data.row {data.row} is shorter than a sequence of {data.positions} positions",
+            f"give {data.positions} or more, or a smaller --data.length",
         ),
         (
             model.attention != "plain" and not encoder.blocks,
@@ -180,3 +193,10 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave one of them out",
         ),
     ]
+
+
+def may_pack(config: Config) -> bool:
+    """Whether sequences of this config may share a row, if that is worth it."""
+    data = config.data
+    whole = config.loss.contrastive > 0 or data.shuffle_block > 0
+    return data.packed != "never" and parts.ENCODERS[config.model.encoder].packable and not whole

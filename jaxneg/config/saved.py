@@ -12,7 +12,10 @@ from jaxneg.config.schema import Config
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
-GONE = [("data", "prefetch")]  # fields of earlier versions that changed nothing
+# Fields of earlier versions that changed nothing.
+GONE = [("data", "prefetch"), ("train", "compilation_cache")]
+# Fields that earlier versions had as flags, and what they meant.
+WERE_BOOL = [("loss", "log_q", ("none", "plain")), ("data", "packed", ("never", "always"))]
 # What may differ between runs without changing what is measured.
 FREE = ("data.store", "train.log_every", "train.devices")
 
@@ -63,8 +66,9 @@ def from_json(text: str, beside: pathlib.Path | None = None) -> Config:
                 raise UserError(f"{name} is no object")
         for part, name in GONE:
             values[part].pop(name, None)
-        if isinstance(log_q := values["loss"].get("log_q"), bool):  # before there were two corrections
-            values["loss"]["log_q"] = "plain" if log_q else "none"
+        for part, name, meant in WERE_BOOL:
+            if isinstance(value := values[part].get(name), bool):
+                values[part][name] = meant[value]
         return Config(**{name: built(kind, values[name], f"--{name}.") for name, kind in kinds.items()})
     except (UserError, documents.Wrong) as error:
         raise UserError(f"not a config that this version saved: {error}") from error

@@ -42,9 +42,11 @@ class DataConfig:
     reach: Annotated[Literal["session", "user"], DATA] = "session"
     """how far back inputs go: this session, or all of the user's"""
     batch_size: Annotated[Positive, DATA] = 128
-    """sequences in the global batch, B; with --data.packed rows of them"""
-    packed: Annotated[bool, DATA] = False
-    """several short sequences share a row, so that less of it is padding"""
+    """sequences in the global batch, B; as many on average where they are packed"""
+    packed: Annotated[Literal["auto", "always", "never"], DATA] = "auto"
+    """several short sequences share a row, so that less of it is padding; auto: where that saves a tenth"""
+    row: Annotated[Natural, DATA] = 0
+    """positions of a row that sequences share, at least a sequence's; 0 takes as many as that"""
     inputs: Annotated[tuple[Kind, ...], MODEL] = ()  # feedback kinds kept in sequences; none names all
     target: Annotated[Literal["positive", "next_positive", "any"], DATA] = "positive"
     """rank high the next event if liked, the first liked one after, or the next in any case"""
@@ -70,6 +72,11 @@ class DataConfig:
     blocks: Annotated[Positive, DATA] = 1
     """blocks of rows that are drawn each by itself: of many processes each draws its own, if their number divides it"""
     seed: Annotated[Seed, DATA] = 0  # of the order of sequences and of the negatives
+
+    @property
+    def positions(self) -> int:
+        """Positions of a whole sequence: all events but the last, a target alone; in cloze training all of them."""
+        return self.length + (self.mask > 0)
 
 
 @dataclass(frozen=True)
@@ -166,8 +173,6 @@ class TrainConfig:
     devices: Annotated[Natural, NOTHING] = 0  # devices to train on; 0 takes all
     shards: Annotated[Positive, NOTHING] = 1
     """devices that share the rows of the item tables; each has all of them with 1"""
-    compilation_cache: Annotated[Where, NOTHING] = ""
-    """directory of compiled programs; none leaves JAX's own setting"""
     seed: Annotated[Seed, TRAINING] = 0  # of initialisation and dropout
     stuck_after: Annotated[Natural, NOTHING] = 1800
     """seconds without a step until the process ends with code 75; 0 waits for ever"""

@@ -1,7 +1,7 @@
 """Which fields of a batch a config reads. The others have no elements: nothing is drawn, sent or looked up for them."""
 
 from jaxneg.batch import Batch
-from jaxneg.config import Config, parts
+from jaxneg.config import Config, parts, rules
 
 ALWAYS = ("item_BL", "target_BL")
 
@@ -31,7 +31,7 @@ def read(config: Config, stations: int = 1) -> frozenset[str]:
         "shared_S": shared,
         "shared_log_q_S": shared and corrected,
         "target_log_q_BL": corrected and loss.in_batch,
-        "segment_BL": data.packed,
+        "segment_BL": rules.may_pack(config),  # empty all the same where packing saves too little
     }
     return frozenset(ALWAYS) | {name for name, is_read in reads.items() if is_read}
 

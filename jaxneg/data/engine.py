@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import duckdb
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.common.exceptions import IbisError
@@ -45,6 +46,8 @@ def connect(
             f"the query engine does not start with memory limit {memory_limit!r}: {_line(error)}"
         ) from error
     con.raw_sql("SET GLOBAL TimeZone = 'UTC'").fetchall()
+    # DuckDB makes a join of every list of words, wherever a query repeats it: half of the time of a small log.
+    con.raw_sql("SET GLOBAL disabled_optimizers = 'in_clause'").fetchall()
     return con
 
 
@@ -93,7 +96,7 @@ def stream(table: ir.Table, rows: int = 1 << 17, *, apart: bool = False) -> Iter
         yield from spark.stream(con, table, rows)
         return
     own = con.con.cursor() if apart else con.con
-    reader = own.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(rows)
+    reader = own.sql(_query(con, table)).to_arrow_reader(rows)
     try:
         yield from reader
     finally:
@@ -108,8 +111,14 @@ def is_spark(con: ibis.BaseBackend) -> bool:
 
 def keep(con: Any, name: str, table: ir.Table) -> ir.Table:
     """The table, computed once and kept under a name."""
-    # Not a temporary one in DuckDB, which other connections would not see.
-    return spark.keep(con, name, table) if is_spark(con) else con.create_table(name, table)
+    if is_spark(con):
+        return spark.keep(con, name, table)
+    # Not a temporary one, which other connections would not see; nor ibis' own, which asks four things more.
+    schema = table.schema()
+    columns = ", ".join(column.sql("duckdb") for column in schema.to_sqlglot_column_defs("duckdb"))
+    con.con.execute(f"CREATE TABLE {quoted(name)} ({columns})")
+    con.con.execute(f"INSERT INTO {quoted(name)} {_query(con, table)}").fetchall()
+    return ops.DatabaseTable(name, schema=schema, source=con).to_expr()
 
 
 def drop(con: Any, name: str) -> None:
@@ -123,8 +132,20 @@ def drop(con: Any, name: str) -> None:
 
 def fetch(table: ir.Table) -> pa.Table:
     """A small table, whole."""
-    con = table.get_backend()
-    return spark.fetch(con, table) if is_spark(con) else table.to_pyarrow()
+    con: Any = table.get_backend()
+    if is_spark(con):
+        return spark.fetch(con, table)
+    # Not as Arrow, for which the engine plans the query twice.
+    rows, schema = con.con.execute(_query(con, table)).fetchall(), table.schema().to_pyarrow()
+    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
+def _query(con: Any, table: ir.Table) -> str:
+    """A table as SQL; what it holds of memory is made known to the engine."""
+    con._run_pre_execute_hooks(table)
+    return con.compile(table)
 
 
 def count(table: ir.Table) -> int:

@@ -58,6 +58,7 @@ class Gather(grain.transforms.RandomMap):
         in_batch: bool,
     ):
         self.spans, self.rows, self.config, self.fields = of_store.spans, of_store.packing, config, fields
+        self.row = of_store.length
         self.index = negatives.index_of(store, config)
         self.sign, self.shown = np.asarray(store.sign), of_store.shown
         # Plain views: indexing a memory map itself runs the hooks of its class each time.
@@ -101,7 +102,7 @@ class Gather(grain.transforms.RandomMap):
             segment_BL=np.zeros((len(span_B), 0), np.int32),
         )
         if in_rows is not None:
-            batch = packing.packed(batch, *in_rows, rows=len(element))
+            batch = packing.packed(batch, *in_rows, rows=len(element), row=self.row)
         return batch._replace(
             **{
                 name: np.zeros(batch_fields.without(leaf.shape), leaf.dtype)

@@ -49,20 +49,23 @@ def permuted(index: np.ndarray, size: int, seed: int | tuple[int, ...]) -> np.nd
 class Order:
     """Source whose element k is (spans of step k's global batch, -1 where it only fills up)."""
 
-    def __init__(self, spans: int, batch_size: int, seed: int):
+    def __init__(self, spans: int, batch_size: int, seed: int, empty: int = 0, blocks: int = 1):
+        """Of ``batch_size`` rows ``empty`` only fill up, as many at the end of each of the blocks."""
         self.spans, self.batch_size, self.seed = spans, batch_size, seed
-        self.steps_per_epoch = -(-spans // batch_size)
+        self.held, self.blocks = batch_size - empty, blocks
+        self.steps_per_epoch = -(-spans // self.held)
 
     def __len__(self) -> int:
         return 1 << 40
 
     def __getitem__(self, index: int) -> np.ndarray:
         epoch, step = divmod(int(index), self.steps_per_epoch)
-        place = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        span_B = np.full(self.batch_size, -1)
+        place = np.arange(step * self.held, (step + 1) * self.held)
+        span = np.full(self.held, -1)
         inside = place < self.spans
-        span_B[inside] = permuted(place[inside], self.spans, self.seed + epoch)
-        return span_B
+        span[inside] = permuted(place[inside], self.spans, self.seed + epoch)
+        empty = (self.batch_size - self.held) // self.blocks
+        return np.pad(span.reshape(self.blocks, -1), ((0, 0), (0, empty)), constant_values=-1).ravel()
 
 
 class BlockOrder(Order):

@@ -1,4 +1,4 @@
-"""Which training sequences share a row, where rows hold several: ``data.packed``.
+"""Which training sequences share a row, where rows hold several: ``data.packed`` and ``data.row``.
 
 Short sequences leave most of a row to padding. Rows are planned once for a store and a seed, and each epoch permutes
 the rows as it would sequences. A batch stays a function of (seed, step), and all epochs have the same number of steps.
@@ -6,12 +6,14 @@ That the same sequences meet in a row each epoch is no matter: they do not see e
 positions, so a row is to them a place in the batch and no more.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxneg.batch import Batch
 
+FULL = 0.9  # share of a row's positions that must hold events, for rows of one sequence to be left so
 WINDOW = 1 << 16  # neighbours in the store among which rows are made up, so that a row is read from nearby
 
 
@@ -32,6 +34,28 @@ class Rows(NamedTuple):
         place_P = np.repeat(np.arange(len(row_B)), count_B)
         number_P = np.arange(len(place_P)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
         return self.sequence_W[begin_B[place_P] + number_P], place_P, number_P
+
+
+def pays(size_W: np.ndarray, length: int) -> bool:
+    """Whether rows of one sequence of so many positions each would be padding for more than a tenth."""
+    return float(size_W.mean()) < FULL * length
+
+
+def rows_of_batch(batch_size: int, per_row: float, blocks: int = 1) -> int:
+    """Rows that hold about ``batch_size`` sequences: the same for any number of devices.
+
+    The number has a divisor of ``batch_size`` in it, as large as a sixteenth of the rows allows, so that most devices
+    share them evenly. It is 3% off at most where rows are many and ``blocks`` few.
+
+    Args:
+      batch_size: sequences.
+      per_row: sequences that a row holds on average.
+      blocks: a divisor of ``batch_size`` that must divide the rows.
+    """
+    wanted = batch_size / per_row
+    even = max((n for n in range(1, int(wanted) // 16 + 1) if batch_size % n == 0), default=1)
+    step = math.lcm(even, blocks)
+    return step * max(1, round(wanted / step))
 
 
 def plan(size_W: np.ndarray, capacity: int, seed: int) -> Rows:
@@ -80,7 +104,7 @@ def _best_fit(size_W: np.ndarray, capacity: int, rng: np.random.Generator) -> tu
     return row_W, rows
 
 
-def packed(batch: Batch, place_P: np.ndarray, number_P: np.ndarray, rows: int) -> Batch:
+def packed(batch: Batch, place_P: np.ndarray, number_P: np.ndarray, rows: int, row: int) -> Batch:
     """A batch of P sequences, each padded on the right, with the sequences of a row one after the other in it.
 
     Args:
@@ -88,18 +112,19 @@ def packed(batch: Batch, place_P: np.ndarray, number_P: np.ndarray, rows: int) -
       place_P: row of each sequence, ascending.
       number_P: what it is called there, from 0.
       rows: of the result.
+      row: positions of each.
     """
     length = batch.item_BL.shape[1]
     seen = np.flatnonzero(batch.feedback_BL)  # hidden events too, whose item is PAD
     size_P = (batch.feedback_BL > 0).sum(1)
     before_P = np.cumsum(size_P) - size_P
     offset_P = before_P - before_P[np.searchsorted(place_P, place_P)]
-    to = np.repeat(place_P * length + offset_P - before_P, size_P) + np.arange(len(seen))
+    to = np.repeat(place_P * row + offset_P - before_P, size_P) + np.arange(len(seen))
 
     def moved(leaf: np.ndarray) -> np.ndarray:
-        result = np.zeros((rows * length, *leaf.shape[2:]), leaf.dtype)
+        result = np.zeros((rows * row, *leaf.shape[2:]), leaf.dtype)
         result[to] = leaf.reshape(len(size_P) * length, *leaf.shape[2:])[seen]
-        return result.reshape(rows, length, *leaf.shape[2:])
+        return result.reshape(rows, row, *leaf.shape[2:])
 
     segment_PL = np.broadcast_to((number_P[:, None] + 1).astype(np.int32), batch.item_BL.shape)
     batch = batch._replace(segment_BL=segment_PL)

@@ -6,15 +6,16 @@ each epoch redraws, and any number of hosts sees the same global batch.
 """
 
 import functools
+import math
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from jaxneg.batch import Batch
+from jaxneg.batch import Batch, Form
 from jaxneg.config import Config, DataConfig
-from jaxneg.data import audit, batch_fields, expected, gathering, orders, sequences, stores
+from jaxneg.data import audit, batch_fields, expected, gathering, orders, packing, sequences, stores
 from jaxneg.errors import UserError
 
 AHEAD = 4  # batches that are made before they are asked for
@@ -28,6 +29,19 @@ class Part(NamedTuple):
 
 
 WHOLE = Part()
+
+
+class Wanted(NamedTuple):
+    """What a training step wants of its batches."""
+
+    fields: Container[str] = batch_fields.ALL  # of Batch; the others have no elements
+    log_q: bool = False
+    """how likely shared and in-batch negatives are drawn; a shared one then is in the batch once"""
+    in_batch: bool = False  # targets are negatives of each other; with log_q it costs a pass over the log
+    parts: int = 1  # that rows must split into evenly
+
+
+ALL = Wanted()
 
 
 class _Blocks(grain.transforms.RandomMap):
@@ -70,11 +84,27 @@ class _Rows(grain.transforms.Map):
         )
 
 
-def _order(config: DataConfig, spans: int) -> orders.Order:
+def form_of(config: DataConfig, per_row: float = 0.0, parts: int = 1) -> Form:
+    """The form of batches. Empty rows stand at the end of each of ``config.blocks``.
+
+    Args:
+      config: how they are made.
+      per_row: sequences that a packed row holds on average; 0 where each has a row of its own.
+      parts: that packed rows must split into evenly.
+    """
+    if per_row == 0.0:
+        return Form(config.batch_size, config.positions)
+    held, blocks = packing.rows_of_batch(config.batch_size, per_row, config.blocks), config.blocks
+    step = math.lcm(parts, blocks)
+    rows = -(-held // step) * step
+    return Form(rows, config.row or config.positions, packed=True, empty=rows - held)
+
+
+def _order(config: DataConfig, spans: int, form: Form) -> orders.Order:
     if config.shuffle_block == 0:
-        return orders.Order(spans, config.batch_size, config.seed)
+        return orders.Order(spans, form.rows, config.seed, form.empty, config.blocks)
     block, pool = config.shuffle_block, config.shuffle_pool
-    return orders.BlockOrder(spans, config.batch_size, config.seed, block, pool)
+    return orders.BlockOrder(spans, form.rows, config.seed, block, pool)
 
 
 def _read(store: stores.Store, found: sequences.Sequences, first: int, end: int) -> None:
@@ -96,47 +126,39 @@ def _read(store: stores.Store, found: sequences.Sequences, first: int, end: int)
 
 
 class TrainBatches:
-    """Training batches of a store, addressed by step. ``spans`` sequences make ``steps_per_epoch`` batches."""
+    """Training batches of a store, addressed by step: ``steps_per_epoch`` of one form hold ``spans`` sequences."""
 
-    def __init__(
-        self,
-        store: stores.Store,
-        config: DataConfig,
-        *,
-        fields: Container[str] = batch_fields.ALL,
-        log_q: bool = False,
-        in_batch: bool = False,
-        part: Part = WHOLE,
-    ):
+    def __init__(self, store: stores.Store, config: DataConfig, wanted: Wanted = ALL, part: Part = WHOLE):
         """Batches of a store.
 
         Args:
           store: with a training window.
           config: how batches are drawn.
-          fields: of Batch that are wanted; the others have no elements.
-          log_q: fill in how likely shared and in-batch negatives are drawn; a shared one then is in the batch once.
-          in_batch: whether targets are negatives of each other; with ``log_q`` it costs a pass over the log.
+          wanted: what of them is read; sequences share rows only where ``segment_BL`` is, or the config insists.
           part: the process whose rows alone come.
         """
-        found = self._found = sequences.of_store(store, config)
-        process, processes = part
+        found = sequences.of_store(store, config, may_pack="segment_BL" in wanted.fields)
+        self._found, (process, processes) = found, part
+        self.spans = len(found.spans.start_W)
+        self.sequences_per_row = self.spans / found.rows
+        per_row = self.sequences_per_row if found.packing else 0.0
+        self.form = form_of(config, per_row, math.lcm(wanted.parts, processes))
+        rows = self.form.rows
         if config.batch_size % processes:
             raise UserError(
                 f"--data.batch-size {config.batch_size} must be a multiple of the {processes} processes"
             )
-        self.spans = len(found.spans.start_W)
-        self.sequences_per_row = self.spans / found.rows
-        source = self._order = _order(config, found.rows)
+        source = self._order = _order(config, found.rows, self.form)
         # Where each process has whole blocks it draws no others; else it draws all rows and keeps its own.
         apart = config.blocks > 1 and config.blocks % processes == 0
         if isinstance(source, orders.BlockOrder):
-            own = config.batch_size // processes if apart else config.batch_size
+            own = rows // processes if apart else rows
             first = process * own if apart else 0
             read = functools.partial(_read, store, found)
             source = orders.ReadAhead(source, slice(first, first + own), read)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._config, self._hard = config, "hard_BLN" in fields
-        gather = gathering.Gather(store, config, found, fields, log_q, in_batch)
+        self._config, self._hard = config, "hard_BLN" in wanted.fields
+        gather = gathering.Gather(store, config, found, wanted.fields, wanted.log_q, wanted.in_batch)
         self._index = gather.index
 
         def drawn(blocks: range) -> grain.MapDataset:
@@ -144,7 +166,7 @@ class TrainBatches:
             return grain.MapDataset.source(source).seed(config.seed).random_map(draw)
 
         self._whole = drawn(range(config.blocks))
-        if log_q and in_batch and config.blocks > 1:
+        if wanted.log_q and wanted.in_batch and config.blocks > 1:
             gather.targets = self.targets()  # no block knows the targets of the others
         if apart:
             share = config.blocks // processes
@@ -169,6 +191,11 @@ class TrainBatches:
                 again_BL[:, 1:] = batch.target_BL[:, 1:] == batch.target_BL[:, :-1]
             found.append(np.count_nonzero((batch.target_BL > 0) & ~again_BL))
         return float(np.mean(found))
+
+    @property
+    def sequences_per_step(self) -> float:
+        """Sequences of a full batch of all processes, on average."""
+        return (self.form.rows - self.form.empty) * self.sequences_per_row
 
     @property
     def draws_hard(self) -> bool:
@@ -206,14 +233,13 @@ class TrainBatches:
         return iterator
 
 
-def of_config(config: Config, store: stores.Store, part: Part = WHOLE) -> TrainBatches:
-    """The training batches of an experiment, with the fields that its training step reads."""
+def of_config(config: Config, store: stores.Store, part: Part = WHOLE, *, devices: int = 1) -> TrainBatches:
+    """The training batches of an experiment, with the fields that its training step reads, for so many devices."""
     stations = store.metadata.counts["stations"]
-    return TrainBatches(
-        store,
-        config.data,
+    wanted = Wanted(
         fields=batch_fields.read(config, stations),
         log_q=config.loss.log_q != "none",
         in_batch=config.loss.in_batch,
-        part=part,
+        parts=config.optim.accumulate * devices,
     )
+    return TrainBatches(store, config.data, wanted, part)

@@ -72,6 +72,7 @@ class Sequences(NamedTuple):
     spans: Spans
     shown: histories.Shown  # how their events are numbered
     packing: packing.Rows | None  # rows of several sequences; None where each has a row of its own
+    length: int  # positions of a row, L
 
     @property
     def rows(self) -> int:
@@ -93,19 +94,26 @@ class Sequences(NamedTuple):
         return np.where(segment_BL > 0, self.packing.sequence_W[place_BL], -1)
 
 
-def of_store(store: stores.Store, config: DataConfig) -> Sequences:
-    """The training sequences of a store. Raises UserError where there is none."""
+def of_store(store: stores.Store, config: DataConfig, *, may_pack: bool = True) -> Sequences:
+    """The training sequences of a store, in rows of several where the config wants it. Raises UserError without any.
+
+    Args:
+      store: with a training window.
+      config: how batches are made.
+      may_pack: whether rows may hold several, where the config leaves it to this.
+    """
     shown = histories.Shown(store, config)
     spans = train_spans(store, config, shown)
     if len(spans.start_W) == 0:
         kinds = f" of the kinds of --data.inputs {' '.join(config.inputs)}" if config.inputs else ""
         raise UserError(f"store {config.store} has no training sequence of two events or more{kinds}")
-    if not config.packed:
-        return Sequences(spans, shown, None)
     # The last event of a sequence is no input, except in cloze training.
-    last = 0 if config.mask > 0 else 1
-    size_W = spans.stop_W - spans.start_W - last
-    return Sequences(spans, shown, packing.plan(size_W, config.length + 1 - last, config.seed))
+    size_W = spans.stop_W - spans.start_W - (config.mask == 0)
+    longest, asked = config.positions, config.packed == "always" or config.row > 0
+    if not asked and not (config.packed == "auto" and may_pack and packing.pays(size_W, longest)):
+        return Sequences(spans, shown, None, longest)
+    row = config.row or longest
+    return Sequences(spans, shown, packing.plan(size_W, row, config.seed), row)
 
 
 def target_counts(

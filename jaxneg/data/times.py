@@ -86,44 +86,50 @@ def usual() -> tuple[int, int]:
     return EARLIEST * 1000, int((time.time() + DAY) * 1000)
 
 
-def look(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
-    """What ``Clock`` has to know of a column of a piece, as aggregates over its table."""
+def read(column: Column, form: str, *, spark: bool) -> dict[str, ir.Value]:
+    """What ``look`` goes by, as columns to add to the table of a piece: an engine takes an expression apart anew
+    wherever it stands."""
     if column.kind == "null":
         return {}
-    low, high = usual()
     if column.kind == "stamp":
         # An infinite time has no milliseconds.
-        ms = events.milliseconds(column.value)
-        found = {"present": ms.notnull().sum(), "dates": ms.notnull().sum()}
-        return found | _span("date", ms) | {"dates_usual": ms.between(low, high).sum()}
-    if column.kind == "text":
-        text = _text(column)
-        if form:
-            ms = _formatted(text, form)
-            given = {"present": text.notnull().sum(), "dates": ms.notnull().sum()}
-            bad = text.min(where=ms.isnull() & text.notnull())
-            return given | {"example": bad, "dates_usual": ms.between(low, high).sum()} | _span("date", ms)
-        number = cols.number(column._replace(value=text))
-        ms = _dated(text, spark)
-        ms = ibis.ifelse(number.isnull(), ms, ibis.null("int64"))
-        found = {
-            "present": text.notnull().sum(),
-            "dates": ms.notnull().sum(),
-            "iso": _iso(text).notnull().sum(),
-            "example": text.min(where=text.notnull() & number.isnull() & ms.isnull()),
-            "dates_usual": ms.between(low, high).sum(),
-        } | _span("date", ms)
-        short = _shortened(text)
-        found |= {"short": short.sum(), "short_example": text.min(where=short)}
-    else:
-        if form:
-            return look(Column(cols.text(column), "text"), form, spark=spark)
-        number = cols.number(column)
-        found = {"present": number.notnull().sum()}
-    found |= {"numbers": number.notnull().sum(), "low": number.min(), "high": number.max()}
-    return found | {
-        f"usual_{unit}": (number * scale).between(low, high).sum() for unit, scale in UNITS.items()
-    }
+        return {"date": events.milliseconds(column.value)}
+    if form:
+        text = _text(column if column.kind == "text" else Column(cols.text(column), "text"))
+        return {"text": text, "date": _formatted(text, form)}
+    if column.kind != "text":
+        return {"number": cols.number(column)}
+    text = _text(column)
+    number = cols.number(column._replace(value=text))
+    date = ibis.ifelse(number.isnull(), _dated(text, spark), ibis.null("int64"))
+    return {"text": text, "number": number, "date": date, "iso": _iso(text), "short": _shortened(text)}
+
+
+def look(have: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """What ``Clock`` has to know of a column of a piece, as aggregates over the columns of ``read``."""
+    if not have:
+        return {}
+    low, high = usual()
+    found = {"present": next(iter(have.values())).notnull().sum()}
+    if "date" in have:
+        date = have["date"]
+        found |= {"dates": date.notnull().sum(), "date_low": date.min(), "date_high": date.max()}
+        found["dates_usual"] = date.between(low, high).sum()
+    if "text" in have:
+        text = have["text"]
+        none = have["date"].isnull()
+        none = none & have["number"].isnull() if "number" in have else none
+        found["example"] = text.min(where=text.notnull() & none)
+    if "iso" in have:
+        short = have["short"]
+        found |= {"iso": have["iso"].notnull().sum(), "short": short.sum()}
+        found["short_example"] = have["text"].min(where=short)
+    if "number" in have:
+        number = have["number"]
+        found |= {"numbers": number.notnull().sum(), "low": number.min(), "high": number.max()}
+        for unit, scale in UNITS.items():
+            found[f"usual_{unit}"] = (number * scale).between(low, high).sum()
+    return found
 
 
 def _shortened(text: ir.Value) -> ir.Value:
@@ -131,10 +137,6 @@ def _shortened(text: ir.Value) -> ir.Value:
     digits = text.re_extract(r"\.([0-9]*)[eE]\+", 1).length()
     power = text.re_extract(r"[eE]\+([0-9]+)$", 1).try_cast("int64")
     return ((text.contains("E+") | text.contains("e+")) & (digits < power)).fill_null(False)
-
-
-def _span(name: str, ms: ir.Value) -> dict[str, ir.Value]:
-    return {f"{name}_low": ms.min(), f"{name}_high": ms.max()}
 
 
 def compact(column: Column) -> dict[str, ir.Value]:

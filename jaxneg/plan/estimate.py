@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
     """One pass over the training sequences."""
 
     sequences: int
-    per_row: float = 1.0  # sequences in a row of a batch, more than 1 where they are packed
+    per_row: float = 0.0  # sequences that a packed row holds on average; 0 where each has a row of its own
 
 
 UNKNOWN = Epoch(0)
@@ -76,8 +76,9 @@ def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
         store = stores.Store.open(config.data.store)
     except UserError as error:
         raise UserError(f"{error}; or give --items for a catalogue that is not there") from error
-    batches = pipeline.TrainBatches(store, config.data)
-    return program.catalogue_of(store), Epoch(batches.spans, batches.sequences_per_row)
+    batches = pipeline.of_config(config, store)
+    per_row = batches.sequences_per_row if batches.form.packed else 0.0
+    return program.catalogue_of(store), Epoch(batches.spans, per_row)
 
 
 def per_chip(config: Config, where: tpu.Slice, sequences: int) -> Config:
@@ -90,10 +91,10 @@ def per_chip(config: Config, where: tpu.Slice, sequences: int) -> Config:
 
 
 def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
-    shards, B = config.train.shards, config.data.batch_size
-    mesh = sharding.mesh_of(where.devices, shards)
-    sharding.check_batch(B, mesh, config.optim.accumulate, where.name)
-    built = program.build(config, catalogue, mesh)
+    mesh, parts = sharding.mesh_of(where.devices, config.train.shards), config.optim.accumulate
+    sharding.check_batch(config.data.batch_size, mesh, parts, where.name)
+    form = pipeline.form_of(config.data, epoch.per_row, mesh.size * parts)
+    built = program.build(config, catalogue, mesh, form=form)
     memory = _arguments(built)
     found: dict[str, Any] = {
         "topology": where.name,
@@ -101,8 +102,8 @@ def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
         "devices": mesh.size,
         "chips": where.chips,
         "mesh": dict(mesh.shape),
-        "batch_size": B,
-        "sequences_per_chip": B / where.chips,
+        "batch_size": config.data.batch_size,
+        "sequences_per_chip": config.data.batch_size / where.chips,
         "available_bytes": where.memory,
         "compiled": False,
         "note": NOTE,
@@ -118,8 +119,9 @@ def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
             raise
         memory["temporaries"] = max(needed - sum(memory.values()), 0)
         return found | _memory(memory, where)
+    at_once = (form.rows - form.empty) * (epoch.per_row or 1.0)
     found |= {"compiled": True, "compile_seconds": time.perf_counter() - began}
-    return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, B, epoch)
+    return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, at_once, epoch)
 
 
 def _bytes(tree) -> int:
@@ -170,7 +172,7 @@ def _refused(message: str, memory: dict[str, int]) -> int | None:
     return None
 
 
-def _speed(compiled, where: tpu.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
+def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str, Any]:
     """What a compiled step sends and how long it takes, and what an epoch takes."""
     told = hlo.program(compiled.as_text())
     by_kind: dict[str, dict[str, float]] = {}
@@ -190,7 +192,7 @@ def _speed(compiled, where: tpu.Slice, B: int, epoch: Epoch) -> dict[str, Any]:
     }
     if on_chip is None or on_links is None:
         return found
-    seconds, at_once = on_chip + on_links, B * epoch.per_row
+    seconds = on_chip + on_links
     found |= {"step_seconds": seconds, "sequences_per_s": at_once / seconds}
     if epoch.sequences:
         steps = math.ceil(epoch.sequences / at_once)

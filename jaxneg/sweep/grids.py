@@ -80,7 +80,7 @@ def _is_whole(option: str) -> bool:
 def load(path: str | pathlib.Path) -> Sweep:
     """The sweep that an experiment file's ``get_sweep()`` returns; one without axes if it defines none."""
     with experiments.loaded(path, "a sweep ends in .py and defines get_sweep() -> Sweep") as module:
-        made = getattr(module, "get_sweep", lambda: Sweep({}))()
+        made = experiments.called(getattr(module, "get_sweep", lambda: Sweep({})))
         if not isinstance(made, Sweep):
             raise UserError(
                 f"get_sweep() in {path} must return a jaxneg.sweep.grids.Sweep, got {type(made).__name__}"

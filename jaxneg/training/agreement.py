@@ -22,7 +22,7 @@ SETTINGS = (
     "jax_threefry_partitionable",
 )
 # What each host may have for itself: where its store lies is no part of what the store is.
-OWN = ("data.store", "train.compilation_cache")
+OWN = ("data.store",)
 
 
 def of_config(config: Config) -> dict[str, str]:

@@ -9,13 +9,13 @@ than it was saved is damaged.
 
 import contextlib
 import gc
-import inspect
 import logging
 import math
 import os
 import pathlib
 import sys
 import time
+import types
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar, cast
 
@@ -235,12 +235,11 @@ def _quiet() -> Generator[None, None, None]:
 
 def _throw_away() -> None:
     """Returns once the tasks that orbax gave up are gone, which complain as they go; some wait for a read to end."""
+    task = types.CoroutineType
     for _ in range(TRIES):
         gc.collect()
         # All are looked at, so that none stays in hand.
-        if not sum(
-            "orbax" in one.cr_code.co_filename for one in gc.get_objects() if inspect.iscoroutine(one)
-        ):
+        if not sum("orbax" in one.cr_code.co_filename for one in gc.get_objects() if type(one) is task):
             return
         time.sleep(WAIT)
 

@@ -51,6 +51,10 @@ def opening(job: Job, params: Mapping[str, jax.Array], step: int) -> Iterator[st
     yield f"train parameters  {model:,} of the model and {rows:,} in item tables"
     held = ", ".join(f"{counts[name]:,} {name}" for name in ("items", "users", "events"))
     yield f"train store       {job.config.data.store}: {held}; {job.batches.spans:,} training sequences"
+    form = job.batches.form
+    if form.packed:
+        sequences = f"{job.batches.sequences_per_step:,.0f} sequences on average"
+        yield f"train batches     {sequences}, packed into {form.rows - form.empty:,} rows of {form.length} positions"
     begun = f", from step {step:,} on" if step else ""
     yield f"train steps       {job.per_epoch:,} an epoch, {job.total:,} in all{begun}"
     yield f"train results     {job.workdir}"

@@ -27,6 +27,7 @@ from jaxneg.training import (
     agreement,
     checkpoint,
     claims,
+    compiled,
     convergence,
     jobs,
     logs,
@@ -84,17 +85,17 @@ def _silent(line: str) -> None:
 
 def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
     """The job of a config whose run directory is claimed; ``hold`` holds it to the end."""
-    if config.train.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.train.compilation_cache)
+    compiled.keep()
     processes.agree("config", agreement.of_config(config))
     with processes.together("store"):
         store = stores.Store.open(config.data.store)
     processes.agree("files", agreement.of_store(store) if processes.many() else {})
     with processes.together("start"):
-        batches = pipeline.of_config(config, store, pipeline.Part(jax.process_index(), jax.process_count()))
         mesh = sharding.make_mesh(config.train.devices, config.train.shards)
+        part = pipeline.Part(jax.process_index(), jax.process_count())
+        batches = pipeline.of_config(config, store, part, devices=mesh.size)
         total = config.train.epochs * batches.steps_per_epoch
-        built = program.build(config, program.catalogue_of(store), mesh, total)
+        built = program.build(config, program.catalogue_of(store), mesh, total, batches.form)
         evaluated = validation.Validation(config, store, built)
         sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
         if processes.first():
@@ -244,10 +245,6 @@ class Loop:
         return state, found
 
     @property
-    def _sequences_per_step(self) -> float:
-        return self.job.config.data.batch_size * self.job.batches.sequences_per_row
-
-    @property
     def _seconds(self) -> float:
         """Of the whole run so far."""
         return self.before + time.perf_counter() - self.began
@@ -311,12 +308,11 @@ class Loop:
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self._sequences_per_step / (now - self.logged),
+            "sequences_per_s": len(fetched) * self.job.batches.sequences_per_step / (now - self.logged),
         }
-        data = self.job.config.data
         told = {
             "step_seconds": (now - self.logged) / len(fetched),
-            "positions_per_s": len(fetched) * data.batch_size * data.length / (now - self.logged),
+            "positions_per_s": sum(int(line["positions"]) for line in fetched) / (now - self.logged),
             "device_memory": processes.device_memory(),
         }
         self.logged = now
@@ -336,7 +332,7 @@ class Loop:
         line = {
             "step": step,
             "epoch": step / job.per_epoch,
-            "sequences": round(step * self._sequences_per_step),
+            "sequences": round(step * self.job.batches.sequences_per_step),
             "seconds": self._seconds,
             "device_seconds": self.progress.device_seconds,
             **found,

@@ -57,7 +57,7 @@ def loss(
       key: of dropout, or None.
     """
     config, model, items = task
-    segment_BL = batch.segment_BL if config.data.packed else None
+    segment_BL = batch.segment_BL if batch.segment_BL.shape[1] else None  # where rows are packed
     seen = scoring.Seen(at.item_BL, batch.feedback_BL, batch.station_BL, segment_BL)
     h_BLD = scoring.encode(model, weights, seen, key).astype(jnp.float32)
 

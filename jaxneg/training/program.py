@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxneg import models
-from jaxneg.batch import Batch
+from jaxneg.batch import Batch, Form
 from jaxneg.config import Config
 from jaxneg.data import batch_fields, stores
 from jaxneg.embeddings import layouts, sharding
@@ -73,7 +73,9 @@ def build_model(config: Config, catalogue: Catalogue) -> models.Model:
     )
 
 
-def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> Program:
+def build(
+    config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1, form: Form | None = None
+) -> Program:
     """The program of a config.
 
     Args:
@@ -81,6 +83,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
       catalogue: of the store.
       mesh: devices, also ones that can be compiled for and are not there.
       total: steps of the whole run, over which a learning rate may decay.
+      form: of the batches; by default a row for each sequence.
     """
     model = build_model(config, catalogue)
     layout = layouts.of_config(config.optim, mesh, catalogue.items)
@@ -100,7 +103,7 @@ def build(config: Config, catalogue: Catalogue, mesh: Mesh, total: int = 1) -> P
         init=jax.jit(init, out_shardings=places),
         update=update,
         state=state,
-        batch=sharding.placed(batch_shapes(config, catalogue.stations), mesh),
+        batch=sharding.placed(batch_shapes(config, catalogue.stations, form), mesh),
         attribute_VA=sharding.placed({"attribute_VA": attribute_VA}, mesh)["attribute_VA"],
     )
 
@@ -109,12 +112,20 @@ def _place(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding | None:
     return leaf.sharding
 
 
-def batch_shapes(config: Config, stations: int = 1) -> Batch:
-    """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations."""
+def batch_shapes(config: Config, stations: int = 1, form: Form | None = None) -> Batch:
+    """Shapes and dtypes of the global batch of a config, as ``data.pipeline`` makes them of a store with stations.
+
+    Args:
+      config: the experiment.
+      stations: of the store.
+      form: of the batches; by default a row for each sequence.
+    """
     data, read = config.data, batch_fields.read(config, stations)
-    B, N, S = data.batch_size, data.negatives, data.shared_negatives
-    L = data.length + (data.mask > 0)  # cloze training shows all events
-    M = data.length + 1
+    form = form or Form(data.batch_size, data.positions)
+    B, L = form.rows, form.length
+    N, S, M = data.negatives, data.shared_negatives, data.length + 1
+    if not form.packed:
+        read -= {"segment_BL"}
     shapes = {
         "item_BL": (jnp.int32, B, L),
         "feedback_BL": (jnp.int32, B, L),

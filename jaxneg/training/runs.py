@@ -29,7 +29,7 @@ from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import scores
-from jaxneg.training import checkpoint, program, records, scoring, steps
+from jaxneg.training import checkpoint, compiled, program, records, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -163,6 +163,7 @@ def load(
         raise UserError(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"
         )
+    compiled.keep()
     shards, devices = config.train.shards, config.train.devices or len(jax.devices())
     asked, shared = shared, shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
     mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)

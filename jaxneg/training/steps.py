@@ -62,7 +62,7 @@ def evaluated(state: State, attribute_VA: jax.Array) -> Weights:
 def train_step(
     recipe: Recipe, state: State, batch: Batch, attribute_VA: Int[Array, "V A"]
 ) -> tuple[State, dict[str, jax.Array]]:
-    """The state after one update, and sums over the batch: loss, targets, negatives, hard negatives, gradient norm.
+    """The state after one update, and sums over the batch: loss, positions, negatives, hard negatives, gradient norm.
 
     Where devices share the rows of the tables, or only touched rows are to be changed, the gradients are with respect
     to the rows that the batch names, and clipping and the norm are of the other parameters alone.
@@ -98,7 +98,7 @@ def train_step(
         average = jax.tree.map(moved, average, (params, item_tables))
     metrics = {
         "loss": value,
-        "targets": (batch.target_BL != PAD).sum(),
+        "positions": ((batch.item_BL != PAD) | (batch.target_BL != PAD)).sum(),
         "negatives": (batch.negative_BLN != PAD).sum(),
         "hard": batch.hard_BLN.sum(),
         "gradient_norm": norm,
@@ -124,7 +124,7 @@ def accumulated(
 
     def of(part: jax.Array, fields: Fields) -> Fields:
         """Rows part, part + parts, ...: as many from each device."""
-        size = config.data.batch_size // parts
+        size = len(batch.item_BL) // parts
         own = {
             name: leaf.reshape(size, parts, *leaf.shape[1:])[:, part]
             for name, leaf in fields._asdict().items()

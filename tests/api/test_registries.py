@@ -126,9 +126,14 @@ def asks(pos_BL, neg_BLN, mask_BL, *, gamma):
     return jnp.zeros(())
 
 
+async def late(pos_BL, neg_BLN, mask_BL):
+    return jnp.zeros(())
+
+
 @pytest.mark.parametrize(
     ("name", "fn", "said"),
     [
+        ("mine", late, "loss mine must be a plain function"),
         ("bce", nothing, "bce is a loss of jaxneg"),
         ("My Loss", nothing, "must be a word of small letters"),
         ("mine", asks, "asks for gamma, and can be given catalogue_size, label_BL, .*penalty"),
@@ -185,7 +190,7 @@ def test_an_encoder_is_held_to_its_facts():
     jaxneg.register_encoder("both", object, bidirectional=True)
     for args, said in (
         ([], "sees the next event"),
-        (["--data.packed", "--data.mask", "0.2"], "across"),
+        (["--data.packed", "always", "--data.mask", "0.2"], "across"),
         (["--model.remat", "--data.mask", "0.2"], "has none"),
     ):
         with pytest.raises(jaxneg.UserError, match=said):

@@ -94,12 +94,23 @@ def test_a_function_is_named(start):
         told(start, broken)
 
 
+async def late(step, figures):
+    pass
+
+
+class Late(callbacks.Callback):
+    async def on_step(self, step, figures):
+        pass
+
+
 @pytest.mark.parametrize(
     ("some", "said"),
     [
         ("wandb", "must be a list, got 'wandb'"),
         ([3], "a function or has one of on_start, .*, got 3"),
         ([Seen], "got Seen, a class: make one"),
+        ([late], "callback late must be a plain function"),
+        ([Late()], "callback Late.on_step must be a plain function"),
         (["wanbd"], "no logger 'wanbd': .*perhaps you meant wandb"),
     ],
 )

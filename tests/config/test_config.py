@@ -44,6 +44,11 @@ def test_wrong_options_are_refused_in_one_line(args, message):
     "text, message",
     [
         ("def get_config(): return 1", "must return a jaxneg.config.Config, got int"),
+        ("async def get_config(): return 1", "must return a jaxneg.config.Config, got coroutine"),
+        (
+            "async def late(): return 1\ndef get_config(): return late()",
+            "must return a jaxneg.config.Config, got coroutine",
+        ),
         ("x = 1", "AttributeError"),
         ("def get_config(:", "SyntaxError"),
     ],

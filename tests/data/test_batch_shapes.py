@@ -21,9 +21,9 @@ PLAIN = {"item_BL", "feedback_BL", "station_BL", "target_BL", "label_BL"}
 CASES = {
     "": PLAIN | {"negative_BLN", "hard_BLN"},
     "--data.p-hard 0": PLAIN | {"negative_BLN"},
-    "--data.packed": PLAIN | {"negative_BLN", "hard_BLN", "segment_BL"},
+    "--data.packed always": PLAIN | {"negative_BLN", "hard_BLN", "segment_BL"},
     "--data.mask 0.3": PLAIN | {"negative_BLN", "hard_BLN"},
-    "--data.mask 0.3 --data.packed": PLAIN | {"negative_BLN", "hard_BLN", "segment_BL"},
+    "--data.mask 0.3 --data.packed always": PLAIN | {"negative_BLN", "hard_BLN", "segment_BL"},
     "--data.negatives 3 --data.shared-negatives 7": PLAIN | {"negative_BLN", "hard_BLN", "shared_S"},
     "--data.target next_positive --data.reach user": PLAIN | {"negative_BLN", "hard_BLN"},
     "--loss.contrastive 0.1": PLAIN | {"negative_BLN", "hard_BLN", "event_BM", "sign_BM"},
@@ -32,7 +32,7 @@ CASES = {
     "--loss.hardest 2 --data.negatives 4": PLAIN | {"negative_BLN", "hard_BLN"},
     "--loss.name not_to_recommend --loss.in-batch": PLAIN | {"negative_BLN", "hard_BLN"},
     TRON: PLAIN | {"shared_S"},
-    f"{TRON} --data.packed --data.p-hard 0": PLAIN | {"shared_S", "segment_BL"},
+    f"{TRON} --data.packed always --data.p-hard 0": PLAIN | {"shared_S", "segment_BL"},
     f"{TRON} --loss.log-q plain": PLAIN | {"shared_S", "shared_log_q_S"},
     f"{TRON} --loss.log-q refined --loss.in-batch": PLAIN | {"shared_S", "shared_log_q_S", "target_log_q_BL"},
     f"{TRON} --data.shared-negatives 0 --loss.in-batch --loss.log-q plain": PLAIN | {"target_log_q_BL"},
@@ -49,6 +49,8 @@ CASES = {
 
 
 def of(options: str) -> Config:
+    if "packed" not in options:
+        options += " --data.packed never"
     return configs.override(
         Config(), f"--data.length 6 --data.batch-size 4 --model.width 8 {options}".split()
     )
@@ -57,8 +59,8 @@ def of(options: str) -> Config:
 @pytest.mark.parametrize("options", CASES)
 def test_a_program_is_compiled_for_the_batches_that_the_pipeline_makes(random_store, options):
     config, store = of(options), random_store(1, ordered=True)
-    expected = program.batch_shapes(config, store.metadata.counts["stations"])
     batches = pipeline.of_config(config, store)
+    expected = program.batch_shapes(config, store.metadata.counts["stations"], batches.form)
     for step in (0, batches.steps_per_epoch - 1):  # full, and filled up
         for field, found in batches[step]._asdict().items():
             shape = getattr(expected, field)
@@ -69,7 +71,8 @@ def test_a_program_is_compiled_for_the_batches_that_the_pipeline_makes(random_st
 def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     """The step's program, without what does nothing for its results, reads each field that has elements."""
     config = of(options)
-    batch = program.batch_shapes(config, 3)
+    form = pipeline.form_of(config.data, 2.0 if config.data.packed == "always" else 0.0)
+    batch = program.batch_shapes(config, 3, form)
     carried = {name for name, leaf in batch._asdict().items() if math.prod(leaf.shape)}
     assert carried == CASES[options] == batch_fields.read(config, 3)
     model = program.build_model(config, program.Catalogue(20, 3, (4,)))

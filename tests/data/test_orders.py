@@ -135,7 +135,7 @@ def test_the_pool_of_a_step_and_the_next_are_read_ahead():
 @pytest.mark.parametrize("reach", ["session", "user"])
 def test_batches_by_blocks_hold_the_sequences_of_batches_by_rows(random_store, reach):
     store = random_store(1, users=60, ordered=True)
-    config = DataConfig(length=3, batch_size=4, seed=5, reach=reach)
+    config = DataConfig(length=3, batch_size=4, seed=5, reach=reach, packed="never")
     by_blocks = dataclasses.replace(config, shuffle_block=5, shuffle_pool=8)
 
     def sequences(config, number=0):
@@ -176,10 +176,10 @@ def test_shards_make_no_difference_to_batches(random_store, config):
     cuts = [int(begin[k]) for k in (1, 20, 33)]
     parts = {field: Sharded(np.split(np.asarray(getattr(store, field)), cuts)) for field in EVENTS}
     sharded = dataclasses.replace(store, **parts)
-    config = DataConfig(length=3, batch_size=4, seed=5, **config)
+    config = DataConfig(length=3, batch_size=4, seed=5, packed="never", **config)
     one, many = (
-        pipeline.TrainBatches(store, config, log_q=True),
-        pipeline.TrainBatches(sharded, config, log_q=True),
+        pipeline.TrainBatches(store, config, pipeline.Wanted(log_q=True)),
+        pipeline.TrainBatches(sharded, config, pipeline.Wanted(log_q=True)),
     )
     for step in range(one.steps_per_epoch):
         for a, b in zip(one[step], many[step], strict=True):

@@ -8,11 +8,11 @@ import pytest
 
 from jaxneg.batch import MASK
 from jaxneg.config import DataConfig
-from jaxneg.data import histories, packing, pipeline
+from jaxneg.data import batch_fields, histories, packing, pipeline
 from jaxneg.data.sequences import train_spans
 
-CONFIG = DataConfig(length=6, batch_size=4, seed=5)
-PACKED = dataclasses.replace(CONFIG, packed=True)
+CONFIG = DataConfig(length=6, batch_size=4, seed=5, packed="never")
+PACKED = dataclasses.replace(CONFIG, packed="always")
 
 
 def epoch(batches, number=0):
@@ -64,6 +64,91 @@ def test_small_plans_by_hand(size_W, rows):
     assert len(packing.plan(np.array(size_W, np.int64), 5, seed=0).indptr_R) - 1 == rows
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "per_row", "blocks", "rows"),
+    [
+        (128, 1.9, 1, 68),  # 67.4 are wanted: a multiple of 4, as 8 is more than a sixteenth
+        (128, 1.0, 1, 128),
+        (128, 1.9, 32, 64),
+        (96, 3.0, 1, 32),
+        (4, 3.0, 1, 1),
+        (4, 3.0, 4, 4),
+        (8192, 1.882, 1, 4352),  # 17 times 256
+        (100, 400.0, 1, 1),
+    ],
+)
+def test_rows_of_a_batch_by_hand(batch_size, per_row, blocks, rows):
+    assert packing.rows_of_batch(batch_size, per_row, blocks) == rows
+
+
+@pytest.mark.parametrize("batch_size", [16, 100, 128, 1000, 4096])
+def test_rows_of_a_batch_are_as_many_as_its_sequences_fill(batch_size):
+    """Within 1 of 32 where they are many; and a multiple of a divisor of the sequences, of a usual size."""
+    for per_row in np.linspace(1.0, 20.0, 50):
+        rows, wanted = packing.rows_of_batch(batch_size, per_row), batch_size / per_row
+        assert rows == 1 or abs(rows - wanted) <= max(wanted / 32, 0.5) + 1e-9
+        assert np.gcd(rows, batch_size) > wanted / 16 / 5  # divisors of these are at most five apart
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("parts", [3, 8])
+def test_empty_rows_let_devices_share_what_is_the_same_for_all(random_store, blocks, parts):
+    store = random_store(3, users=40)
+    config = dataclasses.replace(PACKED, batch_size=20, blocks=blocks)
+    one, many = (pipeline.TrainBatches(store, config, pipeline.Wanted(parts=n)) for n in (1, parts))
+    assert many.form.rows % parts == 0 and many.form.empty < parts * blocks
+    assert one.form.empty == 0 and one.steps_per_epoch == many.steps_per_epoch
+    assert one.sequences_per_step == many.sequences_per_step
+    rows = one.form.rows // blocks
+    for few, filled in zip(epoch(one), epoch(many), strict=True):
+        for name, leaf in few._asdict().items():
+            if name.endswith("_S") or leaf.size == 0:
+                np.testing.assert_array_equal(getattr(filled, name)[: len(leaf)], leaf)
+                continue
+            found = getattr(filled, name).reshape(blocks, -1, *leaf.shape[1:])
+            np.testing.assert_array_equal(found[:, :rows].reshape(leaf.shape), leaf)
+            assert not found[:, rows:].any()
+
+
+def lengths(*sizes):
+    """Sessions of so many events, all played, one a user."""
+    return [(user, [(1 + e % 9, "play", 0, "train") for e in range(size)]) for user, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "packed"),
+    [
+        ([7] * 20, False),  # six inputs of six
+        ([7] * 10 + [6] * 10, False),  # 92%
+        ([7] * 8 + [6] * 11 + [5], True),  # 5.35 of 6 on average: 89%
+        ([4] * 20, True),
+        ([2], True),
+    ],
+)
+def test_rows_are_packed_where_that_saves_a_tenth(make_store, sizes, packed):
+    store, config = make_store(lengths(*sizes), items=9), dataclasses.replace(CONFIG, packed="auto")
+    assert pipeline.TrainBatches(store, config).form.packed == packed
+    # What reads no segments is given one sequence a row, whatever it would save, and what insists gets what it wants.
+    without = pipeline.Wanted(fields=batch_fields.ALL - {"segment_BL"})
+    assert not pipeline.TrainBatches(store, config, without).form.packed
+    assert pipeline.TrainBatches(store, dataclasses.replace(config, packed="always")).form.packed
+    assert not pipeline.TrainBatches(store, dataclasses.replace(config, packed="never")).form.packed
+
+
+def test_rows_may_be_longer_than_sequences(random_store):
+    """The same sequences in fewer rows of 20 positions, of which each has as many as fit."""
+    store = random_store(1, users=40, ordered=True)
+    alone = pipeline.TrainBatches(store, CONFIG)
+    long = pipeline.TrainBatches(store, dataclasses.replace(PACKED, packed="auto", row=20))
+    assert long.form.packed and long.form.length == 20 and epoch(long)[0].item_BL.shape[1] == 20
+    expected, found = (
+        collections.Counter(s for batch in epoch(batches) for s in sequences(batch))
+        for batches in (alone, long)
+    )
+    assert found == expected
+    assert max(batch.segment_BL.max() for batch in epoch(long)) > 6
+
+
 FIELDS = ("item_BL", "feedback_BL", "station_BL", "target_BL", "label_BL")
 
 
@@ -93,7 +178,7 @@ def test_packed_rows_hold_the_same_sequences_side_by_side(random_store, change):
     store = random_store(1, users=40, ordered=True)
     alone = pipeline.TrainBatches(store, dataclasses.replace(CONFIG, **change))
     packed = pipeline.TrainBatches(store, dataclasses.replace(PACKED, **change))
-    assert packed.steps_per_epoch < alone.steps_per_epoch and packed.spans == alone.spans
+    assert packed.form.rows < alone.form.rows and packed.spans == alone.spans
     for number in range(2):
         expected = collections.Counter(s for batch in epoch(alone, number) for s in sequences(batch))
         found = collections.Counter(s for batch in epoch(packed, number) for s in sequences(batch))
@@ -132,9 +217,10 @@ def test_hidden_events_are_packed_with_their_sequence(random_store):
 
 def test_a_packed_batch_is_a_function_of_seed_and_step(random_store):
     store = random_store(3, users=40)
-    batches = pipeline.TrainBatches(store, PACKED)
+    config = dataclasses.replace(PACKED, batch_size=20)
+    batches = pipeline.TrainBatches(store, config, pipeline.Wanted(parts=2))
     source = batches.since(3)
-    halves = [pipeline.TrainBatches(store, PACKED, part=pipeline.Part(p, 2)) for p in range(2)]
+    halves = [pipeline.TrainBatches(store, config, part=pipeline.Part(p, 2)) for p in range(2)]
     first, second = (np.concatenate([b.item_BL for b in epoch(batches, n)]) for n in (0, 1))
     assert not np.array_equal(first, second)
     assert collections.Counter(map(tuple, first)) == collections.Counter(map(tuple, second))

@@ -10,7 +10,8 @@ from jaxneg.batch import CODE, FEEDBACK, MASK, latest
 from jaxneg.config import Config, DataConfig, EvalConfig, UserError
 from jaxneg.data import gathering, held_out, histories, pipeline, sequences
 
-CONFIG = DataConfig(length=3, batch_size=4, seed=5)
+CONFIG = DataConfig(length=3, batch_size=4, seed=5, packed="never")
+LOG_Q = pipeline.Wanted(log_q=True)
 
 
 def epoch(batches, number=0):
@@ -231,17 +232,15 @@ def test_the_latest_events_of_a_history():
 def test_shared_negatives_are_the_same_for_all_hosts_and_know_their_chance(random_store):
     store = random_store(13, items=40)
     config = dataclasses.replace(CONFIG, shared_negatives=50, random="log_uniform")
-    parts = [
-        pipeline.TrainBatches(store, config, log_q=True, part=pipeline.Part(p, 2))[3].shared_S for p in (0, 1)
-    ]
+    parts = [pipeline.TrainBatches(store, config, LOG_Q, pipeline.Part(p, 2))[3].shared_S for p in (0, 1)]
     np.testing.assert_array_equal(*parts)
-    batch = pipeline.TrainBatches(store, config, log_q=True)[3]
+    batch = pipeline.TrainBatches(store, config, LOG_Q)[3]
     there = batch.shared_S > 0
     assert len(set(batch.shared_S[there])) == there.sum() < 50  # each once
     p = np.log((batch.shared_S[there] + 1.0) / batch.shared_S[there]) / np.log(store.items + 1.0)
     np.testing.assert_allclose(batch.shared_log_q_S[there], np.log(1 - (1 - p) ** 50), rtol=1e-4)  # float32
     assert not batch.shared_log_q_S[~there].any()
-    both = pipeline.TrainBatches(store, config, log_q=True, in_batch=True)[3]
+    both = pipeline.TrainBatches(store, config, pipeline.Wanted(log_q=True, in_batch=True))[3]
     np.testing.assert_array_equal(both.shared_S, batch.shared_S)
     # An event is a target once in an epoch; the first of a session never is.
     first = set(np.asarray(store.session_indptr)[:-1].tolist())
@@ -489,10 +488,12 @@ def test_no_negatives_of_its_own_leaves_a_target_to_the_shared_ones(random_store
 @pytest.mark.parametrize("shuffle", [{}, {"shuffle_block": 8, "shuffle_pool": 4}])
 def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, monkeypatch):
     store = random_store(3, users=60)
-    config = DataConfig(length=5, batch_size=8, negatives=2, shared_negatives=6, blocks=4, **shuffle)
-    whole = pipeline.TrainBatches(store, config, log_q=True)
+    config = DataConfig(
+        length=5, batch_size=8, negatives=2, shared_negatives=6, blocks=4, packed="never", **shuffle
+    )
+    whole = pipeline.TrainBatches(store, config, LOG_Q)
     shares = {
-        n: [pipeline.TrainBatches(store, config, log_q=True, part=pipeline.Part(p, n)) for p in range(n)]
+        n: [pipeline.TrainBatches(store, config, LOG_Q, pipeline.Part(p, n)) for p in range(n)]
         for n in (2, 4, 8)
     }
     for step in range(2 * whole.steps_per_epoch):

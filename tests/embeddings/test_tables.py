@@ -68,7 +68,7 @@ def test_every_id_gets_its_row_and_every_row_its_sum(shape, kind):
     expected = by_item.astype(np.float64)
     # what is sent to the padding row is dropped
     np.add.at(expected, id_BL, value_BLD * (id_BL > 0)[..., None])
-    order = tables.gathered({"item": changed, "times": times}, ITEMS)
+    order = tables.gathered({"item": np.asarray(changed), "times": np.asarray(times)}, ITEMS)
     # float32 sums of up to 2,400 normal numbers, in any order.
     np.testing.assert_allclose(order["item"], expected, rtol=1e-4, atol=1e-3)
     touched = np.isin(np.arange(ITEMS + 1), id_BL[id_BL > 0])
@@ -218,7 +218,7 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
         )
         return objective.loss(task, weights, batch, objective.index(batch), key)
 
-    gradients = jax.grad(loss)(jax.tree.map(jnp.asarray, whole))
+    gradients = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, whole))
     state, _ = built.update(state, sharding.put_fields(batch, mesh), attribute_VA)
     found = tables.gathered(jax.tree.map(np.asarray, state.tables), V - 1)
     for name, table in whole.items():
@@ -256,8 +256,13 @@ def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     seen_BL = rng.integers(0, V, (11, 7)).astype(np.int32) * exclude
     by_item = {name: jnp.asarray(table) for name, table in whole.items()}
     weights = tables.Weights(state.params, by_item, jnp.asarray(attribute))
-    row_VD, bias_V = scoring.catalogue_rows(built.model, weights)
-    score_BV = np.asarray(h_BD @ row_VD.T + bias_V[None])
+
+    @jax.jit
+    def scored(weights, h_BD):
+        row_VD, bias_V = scoring.catalogue_rows(built.model, weights)
+        return h_BD @ row_VD.T + bias_V[None]
+
+    score_BV = np.asarray(scored(weights, h_BD))
     target_score_BC = np.take_along_axis(score_BV, target_BC, axis=1)
     rows = scoring.of_model(built.model, built.layout).rows
     compared = jax.jit(lambda weights, examples: built.layout.compare(rows, weights, examples, k=25))(

@@ -135,7 +135,7 @@ def test_fully_padded_rows_stay_finite_and_so_do_gradients(encoder, norm):
         h_BLD = encode(params, row, *others, None)
         return (h_BLD**2).sum(), h_BLD
 
-    gradients, h_BLD = jax.grad(total, argnums=(0, 1), has_aux=True)(params, row)
+    gradients, h_BLD = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, row)
     assert np.isfinite(h_BLD).all()
     assert {name for name, leaf in gradients[0].items() if not np.isfinite(leaf).all()} == set()
     assert np.isfinite(gradients[1]).all()
@@ -146,7 +146,7 @@ def test_every_parameter_learns(encoder, norm):
     encode, params = network(encoder, norm, head="gelu")
     inputs = [jnp.asarray(a) for a in events()]
     weight_BLD = jnp.asarray(np.random.default_rng(3).normal(size=(B, L, D)), jnp.float32)
-    gradients = jax.grad(lambda params: (encode(params, *inputs, None) * weight_BLD).sum())(params)
+    gradients = jax.jit(jax.grad(lambda params: (encode(params, *inputs, None) * weight_BLD).sum()))(params)
     largest = {name: np.abs(leaf).max() for name, leaf in gradients.items()}
     # A key bias adds one number to all of a query's logits, which softmax takes out again.
     unused = {name for name in largest if name.endswith("attention.key.bias")}

@@ -172,7 +172,7 @@ def test_an_epoch_takes_its_steps():
         def cost_analysis(self):
             return {"optimal_seconds": 0.5, "bytes accessed": 737e6}
 
-    found = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641))
+    found = estimate._speed(Compiled(), v5e, at_once=64.0, epoch=estimate.Epoch(641))
     assert found["step_seconds"] == 0.5 and found["sequences_per_s"] == 128
     assert found["epoch"] == {
         "sequences": 641,
@@ -180,7 +180,7 @@ def test_an_epoch_takes_its_steps():
         "hours": 11 * 0.5 / 3600,
         "chip_hours": 16 * 11 * 0.5 / 3600,
     }
-    packed = estimate._speed(Compiled(), v5e, B=64, epoch=estimate.Epoch(641, 2.5))
+    packed = estimate._speed(Compiled(), v5e, at_once=160.0, epoch=estimate.Epoch(641))
     assert packed["sequences_per_s"] == 320 and packed["epoch"]["steps"] == 5
 
 
@@ -258,7 +258,8 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert "fits: " in printed and "item tables" in printed and "all-reduce" in printed
     data = DataConfig(length=8, batch_size=16, negatives=2)
-    assert told == [(pipeline.TrainBatches(stores.Store.open(small_store), data).spans, 1.0)]
+    batches = pipeline.TrainBatches(stores.Store.open(small_store), data)
+    assert batches.form.packed and told == [(batches.spans, batches.sequences_per_row)]
 
 
 @pytest.mark.parametrize(

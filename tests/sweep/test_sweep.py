@@ -171,6 +171,9 @@ def test_a_file_without_a_sweep_has_no_axes_and_a_wrong_one_is_one_line(tmp_path
     path.write_text("def get_sweep():\n    return 7\n")
     with pytest.raises(UserError, match=r"must return a jaxneg\.sweep\.grids\.Sweep, got int"):
         grids.load(path)
+    path.write_text("async def get_sweep():\n    return 7\n")
+    with pytest.raises(UserError, match="Sweep, got coroutine"):
+        grids.load(path)
     path.write_text("def get_sweep():\n    return undefined\n")
     with pytest.raises(UserError, match="could not be loaded: NameError"):
         grids.load(path)

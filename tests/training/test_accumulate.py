@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxneg import config as configs
+from jaxneg.batch import Form
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, UserError
 from jaxneg.embeddings import sharding
 from jaxneg.training import program
@@ -24,7 +25,7 @@ CONFIG = Config(
 CASES = {
     "positives": CONFIG,
     "any target, packed": dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, target="any", packed=True)
+        CONFIG, data=dataclasses.replace(CONFIG.data, target="any", packed="always")
     ),
     "shared negatives and rejected targets": dataclasses.replace(
         CONFIG,
@@ -35,9 +36,13 @@ CASES = {
 }
 
 
+def form(config):
+    return Form(config.data.batch_size, config.data.length, config.data.packed == "always")
+
+
 def make_batch(config, seed=0):
     """A batch of the config's shapes, in which rows hold from no event to all; the first rows have no target."""
-    rng, shapes = np.random.default_rng(seed), program.batch_shapes(config)
+    rng, shapes = np.random.default_rng(seed), program.batch_shapes(config, form=form(config))
     seen_BL = (
         np.arange(config.data.length)
         < rng.integers(0, config.data.length + 1, config.data.batch_size)[:, None]
@@ -53,7 +58,7 @@ def make_batch(config, seed=0):
         "negative_BLN": rng.integers(1, 31, (*seen_BL.shape, 1)) * (label_BL > 0)[..., None],
         "shared_S": rng.integers(1, 31, fields["shared_S"].shape),
     }
-    if config.data.packed:
+    if config.data.packed == "always":
         fields["segment_BL"] = seen_BL * (1 + (np.arange(config.data.length) > 1))
     return type(shapes)(
         **{name: jnp.asarray(leaf, getattr(shapes, name).dtype) for name, leaf in fields.items()}
@@ -63,7 +68,7 @@ def make_batch(config, seed=0):
 def updated(config, parts, devices=1, batch=None):
     """Metrics of a step, and the first moments after it, which are linear in its gradients."""
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=parts))
-    built = program.build(config, CATALOGUE, sharding.make_mesh(devices))
+    built = program.build(config, CATALOGUE, sharding.make_mesh(devices), form=form(config))
     batch = sharding.put_fields(batch or make_batch(config), built.mesh)
     attribute_VA = jax.device_put(np.arange(31, dtype=np.int32)[:, None] % 4, built.attribute_VA.sharding)
     state, metrics = built.update(built.init(), batch, attribute_VA)

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import os
@@ -26,6 +27,12 @@ def saved(directory, scores):
         checkpoints.save(step, state(step), {"step": step, "history": [score]}, score)
     checkpoints.wait()
     return checkpoints
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_apart():
+    """What other tests left is not looked through at each damage, where all that lives is."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -72,19 +72,19 @@ def of(options):
     return configs.override(Config(), f"{SAMPLED} --model.width {WIDTH} {options}".split())
 
 
-def scorer(config, score_V):
-    """The mean over positions of the estimated sum, for a model whose score of an item is its bias, as given."""
+def scorer(config):
+    """The mean over positions of the estimated sum, for a model whose score of an item is its bias, as given.
+
+    Behind it what the loss is, and what it is to be.
+    """
     model = program.build_model(config, program.Catalogue(V, 0, ()))
     params = model.init(jax.random.key(0))
-    rows_V = {
-        "item_VD": jnp.zeros((V + 1, WIDTH)),
-        "bias_V": jnp.append(0.0, jnp.asarray(score_V, jnp.float32)),
-    }
     none_VA = jnp.zeros((V + 1, 0), jnp.int32)
 
     @jax.jit
-    def total(batch):
+    def total(score_V, batch):
         at = objective.index(batch)
+        rows_V = {"item_VD": jnp.zeros((V + 1, WIDTH)), "bias_V": jnp.append(0.0, score_V)}
 
         def rows(id_):
             return rows_V["item_VD"][id_], rows_V["bias_V"][id_]
@@ -98,9 +98,9 @@ def scorer(config, score_V):
         task, weights = objective.Task(config, model, V), tables.Weights(params, rows_V, none_VA)
         value = objective.loss(task, weights, batch, at)
         each_BL = jax.nn.logsumexp(both_BLC, axis=-1) - both_BLC[..., 0]
-        return mean, value, jnp.where(there_BL, each_BL, 0.0).sum() / there_BL.sum()
+        return jnp.stack([mean, value, jnp.where(there_BL, each_BL, 0.0).sum() / there_BL.sum()])
 
-    return total
+    return lambda score_V, batch: np.asarray(total(score_V.astype(np.float32), batch))
 
 
 LISTS = {
@@ -119,12 +119,11 @@ def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(s
     size = S if "batch" in LISTS[name] else 4
     config = of(LISTS[name].format(S) + f" --data.batch-size {size}")
     batches = pipeline.of_config(config, store)
-    some = [batches[step] for step in range(REPEATS)]
+    some, total = [batches[step] for step in range(REPEATS)], scorer(config)
     for goes_with in (1, -1):
         noise = np.random.default_rng(1).normal(0.0, 0.5, V)
         score_V = noise - goes_with * 0.5 * np.log(np.arange(V) + 10.0)
-        total = scorer(config, score_V)
-        found = np.array([total(batch) for batch in some], np.float64)
+        found = np.array([total(score_V, batch) for batch in some], np.float64)
         error = found[:, 0].std(ddof=1) / REPEATS**0.5
         assert abs(found[:, 0].mean() - np.exp(score_V).sum()) < 3 * error, goes_with
         # which is what the loss takes the log of
@@ -133,11 +132,14 @@ def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(s
 
 @pytest.mark.parametrize("mode", ["packed", "blocks"])
 def test_batches_of_packed_rows_and_of_blocks_estimate_it_too(store, mode):
-    options = {"packed": "--data.packed --data.length 4", "blocks": "--data.blocks 4"}[mode]
+    options = {
+        "packed": "--data.packed always --data.length 4",
+        "blocks": "--data.packed never --data.blocks 4",
+    }[mode]
     config = of(f"{LISTS['both'].format(100)} --data.batch-size 64 {options}")
     batches, score_V = pipeline.of_config(config, store), -0.5 * np.log(np.arange(V) + 10.0)
-    total = scorer(config, score_V)
-    found = np.array([total(batches[step])[0] for step in range(100)])
+    total = scorer(config)
+    found = np.array([total(score_V, batches[step])[0] for step in range(100)])
     assert abs(found.mean() - np.exp(score_V).sum()) < 3 * found.std(ddof=1) / 10
 
 
@@ -200,7 +202,7 @@ def test_the_refined_form_by_loops():
             parts.append(weight * (others - pos[b, t]))
         else:
             parts.append(0.0)
-    value, gradient = jax.value_and_grad(losses.refined_softmax)(*map(jnp.asarray, (pos, neg, mask)))
+    value, gradient = jax.jit(jax.value_and_grad(losses.refined_softmax))(*map(jnp.asarray, (pos, neg, mask)))
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
     np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-8)
 
@@ -214,9 +216,11 @@ def test_refined_training_takes_the_steps_of_plain(store):
     first = {"item_VD": 0.3 * jax.random.normal(jax.random.key(1), (V + 1, WIDTH))}
     none_VA, at = jnp.zeros((V + 1, 0), jnp.int32), objective.index(batch)
     (one, expected), (other, found) = (
-        jax.value_and_grad(
-            lambda rows, c=c: objective.loss(
-                objective.Task(c, model, V), tables.Weights(params, rows, none_VA), batch, at
+        jax.jit(
+            jax.value_and_grad(
+                lambda rows, c=c: objective.loss(
+                    objective.Task(c, model, V), tables.Weights(params, rows, none_VA), batch, at
+                )
             )
         )(first)
         for c in (config, refined)

@@ -15,7 +15,7 @@ import pytest
 
 from jaxneg import progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from jaxneg.data import held_out, stores
+from jaxneg.data import held_out, histories, pipeline, sequences, stores
 from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import advice, checkpoint, logs, loop, program, runs, validation
@@ -82,8 +82,12 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert all(line["step_seconds"] > 0 and "device_memory" in line for line in lines if "loss" in line)
-    seconds = [line for line in lines if "loss" in line]
-    assert all(line["step_seconds"] * line["positions_per_s"] == pytest.approx(32 * 8) for line in seconds)
+    trained = [line for line in lines if "loss" in line]
+    taken = np.diff([0] + [line["step"] for line in trained])
+    positions = sum(taken * [line["step_seconds"] * line["positions_per_s"] for line in trained])
+    store = stores.Store.open(small_store)
+    spans = sequences.train_spans(store, config.data, histories.Shown(store, config.data))
+    assert positions == pytest.approx(3 * (spans.stop_W - spans.start_W - 1).sum())  # none of them padding
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     assert {"jax", "devices", "command"} <= set(
         json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -209,15 +213,17 @@ def test_a_person_is_told_what_is_trained_on_what_and_then_how_long_it_takes(sma
     config = of(CONFIG, small_store)
     result = loop.train(config, tmp_path / "run", watch, say=said.append)
     store, each = stores.Store.open(small_store), result["steps_per_epoch"]
+    form = pipeline.of_config(config, store).form
     for line in (
         f"; mesh data {config.train.devices or jax.device_count()} x model 1",
         f"of the model and {8 * (store.items + 1) + store.items + 1:,} in item tables",
         f"{small_store}: {store.items:,} items, {store.users:,} users, {store.events:,} events",
+        f" sequences on average, packed into {form.rows} rows of 8 positions",
         f"{each:,} an epoch, {3 * each:,} in all",
         str(tmp_path / "run"),
     ):
-        assert any(line in one for one in said[:5]), (line, said)
-    assert len(said) == 6 and " an epoch and " in said[-1]
+        assert any(line in one for one in said[:6]), (line, said)
+    assert len(said) == 7 and " an epoch and " in said[-1]
     assert [done for done, stage, _ in seen if stage == "compiling"] == [0]
     [*_, (done, _, last)] = [one for one in seen if one[1] == progress.MILESTONE]
     scores = [line["pair_accuracy"] for line in result["history"]]

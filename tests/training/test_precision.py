@@ -29,7 +29,7 @@ DELICATE = ("exp", "log", "log1p", "rsqrt", "sqrt", "div", "integer_pow")
 
 
 def changed(config=CONFIG, mask=0.0, packed=False, **model):
-    data = dataclasses.replace(config.data, mask=mask, packed=packed)
+    data = dataclasses.replace(config.data, mask=mask, packed="always" if packed else "never")
     return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, **model))
 
 

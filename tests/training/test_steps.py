@@ -74,7 +74,18 @@ def weights(state):
 
 def value_of(config, model, state, batch):
     task = objective.Task(config, model, V - 1)
-    return objective.loss(task, weights(state), batch, objective.index(batch))
+
+    # One program: operation by operation it would be a hundred.
+    @jax.jit
+    def value(weights, batch):
+        return objective.loss(task, weights, batch, objective.index(batch))
+
+    return value(weights(state), batch)
+
+
+def encoded(model, state, contexts):
+    """Hidden states of contexts, [B, L, D]."""
+    return jax.jit(functools.partial(scoring.encode, model))(weights(state), contexts)
 
 
 def run(config=CONFIG, mesh=None, count=10, shared=0):
@@ -103,7 +114,7 @@ def rough(config):
 def logits(model, state, batch):
     """Logits of every item at every position, float64, built from rows, attributes and biases by hand."""
     contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(scoring.encode(model, weights(state), contexts), np.float64)
+    h_BLD = np.asarray(encoded(model, state, contexts), np.float64)
     row_VD = np.asarray(state.tables["item_VD"], np.float64)
     for k in range(2):
         table = np.asarray(state.params[f"inputs.attribute{k}"], np.float64)
@@ -252,7 +263,7 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
     config, model, state = rough(dataclasses.replace(CONFIG, loss=options))
     batch = make_batch()
     contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = np.asarray(scoring.encode(model, weights(state), contexts))
+    h_BLD = np.asarray(encoded(model, state, contexts))
     row_VD, _ = scoring.catalogue_rows(model, weights(state))
     row_VD = np.asarray(row_VD, np.float64)
 
@@ -299,7 +310,7 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
         state = steps.init_state(recipe(config, model))
         batch = make_batch()
         contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-        h_BD = scoring.last_hidden(model, weights(state), contexts)
+        h_BD = jax.jit(functools.partial(scoring.last_hidden, model))(weights(state), contexts)
         for b in range(3):
             size = int((batch.item_BL[b] > 0).sum())
             item, feedback, station = (np.zeros((1, L + 1), np.int32) for _ in range(3))
@@ -307,7 +318,7 @@ def test_a_model_of_hidden_events_reads_a_context_through_one_more_hidden_event(
                 to[0, :size] = of[b, :size]
             feedback[0, size], station[0, size] = MASK, station[0, size - 1]
             hidden = scoring.Seen(*map(jnp.asarray, (item, feedback, station)))
-            h_1LD = scoring.encode(model, weights(state), hidden)
+            h_1LD = encoded(model, state, hidden)
             np.testing.assert_allclose(h_BD[b], h_1LD[0, size], atol=1e-5)
 
 
@@ -316,10 +327,10 @@ def test_the_target_and_its_feedback_are_no_input():
     model, state, _ = make()
     batch = make_batch()
     contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-    before = scoring.encode(model, weights(state), contexts)
+    before = encoded(model, state, contexts)
     # The pipeline puts the event at t + 1 into target_BL[t]; its feedback stands in feedback_BL[t + 1], after t.
     later = batch.feedback_BL.at[:, 3].set(CODE["thumb_down"])
-    after = scoring.encode(model, weights(state), contexts._replace(feedback_BL=later))
+    after = encoded(model, state, contexts._replace(feedback_BL=later))
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
 
 
@@ -351,7 +362,7 @@ def test_padding_sequences_change_nothing():
         dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
     )
     batch = make_batch()
-    padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
+    padded = jax.tree.map(lambda leaf: jnp.asarray(np.concatenate([leaf, np.zeros_like(leaf)])), batch)
     (a, _), (b, _) = update(state, batch, ATTRIBUTE_VA), update(state, padded, ATTRIBUTE_VA)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         # Adam divides tiny gradients, whose sums are taken in another order

@@ -92,7 +92,8 @@ class Facts:
 
     def _ask(self, piece: Piece) -> dict[str, Any]:
         """Aggregates over a piece, by what they say of which role."""
-        ask: dict[str, ir.Value] = {"rows": piece.table.count()}
+        table = piece.table
+        ask: dict[str, ir.Value] = {}
         for role, name in self._roles.items():
             column = piece.columns.get(name)
             if column is None:
@@ -104,7 +105,12 @@ class Facts:
             if column.kind == "real" and column.exact < cols.EXACT and role == "time":
                 ask[f"big {role}"] = self._big(column)
             if role == "time":
-                asked = times.look(column, self._options.time_format, spark=self._spark)
+                read = times.read(column, self._options.time_format, spark=self._spark)
+                names = {what: ibis.util.gen_name(f"jaxneg_time_{what}") for what in read}
+                table = (
+                    table.mutate(**{names[what]: value for what, value in read.items()}) if read else table
+                )
+                asked = times.look({what: table[name] for what, name in names.items()})
                 ask |= {f"time {what}": value for what, value in asked.items()}
             elif role in ("played", "duration"):
                 if column.kind == "text":
@@ -124,7 +130,7 @@ class Facts:
         if self._options.quoting != "double" and len(piece.texts) <= WIDEST:
             for place, name in enumerate(piece.texts):
                 ask[f"spilt {piece.have[place]}"] = _swallowed(piece, place, name).sum()
-        return _asked(piece.table, ask)
+        return _asked(table, {"rows": table.count()} | ask)
 
     def _big(self, column: Column) -> ir.Value:
         """Real numbers of which whole ones are not exact."""
@@ -134,7 +140,7 @@ class Facts:
     def _ask_text(self, piece: Piece, role: str, column: Column) -> dict[str, ir.Value]:
         value, ask = cols.text(column), {}
         if column.kind == "null":
-            return {f"none {role}": piece.table.count()} if role in ("user", "item") else {}
+            return {f"none {role}": column.value.isnull().sum()} if role in ("user", "item") else {}
         tidy = cols.tidy(value) if column.kind == "text" else value
         ask[f"some {role}"] = value.count()
         if role in ("user", "item"):
