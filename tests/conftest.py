@@ -43,18 +43,24 @@ gc.set_threshold(100_000, 50, 100)
 
 # Of two processes that take a file at a time, neither is to begin a long one when the other is done.
 LONGEST = (
-    "embeddings/test_tables",
-    "benchmarks/test_benchmarks",
-    "cli/test_stops",
-    "training/test_faults",
     "training/test_loop",
-    "models/test_encoders",
+    "data/test_corpus",
+    "embeddings/test_tables",
+    "training/test_log_q",
+    "training/test_faults",
     "sweep/test_sweep",
-    "training/test_accumulate",
-    "training/test_packed",
     "training/test_steps",
-    "serve/test_export",
+    "training/test_threads",
+    "examples/test_examples",
+    "cli/test_stops",
     "evaluation/test_report",
+    "data/test_prepare",
+    "cli/test_bad_input",
+    "training/test_packed",
+    "serve/test_export",
+    "cli/test_streams",
+    "models/test_encoders",
+    "examples/test_notebook",
 )
 
 

@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Encoder(Part):
-    """Made as make(config, rngs=rngs), called as encoder(x_BLD, mask_BL, key or None[, segment_BL]) -> h_BLD.
+    """Made as make(config, rngs=rngs), called as encoder(x_BLD, mask_BL, key or None[, segment_BL[, at_B]]) -> h_BLD.
 
     Unless it is bidirectional it is causal: h at t is of the events up to and including t. Only packable ones are given
     segment_BL, and then h is of events of its segment alone.
@@ -41,6 +41,7 @@ class Encoder(Part):
     bidirectional: bool = False  # positions see later events
     blocks: bool = False  # it is blocks of attention, and minds --model.attention and --model.remat
     packable: bool = False  # it can tell where a sequence of a packed row begins
+    single: bool = False  # given at_B it computes h at that position of each row alone, h_B1D
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ class Sampler(Part):
 
 
 ENCODERS: dict[str, Encoder] = {
-    "sasrec": Encoder("jaxneg.models.sasrec:SASRec", blocks=True, packable=True),
-    "bert4rec": Encoder("jaxneg.models.bert4rec:BERT4Rec", bidirectional=True, blocks=True, packable=True),
+    "sasrec": Encoder("jaxneg.models.sasrec:SASRec", blocks=True, packable=True, single=True),
+    "bert4rec": Encoder(
+        "jaxneg.models.bert4rec:BERT4Rec", bidirectional=True, blocks=True, packable=True, single=True
+    ),
     "gru4rec": Encoder("jaxneg.models.gru4rec:GRU4Rec", packable=True),
     "caser": Encoder("jaxneg.models.caser:Caser"),
-    "ligr": Encoder("jaxneg.models.ligr:LiGR", blocks=True, packable=True),
+    "ligr": Encoder("jaxneg.models.ligr:LiGR", blocks=True, packable=True, single=True),
 }
 LOSSES: dict[str, Loss] = {
     "bce": Loss("jaxneg.training.losses:bce"),

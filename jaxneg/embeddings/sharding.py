@@ -3,6 +3,7 @@
 # What places arrays, and what devices exchange within shard_map, leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -123,12 +124,18 @@ def put(tree: object, mesh: Mesh, letters: str = "") -> object:
     return jax.tree.map(whole, tree)
 
 
+@functools.lru_cache(maxsize=64)
+def _places(kind: Callable[..., object], ndims: tuple[int, ...], mesh: Mesh) -> Any:
+    """``shardings`` of a NamedTuple of arrays; kept, as each step asks for them."""
+    return shardings(kind(*(jax.ShapeDtypeStruct((1,) * ndim, np.int32) for ndim in ndims)), mesh)
+
+
 def put_fields(fields: Fields, mesh: Mesh) -> Fields:
     """A NamedTuple of arrays on the mesh, each sharded by the letters that end its name: item_BL along B.
 
     Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
     """
-    places = shardings(fields, mesh)
+    places = _places(type(fields), tuple(leaf.ndim for leaf in fields), mesh)
     if all(where.is_fully_addressable for where in places):
         return jax.device_put(fields, places)
 

@@ -23,13 +23,16 @@ class Model(NamedTuple):
     # (params, row_BLD, feedback_BL, station_BL, mask_BL, key or None, segment_BL or None) -> h_BLD; mask_BL: real or
     # hidden events; segment_BL: which sequence of a packed row each position is of, none where a row is one
     encode: Callable[..., jax.Array]
+    # (params, row_BLD, feedback_BL, station_BL, mask_BL, at_B) -> h_B1D: of position at_B of each row, nothing dropped
+    encode_one: Callable[..., jax.Array]
     cloze: bool  # it knows hidden events, those whose feedback code is batch.MASK, and has a position more for them
 
 
 class _Network(nnx.Module):
     def __init__(self, config: ModelConfig, taken: inputs.Inputs, rngs: nnx.Rngs):
         self.inputs = taken
-        self.encoder = parts.made(parts.ENCODERS[config.encoder].make)(config, rngs=rngs)
+        row = parts.ENCODERS[config.encoder]
+        self.encoder, self.single = parts.made(row.make)(config, rngs=rngs), row.single
         self.name = config.encoder
         gelu, width, dtype = config.head == "gelu", config.width, jnp.dtype(config.dtype)
         self.head = layers.Linear(width, width, dtype=dtype, rngs=rngs) if gelu else None
@@ -45,11 +48,32 @@ class _Network(nnx.Module):
     ) -> jax.Array:
         at_input, at_encoder = layers.split(key, 2)
         x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, at_input, segment_BL)
-        h_BLD = self.encoder(x_BLD, mask_BL, at_encoder, *(() if segment_BL is None else (segment_BL,)))
+        return self._headed(self._encoded(x_BLD, mask_BL, at_encoder, segment_BL))
+
+    def one(
+        self,
+        row_BLD: jax.Array,
+        feedback_BL: jax.Array,
+        station_BL: jax.Array,
+        mask_BL: jax.Array,
+        at_B: jax.Array,
+    ) -> jax.Array:
+        x_BLD = self.inputs(row_BLD, feedback_BL, station_BL, None, None)
+        if self.single:
+            return self._headed(self.encoder(x_BLD, mask_BL, None, None, at_B))
+        return self._headed(layers.taken(self._encoded(x_BLD, mask_BL, None, None), at_B))
+
+    def _encoded(
+        self, x_BLD: jax.Array, mask_BL: jax.Array, key: jax.Array | None, segment_BL: jax.Array | None
+    ) -> jax.Array:
+        h_BLD = self.encoder(x_BLD, mask_BL, key, *(() if segment_BL is None else (segment_BL,)))
         if h_BLD.shape != x_BLD.shape:
             raise UserError(
                 f"encoder {self.name} must give an array of shape {x_BLD.shape}, got {h_BLD.shape}"
             )
+        return h_BLD
+
+    def _headed(self, h_BLD: jax.Array) -> jax.Array:
         if self.head is None:
             return h_BLD
         return jax.nn.gelu(self.head(h_BLD).astype(jnp.float32), approximate=False)
@@ -96,7 +120,10 @@ def build(
     def encode(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
         return merged(params)(row_BLD, *seen)
 
-    return Model(init, item_rows, output_rows, encode, cloze)
+    def encode_one(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
+        return merged(params).one(row_BLD, *seen)
+
+    return Model(init, item_rows, output_rows, encode, encode_one, cloze)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
+from jaxneg.models import layers
 from jaxneg.models.layers import Linear, dropout, split
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
@@ -69,6 +70,29 @@ def attention(
         done.append(jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NLK[:, :seen]))
     y_NLK = done[0] if len(done) == 1 else jnp.concatenate(done, axis=1)
     return jnp.moveaxis(y_NLK.reshape(B, H, L, K), 1, 2)
+
+
+def attention_at(
+    at_B: Int[Array, "B"],
+    q_B1HK: Float[Array, "B 1 H K"],
+    k_BLHK: Float[Array, "B L H K"],
+    v_BLHK: Float[Array, "B L H K"],
+    segment_BL: Int[Array, "B L"] | None = None,
+    *,
+    causal: bool = True,
+) -> Float[Array, "B 1 H K"]:
+    """The same for one position of each row, at_B, whose query is given; nothing is dropped."""
+    at_B1 = at_B[:, None]
+    logits_BHL = jnp.einsum("BHK,BLHK->BHL", q_B1HK[:, 0], k_BLHK, preferred_element_type=jnp.float32)
+    visible_BL = jnp.ones(k_BLHK.shape[:2], bool)
+    if causal:
+        visible_BL = jnp.arange(k_BLHK.shape[1])[None] <= at_B1
+    if segment_BL is not None:
+        visible_BL &= segment_BL == jnp.take_along_axis(segment_BL, at_B1, axis=1)
+    logits_BHL = logits_BHL * q_B1HK.shape[-1] ** -0.5
+    logits_BHL = jnp.where(visible_BL[:, None], logits_BHL, jnp.finfo(jnp.float32).min)
+    weight_BHL = jax.nn.softmax(logits_BHL, axis=-1).astype(v_BLHK.dtype)
+    return jnp.einsum("BHL,BLHK->BHK", weight_BHL, v_BLHK)[:, None]
 
 
 def block_size(length: int) -> int:
@@ -137,17 +161,27 @@ class Attention(nnx.Module):
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], segment_BL: Int[Array, "B L"] | None, key: jax.Array | None
-    ) -> Float[Array, "B L D"]:
-        """What each position gathers from those of its segment and, where it is causal, not after it."""
-        B, L, D = x_BLD.shape
+        self,
+        x_BLD: Float[Array, "B L D"],
+        segment_BL: Int[Array, "B L"] | None,
+        key: jax.Array | None,
+        at_B: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B P D"]:
+        """What each position, or the one at at_B, gathers from its segment and, where it is causal, not after it."""
+        B, _, D = x_BLD.shape
         q_BLHK, k_BLHK, v_BLHK = (
-            layer(x_BLD).reshape(B, L, self.heads, D // self.heads)
-            for layer in (self.query, self.key, self.value)
+            layer(own_BLD).reshape(B, -1, self.heads, D // self.heads)
+            for layer, own_BLD in (
+                (self.query, layers.taken(x_BLD, at_B)),
+                (self.key, x_BLD),
+                (self.value, x_BLD),
+            )
         )
-        if self.fused:
+        if at_B is not None:
+            y_BLHK = attention_at(at_B, q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
+        elif self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
             drop = Drop(self.dropout, key)
             y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
-        return self.out(y_BLHK.reshape(B, L, D))
+        return self.out(y_BLHK.reshape(B, -1, D))

@@ -26,8 +26,9 @@ class BERT4Rec(layers.Stack):
         mask_BL: Bool[Array, "B L"],
         key: jax.Array | None,
         segment_BL: Int[Array, "B L"] | None = None,
-    ) -> Float[Array, "B L D"]:
+        at_B: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B P D"]:
         """Hidden states, each of all real positions, before and after."""
         # Padding is a segment of its own, 0, which no real position sees.
         own_BL = jnp.ones_like(mask_BL, jnp.int32) if segment_BL is None else segment_BL
-        return self.through(x_BLD, jnp.where(mask_BL, own_BL, 0), key)
+        return self.through(x_BLD, jnp.where(mask_BL, own_BL, 0), key, at_B)

@@ -192,13 +192,27 @@ class Stack(nnx.Module):
         self.out_norm = nnx.LayerNorm(width, rngs=rngs) if out_norm else None
 
     def through(
-        self, x_BLD: Float[Array, "B L D"], segment_BL: Int[Array, "B L"] | None, key: jax.Array | None
-    ) -> Float[Array, "B L D"]:
-        """x_BLD after all blocks, in which a position sees positions of its own segment only."""
+        self,
+        x_BLD: Float[Array, "B L D"],
+        segment_BL: Int[Array, "B L"] | None,
+        key: jax.Array | None,
+        at_B: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B P D"]:
+        """x_BLD after all blocks, in which a position sees positions of its own segment only.
+
+        With ``at_B`` that of one position of each row, P = 1, without a key: what the last block does for others is
+        left out.
+        """
         for n, block_key in enumerate(split(key, self.layers)):
             block = getattr(self, f"block{n}")
-            x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, segment_BL, block_key)
+            last = at_B if n == self.layers - 1 else None
+            x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, segment_BL, block_key, last)
         return x_BLD if self.out_norm is None else self.out_norm(x_BLD)
+
+
+def taken(x_BLD: Float[Array, "B L D"], at_B: Int[Array, "B"] | None) -> Float[Array, "B P D"]:
+    """Of each row the position at_B, P = 1; all where none is named."""
+    return x_BLD if at_B is None else jnp.take_along_axis(x_BLD, at_B[:, None, None], axis=1)
 
 
 def positions(segment_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:

@@ -33,9 +33,16 @@ class Block(nnx.Module):
         self.attention_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
         self.feed_forward_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, segment_BL: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        segment_BL: jax.Array | None,
+        key: jax.Array | None,
+        at_B: jax.Array | None = None,
+    ) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
-        y_BLD = self.attention(self.attention_norm(x_BLD), segment_BL, inner)
+        y_BLD = self.attention(self.attention_norm(x_BLD), segment_BL, inner, at_B)
+        x_BLD = layers.taken(x_BLD, at_B)
         y_BLD = layers.dropout(y_BLD, self.dropout, after_attention)
         x_BLD = x_BLD + jax.nn.sigmoid(self.attention_gate(x_BLD)) * y_BLD
         y_BLD = self.feed_forward(self.feed_forward_norm(x_BLD), hidden)
@@ -56,7 +63,8 @@ class LiGR(layers.Stack):
         mask_BL: Bool[Array, "B L"],
         key: jax.Array | None,
         segment_BL: Int[Array, "B L"] | None = None,
-    ) -> Float[Array, "B L D"]:
+        at_B: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B P D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, segment_BL, key)
+        return self.through(x_BLD, segment_BL, key, at_B)

@@ -24,20 +24,26 @@ class Block(nnx.Module):
         self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, segment_BL: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        segment_BL: jax.Array | None,
+        key: jax.Array | None,
+        at_B: jax.Array | None = None,
+    ) -> jax.Array:
         inner, after_attention, hidden, after_hidden = layers.split(key, 4)
         rate = self.config.dropout
 
         def attend(x_BLD: jax.Array) -> jax.Array:
-            return layers.dropout(self.attention(x_BLD, segment_BL, inner), rate, after_attention)
+            return layers.dropout(self.attention(x_BLD, segment_BL, inner, at_B), rate, after_attention)
 
         def feed(x_BLD: jax.Array) -> jax.Array:
             return layers.dropout(self.feed_forward(x_BLD, hidden), rate, after_hidden)
 
         if self.config.norm == "pre":
-            x_BLD = x_BLD + attend(self.attention_norm(x_BLD))
+            x_BLD = layers.taken(x_BLD, at_B) + attend(self.attention_norm(x_BLD))
             return x_BLD + feed(self.feed_forward_norm(x_BLD))
-        x_BLD = self.attention_norm(x_BLD + attend(x_BLD))
+        x_BLD = self.attention_norm(layers.taken(x_BLD, at_B) + attend(x_BLD))
         return self.feed_forward_norm(x_BLD + feed(x_BLD))
 
 
@@ -55,7 +61,8 @@ class SASRec(layers.Stack):
         mask_BL: Bool[Array, "B L"],
         key: jax.Array | None,
         segment_BL: Int[Array, "B L"] | None = None,
-    ) -> Float[Array, "B L D"]:
+        at_B: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B P D"]:
         """Hidden states, each of the events up to and including its position."""
         del mask_BL
-        return self.through(x_BLD, segment_BL, key)
+        return self.through(x_BLD, segment_BL, key, at_B)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import MASK, PAD, EvalBatch
@@ -33,15 +33,23 @@ def encode(
     model: models.Model, weights: Weights, seen: Seen, key: jax.Array | None = None
 ) -> Float[Array, "B L D"]:
     """Hidden states h_BLD of the events seen."""
-    params, item_tables, attribute_VA = weights
-    item_BL, feedback_BL, station_BL, segment_BL = seen
-    real_BL = item_BL != PAD
-    row_BLD = tables.lookup(item_tables["item_VD"], item_BL)
-    row_BLD = model.item_rows(params, row_BLD, tables.lookup(attribute_VA, item_BL))
+    row_BLD, real_BL = _rows(model, weights, seen)
+    return model.encode(
+        weights.params, row_BLD, seen.feedback_BL, seen.station_BL, real_BL, key, seen.segment_BL
+    )
+
+
+def _rows(
+    model: models.Model, weights: Weights, seen: Seen
+) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
+    """Rows of the events seen, as input, and where there are events, hidden ones too."""
+    real_BL = seen.item_BL != PAD
+    row_BLD = tables.lookup(weights.tables["item_VD"], seen.item_BL)
+    row_BLD = model.item_rows(weights.params, row_BLD, tables.lookup(weights.attribute_VA, seen.item_BL))
     if model.cloze:  # a hidden event has no row of its own, and the padding row stays zero
         row_BLD = jnp.where(real_BL[..., None], row_BLD, 0.0)
-        real_BL = real_BL | (feedback_BL == MASK)
-    return model.encode(params, row_BLD, feedback_BL, station_BL, real_BL, key, segment_BL)
+        real_BL = real_BL | (seen.feedback_BL == MASK)
+    return row_BLD, real_BL
 
 
 def output_rows(model: models.Model, weights: Weights, id_: Int[Array, "*S"]) -> Float[Array, "*S D"]:
@@ -67,8 +75,9 @@ def last_hidden(model: models.Model, weights: Weights, seen: Seen) -> Float[Arra
         )
         feedback_BL = jnp.where(hidden_BL, MASK, feedback_BL)
         station_BL = jnp.where(hidden_BL, station_B1, station_BL)
-    h_BLD = encode(model, weights, Seen(item_BL, feedback_BL, station_BL))
-    return jnp.take_along_axis(h_BLD, at_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+    row_BLD, real_BL = _rows(model, weights, Seen(item_BL, feedback_BL, station_BL))
+    h_B1D = model.encode_one(weights.params, row_BLD, feedback_BL, station_BL, real_BL, at_B)
+    return h_B1D[:, 0].astype(jnp.float32)
 
 
 def score_items(

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from jaxneg.config import parts
+from jaxneg.embeddings import sharding
 
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "examples" / "frame_to_plot.ipynb"
 
@@ -33,6 +34,10 @@ def test_no_outputs_are_committed():
 @pytest.mark.slow
 def test_true_negatives_reach_the_target_first(monkeypatch):
     pytest.importorskip("matplotlib").use("Agg")
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda devices=0, shards=1: make_mesh(1)
+    )  # as who reads it has
     space, shown = {"__name__": "__notebook__"}, []
     *sources, last = ["".join(cell["source"]) for cell in cells("code")]
     try:

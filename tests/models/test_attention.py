@@ -106,3 +106,17 @@ def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
     assert not np.array_equal(first, second)
     whole = attention.attention(q, q, v)
     np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_query_a_row_is_its_row_of_the_square(packed, causal):
+    (q_BLHK, k_BLHK, v_BLHK), segment_BL = made(37, packed=packed)
+    for at in ([0, 5, 36], [36, 0, 11]):
+        at_B = np.array(at, np.int32)
+        q_B1HK = jnp.asarray(np.asarray(q_BLHK)[np.arange(B), at_B][:, None])
+        found = jax.jit(attention.attention_at, static_argnames="causal")(
+            jnp.asarray(at_B), q_B1HK, k_BLHK, v_BLHK, segment_BL, causal=causal
+        )
+        expected = square(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=causal)[np.arange(B), at_B][:, None]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

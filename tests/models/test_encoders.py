@@ -94,6 +94,23 @@ def test_a_position_sees_nothing_after_it_unless_bidirectional(encoder, norm):
 
 
 @every
+def test_one_position_of_each_row_is_that_of_all(encoder, norm):
+    """Whoever asks for one hidden state a row, as serving does, gets that of the whole row."""
+    encode, params = network(encoder, norm)
+    chosen = dataclasses.replace(CONFIG, encoder=encoder, norm=norm)
+    encode_one = models.build(chosen, length=L, stations=3, attributes=()).encode_one
+    row, feedback, station, _ = events(4)
+    mask = np.arange(L) < np.array([[6], [4], [5]])
+    seen = [jnp.asarray(part) for part in (row, feedback * mask, station * mask, mask)]
+    whole = np.asarray(encode(params, *seen, None))
+    for at in ([0, 3, 4], [5, 1, 0]):
+        one = jax.jit(encode_one)(params, *seen, jnp.asarray(at, jnp.int32))
+        assert one.shape == (B, 1, D) and one.dtype == whole.dtype
+        # The same float32 terms, some summed in another order.
+        np.testing.assert_allclose(one[:, 0], whole[np.arange(B), at], rtol=1e-5, atol=1e-6)
+
+
+@every
 def test_the_first_event_reaches_every_position_that_it_should(encoder, norm):
     encode, params = network(encoder, norm)
     row, feedback, station, mask = events()
