@@ -7,7 +7,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Tests start hundreds of processes, each of which would compile the library again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test test-all test-quick cover lint format docs options lock clean
+.PHONY: venv demo test test-all test-quick cover mutants lint format docs options lock clean
 
 venv: .venv/installed
 
@@ -34,6 +34,12 @@ test-all: venv
 # As test, and which lines and branches its tests reached that are not slow.
 cover: venv
 	COVERAGE_FILE=.pytest_cache/coverage $(PYTEST) -m "not system" --cov jaxneg --cov-branch --cov-report term:skip-covered
+
+# Faults put into what makes the numbers, one at a time, and which of them the tests do not see: see CONTRIBUTING.md.
+mutants: venv
+	$(BIN)/python -m pip install -qq --constraint requirements.lock mutmut==3.8.1
+	$(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 test-quick: venv
 	$(PYTEST) -m "not slow and not realdata and not system"
@@ -63,4 +69,4 @@ lock:
 	uv pip compile --universal --quiet --python-version 3.11 --extra dev --no-header --no-emit-index-url -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv demo site docs/measured .cache
+	rm -rf .venv demo site docs/measured .cache mutants

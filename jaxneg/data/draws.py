@@ -91,7 +91,7 @@ def by_count_chance(row, items, until_V):
 
 def _checked(row: np.ndarray, items: int, shape: int | tuple[int, ...], draw: Draw) -> np.ndarray:
     """What a draw of others gave, once it is rows. Raises UserError otherwise."""
-    wanted = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    wanted = (shape,) if isinstance(shape, int) else shape
     if row.shape != wanted or not np.issubdtype(row.dtype, np.integer):
         raise UserError(
             f"sampler {draw} must give whole numbers of shape {wanted}, got {row.dtype} of shape {row.shape}"

@@ -1,11 +1,14 @@
 """Draws follow their chances, and sums over what is drawn, corrected, are sums over the catalogue."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from jaxneg.config import parts
 from jaxneg.data import draws
+from jaxneg.errors import UserError
 
 V, REPEATS = 2000, 300
 RANK = np.arange(1, V + 1)
@@ -96,6 +99,11 @@ def test_draws_follow_their_chances(draw):
     assert (np.abs(share - p) < 5.5 * np.sqrt(p * (1 - p) / size) + 1e-12).all()
 
 
+def test_every_event_is_drawn_by_count_the_first_too():
+    row = draws.random_items(np.random.default_rng(0), 3, (2, 60), "by_count", np.array([0, 1, 1, 2]))
+    assert row.shape == (2, 60) and set(row.ravel().tolist()) == {1, 3}
+
+
 def test_items_without_events_are_never_drawn_by_count():
     until_V = np.cumsum([0, 0, 3, 0, 0, 1, 0])
     row = draws.random_items(np.random.default_rng(0), 6, 400, "by_count", until_V)
@@ -120,3 +128,33 @@ def test_chances_of_rare_items_in_large_catalogues_keep_their_digits():
     assert np.exp(draws.log_among(shared)) == pytest.approx([1e-5], rel=1e-4)
     assert np.exp(draws.log_among(others)) == pytest.approx([1e-6], rel=1e-4)
     assert np.exp(draws.log_among(shared, others)) == pytest.approx([1.1e-5], rel=1e-4)
+
+
+def test_what_a_draw_of_others_gives_is_looked_at(monkeypatch):
+    def of(given, shape):
+        row = parts.Sampler(lambda rng, items, shape, until_V: given, origin=("session", ""))
+        monkeypatch.setitem(parts.SAMPLERS, "theirs", row)
+        return draws.random_items(np.random.default_rng(0), 9, shape, "theirs")
+
+    for given in (np.array([1, 9, 5], np.int64), np.array([1, 9, 5], np.uint8), [1, 9, 5]):
+        for shape in (3, (3,)):
+            found = of(given, shape)
+            assert found.dtype == np.int32 and found.tolist() == [1, 9, 5]
+    assert of(np.zeros((0, 2), int), (0, 2)).shape == (0, 2)
+    assert of(np.array([[7]]), (1, 1)).tolist() == [[7]]
+    for given, shape, message in (
+        (np.array([1.0, 2.0]), 2, "whole numbers of shape (2,), got float64 of shape (2,)"),
+        (np.array([1, 2]), (2, 1), "whole numbers of shape (2, 1), got int64 of shape (2,)"),
+        (np.array([1, 2, 3]), 2, "whole numbers of shape (2,), got int64 of shape (3,)"),
+        (np.array([0, 9]), 2, "rows 1 to 9, got 0 to 9"),
+        (np.array([1, 10]), 2, "rows 1 to 9, got 1 to 10"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(f'sampler theirs must give {message}')}$"):
+            of(given, shape)
+
+
+def test_chances_to_be_missed_at_their_ends():
+    """No draw misses nothing; one draw; what is sure to be drawn, also where a sum of chances rounds up."""
+    assert draws.log_missed(np.array([0.25, 1.0]), 0).tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(draws.log_missed(np.array([0.25, 0.0]), 1), [math.log(0.75), 0.0], rtol=1e-15)
+    assert draws.log_missed(np.array([1.0, 1.0 + 1e-9]), 3).tolist() == [-math.inf, -math.inf]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxneg.batch import FEEDBACK
-from jaxneg.data import negatives
+from jaxneg.config import DataConfig
+from jaxneg.data import draws, negatives, opinions
 
 
 def draw(store, target, user, group, seed=0, **options):
@@ -198,3 +199,105 @@ def test_popularity_scope_prefers_negatives_as_frequent_as_the_target(make_store
     miss = 0.5**negatives.NEAREST
     for found, row in ((near_often, 8), (near_rare, 7)):
         assert hard.all() and abs((found == row).mean() - (1 - miss)) < 5 * (miss * (1 - miss) / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_counts_of_rows_by_loops(random_store, monkeypatch, runs):
+    """Whether the training window is read at once or, as a large one is, by runs of sessions."""
+    store = random_store(2, items=15, longest=20)
+    liked, rejected, every = (np.zeros(16, int) for _ in range(3))
+    for s in range(store.sessions):
+        for e in range(store.session_indptr[s], store.session_train_end[s]):
+            row, sign = store.item_T[e], store.sign[store.feedback_T[e]]
+            liked[row] += sign > 0
+            rejected[row] += sign < 0
+            every[row] += 1
+    assert liked.max() > 1 and rejected.max() > 1 and (every > liked + rejected).any()
+    whole = np.concatenate(list(opinions.training_runs(store)))
+    monkeypatch.setattr(opinions, "training_runs", lambda store: iter(np.array_split(whole, runs)))
+    found = (*negatives.train_counts(store), negatives.event_counts(store))
+    for count_V, expected in zip(found, (liked, rejected, every), strict=True):
+        assert count_V.dtype == np.int64 and count_V.tolist() == expected.tolist()
+
+
+def test_random_draws_that_are_no_positives_stay_what_they_were(random_store):
+    """Also where the filter of positives takes them for one: so draws by count keep their chances."""
+    changed = 0
+    for seed in range(6):
+        store = random_store(seed, items=40, longest=30)
+        index = negatives.negative_index(store, random="by_count")
+        user = np.random.default_rng(seed).integers(0, store.users, 800).astype(np.int32)
+        targets = negatives.Targets(np.zeros(800, np.int32), user, np.zeros(800, np.int32))
+        raw = draws.random_items(np.random.default_rng(seed), 40, (800, 3), "by_count", index.until_V)
+        how = negatives.Draw(3, 0.0, random="by_count")
+        found, _ = negatives.draw_negatives(np.random.default_rng(seed), index, targets, how)
+        for p, u in enumerate(user):
+            liked = store.positive_item[slice(*store.positive_indptr[[u, u + 1]])].tolist()
+            for before, after in zip(raw[p].tolist(), found[p].tolist(), strict=True):
+                assert after not in liked and (before in liked or after == before)
+                changed += after != before
+    assert changed > 100
+
+
+def test_a_user_who_likes_all_but_one_item_gets_that_one(make_store):
+    store = make_store([(0, [(row, "play", 1, "train") for row in (1, 2, 4)])], items=4)
+    item, _ = draw(store, [1] * 40, [0] * 40, [0] * 40, p_hard=0.0)
+    assert set(item.ravel()) == {3}
+
+
+def test_popularity_scope_passes_over_the_target_where_it_drew_another(make_store):
+    """Of a rejected target and another rejected item, equally likely: the other, unless all draws hit the target."""
+    events = [(1, "skip", 1, "train"), (7, "skip", 1, "train"), (2, "play", 1, "train")]
+    store = make_store([(0, events)], items=9)
+    size, miss = 4000, 0.5**negatives.NEAREST
+    item, hard = draw(store, [1] * size, [0] * size, [0] * size, p_hard=1.0, scope="popularity")
+    assert set(item[hard]) == {7}
+    assert abs(hard.mean() - (1 - miss)) < 5 * (miss * (1 - miss) / size) ** 0.5
+
+
+class Fixed(np.random.Generator):
+    """Always draws the same number of [0, 1)."""
+
+    def __init__(self, number):
+        super().__init__(np.random.PCG64(0))
+        self.number = number
+
+    def random(self, size=None, dtype=np.float64, out=None):
+        return np.full(size, self.number, dtype)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, np.nextafter(1.0, 0.0)])
+def test_what_weighs_nothing_is_not_picked_at_either_end(number):
+    """The largest number times a weight, added to the weights before it, rounds up to the end."""
+    item = np.array([10, 11, 12, 13], np.int32)
+    weight = np.array([0.0, 1e9, 1e9, 1e9 + 1, 1e9 + 1])
+    low, high = np.array([1, 2, 3]), np.array([4, 3, 4])
+    picked, found = negatives._pick(Fixed(number), item, weight, low, high)
+    assert found.tolist() == [True, True, False] and picked.tolist()[:2] == [12, 12]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hard_scope": "session"},
+        {"hard_skip": 2.0},
+        {"hard_thumb_down": 3.0},
+        {"hard_opinion": "net"},
+        {"random": "by_count"},
+    ],
+)
+def test_the_index_of_a_config_heeds_its_fields(random_store, options):
+    store = random_store(4, items=15, longest=20)
+    names = {
+        "hard_skip": "skip",
+        "hard_thumb_down": "thumb_down",
+        "hard_opinion": "opinion",
+        "random": "random",
+    }
+    scope = options.get("hard_scope", "station")
+    others = {names[name]: value for name, value in options.items() if name in names}
+    found = negatives.index_of(store, DataConfig(**options))
+    expected = negatives.negative_index(store, scope, **others)
+    plain = negatives.negative_index(store)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert not all(np.array_equal(one, other) for one, other in zip(found, plain, strict=True))

@@ -33,6 +33,7 @@ def rows_of(con, name, source, *columns, **options):
     reader = READERS[name]
     with engine.reading(source):
         log = reader.read(con, pathlib.Path(source), reader.Options(**options))
+        log = engine.keep(con, ibis.util.gen_name("log"), log)
         events.check_events(log)
         found = events.kept(log).order_by("user", "order").to_pyarrow().to_pylist()
     return [tuple(row[column] for column in columns) for row in found] if columns else found

@@ -8,7 +8,7 @@ import pytest
 from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import measures
+from jaxneg.metrics import measures, released as groups
 
 ITEMS = 30
 CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
@@ -214,6 +214,93 @@ def test_jax_scores_and_one_big_batch_give_the_same():
             assert at_once[name] == pytest.approx(value), name
 
 
+class Elsewhere:
+    """Scores that no matrix at hand holds, asked for the whole batch, rows that only fill it up included."""
+
+    def __init__(self, score_BV, seen):
+        self.score_BV, self.seen = score_BV, seen
+
+    def of(self, item_BC):
+        assert len(item_BC) == len(self.score_BV)
+        return np.array(
+            [[score_V[v] for v in row] for score_V, row in zip(self.score_BV, item_BC, strict=True)]
+        )
+
+    def rank(self, targets, *, k, seen_BL):
+        assert (seen_BL is not None) == self.seen
+        return metrics.rank(self.score_BV, targets, k=k, seen_BL=seen_BL)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_scores_that_are_elsewhere_measure_alike(exclude_seen):
+    """The real rows stand in no order that filling up would leave."""
+    real = np.array([False, True, True, False, True, False, True, True])
+    batches, score = [batch._replace(real_B=real) for batch in make_batches()], make_score()
+    config = EvalConfig(ks=(3, 7), bands=4, bootstrap=50, exclude_seen=exclude_seen, released=3)
+    plain = measures.evaluate(score, batches, items=ITEMS, config=config)
+    found = measures.evaluate(
+        lambda batch: Elsewhere(score(batch), exclude_seen), batches, items=ITEMS, config=config
+    )
+    assert found.to_dict() == plain.to_dict() and found.figures["examples"] == 15
+    for name, value_X in plain.value_X.items():
+        np.testing.assert_array_equal(found.value_X[name], value_X)
+
+
+def two_reports():
+    batches = make_batches()
+    return [measures.evaluate(make_score(seed), batches, items=ITEMS, config=CONFIG) for seed in (1, 2)]
+
+
+def test_the_average_of_runs_by_loops():
+    one, two = two_reports()
+    found = measures.average([one, two], CONFIG)
+    share_X = one.value_X["share"]
+    with np.errstate(invalid="ignore"):
+        for name, value_X in found.value_X.items():
+            np.testing.assert_array_equal(value_X, (one.value_X[name] + two.value_X[name]) / 2)
+    parts = [(found.figures, one.figures, two.figures, np.ones(len(share_X), bool))]
+    for w in range(4):
+        at = (share_X >= w / 4 - 1e-6) & ((share_X < (w + 1) / 4 - 1e-6) | (w == 3))
+        parts.append((found.bands[w], one.bands[w], two.bands[w], at))
+    counted = {"users", "examples", "pairs", "auc_pairs", "same_pairs"}
+    for figures, first, second, at in parts:
+        assert set(figures) == set(first)
+        for name, value in figures.items():
+            if name.startswith(("pair_accuracy_", "auc_l", "auc_h")):
+                of, end = name.rsplit("_", 1)
+                ends = metrics.bootstrap(
+                    found.value_X[of][at], one.user_X[at], resamples=50, seed=CONFIG.pair_seed
+                )
+                expected = ends[end == "high"]
+            elif "_pair_accuracy" in name:
+                continue
+            else:
+                expected = (first[name] + second[name]) / 2
+            assert value == pytest.approx(expected, nan_ok=True), name
+            assert isinstance(value, int) == (name in counted)
+    by_user = measures.by_user(found.value_X["pair_accuracy"], one.user_X, CONFIG)
+    assert {name: found.figures[name] for name in by_user} == by_user
+    for k in CONFIG.ks:
+        assert found.shown_V[k].tolist() == (one.shown_V[k] + two.shown_V[k]).tolist()
+    assert found.counts == one.counts
+    for name in ("pair_X2", "user_X", "liked_rank", "disliked_rank"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
+    assert measures.average([one], CONFIG) is one
+
+
+def test_a_narrowed_report_keeps_the_values_of_some_examples():
+    whole, _ = two_reports()
+    at = np.array([0, 3, 17])
+    found = measures.narrowed(whole, at)
+    assert found.user_X.tolist() == whole.user_X[at].tolist()
+    assert found.pair_X2.tolist() == whole.pair_X2[at].tolist()
+    assert set(found.value_X) == set(whole.value_X)
+    for name, value_X in whole.value_X.items():
+        np.testing.assert_array_equal(found.value_X[name], [value_X[0], value_X[3], value_X[17]])
+    assert found.figures == whole.figures and found.bands == whole.bands and found.counts == whole.counts
+    np.testing.assert_array_equal(found.liked_rank, whole.liked_rank)
+
+
 def test_random_accuracy_draws_outside_context_and_liked_and_alike_for_all_scores():
     batches = make_batches(batches=40, real=10**9)
 
@@ -376,6 +463,73 @@ def test_cut_offs_of_the_papers():
 def released(score, batches, number, **options):
     config = EvalConfig(ks=(1, 3), bands=1, bootstrap=5, released=number, **options)
     return measures.evaluate(score, batches, items=ITEMS, config=config).figures
+
+
+def test_candidates_are_the_targets_and_as_many_others_each_once():
+    rng = np.random.default_rng(5)
+    config = EvalConfig(ks=(1,), released=6, released_batch=8)
+    drawn = set()
+    for group in range(200):
+        # rows 1 and ITEMS at the ends, twice the same, and examples without a target
+        target_G = np.array([1, ITEMS, 5, 5, 0, *rng.integers(0, ITEMS + 1, size=3)])
+        found = groups.candidates(group, target_G, ITEMS, config)
+        targets = sorted(set(target_G.tolist()) - {0})
+        others = found[len(targets) :].tolist()
+        assert found[: len(targets)].tolist() == targets
+        assert len(set(others)) == len(others) == 6 and not set(others) & set(targets)
+        drawn |= set(others)
+        np.testing.assert_array_equal(found, groups.candidates(group, target_G, ITEMS, config))
+    assert drawn == set(range(2, ITEMS)) - {5}
+    few = groups.candidates(0, np.array([3, 0, 4]), 7, config)
+    assert few[:2].tolist() == [3, 4] and sorted(few[2:].tolist()) == [1, 2, 5, 6, 7]
+    assert not np.array_equal(few, groups.candidates(1, np.array([3, 0, 4]), 7, config))
+
+
+@pytest.mark.parametrize("targets", [[2], [1, 2], [6, 7], [1, 4, 7]])
+def test_others_among_candidates_are_uniform(targets):
+    config, draws = EvalConfig(ks=(1,), released=2, released_batch=8), 2000
+    others = [groups.candidates(n, np.array(targets), 7, config)[len(targets) :] for n in range(draws)]
+    count = np.bincount(np.concatenate(others), minlength=8)
+    free = sorted(set(range(1, 8)) - set(targets))
+    assert np.flatnonzero(count).tolist() == free
+    chance = 2 / len(free)
+    assert np.abs(count[free] - draws * chance).max() < 4.5 * math.sqrt(draws * chance * (1 - chance))
+
+
+def test_a_group_of_different_targets_fills_its_matrix():
+    config = EvalConfig(ks=(1,), released=4, released_batch=3)
+    target_X = np.array([7, 2, 9, 5, 5, 0, 8], np.int32)
+    item_BC = groups.matrix(target_X, 0, 7, ITEMS, config)
+    assert item_BC.dtype == np.int32 and item_BC.shape == (7, 1 + 3 + 4)
+    assert item_BC[:, 0].tolist() == target_X.tolist()
+    for group, (first, last) in enumerate([(0, 3), (3, 6), (6, 7)]):
+        found = groups.candidates(group, target_X[first:last], ITEMS, config)
+        for row in item_BC[first:last, 1:]:
+            assert row.tolist() == found.tolist() + [0] * (7 - len(found))
+    # Rows of a batch that begins and ends within groups are those of the whole.
+    np.testing.assert_array_equal(groups.matrix(target_X, 2, 5, ITEMS, config), item_BC[2:5])
+
+
+def test_a_rank_among_candidates_equals_counting():
+    rng = np.random.default_rng(2)
+    item_BC = rng.integers(0, 4, size=(60, 7)).astype(np.int32)
+    score_BC = rng.integers(3, size=item_BC.shape).astype(np.float32)
+    score_BC[:, 1] = score_BC[:, 0]  # the target is among its candidates
+    item_BC[:, 1] = item_BC[:, 0]
+    for item_C, score_C, rank in zip(item_BC, score_BC, groups.rank(score_BC, item_BC), strict=True):
+        others = [score for item, score in zip(item_C[2:], score_C[2:], strict=True) if item]
+        expected = 1 + sum(s > score_C[0] for s in others) + sum(s == score_C[0] for s in others) / 2
+        assert rank == expected if item_C[0] else math.isnan(rank)
+
+
+def test_the_first_row_is_a_target_like_others_among_candidates():
+    batch = make_batches(batches=1, size=4, real=4)[0]._replace(
+        liked_BC=np.array([[1, 5], [1, 2], [9, 0], [0, 0]], np.int32)
+    )
+    config = EvalConfig(ks=(1,), bands=1, bootstrap=5, released=2)
+    report = measures.evaluate(make_score(), [batch], items=ITEMS, config=config)
+    assert report.counts["released_candidates"]["examples"] == 3
+    assert report.value_X["released_candidates"].tolist()[:3] == [4, 4, 4]
 
 
 def test_released_candidates_by_hand():

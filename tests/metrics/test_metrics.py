@@ -19,6 +19,7 @@ def test_mean_adds_sums_and_counts():
         total += metrics.mean(np.array(values))
     assert total == metrics.Mean(9.0, 3)
     assert total.value == 3.0
+    assert metrics.mean(np.array([2**24, 1, 1], np.float32)) == metrics.Mean(2.0**24 + 2, 3)
     assert math.isnan(metrics.Mean().value)
 
 
@@ -51,6 +52,7 @@ def test_auc_is_over_all_pairs_of_two_items(levels, items):
     found = metrics.pairs(liked_score_BC, liked_BC, disliked_score_BM, disliked_BM)
     np.testing.assert_allclose(found.auc_B, expected, rtol=1e-12)
     assert (found.pairs_B.tolist(), found.same_B.tolist()) == (counted, same)
+    assert found.pairs_B.dtype == found.same_B.dtype == np.int64
     assert (sum(same) > 0) == (items == 6)
 
 
@@ -90,14 +92,17 @@ def test_top_is_that_of_rank(k, exclude):
     seen_BL = rng.integers(0, 41, size=(30, 15)) if exclude else None
     expected = metrics.rank(score_BV, (), k=k, seen_BL=seen_BL).top_Bk
     np.testing.assert_array_equal(metrics.top(score_BV, k=k, seen_BL=seen_BL), expected)
-    with pytest.raises(ValueError, match="NaN"):
-        metrics.top(np.full((1, 4), np.nan), k=2)
+    for item in (1, 2, 40):
+        spoilt_BV = np.where(np.arange(41) == item, np.nan, score_BV)
+        with pytest.raises(ValueError, match=r"^a score is NaN: scores must order all items$"):
+            metrics.top(spoilt_BV, k=k, seen_BL=seen_BL)
 
 
 def test_rank_by_hand():
     score_BV = np.array([[99.0, 3.0, 1.0, 3.0, 2.0]], np.float32)
     target_BC = np.array([[1, 4, 2, 0]])
-    assert metrics.rank(score_BV, (target_BC,)).targets[0].tolist()[0][:3] == [1.5, 3.0, 4.0]
+    found = metrics.rank(score_BV, (target_BC,))
+    assert found.targets[0].tolist()[0][:3] == [1.5, 3.0, 4.0] and found.top_Bk.shape == (1, 0)
     # Item 3 is seen and leaves; item 4 is seen but is a target, so it is ranked among those left.
     seen = metrics.rank(score_BV, (target_BC,), k=4, seen_BL=np.array([[3, 4, 0]]))
     assert seen.targets[0].tolist()[0][:3] == [1.0, 2.0, 2.0]
@@ -216,8 +221,14 @@ def test_lorenz_curve_encloses_half_the_gini():
     assert metrics.gini(count_V) == pytest.approx(1 - 2 * under)
 
 
+def test_lorenz_curve_of_one_exposure_and_of_none():
+    assert metrics.lorenz(np.array([0, 1])).tolist() == [0.0, 0.0, 1.0]
+    assert metrics.lorenz(np.zeros(2, int)).tolist() == [0.0, 0.0, 0.0]
+
+
 def test_item_coverage():
     assert metrics.item_coverage(np.array([0, 3, 1, 0])) == 0.5
+    assert math.isnan(metrics.item_coverage(np.zeros(0, int)))
 
 
 def slow_bootstrap(value, unit, resamples, seed):

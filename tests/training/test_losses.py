@@ -143,6 +143,15 @@ def test_without_targets_the_loss_is_zero_with_zero_gradient(name):
 
 
 @every_ranking_loss
+def test_a_target_without_negatives_gives_them_no_gradient_at_all(name):
+    """Also beside one that has some; of 12 equal logits the parts of a softmax do not sum to 1 in float32."""
+    neg_BLN = np.stack([np.full((1, 12), ABSENT), np.full((1, 12), 0.5)], axis=1)
+    arrays = np.array([[0.3, 0.3]]), neg_BLN
+    _, (_, gradient) = values_and_gradients(RANKING[name][0], arrays, np.ones((1, 2), bool))
+    assert (gradient[0, 0] == 0.0).all() and (gradient[0, 1] > 0.0).all()
+
+
+@every_ranking_loss
 def test_masked_positions_and_absent_negatives_change_nothing(name):
     loss, rng = RANKING[name][0], np.random.default_rng(0)
     pos_BL, neg_BLN = rng.normal(size=(2, 3)), rng.normal(size=(2, 3, 2))
@@ -325,6 +334,20 @@ def test_not_to_recommend_is_finite_at_extreme_logits(label, size):
 def test_not_to_recommend_without_signed_targets_is_zero():
     args = jnp.ones((1, 2)), jnp.ones((1, 2, 3)), jnp.zeros((1, 2), jnp.int8)
     assert losses.not_to_recommend(*args, weight=1.0) == 0.0
+
+
+def test_losses_stay_float32_where_jax_has_64_bits():
+    pos_BL, neg_BLN = jnp.zeros((1, 2), jnp.float32), jnp.ones((1, 2, 3), jnp.float32)
+    vector_BMD, mask_BL = jnp.ones((1, 2, 4), jnp.float32), jnp.array([[True, False]])
+    label_BL = jnp.array([[1, -1]], jnp.int8)
+    with jax.enable_x64(True):
+        found = [loss(pos_BL, neg_BLN, mask_BL) for loss, _ in RANKING.values()]
+        found.append(losses.refined_softmax(pos_BL, neg_BLN, mask_BL))
+        found.append(losses.not_to_recommend(pos_BL, neg_BLN, label_BL, weight=0.5))
+        found.append(losses.feedback(pos_BL, label_BL, mask_BL))
+        for loss in (losses.info_nce, losses.info_nce_released):
+            found.append(loss(*[vector_BMD] * 3, mask_BL, ~mask_BL, temperature=0.5))
+    assert all(loss.dtype == np.float32 for loss in found)
 
 
 def test_feedback_by_hand():
@@ -540,6 +563,8 @@ def test_next_positive_of_every_pattern(M):
     for row, indices in zip(positive_BM, np.asarray(found), strict=True):
         for t in range(M):
             assert indices[t] == next((j for j in range(t + 1, M) if row[j]), M)
+    with jax.enable_x64(True):
+        assert losses.next_positive(jnp.array(positive_BM)).dtype == jnp.int32
 
 
 def test_hardest_are_the_highest_with_absent_ones_last():
