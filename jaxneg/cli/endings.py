@@ -102,7 +102,7 @@ def evaluated(directory: pathlib.Path, values: documents.Object, compare: Sequen
         )
     lines += [f"  {line}" for line in _catching_up(directory, compare)]
     page = next(path for path in (directory / "report.html", directory / "report.md") if path.is_file())
-    return "\n".join([*lines, f"  {page}: all figures, with plots"])
+    return "\n".join([*lines, _page(page, "all figures")])
 
 
 def swept(workdir: pathlib.Path, table: documents.Object) -> str:
@@ -127,8 +127,14 @@ def swept(workdir: pathlib.Path, table: documents.Object) -> str:
     title = f"{workdir}: {count} runs in {len(table['cells'])} rows, {table['split']} split"
     lines = [shown.text(title, rows, (*(axes or [""]), "seeds", *map(figures.title, shown_)))]
     page = next((p for p in (workdir / "table.html", workdir / "table.md") if p.is_file()), workdir)
-    lines.append(f"  {page}: all figures and differences, with plots")
+    lines.append(_page(page, "all figures and differences"))
     return "\n".join([*lines, then(f"jaxneg runs {shlex.quote(os.fspath(workdir))}")])
+
+
+def _page(page: pathlib.Path, what: str) -> str:
+    """Where all is written; plots need matplotlib."""
+    plots = ", with plots" if any((page.parent / "plots").glob("*.png")) else ""
+    return f"  {page}: {what}{plots}"
 
 
 def _baseline(workdir: pathlib.Path, monitor: str) -> tuple[str, float] | None:

@@ -114,7 +114,10 @@ def test_evaluating_ends_with_the_model_beside_the_best_baseline_and_other_runs(
             "popularity": {"pair_accuracy": 0.5, "auc": 0.5, "ndcg@10": 0.3} | difference(0.22, 0.1, 0.3),
         },
     }
+    (own / "plots").mkdir()
+    (own / "plots" / "auc.png").touch()
     text = endings.evaluated(own, values, [other])
+    assert text.endswith("report.md: all figures, with plots")
     assert row(text, "model")[1:] == ["0.7", "0.72", "0.1"]
     assert row(text, "item item")[2:] == ["0.69", "0.715", "0.3", "+0.005", "[-0.020,", "+0.030]"]
     assert "popularity" not in text and "best of 2 baselines" in text
@@ -137,6 +140,7 @@ def test_a_sweep_ends_with_its_rows_highest_first():
         "baselines": {"item_item": {"auc": 0.6}},
     }
     text = endings.swept(pathlib.Path("sweep"), table)
+    assert "all figures and differences\n" in text  # and no plots, which are not there
     lines = [line.split() for line in text.splitlines()]
     assert lines[2][:3] == ["1", "2", "0.6250"] and lines[3][:5] == ["0", "2", "0.5000", "±", "0.0100"]
     assert row(text, "item item")[2] == "0.6" and text.startswith("sweep: 4 runs in 2 rows, test split")
