@@ -49,6 +49,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from fuzzing import configs, logs, places  # noqa: E402
 
 T = TypeVar("T")
+# What training says before it goes wrong.
+TOLD = ("train ", "jaxneg: compiled programs are kept in ")
 LONGEST = 60.0  # seconds after which a call hangs
 LARGEST = 2 << 30  # bytes of memory that a call may take
 QUICK = 60
@@ -228,9 +230,7 @@ def judged(mutant: Mutant, ended: Ended, usual: dict[str, Any]) -> tuple[str, st
         return WRONG, f"traceback: {ended.err[-400:]}"
     # A config that raises what Ctrl-C does ends a verb as Ctrl-C does.
     if ended.code == (130 if "raise KeyboardInterrupt" in mutant.done else 2):
-        lines = [
-            line for line in ended.err.splitlines() if line.strip() and not line.startswith("train warning: ")
-        ]
+        lines = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(TOLD)]
         if len(lines) != 1 or not lines[0].startswith("jaxneg: "):
             return WRONG, f"{len(lines)} lines: {ended.err[:400]}"
         if verb.makes and os.path.lexists(mutant.place / verb.makes):

@@ -251,10 +251,8 @@ def _run(rng: random.Random, run: pathlib.Path) -> tuple[str, bool]:
     if rng.random() < 0.4:
         try:
             json.loads(path.read_text())
-            return (
-                f"{told}: {documents.document(rng, path, path.parent.name == 'progress' and rng.random() < 0.5)}",
-                False,
-            )
+            mend = path.parent.name == "progress" and rng.random() < 0.5
+            return f"{told}: {documents.document(rng, path, mend)}", mend
         except ValueError:
             pass
     return f"{told}: {rng.choice(damage.BYTES)(rng, path)}", False

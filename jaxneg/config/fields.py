@@ -240,6 +240,13 @@ def _scalar(value: Any, kind: Any, notes: list[Any], option: str) -> Any:
     # Not of kinds of arrays that mean more than their numbers, as masked ones do.
     if isinstance(value, np.generic) or (type(value) is np.ndarray and value.ndim == 0):
         value = value.item()
+    # What a subclass says of itself, as that it equals every choice, is not asked for.
+    if isinstance(value, str):
+        value = str.__str__(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = int.__int__(value)
+    elif isinstance(value, float):
+        value = float.__float__(value)
     if typing.get_origin(kind) is Literal:
         return _choice(value, typing.get_args(kind), option)
     if kind is bool:

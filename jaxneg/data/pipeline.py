@@ -7,6 +7,7 @@ each epoch redraws, and any number of hosts sees the same global batch.
 
 import functools
 import math
+import os
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
@@ -226,11 +227,18 @@ class TrainBatches:
         return drawn.share
 
     def since(self, step: int) -> Iterator[Batch]:
-        """Batches from a step on, made ahead by a thread, without end."""
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
+        """Batches from a step on, made ahead by threads, without end."""
+        # A store that is read ahead of its batches is read in their order.
+        threads = 1 if isinstance(self._order, orders.BlockOrder) else _threads()
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
         iterator = iter(self._dataset.to_iter_dataset(options))
         grain.experimental.set_next_index(iterator, step)
         return iterator
+
+
+def _threads() -> int:
+    """Threads that make batches: a quarter of the cores, which others need too; which thread makes one is no matter."""
+    return min(AHEAD, max(1, (os.cpu_count() or 1) // 4))
 
 
 def of_config(config: Config, store: stores.Store, part: Part = WHOLE, *, devices: int = 1) -> TrainBatches:

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import math
-import os
 import pathlib
 import sys
 import time
@@ -65,6 +64,8 @@ class Checkpointer:
             cleanup_tmp_directories=not read_only,
         )
         try:
+            for step in files.numbered(directory):  # of each the manager reads what it is, and its score
+                _check_files(directory / str(step), "*")
             with _quiet():
                 self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         except (
@@ -180,13 +181,11 @@ class Checkpointer:
         self._manager.close()
 
 
-def _check_files(directory: pathlib.Path) -> None:
+def _check_files(directory: pathlib.Path, pattern: str = "**/*") -> None:
     """Raises documents.Wrong where something lies in a checkpoint that is no file and may never end, as a pipe."""
-    for place, _, names in os.walk(directory):
-        for name in names:
-            path = pathlib.Path(place, name)
-            if path.exists() and not path.is_file():
-                raise documents.Wrong(f"{path.relative_to(directory)} is no file")
+    for path in directory.glob(pattern):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise documents.Wrong(f"{path.relative_to(directory)} is no file")
 
 
 def sums(state: object) -> list[int]:

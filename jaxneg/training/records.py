@@ -34,6 +34,9 @@ class Result(TypedDict):
     stopped: str
     seconds: float
     history: list[dict[str, float | None]]
+    validation_users: NotRequired[documents.Count]
+    validation_pairs: NotRequired[documents.Count]
+    validation_examples: NotRequired[documents.Count]
 
 
 class Failure(TypedDict):

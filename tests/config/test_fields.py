@@ -331,3 +331,36 @@ def test_sweeps_of_python_are_held_to_the_same(text, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         grids.expand(Config(), grids.load(path))
     assert "\n" not in str(error.value)
+
+
+class Agreeing(str):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+class Small(int):
+    def __lt__(self, other):
+        return False
+
+    __gt__ = __lt__
+
+
+class Half(float):
+    __lt__ = __gt__ = Small.__lt__
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("model.feedback", Agreeing("x"), "must be one of none, add, gate, got 'x'"),
+        ("loss.name", Agreeing("x"), "must be one of bce, .*, got 'x'"),
+        ("data.inputs", (Agreeing("x"),), "got 'x'"),
+        ("data.batch_size", Small(0), "must be at least 1, got 0"),
+        ("data.p_hard", Half(1.5), r"must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_value_is_judged_by_what_it_is_and_not_by_what_it_says(name, value, said):
+    with pytest.raises(UserError, match=said):
+        configs.check(with_value(name, value))

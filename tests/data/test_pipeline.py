@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import math
+import os
 
 import numpy as np
 import pytest
@@ -534,3 +535,14 @@ def test_an_example_has_one_pair_however_far_back_inputs_go(random_store, split)
     near, far = (dict(zip(one.session_X.tolist(), one.pair_X2.tolist(), strict=True)) for one in sides)
     assert set(near) < set(far) and {s: far[s] for s in near} == near
     assert sum(pair[0] > 0 for pair in near.values()) > 5
+
+
+@pytest.mark.parametrize("packed", ["always", "never"])
+def test_many_threads_make_the_same_batches_in_the_same_order(random_store, monkeypatch, packed):
+    store, config = random_store(5, users=60), dataclasses.replace(CONFIG, packed=packed, negatives=2)
+    batches = pipeline.TrainBatches(store, config)
+    expected = [batches[step] for step in range(3, 40)]
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for found, one in zip(batches.since(3), expected, strict=False):
+        for name, leaf in one._asdict().items():
+            np.testing.assert_array_equal(getattr(found, name), leaf)

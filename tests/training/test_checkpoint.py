@@ -154,6 +154,17 @@ def test_what_orbax_says_of_a_checkpoint_is_believed_by_nobody(text, read_only, 
         assert "\n" not in str(error) and str(tmp_path.parent) in str(error)
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "another"])
+def test_a_pipe_that_orbax_would_wait_for_is_one_line(name, read_only, two, tmp_path):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "2" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "2" / name)
+    with pytest.raises(UserError, match=f"cannot be read, they are damaged: {name} is no file") as error:
+        checkpoint.Checkpointer(tmp_path, read_only=read_only)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_one_line_that_names_the_checkpoint(damage, two, tmp_path, capfd, caplog):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)

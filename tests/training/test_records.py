@@ -93,6 +93,8 @@ def test_a_run_whose_lock_is_held_is_running_and_one_whose_owner_died_is_not(tmp
         ("config.json", "{"),
         ("config.json", "{}"),
         ("result.json", '{"monitor": 3}'),
+        ("result.json", {"validation_users": ["x"]}),
+        ("result.json", {"validation_examples": "12"}),
         ("config.json", '{"data": {}, "data": {}}'),
     ],
 )
@@ -100,6 +102,8 @@ def test_what_is_damaged_is_said_beside_what_is_not(tmp_path, name, text):
     make(tmp_path / "whole", [0.5])
     run = make(tmp_path / "broken", [0.5])
     (run / "checkpoints").mkdir()
+    if isinstance(text, dict):
+        text = json.dumps(json.loads((run / name).read_text()) | text)
     (run / name).unlink() if text is None else (run / name).write_text(text)
     whole, broken = records.summaries([tmp_path])
     assert whole.state == "ended" and broken.state == "damaged" and name in broken.why
