@@ -169,14 +169,11 @@ class Attention(nnx.Module):
     ) -> Float[Array, "B P D"]:
         """What each position, or the one at at_B, gathers from its segment and, where it is causal, not after it."""
         B, _, D = x_BLD.shape
-        q_BLHK, k_BLHK, v_BLHK = (
-            layer(own_BLD).reshape(B, -1, self.heads, D // self.heads)
-            for layer, own_BLD in (
-                (self.query, layers.taken(x_BLD, at_B)),
-                (self.key, x_BLD),
-                (self.value, x_BLD),
-            )
-        )
+        if at_B is None:
+            made = layers.joint([self.query, self.key, self.value], x_BLD)
+        else:
+            made = [self.query(layers.taken(x_BLD, at_B)), self.key(x_BLD), self.value(x_BLD)]
+        q_BLHK, k_BLHK, v_BLHK = (part.reshape(B, -1, self.heads, D // self.heads) for part in made)
         if at_B is not None:
             y_BLHK = attention_at(at_B, q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         elif self.fused:

@@ -44,6 +44,16 @@ class Linear(nnx.Linear):
         return (y.astype(jnp.float32) + bias_F.reshape(*[1] * (y.ndim - 1), -1)).astype(self.dtype)
 
 
+def joint(parts: Sequence[Linear], x: Float[Array, "*S D"]) -> list[Float[Array, "*S F"]]:
+    """What layers of one size, with biases, make of the same x, in one product."""
+    dtype = parts[0].dtype
+    kernel = jnp.concatenate([part.kernel.get_value().astype(dtype) for part in parts], axis=1)
+    bias_F = jnp.concatenate([part.bias.get_value() for part in parts if part.bias is not None])
+    y = jnp.dot(x.astype(dtype), kernel)
+    y = (y.astype(jnp.float32) + bias_F.reshape(*[1] * (y.ndim - 1), -1)).astype(dtype)
+    return jnp.split(y, len(parts), axis=-1)
+
+
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU between, at each position by itself."""
 

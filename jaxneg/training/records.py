@@ -37,6 +37,17 @@ class Result(TypedDict):
     validation_users: NotRequired[documents.Count]
     validation_pairs: NotRequired[documents.Count]
     validation_examples: NotRequired[documents.Count]
+    last_score: NotRequired[float | None]
+    device_seconds: NotRequired[float]
+    compile_seconds: NotRequired[float]
+    hard_share: NotRequired[float]
+    false_negatives: NotRequired[float | None]
+    hard_also_liked: NotRequired[float | None]
+    epochs_to_convergence: NotRequired[float | None]
+    steps_to_convergence: NotRequired[float | None]
+    sequences_to_convergence: NotRequired[float | None]
+    seconds_to_convergence: NotRequired[float | None]
+    not_converged: NotRequired[str | None]
 
 
 class Failure(TypedDict):

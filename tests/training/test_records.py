@@ -95,6 +95,8 @@ def test_a_run_whose_lock_is_held_is_running_and_one_whose_owner_died_is_not(tmp
         ("result.json", '{"monitor": 3}'),
         ("result.json", {"validation_users": ["x"]}),
         ("result.json", {"validation_examples": "12"}),
+        ("result.json", {"compile_seconds": [None]}),
+        ("result.json", {"not_converged": 3}),
         ("config.json", '{"data": {}, "data": {}}'),
     ],
 )
