@@ -31,7 +31,6 @@ ADDRESSES = [
     "train config.py --workdir gs://bucket/run",
     "train --workdir gs://bucket/run config.py",
     "train config.py --workdir new --data.store s3://bucket/store",
-    "train config.py --workdir new --train.compilation-cache gs://bucket/cache",
     "plan http://host/config.py --topology v5e:2x2",
     "evaluate gs://bucket/run",
     "evaluate run --compare gs://bucket/run",
