@@ -46,6 +46,11 @@ class Form(NamedTuple):
     packed: bool = False  # whether rows hold several sequences
     empty: int = 0  # rows among them that hold nothing, so that devices share packed rows evenly
 
+    @property
+    def held(self) -> int:
+        """Rows that hold something in a full batch."""
+        return self.rows - self.empty
+
 
 class Batch(NamedTuple):
     """Training sequences. Position t carries the event seen at t and what is to be predicted there.

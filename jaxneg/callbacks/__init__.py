@@ -131,11 +131,8 @@ def chosen(callbacks: Sequence[Any]) -> list[Any]:
         if isinstance(one, type) or not (callable(one) or _has(one, METHODS)):
             what = f"{one.__name__}, a class: make one" if isinstance(one, type) else repr(one)
             raise UserError(f"a callback is a function or has one of {', '.join(METHODS)}, got {what}")
-        for method in ([one] if callable(one) else []) + [getattr(one, name, None) for name in METHODS]:
-            if callable(method):
-                errors.check_callable(
-                    method, f"callback {getattr(method, '__qualname__', type(one).__name__)}"
-                )
+        for call in filter(callable, (one, *(getattr(one, name, None) for name in METHODS))):
+            errors.check_callable(call, f"callback {getattr(call, '__qualname__', type(one).__name__)}")
     return found
 
 

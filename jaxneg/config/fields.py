@@ -287,10 +287,7 @@ def _number(value: Any, kind: type, notes: list[Any], option: str) -> Any:
 
 
 def _text(value: Any, kind: type, notes: list[Any], option: str) -> Any:
-    if isinstance(value, os.PathLike):
-        path = os.fspath(value)
-    else:
-        path = str.__str__(value) if isinstance(value, str) else None
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         raise UserError(f"{option} must be text, got {_quoted(value)}")
     if "\0" in path:

@@ -196,7 +196,7 @@ class TrainBatches:
     @property
     def sequences_per_step(self) -> float:
         """Sequences of a full batch of all processes, on average."""
-        return (self.form.rows - self.form.empty) * self.sequences_per_row
+        return self.form.held * self.sequences_per_row
 
     @property
     def draws_hard(self) -> bool:

@@ -49,25 +49,18 @@ def attention(
       drop: which share of the weights is zeroed and the rest scaled up.
     """
     B, L, H, K = q_BLHK.shape
-    # Products with one batch axis: with heads behind positions XLA copies every operand on a CPU.
-    q_NLK, k_NLK, v_NLK = (jnp.moveaxis(x, 2, 1).reshape(B * H, L, K) for x in (q_BLHK, k_BLHK, v_BLHK))
+    q_NLK, k_NLK, v_NLK = map(_by_head, (q_BLHK, k_BLHK, v_BLHK))
     size = block_size(L) if causal else L
     blocks = [(start, min(start + size, L)) for start in range(0, L, size)]
     keys = [drop.key] if len(blocks) == 1 else split(drop.key, len(blocks))
     done: list[jax.Array] = []
     for (start, end), key in zip(blocks, keys, strict=True):
         seen = end if causal else L
-        logits_NPM = jnp.einsum(
-            "NPK,NMK->NPM", q_NLK[:, start:end], k_NLK[:, :seen], preferred_element_type=jnp.float32
+        own_BP = None if segment_BL is None else segment_BL[:, start:end]
+        visible = _visible(jnp.arange(start, end)[None], own_BP, segment_BL, seen, causal=causal)
+        done.append(
+            _gathered(q_NLK[:, start:end], k_NLK[:, :seen], v_NLK[:, :seen], visible, Drop(drop.rate, key))
         )
-        logits_NPM = logits_NPM * K**-0.5
-        visible = _visible(segment_BL, start, end, seen, causal=causal)
-        if visible is not None:
-            shown = jnp.broadcast_to(visible, (B, H, end - start, seen)).reshape(logits_NPM.shape)
-            logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
-        weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NLK.dtype)
-        weight_NPM = dropout(weight_NPM, drop.rate, key)
-        done.append(jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NLK[:, :seen]))
     y_NLK = done[0] if len(done) == 1 else jnp.concatenate(done, axis=1)
     return jnp.moveaxis(y_NLK.reshape(B, H, L, K), 1, 2)
 
@@ -83,16 +76,35 @@ def attention_at(
 ) -> Float[Array, "B 1 H K"]:
     """The same for one position of each row, at_B, whose query is given; nothing is dropped."""
     at_B1 = at_B[:, None]
-    logits_BHL = jnp.einsum("BHK,BLHK->BHL", q_B1HK[:, 0], k_BLHK, preferred_element_type=jnp.float32)
-    visible_BL = jnp.ones(k_BLHK.shape[:2], bool)
-    if causal:
-        visible_BL = jnp.arange(k_BLHK.shape[1])[None] <= at_B1
-    if segment_BL is not None:
-        visible_BL &= segment_BL == jnp.take_along_axis(segment_BL, at_B1, axis=1)
-    logits_BHL = logits_BHL * q_B1HK.shape[-1] ** -0.5
-    logits_BHL = jnp.where(visible_BL[:, None], logits_BHL, jnp.finfo(jnp.float32).min)
-    weight_BHL = jax.nn.softmax(logits_BHL, axis=-1).astype(v_BLHK.dtype)
-    return jnp.einsum("BHL,BLHK->BHK", weight_BHL, v_BLHK)[:, None]
+    own_B1 = None if segment_BL is None else jnp.take_along_axis(segment_BL, at_B1, axis=1)
+    visible = _visible(at_B1, own_B1, segment_BL, k_BLHK.shape[1], causal=causal)
+    y_N1K = _gathered(_by_head(q_B1HK), _by_head(k_BLHK), _by_head(v_BLHK), visible, NOTHING)
+    return y_N1K.reshape(q_B1HK.shape)
+
+
+def _by_head(x_BLHK: Float[Array, "B L H K"]) -> Float[Array, "N L K"]:
+    """Heads as part of the batch, N = B H: behind positions they have XLA copy every operand on a CPU."""
+    B, L, H, K = x_BLHK.shape
+    return jnp.moveaxis(x_BLHK, 2, 1).reshape(B * H, L, K)
+
+
+def _gathered(
+    q_NPK: Float[Array, "N P K"],
+    k_NMK: Float[Array, "N M K"],
+    v_NMK: Float[Array, "N M K"],
+    visible: Bool[Array, "#B 1 #P M"] | None,
+    drop: Drop,
+) -> Float[Array, "N P K"]:
+    """softmax(q k / sqrt(K)) v of the queries of a block over what is visible to them."""
+    logits_NPM = jnp.einsum("NPK,NMK->NPM", q_NPK, k_NMK, preferred_element_type=jnp.float32)
+    logits_NPM = logits_NPM * q_NPK.shape[-1] ** -0.5
+    if visible is not None:
+        (N, P, M), B = logits_NPM.shape, visible.shape[0]
+        shown = jnp.broadcast_to(visible, (B, N // B, P, M)).reshape(logits_NPM.shape)
+        logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
+    weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NMK.dtype)
+    weight_NPM = dropout(weight_NPM, drop.rate, drop.key)
+    return jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NMK)
 
 
 def block_size(length: int) -> int:
@@ -101,14 +113,19 @@ def block_size(length: int) -> int:
 
 
 def _visible(
-    segment_BL: Int[Array, "B L"] | None, start: int, end: int, seen: int, *, causal: bool
+    at_BP: Int[Array, "#B P"],
+    own_BP: Int[Array, "B P"] | None,
+    segment_BL: Int[Array, "B L"] | None,
+    seen: int,
+    *,
+    causal: bool,
 ) -> Bool[Array, "#B 1 P M"] | None:
-    """Which of the first ``seen`` positions those from ``start`` to ``end`` see; None: all."""
+    """Which of the first ``seen`` positions those at at_BP, of the segments own_BP, see; None: all."""
     visible = None
     if causal:
-        visible = jnp.arange(start, end)[None, None, :, None] >= jnp.arange(seen)[None, None, None, :]
-    if segment_BL is not None:
-        same = segment_BL[:, None, start:end, None] == segment_BL[:, None, None, :seen]
+        visible = at_BP[:, None, :, None] >= jnp.arange(seen)[None, None, None, :]
+    if segment_BL is not None and own_BP is not None:
+        same = own_BP[:, None, :, None] == segment_BL[:, None, None, :seen]
         visible = same if visible is None else visible & same
     return visible
 
@@ -124,7 +141,11 @@ def fused_attention(
     """The same by ``jax.nn.dot_product_attention``."""
     length = q_BLHK.shape[1]
     # Rows without segments are causal by themselves, which kernels make use of; a mask is read whole.
-    mask = None if segment_BL is None else _visible(segment_BL, 0, length, length, causal=causal)
+    mask = (
+        None
+        if segment_BL is None
+        else _visible(jnp.arange(length)[None], segment_BL, segment_BL, length, causal=causal)
+    )
     implementation = fused_implementation(q_BLHK, masked=mask is not None)
     return jax.nn.dot_product_attention(
         q_BLHK, k_BLHK, v_BLHK, mask=mask, is_causal=causal and mask is None, implementation=implementation

@@ -119,7 +119,7 @@ def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
             raise
         memory["temporaries"] = max(needed - sum(memory.values()), 0)
         return found | _memory(memory, where)
-    at_once = (form.rows - form.empty) * (epoch.per_row or 1.0)
+    at_once = form.held * (epoch.per_row or 1.0)
     found |= {"compiled": True, "compile_seconds": time.perf_counter() - began}
     return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, at_once, epoch)
 

@@ -54,7 +54,7 @@ def opening(job: Job, params: Mapping[str, jax.Array], step: int) -> Iterator[st
     form = job.batches.form
     if form.packed:
         sequences = f"{job.batches.sequences_per_step:,.0f} sequences on average"
-        yield f"train batches     {sequences}, packed into {form.rows - form.empty:,} rows of {form.length} positions"
+        yield f"train batches     {sequences}, packed into {form.held:,} rows of {form.length} positions"
     begun = f", from step {step:,} on" if step else ""
     yield f"train steps       {job.per_epoch:,} an epoch, {job.total:,} in all{begun}"
     yield f"train results     {job.workdir}"
