@@ -94,7 +94,7 @@ def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path):
         ],
         capture_output=True,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["JAXNEG_TESTS_COMPILER"]},
     )
     assert ran.returncode == 0, ran.stderr
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())
