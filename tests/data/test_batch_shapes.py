@@ -122,5 +122,5 @@ def test_models_without_feedback_score_alike_with_and_without_the_field():
     params = model.init(jax.random.key(0))
     row_BLD, mask_BL = jnp.ones((2, 6, 8)), jnp.ones((2, 6), bool)
     codes = (jnp.ones((2, 6), jnp.int32), jnp.zeros((2, 0), jnp.int32))
-    one, other = (model.encode(params, row_BLD, code, code, mask_BL, None) for code in codes)
+    one, other = (jax.jit(model.encode)(params, row_BLD, code, code, mask_BL, None) for code in codes)
     np.testing.assert_array_equal(one, other)
