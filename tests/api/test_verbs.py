@@ -72,6 +72,7 @@ def frames(log):
     }
 
 
+@pytest.mark.slow
 def test_every_kind_of_frame_and_its_file_make_one_store(log, store, tmp_path):
     pq.write_table(log, tmp_path / "log.parquet")
     sources = frames(log) | {"path": tmp_path / "log.parquet", "string": str(tmp_path / "log.parquet")}

@@ -95,6 +95,7 @@ NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 NARROW = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [

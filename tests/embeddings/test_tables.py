@@ -233,7 +233,12 @@ def test_shards_that_do_not_divide_the_buckets_are_refused():
         tables.check_shards(5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+# One device and both axes of a mesh every time; the others are slow together.
+@pytest.mark.parametrize(
+    "shape",
+    [s if s in ((1, 1), (4, 2)) else pytest.param(s, marks=pytest.mark.slow) for s in SHAPES],
+    ids=str,
+)
 @pytest.mark.parametrize("exclude", [False, True])
 def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     config = dataclasses.replace(CONFIG, train=TrainConfig(shards=shape[1]))

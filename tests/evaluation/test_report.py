@@ -270,7 +270,14 @@ def test_the_best_baseline_is_that_of_validation(tmp_path, no_plots):
 
 
 @pytest.mark.parametrize(
-    "monitor", ["user_pair_accuracy", "auc", "ndcg@10", "hit_rate@100", "mrr_positive", "next_hit_rate@10"]
+    "monitor",
+    [
+        "ndcg@10",
+        *(
+            pytest.param(monitor, marks=pytest.mark.slow)
+            for monitor in ("user_pair_accuracy", "auc", "hit_rate@100", "mrr_positive", "next_hit_rate@10")
+        ),
+    ],
 )
 def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
     history = [line | {monitor: 0.1 * n} for n, line in enumerate(RESULT["history"])]
@@ -475,6 +482,7 @@ def test_a_name_is_as_long_as_a_plot_has_room_for(name, said):
     assert figures.shortened(name) == said and len(said) <= 32
 
 
+@pytest.mark.slow
 def test_plots_of_runs_with_long_names_keep_their_axes(tmp_path):
     """Without room a layout gives up, and matplotlib warns of axes of no size, which is an error in tests."""
     long = "/" + "a_very_long_directory_name_" * 6

@@ -296,6 +296,7 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
     np.testing.assert_allclose(whole - without, 0.5 * np.mean(parts), rtol=1e-4)  # a difference of float32
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated():
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, average=0.6))
     _, state, update = make(config)
