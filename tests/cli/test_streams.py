@@ -81,6 +81,7 @@ def jaxneg(command, here, *, shell=None, first="", **options):
 system = pytest.mark.system
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shell", [pytest.param(">&-", marks=system), pytest.param("2>&-", marks=system), ">&- 2>&- <&-"]
 )

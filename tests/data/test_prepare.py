@@ -542,7 +542,9 @@ def test_codes_follow_the_batch_contract(con, tmp_path):
     assert store.sign.tolist() == [0, 0, -1, -1, 1, 1]
 
 
-@pytest.mark.parametrize("shard_events", [1, 300, 700])
+@pytest.mark.parametrize(
+    "shard_events", [300, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 700))]
+)
 def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shard_events):
     rows = random_log(11, users=9, events=4000)
     settings = PrepareConfig(session="given", split="tail")

@@ -50,7 +50,8 @@ def test_fading_is_causal():
     )
 
 
-@pytest.mark.parametrize("name", [pytest.param("own_loss.py", marks=pytest.mark.slow), "own_encoder.py"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own_loss.py", "own_encoder.py"])
 def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_store, tmp_path):
     config = small(name, small_store)
     jaxneg.train(config, tmp_path / "run", progress=False)

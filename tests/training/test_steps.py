@@ -350,9 +350,8 @@ SOFTMAX = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize(
-    ("config", "shared"), [(CONFIG, 0), pytest.param(SOFTMAX, 6, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "shared"), [(CONFIG, 0), (SOFTMAX, 6)])
 def test_one_and_eight_devices_give_the_same_losses(config, shared):
     _, alone = run(config, shared=shared)
     state, together = run(config, 8, shared=shared)
@@ -370,6 +369,7 @@ def test_same_seed_same_bits_and_another_seed_other_bits():
     assert not np.array_equal(other.tables["item_VD"], first.tables["item_VD"])
 
 
+@pytest.mark.slow
 def test_padding_sequences_change_nothing():
     model, state, update = make(
         dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
