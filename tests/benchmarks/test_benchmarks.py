@@ -26,6 +26,7 @@ KEYS = {
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
+    "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "simulate": {"sessions_per_s"},
@@ -35,8 +36,8 @@ KEYS = {
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
-# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py.
-LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "study")
+# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers by test_peers.py.
+LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "peers", "study")
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
