@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
+    "evaluation": {"seconds", "films", "million", "matmul_gflops"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
     "faults_verbs": {"held", "wrong", "seconds_undisturbed"},
     "big_data": {
@@ -25,6 +26,7 @@ KEYS = {
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
+    "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "simulate": {"sessions_per_s"},
@@ -34,8 +36,8 @@ KEYS = {
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
-# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py.
-LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "study")
+# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers by test_peers.py.
+LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "peers", "study")
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
@@ -85,8 +87,8 @@ def test_benchmark_prints_one_json_object(name):
     check(name, by_itself(name))
 
 
-# Those that take long even so: the paths that they time are those of the tests of training.
-TIMED = {"train_step", "ml1m"}
+# Those that take long even so: the paths that they time are those of the tests of training and of its score function.
+TIMED = {"evaluation", "train_step", "ml1m"}
 
 
 @pytest.mark.slow
@@ -119,6 +121,10 @@ def check(name, found):
             assert part["step_ms_min"] <= part["step_ms"] <= part["step_ms_max"]
             assert part["positions_per_s_min"] <= part["positions_per_s"] <= part["positions_per_s_max"]
             assert 0 < part["floor_share"] < 1
+    if name == "evaluation":
+        for part in (found["films"], found["films"]["seen"], found["million"]):
+            assert 0 < part["seconds_min"] <= part["seconds"] <= part["seconds_max"]
+            assert part["users_per_s"] > 0 and (part["peak_gb"] or 1) > 0
     if name == "packing":
         packed, alone = found["packed"], found["alone"]
         assert alone["fill"] < 0.1 and 0.98 < packed["fill"] <= 1.0
