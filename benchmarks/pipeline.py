@@ -116,8 +116,11 @@ def write_store(path: pathlib.Path, users: int, items: int, rng: np.random.Gener
     write_sessions(path, np.full(users, EVENTS), item_T, liked_T, station_T, items)
 
 
-def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None:
-    """A store of one training session per user, of ``size_S`` events each: plays where liked, else skips."""
+def write_sessions(path, size_S, item_T, liked_T, station_T, items: int, held_out: int = 0) -> None:
+    """A store of one session per user, of ``size_S`` events each: plays where liked, else skips.
+
+    The last ``held_out`` events of each are the test's, all others those of training.
+    """
     users = len(size_S)
     indptr = np.concatenate([[0], np.cumsum(size_S)])
     user_T = np.repeat(np.arange(users), size_S)
@@ -131,8 +134,8 @@ def write_sessions(path, size_S, item_T, liked_T, station_T, items: int) -> None
         "group_T": user_T,
         "session_indptr": indptr,
         "session_user": np.arange(users),
-        "session_train_end": indptr[1:],
-        "session_valid_end": indptr[1:],
+        "session_train_end": indptr[1:] - held_out,
+        "session_valid_end": indptr[1:] - held_out,
         "user_indptr": np.arange(users + 1),
         "user_group_indptr": np.arange(users + 1),
         "negative_indptr": np.concatenate([[0], np.cumsum(np.bincount(user_T[~liked_T], minlength=users))]),

@@ -186,14 +186,17 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
     return step_ms, rates, total / USERS, faults / windows / steps_per_window, batches.form.rows
 
 
-def write_store(path: pathlib.Path, length: int, rng: np.random.Generator) -> None:
-    """A store of one training session per user: the last ``length`` + 1 events of a history, all plays."""
-    place = (np.arange(USERS) + 0.5) / USERS  # quantiles, so that the mean does not depend on the draw
+def write_store(
+    path: pathlib.Path, length: int, rng: np.random.Generator, *, users: int = USERS, held_out: int = 0
+) -> None:
+    """A store of one session per user: the last ``length`` + 1 events of a history, all plays."""
+    place = (np.arange(users) + 0.5) / users  # quantiles, so that the mean does not depend on the draw
     z = np.array([statistics.NormalDist().inv_cdf(value) for value in place])
     size = np.minimum(np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z))), length).astype(np.int64) + 1
     weight = 1.0 / (np.arange(1, ITEMS + 1) + 50)  # flatter than Zipf, as films are
     item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(size.sum())).astype(np.int32) + 1
-    write_sessions(path, size, item_T, np.ones(len(item_T), bool), np.zeros(len(item_T), np.int32), ITEMS)
+    liked_T, station_T = np.ones(len(item_T), bool), np.zeros(len(item_T), np.int32)
+    write_sessions(path, size, item_T, liked_T, station_T, ITEMS, held_out)
 
 
 if __name__ == "__main__":

@@ -17,20 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
-from jaxneg.batch import EvalBatch
 from jaxneg.config import OptimConfig
-from jaxneg.embeddings import exchange, optim, sharding, tables, topk
+from jaxneg.embeddings import exchange, optim, places, sharding, tables
 from jaxneg.embeddings.sharding import MESH
-from jaxneg.embeddings.tables import Looked, Params, Tables, Weights
-from jaxneg.metrics import ranking, scores
+from jaxneg.embeddings.tables import Looked, Params, Rows, Tables, Weights
 
 Trained = tuple[Params, Tables]  # what gradients are with respect to
 OptState = Any  # of optax; with the moments of the tables where touched rows alone are changed
-Targets = tuple[np.ndarray, ...]  # blocks of items side by side, 0 where there is none
-Compared = jax.Array | topk.Ranked  # of ``Layout.compare``: scores_BV, or what devices that share rows found
 
 
 class Found(NamedTuple):
@@ -57,22 +53,6 @@ class Optimizer(NamedTuple):
     update: Callable[[jax.Array, Trained, OptState, Trained, exchange.Route | None], Updated]
 
 
-class HeldOut(NamedTuple):
-    """What a model says of held-out examples."""
-
-    h_BD: jax.Array  # from which the event after each context is scored
-    pair_B2: jax.Array  # scores of the pairs, and of the liked and disliked items
-    liked_BC: jax.Array
-    disliked_BC: jax.Array
-
-
-class Scoring(NamedTuple):
-    """What scores of a catalogue take of a model."""
-
-    held_out: Callable[[Weights, EvalBatch], HeldOut]
-    rows: topk.Rows
-
-
 @runtime_checkable
 class Layout(Protocol):
     """Where rows lie, and all that depends on it. Row 0 pads, and keeps its place."""
@@ -88,6 +68,11 @@ class Layout(Protocol):
     @property
     def rows(self) -> int:
         """Rows of a table, those of the items and what fills it up."""
+        ...
+
+    @property
+    def places(self) -> places.Places:
+        """Where the rows of a part of the tables lie."""
         ...
 
     def by_row(self, value_V: np.ndarray) -> np.ndarray:
@@ -120,35 +105,7 @@ class Layout(Protocol):
         """
         ...
 
-    def compare(self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0) -> Compared:
-        """What ``ranking`` needs, on the devices: traced within a jitted function.
-
-        Args:
-          rows: as they are scored.
-          weights: by row.
-          examples: and the targets to rank.
-          k: how many leading items to list.
-        """
-        ...
-
-    def ranking(
-        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> ranking.Ranking:
-        """Where targets stand in the catalogue, as ``metrics.ranking`` defines it; on the host.
-
-        Args:
-          compared: of ``compare``, which had the blocks of targets side by side; rows past the targets' are ignored.
-          targets: to be ranked.
-          k: and ``seen_BL``: as given there.
-        """
-        ...
-
-    def score(self, scoring: Scoring, weights: Weights) -> scores.Score:
-        """A score function for ``metrics``: to scores_BV, or to ``scores.Scored`` where no one place holds
-        them."""
-        ...
-
-    def all_rows(self, rows: topk.Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
         """Rows and biases of all items, item_VD and bias_V; None where no one place holds them."""
         ...
 
@@ -163,6 +120,10 @@ class Whole:
     @property
     def rows(self) -> int:
         return self.items + 1
+
+    @property
+    def places(self) -> places.Places:
+        return places.InOrder(self.items + 1)
 
     def by_row(self, value_V: np.ndarray) -> np.ndarray:
         return value_V
@@ -191,34 +152,7 @@ class Whole:
 
         return Optimizer(dense.init, update)
 
-    def compare(
-        self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0
-    ) -> Float[Array, "B V"]:
-        return topk.scores(examples.h_BD, *rows(weights))
-
-    def ranking(
-        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> ranking.Ranking:
-        score_BV = np.asarray(compared)[: len(targets[0])]
-        return ranking.rank(score_BV, targets, k=k, seen_BL=seen_BL)
-
-    def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], np.ndarray]:
-        row_VD, bias_V = sharding.jit(scoring.rows)(weights)
-
-        @sharding.jit
-        def scores(
-            weights: Weights, row_VD: Float[Array, "V D"], bias_V: Float[Array, "V"], batch: EvalBatch
-        ) -> Float[Array, "B V"]:
-            return topk.scores(scoring.held_out(weights, batch).h_BD, row_VD, bias_V)
-
-        def score(batch: EvalBatch) -> np.ndarray:
-            none_B0 = np.zeros((len(batch.item_BL), 0), np.int32)
-            alone = batch._replace(pair_B2=none_B0, liked_BC=none_B0, disliked_BC=none_B0)
-            return np.asarray(scores(weights, row_VD, bias_V, alone))
-
-        return score
-
-    def all_rows(self, rows: topk.Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
         return sharding.jit(rows)(weights)
 
 
@@ -233,6 +167,10 @@ class Sharded:
     def rows(self) -> int:
         """Those of the items and the padding row, rounded up to the buckets."""
         return tables.rows(self.items)
+
+    @property
+    def places(self) -> places.Places:
+        return places.Spread(self.rows, self.mesh.shape[MESH[1]])
 
     def place(self, id_: Array) -> Array:
         """The place of an item's row. Items that follow each other in popularity land on different devices."""
@@ -311,73 +249,8 @@ class Sharded:
             moments[name] = dict(zip(names, new, strict=True))
         return by_row, moments
 
-    def compare(
-        self, rows: topk.Rows, weights: Weights, examples: topk.Examples, *, k: int = 0
-    ) -> topk.Ranked:
-        size, filled = (
-            len(examples.h_BD),
-            topk.Examples(*(self.padded(jnp.asarray(leaf)) for leaf in examples)),
-        )
-        found = topk.ranked(self.mesh, self.items, rows, weights, filled, k=k)
-        return topk.Ranked(*(leaf[:size] for leaf in found[:-1]), nan=found.nan)
-
-    def ranking(
-        self, compared: Compared, targets: Targets, *, k: int = 0, seen_BL: np.ndarray | None = None
-    ) -> ranking.Ranking:
-        assert isinstance(compared, topk.Ranked)
-        if bool(compared.nan):
-            raise ValueError(ranking.NAN)
-        size = len(targets[0])
-        ends = np.cumsum([item_BC.shape[1] for item_BC in targets])[:-1]
-        blocks = np.split(np.asarray(compared.rank_BC)[:size], ends, axis=1)
-        ranks = (
-            np.where(item_BC > 0, rank_BC, np.nan) for item_BC, rank_BC in zip(targets, blocks, strict=True)
-        )
-        return ranking.Ranking(tuple(ranks), np.asarray(compared.top_Bk, np.int64)[:size])
-
-    def score(self, scoring: Scoring, weights: Weights) -> Callable[[EvalBatch], "_Scored"]:
-        everywhere = NamedSharding(self.mesh, sharding.spec(""))
-        jitted = (
-            sharding.jit(scoring.held_out, out_shardings=everywhere),
-            sharding.jit(
-                functools.partial(self.compare, scoring.rows), static_argnames="k", out_shardings=everywhere
-            ),
-        )
-        return functools.partial(_Scored, self, jitted, weights)
-
-    def all_rows(self, rows: topk.Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
         return None
-
-
-class _Scored:
-    """Scores of a batch's examples against a catalogue whose rows devices share."""
-
-    def __init__(
-        self,
-        layout: Sharded,
-        jitted: tuple[Callable[..., HeldOut], Callable[..., topk.Ranked]],
-        weights: Weights,
-        batch: EvalBatch,
-    ):
-        self._layout, self._weights, self._batch = layout, weights, batch
-        self._held_out, self._compare = jitted
-
-    def of(self, item_BC: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
-        return np.asarray(self._held(item_BC).pair_B2)
-
-    def rank(self, targets: Targets, *, k: int, seen_BL: np.ndarray | None) -> ranking.Ranking:
-        item_BC = np.concatenate(targets, axis=1)
-        found = self._held(item_BC)
-        seen = np.zeros((len(item_BC), 1), np.int32) if seen_BL is None else seen_BL
-        examples = topk.Examples(found.h_BD, item_BC, found.pair_B2, seen)
-        compared = self._compare(self._weights, examples, k=k)
-        return self._layout.ranking(compared, targets, k=k)
-
-    def _held(self, item_BC: Int[np.ndarray, "B C"]) -> HeldOut:
-        """Hidden states, with scores of items in place of the pairs'."""
-        none_BC = np.zeros((len(item_BC), 1), np.int32)
-        batch = self._batch._replace(pair_B2=item_BC, liked_BC=none_BC, disliked_BC=none_BC)
-        return self._held_out(self._weights, batch)
 
 
 def of_config(config: OptimConfig, mesh: Mesh, items: int) -> Layout:

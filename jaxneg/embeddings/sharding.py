@@ -174,3 +174,10 @@ def psum(part: jax.Array, axis: str) -> jax.Array:
 def pmax(part: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """The largest of each element over the devices along mesh axes, on each: within ``shard_map``."""
     return lax.pmax(part, axes)
+
+
+def repeated(
+    times: jax.Array, step: Callable[[jax.Array, jax.Array], jax.Array], start: jax.Array
+) -> jax.Array:
+    """What is left after ``step``, given its number from 0 and what was left before, has been taken so many times."""
+    return cast(jax.Array, lax.fori_loop(0, times, step, start))

@@ -5,6 +5,7 @@ devices: a batch fetches the distinct rows that it names, gradients are with res
 changed. ``layouts`` has both behind one interface; here is what they have in common, and the places of spread rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,6 +36,10 @@ class Weights(NamedTuple):
     def by_row(self) -> Tables:
         """The tables, with the attributes as one of them."""
         return self.tables | {"attribute_VA": self.attribute_VA}
+
+
+# Rows of whole tables, or of a part of them, as they are scored, row_CD, and their biases, bias_C.
+Rows = Callable[[Weights], tuple[jax.Array, jax.Array]]
 
 
 def weights(params: Params, by_row: Tables) -> Weights:

@@ -1,7 +1,7 @@
 """An evaluation set: held-out examples of a store, on which models and baselines are measured alike."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxneg import progress
@@ -27,12 +27,23 @@ class EvalSet:
     def measure(self, score: scores.Score, stage: str = "") -> measures.Report:
         """What ``measures.evaluate`` finds of a score function; progress is told in batches, as ``stage``."""
         examples = self.examples
-
-        def watched() -> Iterator[EvalBatch]:
-            for done, batch in enumerate(examples, start=1):
-                yield batch
-                self.on_progress(done, len(examples), stage=stage)
-
+        watched = _Watched(score, lambda done: self.on_progress(done, len(examples), stage=stage))
         return measures.evaluate(
-            score, watched(), items=self.store.items, config=self.config.eval, cold=examples.cold
+            watched, examples, items=self.store.items, config=self.config.eval, cold=examples.cold
         )
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A score function that tells how many batches have been measured."""
+
+    score: scores.Score
+    tell: Callable[[int], None]
+
+    def __call__(self, batch: EvalBatch) -> scores.Scored:
+        return scores.scored(self.score(batch))
+
+    def each(self, batches: Iterable[EvalBatch]) -> Iterator[tuple[EvalBatch, scores.Scored]]:
+        for done, found in enumerate(scores.each(self.score, batches), start=1):
+            yield found
+            self.tell(done)

@@ -165,7 +165,8 @@ def responsiveness(
         at = at[: limit - examples]
         if len(at):
             before_Bk, after_Bk = (
-                _top(score(one), one, at, k, config.exclude_seen) for one in (batch, flipped)
+                _top(scored, one, at, k, config.exclude_seen)
+                for one, scored in scores.each(score, (batch, flipped))
             )
             measured = {"overlap": _jaccard(before_Bk, after_Bk)}
             for end, top_Bk in (("before", before_Bk), ("after", after_Bk)):
@@ -211,10 +212,10 @@ def _flipped(batch: EvalBatch, flip: Mapping[str, str]) -> tuple[np.ndarray, np.
     return at, last_B, batch._replace(feedback_BL=feedback_BL)
 
 
-def _top(score_BV: object, batch: EvalBatch, at: np.ndarray, k: int, exclude_seen: bool) -> np.ndarray:
+def _top(scored: scores.Scored, batch: EvalBatch, at: np.ndarray, k: int, exclude_seen: bool) -> np.ndarray:
     """Leading items of the rows ``at``, int64 [B, k]; 0 where the catalogue ends."""
     seen_BL = np.asarray(batch.item_BL)[at] if exclude_seen else None
-    return metrics.top(np.asarray(score_BV)[at], k=k, seen_BL=seen_BL)
+    return scores.of_rows(scored, at, len(batch.real_B)).rank((), k=k, seen_BL=seen_BL).top_Bk
 
 
 def _jaccard(a_Bk: np.ndarray, b_Bk: np.ndarray) -> Float[np.ndarray, "B"]:

@@ -94,16 +94,13 @@ def evaluate(
     shown_WV = {k: np.zeros((config.bands, items + 1), np.int64) for k in config.ks}
     columns: dict[str, list[np.ndarray]] = {}
     pairs, users, liked_ranks, disliked_ranks = [], [], [], []
-    for batch in batches:
+    for batch, scored in scores.each(score, batches):
         real = np.flatnonzero(batch.real_B)
-        scored = scores.scored(score(batch))
-        if isinstance(scored, scores.Matrix):  # whose rows that only fill up are anything, also NaN
+        if isinstance(scored, scores.Matrix):
             shape, expected = scored.score_BV.shape, (len(batch.real_B), items + 1)
             if shape != expected:
                 raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
-            scored = scores.Matrix(scored.score_BV[real])
-        else:
-            scored = scores.Rows(scored, real, len(batch.real_B))
+        scored = scores.of_rows(scored, real, len(batch.real_B))
         batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
         ranking = scored.rank(
             (batch.liked_BC, batch.disliked_BC),
@@ -172,8 +169,7 @@ def narrowed(report: Report, at: np.ndarray) -> Report:
 def separation(score: scores.Score, batches: Iterable[EvalBatch]) -> dict[str, float]:
     """Pair accuracy and AUC alone, without ranking the catalogue: what baselines are tuned by."""
     correct, auc = metrics.Mean(), metrics.Mean()
-    for batch in batches:
-        scored = scores.scored(score(batch))
+    for batch, scored in scores.each(score, batches):
         pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
         correct += metrics.pair_accuracy(pair_B2, batch.real_B & _paired(batch))
         liked = batch.liked_BC * batch.real_B[:, None]
@@ -273,19 +269,20 @@ def _values(
         np.where(_held(item_BC, batch.item_BL), np.nan, rank_BC)
         for item_BC, rank_BC in zip((batch.liked_BC, batch.disliked_BC), ranking.targets, strict=True)
     )
-    pairs = metrics.pairs(
-        scored.of(batch.liked_BC), batch.liked_BC, scored.of(batch.disliked_BC), batch.disliked_BC
-    )
+    # Asked for together: a model compiles for each number of items.
+    asked = (batch.pair_B2, against_random_B2, batch.liked_BC, batch.disliked_BC)
+    ends = np.cumsum([item_BC.shape[1] for item_BC in asked])[:-1]
+    found = np.split(scored.of(np.concatenate(asked, axis=1)), ends, axis=1)
+    pair_score_B2, against_score_B2, liked_score_BC, disliked_score_BC = found
+    pairs = metrics.pairs(liked_score_BC, batch.liked_BC, disliked_score_BC, batch.disliked_BC)
     values = {
         "share": np.asarray(batch.share_B, np.float64),
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
-        "pair_accuracy": metrics.pair_correct(scored.of(batch.pair_B2), _paired(batch)),
+        "pair_accuracy": metrics.pair_correct(pair_score_B2, _paired(batch)),
         "auc": pairs.auc_B,
         "auc_pairs": pairs.pairs_B.astype(np.float64),
         "same_pairs": pairs.same_B.astype(np.float64),
-        "random_accuracy": metrics.pair_correct(
-            scored.of(against_random_B2), np.logical_and(liked_B > 0, random_B > 0)
-        ),
+        "random_accuracy": metrics.pair_correct(against_score_B2, np.logical_and(liked_B > 0, random_B > 0)),
         "mrr_positive": metrics.over_targets(metrics.mrr(liked_rank_BC)),
         "mrr_negative": metrics.over_targets(metrics.mrr(disliked_rank_BC)),
         f"map@{CUT}": metrics.over_targets(metrics.average_precision(liked_rank_BC, CUT)),
@@ -304,7 +301,11 @@ def _values(
 
 def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
     """bool_BC, where an item is among its row's context."""
-    return np.stack([np.isin(item_C, seen_L) for item_C, seen_L in zip(item_BC, context_BL, strict=True)])
+    rows = int(max(item_BC.max(initial=0), context_BL.max(initial=0))) + 1
+    first_B1 = np.arange(len(item_BC))[:, None] * rows  # one number for each item of each row
+    held = np.sort(context_BL + first_B1, axis=None)
+    at_BC = np.searchsorted(held, item_BC + first_B1)
+    return held[np.minimum(at_BC, len(held) - 1)] == item_BC + first_B1
 
 
 def _figures(

@@ -1,6 +1,6 @@
 """Scores of the catalogue for the examples of a batch: a matrix at hand, or whatever can answer for one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,10 +32,12 @@ class Matrix:
         return np.take_along_axis(self.score_BV, np.asarray(item_BC), axis=1)
 
     def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        if not targets:  # which needs no sort
+            return metrics.Ranking((), metrics.top(self.score_BV, k=k, seen_BL=seen_BL))
         return metrics.rank(self.score_BV, targets, k=k, seen_BL=seen_BL)
 
 
-class Rows:
+class _Rows:
     """Some rows of a batch's scores."""
 
     def __init__(self, scored: Scored, real: np.ndarray, size: int):
@@ -57,6 +59,11 @@ class Rows:
         return whole_BC
 
 
+def of_rows(scored: Scored, at: np.ndarray, size: int) -> Scored:
+    """Scores of some of a batch's ``size`` examples; those of the others may be anything, also NaN."""
+    return Matrix(scored.score_BV[at]) if isinstance(scored, Matrix) else _Rows(scored, at, size)
+
+
 def scored(found: Any) -> Scored:
     """What a score function gave, as ``Scored``."""
     return found if isinstance(found, Scored) else Matrix(np.asarray(found))
@@ -64,3 +71,19 @@ def scored(found: Any) -> Scored:
 
 # To scores_BV of the whole catalogue, numpy or jax, or to Scored where no one place holds them.
 Score = Callable[[EvalBatch], Any]
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """A score function that is quicker where it sees many batches together."""
+
+    def each(self, batches: Iterable[EvalBatch]) -> Iterator[tuple[EvalBatch, Scored]]:
+        """The batches in turn with their scores; some may be read ahead."""
+        ...
+
+
+def each(score: Score, batches: Iterable[EvalBatch]) -> Iterator[tuple[EvalBatch, Scored]]:
+    """The batches in turn, with their scores."""
+    if isinstance(score, Ahead):
+        return score.each(batches)
+    return ((batch, scored(score(batch))) for batch in batches)

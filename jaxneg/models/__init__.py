@@ -26,6 +26,7 @@ class Model(NamedTuple):
     # (params, row_BLD, feedback_BL, station_BL, mask_BL, at_B) -> h_B1D: of position at_B of each row, nothing dropped
     encode_one: Callable[..., jax.Array]
     cloze: bool  # it knows hidden events, those whose feedback code is batch.MASK, and has a position more for them
+    cut: bool  # rows may have fewer positions: no real one minds how much padding follows
 
 
 class _Network(nnx.Module):
@@ -123,7 +124,9 @@ def build(
     def encode_one(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
         return merged(params).one(row_BLD, *seen)
 
-    return Model(init, item_rows, output_rows, encode, encode_one, cloze)
+    row = parts.ENCODERS[config.encoder]
+    cut = row.origin is None or not row.bidirectional  # padding comes last, and ours have a mask for it
+    return Model(init, item_rows, output_rows, encode, encode_one, cloze, cut)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -9,6 +9,7 @@ result.json         validation, best step, epochs to convergence: written when t
 report.html, .md, .json, plots/ written by evaluate
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.metrics import scores
-from jaxneg.training import checkpoint, compiled, program, records, scoring, steps
+from jaxneg.training import catalogue, checkpoint, compiled, program, records, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -197,10 +198,10 @@ def evaluated(trained: Trained) -> tables.Weights:
 
 def catalogue_score(trained: Trained) -> scores.Score:
     """A score function for evaluate: each example's context against the whole catalogue."""
-    scored = scoring.of_model(trained.model, trained.layout)
-    return trained.layout.score(scored, evaluated(trained))
+    return catalogue.CatalogueScore(trained.model, trained.layout, evaluated(trained))
 
 
 def catalogue_rows(trained: Trained) -> tuple[jax.Array, jax.Array] | None:
     """Rows of the items as they are scored, item_VD, and their biases; None where no one place holds them."""
-    return trained.layout.all_rows(scoring.of_model(trained.model, trained.layout).rows, evaluated(trained))
+    rows = functools.partial(scoring.catalogue_rows, trained.model)
+    return trained.layout.all_rows(rows, evaluated(trained))

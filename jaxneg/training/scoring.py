@@ -6,7 +6,6 @@ Items may be given by slot where tables and attributes are ``tables.Looked``.
 # jnp.einsum and jnp.pad leave their arguments untyped.
 # pyright: reportUnknownMemberType=false
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -16,8 +15,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxneg import models
 from jaxneg.batch import MASK, PAD, EvalBatch
 from jaxneg.embeddings import layouts, tables
-from jaxneg.embeddings.layouts import HeldOut
 from jaxneg.embeddings.tables import Weights
+
+
+class HeldOut(NamedTuple):
+    """What a model says of held-out examples."""
+
+    h_BD: jax.Array  # from which the event after each context is scored
+    pair_B2: jax.Array  # scores of the pairs, and of the liked and disliked items
+    liked_BC: jax.Array
+    disliked_BC: jax.Array
 
 
 class Seen(NamedTuple):
@@ -101,15 +108,29 @@ def held_out(model: models.Model, layout: layouts.Layout, weights: Weights, batc
     return HeldOut(h_BD[:size], pair_B2, liked_BC, disliked_BC)
 
 
+def hidden(model: models.Model, layout: layouts.Layout, weights: Weights, seen: Seen) -> Float[Array, "B D"]:
+    """``last_hidden`` of contexts given by item."""
+    item_BL, feedback_BL, station_BL = map(layout.padded, seen[:3])
+    found = layout.look(weights.by_row, [item_BL])
+    weights = tables.weights(weights.params, found.tables)
+    return last_hidden(model, weights, Seen(found.ids[0], feedback_BL, station_BL))[: len(seen.item_BL)]
+
+
+def catalogue_items(
+    model: models.Model,
+    layout: layouts.Layout,
+    weights: Weights,
+    h_BD: Float[Array, "B D"],
+    item_BC: Int[Array, "B C"],
+) -> Float[Array, "B C"]:
+    """``score_items`` of items given as such."""
+    found = layout.look(weights.by_row, [layout.padded(item_BC)])
+    weights = tables.weights(weights.params, found.tables)
+    return score_items(model, weights, layout.padded(h_BD), found.ids[0])[: len(item_BC)]
+
+
 def catalogue_rows(model: models.Model, weights: Weights) -> tuple[Float[Array, "C D"], Float[Array, "C"]]:
     """Rows of whole tables, or of a part of them, as they are scored, item_CD, and their biases, bias_C."""
     row_CD = model.output_rows(weights.params, tables.output_table(weights.tables), weights.attribute_VA)
     none_C = jnp.zeros(len(weights.attribute_VA), jnp.float32)
     return row_CD, weights.tables.get("bias_V", none_C)
-
-
-def of_model(model: models.Model, layout: layouts.Layout) -> layouts.Scoring:
-    """What scores of a catalogue take of a model."""
-    return layouts.Scoring(
-        functools.partial(held_out, model, layout), functools.partial(catalogue_rows, model)
-    )

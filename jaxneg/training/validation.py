@@ -1,5 +1,6 @@
 """Figures of a model in training on the validation examples, the same on all processes."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,14 +12,14 @@ from jaxneg import figures, metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
-from jaxneg.embeddings import layouts, sharding, tables, topk
+from jaxneg.embeddings import sharding, tables, topk
 from jaxneg.metrics import measures, released
 from jaxneg.training import program, scoring, steps
 
 FEW = 500  # pairs below which a validation is noisy
 
-# Of the held-out items, and, where ranks are needed, what the layout ranks the liked ones by.
-Scores = tuple[layouts.HeldOut, layouts.Compared | None]
+# Of the held-out items, and, where ranks are needed, where the liked ones stand.
+Scores = tuple[scoring.HeldOut, topk.Ranked | None]
 
 
 class Validation:
@@ -62,7 +63,7 @@ class Validation:
             asked = batch._replace(pair_B2=np.concatenate([batch.pair_B2, self._candidates(k)], axis=1))
             filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
             placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
-            held, compared = self._score(steps.evaluated(state, attribute_VA), placed)
+            held, ranked = self._score(steps.evaluated(state, attribute_VA), placed)
             pair_BC, liked_BC, disliked_BC = (np.asarray(scores)[:size] for scores in held[1:])
             paired_B = batch.pair_B2[:, 0] > 0
             columns["pair_accuracy"].append(metrics.pair_correct(pair_BC[:, :2], paired_B))
@@ -71,8 +72,10 @@ class Validation:
             if self._released:
                 rank_B = released.rank(pair_BC[:, 2:], asked.pair_B2[:, 2:])
                 columns[self.monitor].append(metrics.hit_rate(rank_B, self._k))
-            elif compared is not None:
-                columns[self.monitor].append(self._of_ranks(self._ranks(compared, batch)))
+            elif ranked is not None:
+                columns[self.monitor].append(
+                    self._of_ranks(topk.on_host(ranked, (batch.liked_BC,)).targets[0])
+                )
         value_X = {
             name: np.concatenate(column)[: self.batches.examples]
             for name, column in columns.items()
@@ -102,19 +105,15 @@ class Validation:
         return metrics.over_targets(of(rank_BC, self._k))
 
     def _scores(self, weights: tables.Weights, batch: EvalBatch) -> Scores:
-        """Scores of the held-out items; where ranks are needed, what the layout ranks the liked ones by."""
-        scored = scoring.of_model(self.built.model, self.built.layout)
-        found = scored.held_out(weights, batch)
+        """Scores of the held-out items; where ranks are needed, where the liked ones stand."""
+        model, layout = self.built.model, self.built.layout
+        found = scoring.held_out(model, layout, weights, batch)
         if not self._ranked:
             return found, None
-        seen_BL = batch.item_BL if self.config.eval.exclude_seen else jnp.zeros_like(batch.item_BL)
-        examples = topk.Examples(found.h_BD, batch.liked_BC, found.liked_BC, seen_BL)
-        return found, self.built.layout.compare(scored.rows, weights, examples)
-
-    def _ranks(self, compared: layouts.Compared, batch: EvalBatch) -> np.ndarray:
-        """Ranks of the liked items, NaN where there is none."""
-        seen_BL = batch.item_BL if self.config.eval.exclude_seen else None
-        return self.built.layout.ranking(compared, (batch.liked_BC,), seen_BL=seen_BL).targets[0]
+        seen_BL = batch.item_BL if self.config.eval.exclude_seen else jnp.zeros_like(batch.item_BL[:, :1])
+        examples = topk.Examples(found.h_BD, batch.liked_BC, seen_BL)
+        rows = functools.partial(scoring.catalogue_rows, model)
+        return found, topk.ranked(layout, rows, weights, examples)
 
     def warnings(self) -> list[str]:
         """A line where the examples are too few to tell one checkpoint from another."""

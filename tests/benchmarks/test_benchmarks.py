@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
+    "evaluation": {"seconds", "films", "million", "matmul_gflops"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
     "faults_verbs": {"held", "wrong", "seconds_undisturbed"},
     "big_data": {
@@ -88,8 +89,8 @@ def test_benchmark_prints_one_json_object(name):
     check(name, by_itself(name))
 
 
-# Those that take long even so: the paths that they time are those of the tests of training.
-TIMED = {"train_step", "ml1m"}
+# Those that take long even so: the paths that they time are those of the tests of training and of its score function.
+TIMED = {"evaluation", "train_step", "ml1m"}
 
 
 @pytest.mark.slow
@@ -122,6 +123,10 @@ def check(name, found):
             assert part["step_ms_min"] <= part["step_ms"] <= part["step_ms_max"]
             assert part["positions_per_s_min"] <= part["positions_per_s"] <= part["positions_per_s_max"]
             assert 0 < part["floor_share"] < 1
+    if name == "evaluation":
+        for part in (found["films"], found["films"]["seen"], found["million"]):
+            assert 0 < part["seconds_min"] <= part["seconds"] <= part["seconds_max"]
+            assert part["users_per_s"] > 0 and (part["peak_gb"] or 1) > 0
     if name == "packing":
         packed, alone = found["packed"], found["alone"]
         assert alone["fill"] < 0.1 and 0.98 < packed["fill"] <= 1.0

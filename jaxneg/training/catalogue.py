@@ -1,0 +1,137 @@
+"""A model as a score function for ``metrics``: contexts are encoded in a few lengths, ranks counted on the devices."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Float, Int
+
+from jaxneg import metrics, models
+from jaxneg.batch import PAD, EvalBatch
+from jaxneg.embeddings import layouts, sharding, tables, topk
+from jaxneg.metrics import scores
+from jaxneg.training import scoring
+
+AHEAD = 1 << 13  # examples whose contexts are encoded together
+PARTS = 4  # lengths that contexts are cut to: so many even parts of the longest
+PROGRAM = (
+    1 << 22
+)  # floats of hidden states, as many as are encoded in the time that compiling a program is worth
+CACHE = 1 << 20  # floats of hidden states that a CPU keeps near: more at a time take it a quarter longer
+
+
+class Jitted(NamedTuple):
+    """What a model is asked, compiled for each shape."""
+
+    hidden: Callable[[tables.Weights, scoring.Seen], jax.Array]  # h_BD
+    of_items: Callable[..., jax.Array]  # (weights, h_BD, item_BC) -> score_BC
+    ranked: Callable[..., topk.Ranked]  # (weights, examples, k=)
+    of_all: Callable[..., jax.Array]  # (h_BD, row_VD, bias_V) -> score_BV
+
+
+class CatalogueScore:
+    """Scores of the whole catalogue for held-out examples.
+
+    Called with a batch it gives scores_BV, or ``scores.Scored`` where no one place holds the rows of all items.
+    ``each`` takes batches together, and makes no scores_BV at all.
+    """
+
+    def __init__(self, model: models.Model, layout: layouts.Layout, weights: tables.Weights):
+        rows = functools.partial(scoring.catalogue_rows, model)
+        # All devices score their rows, and each gets all that is found.
+        jit = functools.partial(sharding.jit, out_shardings=NamedSharding(layout.mesh, sharding.spec("")))
+        self._jitted = Jitted(
+            jit(functools.partial(scoring.hidden, model, layout)),
+            jit(functools.partial(scoring.catalogue_items, model, layout)),
+            jit(functools.partial(topk.ranked, layout, rows), static_argnames="k"),
+            sharding.jit(topk.scores),
+        )
+        self._weights, self._cut = weights, model.cut
+        self._all_rows = functools.cache(lambda: layout.all_rows(rows, weights))
+        self._compiled: set[int] = set()  # lengths of contexts
+
+    def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:
+        h_BD, rows = self._encoded([batch])[0], self._all_rows()
+        if rows is None:
+            return _Scored(self._jitted, self._weights, h_BD)
+        return np.asarray(self._jitted.of_all(h_BD, *rows))
+
+    def each(self, batches: Iterable[EvalBatch]) -> Iterator[tuple[EvalBatch, scores.Scored]]:
+        """The batches with their scores, some batches read ahead."""
+        rest = iter(batches)
+        for first in rest:
+            together = [first, *itertools.islice(rest, max(AHEAD // len(first.item_BL), 1) - 1)]
+            for batch, h_BD in zip(together, self._encoded(together), strict=True):
+                yield batch, _Scored(self._jitted, self._weights, h_BD)
+
+    def _encoded(self, batches: Sequence[EvalBatch]) -> list[Float[np.ndarray, "B D"]]:
+        """Hidden states h_BD of each batch, from which the event after each context is scored.
+
+        The longest contexts are encoded first, and what is left of a length is filled with those of the next.
+        """
+        seen = [np.concatenate([np.asarray(batch[n]) for batch in batches]) for n in range(3)]
+        X, longest = seen[0].shape
+        width = self._weights.tables["item_VD"].shape[-1]
+        size_X = (seen[0] != PAD).sum(1)
+        lengths = [longest]
+        if self._cut:
+            lengths = chosen(size_X, longest, self._compiled, PROGRAM // width)
+        slots = len(batches[0].item_BL) * longest
+        if jax.default_backend() == "cpu":
+            slots = min(slots, max(CACHE // width, longest))
+        order, first = np.argsort(-size_X, kind="stable"), 0
+        found: list[jax.Array] = []
+        while first < X:
+            length = next(one for one in lengths if one >= size_X[order[first]])
+            rows = slots // length
+            at_B = order[first : first + rows]
+            fill = ((0, rows - len(at_B)), (0, 0))
+            some = scoring.Seen(*(jnp.asarray(np.pad(leaf[at_B, :length], fill)) for leaf in seen))
+            found.append(self._jitted.hidden(self._weights, some))
+            self._compiled.add(length)
+            first += rows
+        h_XD = np.concatenate([np.asarray(h_BD) for h_BD in found])[np.argsort(order)]
+        return np.split(h_XD, np.cumsum([len(batch.item_BL) for batch in batches])[:-1])
+
+
+class _Scored:
+    """Scores of a batch's examples, made when they are asked for."""
+
+    def __init__(self, jitted: Jitted, weights: tables.Weights, h_BD: Float[np.ndarray, "B D"]):
+        self._jitted, self._weights, self._h_BD = jitted, weights, h_BD
+
+    def of(self, item_BC: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
+        return np.asarray(self._jitted.of_items(self._weights, self._h_BD, item_BC))
+
+    def rank(self, targets: tuple[np.ndarray, ...], *, k: int, seen_BL: np.ndarray | None) -> metrics.Ranking:
+        none_B1 = np.zeros((len(self._h_BD), 1), np.int32)
+        blocks = targets or (none_B1,)
+        seen_BL = none_B1 if seen_BL is None else seen_BL
+        examples = topk.Examples(self._h_BD, np.concatenate(blocks, axis=1), seen_BL)
+        found = topk.on_host(self._jitted.ranked(self._weights, examples, k=k), blocks)
+        return found._replace(targets=found.targets[: len(targets)])
+
+
+def chosen(size_X: Int[np.ndarray, "X"], longest: int, known: set[int], worth: int) -> list[int]:
+    """Lengths that contexts are cut to, ascending: those that take the fewest positions.
+
+    Args:
+      size_X: events of each context.
+      longest: positions of a row as it is.
+      known: lengths that programs have been compiled for.
+      worth: positions that a further program must save.
+    """
+    every = sorted({-(-longest * part // PARTS) for part in range(1, PARTS + 1)})
+    least = int(size_X.max(initial=1))
+
+    def positions(lengths: Sequence[int]) -> int:
+        taken = np.array(lengths)[np.searchsorted(lengths, size_X)].sum()
+        return int(taken) + worth * len({*lengths} - known)
+
+    some = itertools.chain.from_iterable(itertools.combinations(every, n) for n in range(1, len(every) + 1))
+    return list(min((one for one in some if one[-1] >= least), key=positions))
