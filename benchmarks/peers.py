@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
-SCRIPTS = pathlib.Path(__file__).parent / "rivals"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "benchmarks" / "rivals"
 TUNABLE = "glibc.malloc.hugetlb=1"
 USERS, ITEMS = 6040, 3416
 # Lengths are FLOOR + exp(normal), as in train_step.py, and two more that are held out.
@@ -208,6 +208,7 @@ class Process:
             stderr=self._errors,
             text=True,
             env=variables,
+            cwd=directory,  # some write where they are
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 
