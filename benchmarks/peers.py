@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
-SCRIPTS = pathlib.Path(__file__).parent / "rivals"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "benchmarks" / "rivals"
 TUNABLE = "glibc.malloc.hugetlb=1"
 USERS, ITEMS = 6040, 3416
 # Lengths are FLOOR + exp(normal), as in train_step.py, and two more that are held out.
@@ -184,20 +184,31 @@ def write_log(path: pathlib.Path, item_T: np.ndarray, indptr: np.ndarray) -> int
 class Process:
     """A library at work."""
 
-    def __init__(self, name: str, python: str, log: pathlib.Path, length: int, directory: pathlib.Path):
+    def __init__(
+        self,
+        name: str,
+        python: str,
+        log: pathlib.Path,
+        length: int,
+        directory: pathlib.Path,
+        settings: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
+    ):
         directory.mkdir(parents=True)
         variables = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+        variables |= environment or {}
         if PEERS[name].jax:
             variables["GLIBC_TUNABLES"] = TUNABLE
         self.name = name
         self._errors = (directory / "stderr").open("w+")
         self._process = subprocess.Popen(
-            [python, SCRIPTS / PEERS[name].script, log, str(length), directory],
+            [python, SCRIPTS / PEERS[name].script, log, str(length), directory, json.dumps(settings or {})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
             env=variables,
+            cwd=directory,  # some write where they are
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 

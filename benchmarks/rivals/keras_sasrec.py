@@ -64,7 +64,7 @@ class SASRec(keras.Model):
             return {"h_BLD": h_BLD}
         last_B = ops.maximum(ops.sum(ops.cast(real_BL, "int32"), axis=1) - 1, 0)
         query_BD = ops.squeeze(ops.take_along_axis(h_BLD, last_B[:, None, None], axis=1), axis=1)
-        return {"h_BLD": h_BLD, "top": self.retrieval(query_BD)}
+        return {"h_BLD": h_BLD, "query_BD": query_BD, "top": self.retrieval(query_BD)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         h_BLD = y_pred["h_BLD"]
@@ -81,9 +81,9 @@ class SASRec(keras.Model):
 class Batches(keras.utils.PyDataset):
     """Full batches of users in a new order each epoch."""
 
-    def __init__(self, log: worker.Log):
+    def __init__(self, log: worker.Log, seed: int):
         super().__init__()
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
         row_UL = worker.padded([log.train(user) for user in range(log.users)], log.length + 1)
         self._target_UL = row_UL[:, 1:]
         self._item_UL = np.where(self._target_UL > 0, row_UL[:, :-1], 0)
@@ -130,20 +130,31 @@ class Keeper(keras.callbacks.Callback):
 class Keras:
     leaves_out_heard = False
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
-        keras.utils.set_random_seed(0)
-        self._log = log
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0):
+        keras.utils.set_random_seed(seed)
+        self._log, self._seed = log, seed
         self._model = SASRec(log.items, log.length, LISTS)
         self._model.build(None)
         self._model.compile(optimizer=keras.optimizers.Adam(worker.LEARNING_RATE, beta_2=0.98))
         self._context_UL: np.ndarray | None = None
 
     def train(self, gate: worker.Gate) -> None:
-        batches = Batches(self._log)
+        batches = Batches(self._log, self._seed)
         try:
             self._model.fit(batches, epochs=1_000_000, verbose=0, callbacks=[Keeper(gate, batches)])
         except Stopped:
             self._model.jax_state_sync()
+
+    def validate(self) -> float:
+        # Training holds the weights elsewhere until they are asked for.
+        self._model.jax_state_sync()
+        return self._log.ndcg(self._scored)
+
+    def _scored(self, contexts: list[np.ndarray]) -> np.ndarray:
+        item_BL = worker.padded(contexts, self._log.length)
+        at = np.resize(np.arange(len(contexts)), worker.EVAL_BATCH_SIZE)
+        query_BD = self._model.predict_on_batch({"item_BL": item_BL[at]})["query_BD"][: len(contexts)]
+        return query_BD @ np.asarray(self._model.item.embeddings).T
 
     def evaluate(self) -> float:
         log = self._log

@@ -2,6 +2,7 @@
 
 import pathlib
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ import pyarrow as pa
 import worker
 
 import jaxneg
+from jaxneg import config as configs
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import program, runs
+from jaxneg.training.validation import Validation
 
 
 def config_of(length: int, store: str) -> Config:
@@ -43,22 +46,26 @@ def config_of(length: int, store: str) -> Config:
 class Ours:
     leaves_out_heard = True
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0, options: Sequence[str] = ()):
         # Item ids are their numbers, so that lists can be compared; a second between events.
         size_U = np.diff(log.indptr)
+        rejected_T = np.zeros(len(log.item_T), bool) if log.rejected_T is None else log.rejected_T
         frame = pa.table(
             {
                 "user": np.repeat(np.arange(log.users), size_U).astype(str),
                 "item": log.item_T.astype(str),
                 "time": 1_600_000_000 + np.arange(len(log.item_T)),
-                "feedback": ["thumb_up"] * len(log.item_T),
+                "feedback": np.where(rejected_T, "thumb_down", "thumb_up"),
             }
         )
         with warnings.catch_warnings(record=True):
             jaxneg.prepare(frame, directory / "store", split="leave-last", progress=False)
         self._store = stores.Store.open(directory / "store")
         self._directory = directory
-        self._config = config_of(log.length, str(directory / "store"))
+        plain = config_of(log.length, str(directory / "store"))
+        seeds = [f"--data.seed={seed}", f"--train.seed={seed}"]
+        self._config = configs.override(plain, [*seeds, *options])
+        self._validate: Callable[[], float] = lambda: 0.0
         self._scorer: Any = None
         self._measured: Any = None
 
@@ -70,12 +77,17 @@ class Ours:
         )
         state, mesh, update = built.init(), built.mesh, built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+        validation = Validation(config, store, built)
+        self._validate = lambda: validation(state, attribute_VA)["ndcg@10"]
         for batch in batches.since(0):
             state, metrics = update(state, sharding.put_fields(batch, mesh), attribute_VA)
             item_BL = np.asarray(batch.item_BL)
             sequences = worker.BATCH_SIZE  # on average: rows hold several
             if not gate.step(int((item_BL > 0).sum()), sequences, lambda: jax.block_until_ready(metrics)):  # noqa: B023
                 return
+
+    def validate(self) -> float:
+        return self._validate()
 
     def _trained(self) -> runs.Trained:
         workdir = self._directory / "run"

@@ -20,7 +20,7 @@ from recbole.trainer import Trainer
 class RecBole:
     leaves_out_heard = True
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0):
         warnings.filterwarnings("ignore")
         self._log = log
         self._write(directory / "log")
@@ -48,13 +48,15 @@ class RecBole:
                     "mode": "full",
                     "group_by": "user",
                 },
-                "metrics": ["Hit"],
+                "metrics": ["Hit", "NDCG"],
                 "topk": [worker.TOP],
                 "valid_metric": f"Hit@{worker.TOP}",
                 "show_progress": False,
                 "state": "ERROR",
+                "seed": seed,
             },
         )
+        torch.manual_seed(seed)
         self._dataset = create_dataset(config)
         self._data = dict(
             zip(("train", "valid", "test"), data_preparation(config, self._dataset), strict=True)
@@ -81,6 +83,11 @@ class RecBole:
                 if not gate.step(len(interaction), len(interaction), finished):
                     return
 
+    def validate(self) -> float:
+        found = self._trainer.evaluate(self._data["valid"], load_best_model=False)
+        self._model.train()
+        return found[f"ndcg@{worker.TOP}"]
+
     def evaluate(self) -> float:
         return self._trainer.evaluate(self._data["test"], load_best_model=False)[f"hit@{worker.TOP}"]
 
@@ -102,14 +109,13 @@ class RecBole:
         return [self._item[row] for row in torch.topk(score_V, k).indices.tolist()]
 
     def _write(self, directory: pathlib.Path) -> None:
-        """The log in its atomic format. Of each user as much as the others train on, and what is held out."""
+        """The log in its atomic format."""
         directory.mkdir()
         log = self._log
         with (directory / "log.inter").open("w") as file:
             file.write("user_id:token\titem_id:token\ttimestamp:float\n")
             for user in range(log.users):
-                items = log.history(user)[-log.length - 1 - worker.HELD_OUT :]
-                file.writelines(f"{user}\t{item}\t{at}\n" for at, item in enumerate(items))
+                file.writelines(f"{user}\t{item}\t{at}\n" for at, item in enumerate(log.history(user)))
 
 
 if __name__ == "__main__":

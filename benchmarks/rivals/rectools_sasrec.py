@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import worker
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
@@ -25,8 +25,9 @@ class Keeper(Callback):
 class RecTools:
     leaves_out_heard = True
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0):
         warnings.filterwarnings("ignore")
+        seed_everything(seed)
         self._log, self._keeper = log, Keeper()
         self._model = SASRecModel(
             n_blocks=worker.LAYERS,
@@ -49,10 +50,23 @@ class RecTools:
             ),
         )
         self._contexts: Dataset | None = None
+        self._before: Dataset | None = None
 
     def train(self, gate: worker.Gate) -> None:
         self._keeper.gate = gate
         self._model.fit(dataset([self._log.train(user) for user in range(self._log.users)]))
+
+    def validate(self) -> float:
+        log, module = self._log, self._model.lightning_model
+        if self._before is None:
+            self._before = dataset([log.history(user, worker.HELD_OUT) for user in range(log.users)])
+        # It recommends while it is trained, which it does not expect.
+        self._model.is_fitted = True
+        found = self._model.recommend(np.arange(log.users), self._before, k=worker.TOP, filter_viewed=True)
+        module.train()
+        target_U = np.array([log.history(user, worker.HELD_OUT - 1)[-1] for user in range(log.users)])
+        hits = found[Columns.Item].to_numpy() == target_U[found[Columns.User].to_numpy()]
+        return float((hits / np.log2(found[Columns.Rank].to_numpy() + 1)).sum()) / log.users
 
     def evaluate(self) -> float:
         log = self._log

@@ -39,8 +39,9 @@ class Keeper(lightning.Callback):
 class RePlay:
     leaves_out_heard = True
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0):
         warnings.filterwarnings("ignore")
+        lightning.seed_everything(seed)
         self._log, self._directory = log, directory
         # Rows are counted from 0, and padding is one past the last.
         self._schema = TensorSchema(
@@ -113,16 +114,26 @@ class RePlay:
 
     @torch.inference_mode()
     def recommend(self, history: np.ndarray, k: int) -> list:
-        model = self._module.model.eval()
-        recent, length = history[-self._log.length :] - 1, self._log.length
-        item_BL = torch.full((1, length), self._log.items, dtype=torch.long)
-        item_BL[0, length - len(recent) :] = torch.from_numpy(recent.astype(np.int64))
-        item_BL = item_BL.to(DEVICE)
-        score_V = model(feature_tensors={"item_id": item_BL}, padding_mask=item_BL < self._log.items)[
-            "logits"
-        ][0]
+        self._module.model.eval()
+        score_V = self._logits([history[-self._log.length :]])[0]
         score_V[torch.from_numpy(history.astype(np.int64) - 1)] = -torch.inf
         return (torch.topk(score_V, k).indices + 1).tolist()
+
+    @torch.inference_mode()
+    def validate(self) -> float:
+        self._module.model.eval()
+        # Row 0 is padding in the log, and here there is none.
+        found = self._log.ndcg(
+            lambda contexts: np.pad(self._logits(contexts).cpu().numpy(), ((0, 0), (1, 0)))
+        )
+        self._module.model.train()
+        return found
+
+    def _logits(self, contexts: list[np.ndarray]) -> torch.Tensor:
+        row_BL = worker.padded(contexts, self._log.length, left=True).astype(np.int64) - 1
+        item_BL = torch.from_numpy(np.where(row_BL < 0, self._log.items, row_BL)).to(DEVICE)
+        real_BL = item_BL < self._log.items
+        return self._module.model(feature_tensors={"item_id": item_BL}, padding_mask=real_BL)["logits"]
 
 
 def trainer(**settings) -> lightning.Trainer:

@@ -67,16 +67,18 @@ class SASRec(nn.Module):
 class Torch:
     leaves_out_heard = True
 
-    def __init__(self, log: worker.Log, directory: pathlib.Path):
-        self._log = log
-        torch.manual_seed(0)
+    def __init__(self, log: worker.Log, directory: pathlib.Path, seed: int = 0, compiled: bool = True):
+        self._log, self._seed = log, seed
+        torch.manual_seed(seed)
         self._model = SASRec(log.items, log.length).to(DEVICE)
         self._train_UL = padded_train(log)
         self._contexts: tuple[np.ndarray, np.ndarray] | None = None
-        self._loss, self._scores = torch.compile(self._model.loss), torch.compile(self._model.last_scores)
+        self._loss, self._scores = self._model.loss, self._model.last_scores
+        if compiled:
+            self._loss, self._scores = torch.compile(self._loss), torch.compile(self._scores)
 
     def train(self, gate: worker.Gate) -> None:
-        model, rng = self._model.train(), np.random.default_rng(0)
+        model, rng = self._model.train(), np.random.default_rng(self._seed)
         adam = torch.optim.Adam(model.parameters(), lr=worker.LEARNING_RATE, fused=True)
         finished = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
         while True:
@@ -92,6 +94,20 @@ class Torch:
                 adam.step()
                 if not gate.step(int((target_BL > 0).sum()), len(row_BL), finished):
                     return
+
+    def validate(self) -> float:
+        self._model.eval()
+        found = self._log.ndcg(self._scored)
+        self._model.train()
+        return found
+
+    @torch.inference_mode()
+    def _scored(self, contexts: list[np.ndarray]) -> np.ndarray:
+        # Always of one shape, so that one program is compiled.
+        at = np.resize(np.arange(len(contexts)), worker.EVAL_BATCH_SIZE)
+        item_BL = worker.padded(contexts, self._log.length)[at]
+        last_B = np.array([max(len(one) - 1, 0) for one in contexts])[at]
+        return self._scores(put(item_BL), put(last_B))[: len(contexts)].cpu().numpy()
 
     @torch.inference_mode()
     def evaluate(self) -> float:

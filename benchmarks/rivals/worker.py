@@ -28,16 +28,22 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Log:
-    """Users' items, oldest first: rows 1 to ``items``; 0 is padding."""
+    """Users' items, oldest first; items are numbers from 1, 0 is padding."""
 
     item_T: np.ndarray  # int32, one user after the other
     indptr: np.ndarray  # where each user begins, and the end
     length: int  # inputs of a model
+    rejected_T: np.ndarray | None = None  # bool; only a library that knows rejections is given such a log
 
     @classmethod
     def open(cls, path: pathlib.Path, length: int) -> "Log":
+        """The last items of each user: one training sequence, and what is held out."""
         with np.load(path) as arrays:
-            return cls(arrays["item_T"], arrays["indptr"], length)
+            item_T, indptr, rejected_T = arrays["item_T"], arrays["indptr"], arrays.get("rejected_T")
+        size_U = np.minimum(np.diff(indptr), length + 1 + HELD_OUT)
+        kept_T = np.arange(len(item_T)) >= np.repeat(indptr[1:] - size_U, np.diff(indptr))
+        ends = np.concatenate([[0], np.cumsum(size_U)])
+        return cls(item_T[kept_T], ends, length, None if rejected_T is None else rejected_T[kept_T])
 
     @property
     def users(self) -> int:
@@ -53,7 +59,7 @@ class Log:
 
     def train(self, user: int) -> np.ndarray:
         """What a user's training sequence is made of: up to length + 1 items, inputs and targets shifted by one."""
-        return self.history(user, HELD_OUT)[-self.length - 1 :]
+        return self.history(user, HELD_OUT)
 
     def context(self, user: int) -> np.ndarray:
         """What comes before a user's test item."""
@@ -61,6 +67,28 @@ class Log:
 
     def target(self, user: int) -> int:
         return int(self.item_T[self.indptr[user + 1] - 1])
+
+    def ndcg(self, score: Callable[[list[np.ndarray]], np.ndarray]) -> float:
+        """NDCG@10 of all users' validation items over all items but those heard before.
+
+        ``score`` gives a row of scores, 0 to ``items``, for each context.
+        """
+        total = 0.0
+        for first in range(0, self.users, EVAL_BATCH_SIZE):
+            users = range(first, min(first + EVAL_BATCH_SIZE, self.users))
+            heard = [self.history(user, HELD_OUT) for user in users]
+            score_BV = np.array(score([one[-self.length :] for one in heard]), np.float32)
+            target_B = np.array([self.history(user, HELD_OUT - 1)[-1] for user in users])
+            of_target_B = score_BV[np.arange(len(target_B)), target_B]
+            score_BV[:, 0] = -np.inf
+            for row_V, one in zip(score_BV, heard, strict=True):
+                row_V[one] = -np.inf
+            # Half of those that are level count as better.
+            better_B = (score_BV > of_target_B[:, None]).sum(1)
+            level_B = (score_BV == of_target_B[:, None]).sum(1)
+            rank_B = better_B + np.maximum(level_B - 1, 0) / 2
+            total += float(np.where(rank_B < TOP, 1 / np.log2(rank_B + 2), 0).sum())
+        return total / self.users
 
     def hit_rate(self, top_Uk: np.ndarray) -> float:
         """Share of users whose test item is in their list."""
@@ -86,8 +114,8 @@ def uniform_negatives(like: np.ndarray, items: int, rng: np.random.Generator) ->
 class Gate:
     """Lets a training loop run as many steps as it is told, and tells how long they took."""
 
-    def __init__(self, commands: "Commands"):
-        self._commands = commands
+    def __init__(self, commands: "Commands", validate: Callable[[], float]):
+        self._commands, self._validate = commands, validate
         self._lead = self._left = self._positions = self._sequences = 0
         self._began = 0.0
 
@@ -98,6 +126,9 @@ class Gate:
     def open(self) -> bool:
         """Waits for the next command; whether it is to train on."""
         command = self._commands.next()
+        while command["do"] == "validate":
+            self._commands.answer(ndcg=self._validate())
+            command = self._commands.next()
         if command["do"] != "train":
             self._commands.push_back(command)
             return False
@@ -134,6 +165,10 @@ class Rival(Protocol):
         """Trains, epoch after epoch, until the gate says no; the gate is open at the start."""
         ...
 
+    def validate(self) -> float:
+        """NDCG@10 of all users' validation items as training stands; called between two of its steps."""
+        ...
+
     def evaluate(self) -> float:
         """HR@10 of all users' test items over the whole catalogue, as the library does it."""
         ...
@@ -163,16 +198,21 @@ class Commands:
         print(json.dumps(found), file=self._out, flush=True)
 
 
-def main(make: Callable[[Log, pathlib.Path], Rival], versions: Callable[[], dict[str, str]]) -> None:
-    """Runs a library: ``SCRIPT LOG LENGTH DIRECTORY``. It may write into the directory."""
+def main(make: Callable[..., Rival], versions: Callable[[], dict[str, str]]) -> None:
+    """Runs a library: ``SCRIPT LOG LENGTH DIRECTORY [SETTINGS]``, the settings in JSON; it may write there.
+
+    ``make(log, directory, seed=0, ...)`` takes the settings.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("log", type=pathlib.Path)
     parser.add_argument("length", type=int)
     parser.add_argument("directory", type=pathlib.Path)
+    parser.add_argument("settings", type=json.loads, nargs="?", default={})
     args = parser.parse_args()
     commands = Commands()
     log = Log.open(args.log, args.length)
-    rival, gate = make(log, args.directory), Gate(commands)
+    rival = make(log, args.directory, **args.settings)
+    gate = Gate(commands, rival.validate)
     commands.answer(versions=versions())
     while True:
         command = commands.next()
