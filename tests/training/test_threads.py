@@ -20,7 +20,7 @@ from jaxneg.training import checkpoint, processes, runs
 
 pytestmark = pytest.mark.slow
 
-TRAIN = "train config.py --train.log-every 1 --train.checkpoint-every 2"
+TRAIN = "train config.py --train.log-every 1 --train.checkpoint-every 4"
 AHEAD = ("jaxneg.data.gathering.Gather.random_map", 30)
 COMMIT = ("orbax.checkpoint._src.checkpointers.async_checkpointer._background_wait_for_commit_futures", 2)
 FINAL = ("orbax.checkpoint.checkpoint_manager.CheckpointManager._finalize", 2)
