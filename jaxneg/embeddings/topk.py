@@ -25,6 +25,7 @@ from jaxneg.metrics import ranking
 CHUNK = 1 << 13  # rows that are scored at a time
 GROUP = 32  # neighbours of which the best is noted while chunks are gone through; it divides CHUNK
 TARGETS = 256  # targets that are counted together
+SIDE = 128  # of what is summed up together
 EXAMPLES = 8  # examples whose leading groups are looked into together
 LAST = jnp.iinfo(jnp.int32).max
 LOWEST = float(np.finfo(np.float32).min)
@@ -199,19 +200,34 @@ def _without(score_BC: jax.Array, at_BL: jax.Array) -> Float[Array, "B C"]:
 
 def _asked(part: Part, target_BC: jax.Array) -> Asked:
     """The targets, without their scores. Most examples have few where one has many: only those that are count."""
-    B, C = target_BC.shape
-    N = -(-B * C // TARGETS) * TARGETS if B * C > TARGETS else B * C
-    target_N = target_BC.reshape(-1)
-    at_N = jnp.nonzero(target_N != PAD, size=N, fill_value=0)[0].astype(jnp.int32)
+    size, C = target_BC.size, target_BC.shape[1]
+    N = -(-size // TARGETS) * TARGETS if size > TARGETS else size
+    target_N, before_N = target_BC.reshape(-1), _before(target_BC)
+    at_N = jnp.where(target_N != PAD, before_N, N)
+    at_N = jnp.zeros(N, jnp.int32).at[at_N].set(lax.iota(jnp.int32, size), mode="drop")
     number_N = part.places.number(part.number, target_N[at_N])
     return Asked(at_N // C, number_N, jnp.zeros(N), (target_N != PAD).sum())
 
 
 def _placed(count_N: jax.Array, target_BC: jax.Array) -> Int[Array, "B C"]:
-    """Counts of targets where the targets stand."""
-    target_N = target_BC.reshape(-1)
-    at_N = jnp.nonzero(target_N != PAD, size=len(count_N), fill_value=len(target_N))[0]
-    return jnp.zeros_like(target_N).at[at_N].set(count_N, mode="drop").reshape(target_BC.shape)
+    """Counts of targets where the targets stand; anything elsewhere."""
+    return count_N[_before(target_BC)].reshape(target_BC.shape)
+
+
+def _before(target_BC: jax.Array) -> Int[Array, "N"]:
+    """How many targets stand before each place."""
+    real_N = (target_BC != PAD).astype(jnp.float32).reshape(-1)
+    return (_sums(real_N) - real_N).astype(jnp.int32)
+
+
+def _sums(count_N: jax.Array) -> Float[Array, "N"]:
+    """Running sums of small counts, by products with triangles: jnp.cumsum compiles for longer than all else here."""
+    side = min(len(count_N), SIDE)
+    count_RS = jnp.pad(count_N, (0, -len(count_N) % side)).reshape(-1, side)
+    sum_RS = jnp.dot(count_RS, jnp.triu(jnp.ones((side, side))), precision=lax.Precision.HIGHEST)
+    if len(sum_RS) > 1:
+        sum_RS = sum_RS.at[1:].add(_sums(sum_RS[:-1, -1])[:, None])
+    return sum_RS.reshape(-1)[: len(count_N)]
 
 
 def _of_targets(asked: Asked, score_BC: jax.Array) -> Float[Array, "N"]:

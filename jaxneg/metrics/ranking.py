@@ -50,21 +50,19 @@ def rank(
     ranks = tuple(np.full(target.shape, np.nan) for target in targets)
     top_Bk = np.zeros((len(score_BV), k), np.int64)
     for b, score_V in enumerate(score_BV):
-        row_C = None if seen_BL is None else _left(seen_BL[b], len(score_V))
-        kept_C = score_V[1:] if row_C is None else score_V[row_C]
-        sorted_C = np.sort(kept_C)
+        kept_V, count = _kept(score_V, None if seen_BL is None else seen_BL[b])
+        sorted_C = np.sort(kept_V)[:count]
         for rank_BC, target_BC in zip(ranks, targets, strict=True):
             real = np.flatnonzero(target_BC[b])
             target = target_BC[b, real]
             score = score_V[target]
             below = np.searchsorted(sorted_C, score, "left")
             not_above = np.searchsorted(sorted_C, score, "right")
-            itself = 1 if seen_BL is None else ~np.isin(target, seen_BL[b])
-            rank_BC[b, real] = 1 + len(sorted_C) - not_above + 0.5 * (not_above - below - itself)
-        size = min(k, len(sorted_C))
+            itself = ~np.isnan(kept_V[target])
+            rank_BC[b, real] = 1 + count - not_above + 0.5 * (not_above - below - itself)
+        size = min(k, count)
         if size:
-            best = _top(kept_C, size, sorted_C[-size])
-            top_Bk[b, :size] = best + 1 if row_C is None else row_C[best]
+            top_Bk[b, :size] = _top(kept_V, size, sorted_C[-size])
     return Ranking(ranks, top_Bk)
 
 
@@ -81,21 +79,21 @@ def top(
         raise ValueError(NAN)
     top_Bk = np.zeros((len(score_BV), k), np.int64)
     for b, score_V in enumerate(score_BV):
-        row_C = None if seen_BL is None else _left(seen_BL[b], len(score_V))
-        kept_C = score_V[1:] if row_C is None else score_V[row_C]
-        size = min(k, len(kept_C))
+        kept_V, count = _kept(score_V, None if seen_BL is None else seen_BL[b])
+        size = min(k, count)
         if size:
-            best = _top(kept_C, size, np.partition(kept_C, -size)[-size])
-            top_Bk[b, :size] = best + 1 if row_C is None else row_C[best]
+            top_Bk[b, :size] = _top(kept_V, size, np.partition(kept_V, count - size)[count - size])
     return top_Bk
 
 
-def _left(seen_L: np.ndarray, rows: int) -> np.ndarray:
-    """Rows of the catalogue that are not among the seen ones."""
-    left_V = np.ones(rows, bool)
-    left_V[seen_L] = False
-    left_V[0] = False
-    return np.flatnonzero(left_V)
+def _kept(score_V: np.ndarray, seen_L: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """The scores with NaN, which sorts last, for padding and what was seen; and how many are left."""
+    kept_V = score_V.astype(score_V.dtype if score_V.dtype.kind == "f" else np.float64)
+    kept_V[0] = np.nan
+    if seen_L is None:
+        return kept_V, len(kept_V) - 1
+    kept_V[seen_L] = np.nan
+    return kept_V, len(kept_V) - int(np.isnan(kept_V).sum())
 
 
 def _top(score_C: np.ndarray, size: int, threshold: np.floating) -> np.ndarray:

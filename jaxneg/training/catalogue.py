@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
@@ -19,10 +18,12 @@ from jaxneg.training import scoring
 
 AHEAD = 1 << 13  # examples whose contexts are encoded together
 PARTS = 4  # lengths that contexts are cut to: so many even parts of the longest
-PROGRAM = (
-    1 << 22
-)  # floats of hidden states, as many as are encoded in the time that compiling a program is worth
-CACHE = 1 << 20  # floats of hidden states that a CPU keeps near: more at a time take it a quarter longer
+PROGRAM = 1 << 22  # floats of hidden states that one more compiled program must save
+CACHE = (
+    1 << 20
+)  # floats of hidden states that a CPU is given at a time: more leave its caches and cost a quarter more
+# Scores that the host sorts before ranks are counted on the devices, whose program takes as long to compile.
+SORTED = 1 << 25
 
 
 class Jitted(NamedTuple):
@@ -38,7 +39,7 @@ class CatalogueScore:
     """Scores of the whole catalogue for held-out examples.
 
     Called with a batch it gives scores_BV, or ``scores.Scored`` where no one place holds the rows of all items.
-    ``each`` takes batches together, and makes no scores_BV at all.
+    ``each`` takes batches together, and makes scores_BV only while they are few.
     """
 
     def __init__(self, model: models.Model, layout: layouts.Layout, weights: tables.Weights):
@@ -51,9 +52,10 @@ class CatalogueScore:
             jit(functools.partial(topk.ranked, layout, rows), static_argnames="k"),
             sharding.jit(topk.scores),
         )
-        self._weights, self._cut = weights, model.cut
+        self._weights, self._cut, self._mesh = weights, model.cut, layout.mesh
         self._all_rows = functools.cache(lambda: layout.all_rows(rows, weights))
         self._compiled: set[int] = set()  # lengths of contexts
+        self._items, self._left = layout.items, SORTED
 
     def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:
         h_BD, rows = self._encoded([batch])[0], self._all_rows()
@@ -67,7 +69,14 @@ class CatalogueScore:
         for first in rest:
             together = [first, *itertools.islice(rest, max(AHEAD // len(first.item_BL), 1) - 1)]
             for batch, h_BD in zip(together, self._encoded(together), strict=True):
-                yield batch, _Scored(self._jitted, self._weights, h_BD)
+                yield batch, self._scored(h_BD)
+
+    def _scored(self, h_BD: Float[np.ndarray, "B D"]) -> scores.Scored:
+        self._left -= len(h_BD) * self._items
+        rows = self._all_rows() if self._left >= 0 else None
+        if rows is None:
+            return _Scored(self._jitted, self._weights, h_BD)
+        return scores.Matrix(np.asarray(self._jitted.of_all(h_BD, *rows)))
 
     def _encoded(self, batches: Sequence[EvalBatch]) -> list[Float[np.ndarray, "B D"]]:
         """Hidden states h_BD of each batch, from which the event after each context is scored.
@@ -91,8 +100,9 @@ class CatalogueScore:
             rows = slots // length
             at_B = order[first : first + rows]
             fill = ((0, rows - len(at_B)), (0, 0))
-            some = scoring.Seen(*(jnp.asarray(np.pad(leaf[at_B, :length], fill)) for leaf in seen))
-            found.append(self._jitted.hidden(self._weights, some))
+            some = (np.pad(leaf[at_B, :length], fill) for leaf in seen)
+            placed = scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in some))
+            found.append(self._jitted.hidden(self._weights, placed))
             self._compiled.add(length)
             first += rows
         h_XD = np.concatenate([np.asarray(h_BD) for h_BD in found])[np.argsort(order)]

@@ -72,6 +72,7 @@ def frames(log):
     }
 
 
+@pytest.mark.slow
 def test_every_kind_of_frame_and_its_file_make_one_store(log, store, tmp_path):
     pq.write_table(log, tmp_path / "log.parquet")
     sources = frames(log) | {"path": tmp_path / "log.parquet", "string": str(tmp_path / "log.parquet")}
@@ -187,6 +188,7 @@ def test_embeddings_are_those_of_the_export(run, store, tmp_path):
         jaxneg.export(str(run.path), str(tmp_path / "export"))
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_model_beside_baselines(run):
     report = jaxneg.evaluate(run, split="validation", ks=(5,), progress=False)
     assert report.figures["pair_accuracy"] is not None and "ndcg@5" in report.figures

@@ -319,7 +319,9 @@ DISK_FULL = {
 
 
 @pytest.mark.parametrize("verb", DISK_FULL)
-@pytest.mark.parametrize("code", ["ENOSPC", "EACCES", "EROFS"])
+@pytest.mark.parametrize(
+    "code", ["ENOSPC", *(pytest.param(code, marks=pytest.mark.slow) for code in ("EACCES", "EROFS"))]
+)
 def test_disk_that_cannot_be_written(verb, code, here, capsys, monkeypatch):
     fails, command = DISK_FULL[verb]
     number = getattr(errno, code)

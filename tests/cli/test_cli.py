@@ -144,6 +144,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
     assert (RUN / "report.md").read_text().startswith("#")
 
 
+@pytest.mark.slow
 def test_evaluate_shows_the_report_and_where_it_is(work, capsys):
     cli.main(["evaluate", "--split", "validation", "run"])
     captured = capsys.readouterr()
@@ -155,6 +156,7 @@ def test_evaluate_shows_the_report_and_where_it_is(work, capsys):
     assert shown["split"] == "validation" and abs(shown["pair_accuracy"] - best) < 0.05
 
 
+@pytest.mark.slow
 def test_evaluate_compares_runs_on_the_same_examples(work, tmp_path, capsys):
     for copy in ("a/twin", "a/other", "b/other"):
         shutil.copytree(RUN, tmp_path / copy)

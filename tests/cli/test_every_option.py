@@ -28,6 +28,7 @@ CALLS = {
     "sweep": "sweep config.py --workdir new",
     "recommend": "recommend export --items i",
 }
+QUICK = ("prepare", "train")  # most options between them
 CALLS |= {f"prepare {name}": f"prepare {name} log --out new" for name in readers.READERS if name != "table"}
 
 
@@ -72,7 +73,9 @@ def hold(command, part):
     fields.settled(command.reader if part == "reader" else command)
 
 
-@pytest.mark.parametrize("verb", CALLS)
+@pytest.mark.parametrize(
+    "verb", [verb if verb in QUICK else pytest.param(verb, marks=pytest.mark.slow) for verb in CALLS]
+)
 def test_numbers_that_no_option_can_mean(verb, worked, monkeypatch):
     monkeypatch.chdir(worked)
     call, options = CALLS[verb].split(), numeric(verb)

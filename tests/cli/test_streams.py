@@ -81,6 +81,7 @@ def jaxneg(command, here, *, shell=None, first="", **options):
 system = pytest.mark.system
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shell", [pytest.param(">&-", marks=system), pytest.param("2>&-", marks=system), ">&- 2>&- <&-"]
 )
@@ -95,6 +96,7 @@ NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 NARROW = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [

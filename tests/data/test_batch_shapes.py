@@ -52,7 +52,7 @@ def of(options: str) -> Config:
     if "packed" not in options:
         options += " --data.packed never"
     return configs.override(
-        Config(), f"--data.length 6 --data.batch-size 4 --model.width 8 {options}".split()
+        Config(), f"--data.length 6 --data.batch-size 4 --model.width 8 --model.layers 1 {options}".split()
     )
 
 
@@ -67,7 +67,19 @@ def test_a_program_is_compiled_for_the_batches_that_the_pipeline_makes(random_st
             assert (found.shape, found.dtype) == (shape.shape, shape.dtype), field
 
 
-@pytest.mark.parametrize("options", CASES)
+# Those between which every field comes and goes run every time.
+QUICK = (
+    "",
+    "--data.packed always",
+    "--loss.contrastive 0.1",
+    f"{TRON} --loss.log-q refined --loss.in-batch",
+    f"{ONLY_ITEMS} --loss.feedback 1",
+)
+
+
+@pytest.mark.parametrize(
+    "options", [o if o in QUICK else pytest.param(o, marks=pytest.mark.slow) for o in CASES]
+)
 def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     """The step's program, without what does nothing for its results, reads each field that has elements."""
     config = of(options)
@@ -80,9 +92,10 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     recipe = steps.Recipe(objective.Task(config, model, 20), layout, layout.optimizer(config.optim, 10))
     init = functools.partial(steps.init_state, recipe)
     step = functools.partial(steps.train_step, recipe)
-    traced = jax.make_jaxpr(step)(jax.eval_shape(init), batch, jax.ShapeDtypeStruct((21, 1), jnp.int32))
+    state = jax.eval_shape(init)
+    traced = jax.make_jaxpr(step)(state, batch, jax.ShapeDtypeStruct((21, 1), jnp.int32))
     _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
-    before = len(jax.tree.leaves(jax.eval_shape(init)))
+    before = len(jax.tree.leaves(state))
     used = dict(zip(Batch._fields, used[before : before + len(Batch._fields)], strict=True))
     assert {name for name in carried if used[name]} == carried
 
@@ -122,5 +135,5 @@ def test_models_without_feedback_score_alike_with_and_without_the_field():
     params = model.init(jax.random.key(0))
     row_BLD, mask_BL = jnp.ones((2, 6, 8)), jnp.ones((2, 6), bool)
     codes = (jnp.ones((2, 6), jnp.int32), jnp.zeros((2, 0), jnp.int32))
-    one, other = (model.encode(params, row_BLD, code, code, mask_BL, None) for code in codes)
+    one, other = (jax.jit(model.encode)(params, row_BLD, code, code, mask_BL, None) for code in codes)
     np.testing.assert_array_equal(one, other)

@@ -17,7 +17,7 @@ from jaxneg.data import stores
 
 CORPUS = pathlib.Path(__file__).parents[1] / "corpus"
 NAMES = sorted(path.parent.name for path in CORPUS.glob("*/arguments"))
-QUICK = 3  # cases of a kind that run every time; the others are slow together
+QUICK = 1  # cases of a kind that run every time; the others are slow together
 CASES = [
     pytest.param(name, marks=[] if number < QUICK else [pytest.mark.slow])
     for _, kind in itertools.groupby(NAMES, key=lambda name: name[0])

@@ -501,9 +501,10 @@ def test_blocks_are_drawn_the_same_whoever_draws_them(random_store, shuffle, mon
         expected = whole[step]
         for n, parts in shares.items():
             for p, part in enumerate(parts):
+                found = part[step]
                 for name, leaf in expected._asdict().items():
                     own = leaf if name.endswith("_S") else leaf[p * 8 // n : (p + 1) * 8 // n]
-                    np.testing.assert_array_equal(getattr(part[step], name), own)
+                    np.testing.assert_array_equal(getattr(found, name), own)
     # Fewer rows are gathered: a process of two draws half of each batch.
     rows, gather = [], gathering.Gather.random_map
 

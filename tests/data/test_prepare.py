@@ -245,7 +245,15 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.session}-{s.split}")
+# Each session rule and each split rule runs every time; the other pairs of them are slow together.
+QUICK = {("given", "leave-last"), ("station", "tail"), ("gap", "time"), ("user", "tail")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(s, marks=[] if (s.session, s.split) in QUICK else [pytest.mark.slow]) for s in SETTINGS],
+    ids=lambda s: f"{s.session}-{s.split}",
+)
 def test_store_equals_the_oracle(settings, con, tmp_path):
     refused = 0
     for seed in range(4):
@@ -534,7 +542,9 @@ def test_codes_follow_the_batch_contract(con, tmp_path):
     assert store.sign.tolist() == [0, 0, -1, -1, 1, 1]
 
 
-@pytest.mark.parametrize("shard_events", [1, 300, 700])
+@pytest.mark.parametrize(
+    "shard_events", [300, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 700))]
+)
 def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shard_events):
     rows = random_log(11, users=9, events=4000)
     settings = PrepareConfig(session="given", split="tail")

@@ -263,6 +263,7 @@ def test_an_old_store_is_put_back_if_its_writer_died_between_two_renames(out):
     assert stores.Store.open(out).time_T.tolist() == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_a_whole_store(out):
     """Replaces the store over and over until it is killed: what is left opens, and is all old or all new."""
     code = (

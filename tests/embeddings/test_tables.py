@@ -40,7 +40,15 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+# One device and both axes of a mesh every time; the others are slow together.
+every_shape = pytest.mark.parametrize(
+    "shape",
+    [s if s in ((1, 1), (4, 2)) else pytest.param(s, marks=pytest.mark.slow) for s in SHAPES],
+    ids=str,
+)
+
+
+@every_shape
 @pytest.mark.parametrize("kind", IDS)
 def test_every_id_gets_its_row_and_every_row_its_sum(shape, kind):
     rng = np.random.default_rng(3)
@@ -190,6 +198,7 @@ def test_any_mesh_trains_as_one_device_does(name, shape):
         np.testing.assert_allclose(others[key], row, rtol=5e-3, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_sgd_on_touched_rows_is_sgd_on_all():
     """With SGD for rows the two paths are the same mathematics, given the same first rows."""
     config = of("in batch", "sgd")
@@ -233,7 +242,7 @@ def test_shards_that_do_not_divide_the_buckets_are_refused():
         tables.check_shards(5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_shape
 @pytest.mark.parametrize("exclude", [False, True])
 def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     config = dataclasses.replace(CONFIG, train=TrainConfig(shards=shape[1]))

@@ -120,7 +120,7 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     assert difference == pytest.approx(values["pair_accuracy"] - 0.5)
 
 
-def test_report_reads_as_markdown(tmp_path):
+def test_report_reads_as_markdown(tmp_path, no_plots):
     values = write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "the model is **above** it" in text
@@ -136,10 +136,17 @@ def test_report_reads_as_markdown(tmp_path):
         assert len({line.count("|") for line in table}) == 1
 
 
-def test_plots_are_pictures_that_the_report_shows(tmp_path):
-    write(tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    drawn = sorted((tmp_path / "plots").glob("*.png"))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report with its plots."""
+    directory = tmp_path_factory.mktemp("written")
+    write(directory)
+    return directory
+
+
+def test_plots_are_pictures_that_the_report_shows(written):
+    text = (written / "report.md").read_text()
+    drawn = sorted((written / "plots").glob("*.png"))
     assert [path.stem for path in drawn] == ["accuracy", "exposure", "ranks", "share", "validation"]
     for path in drawn:
         assert path.read_bytes().startswith(PNG)
@@ -228,7 +235,7 @@ def test_users_examples_and_pairs_stand_beside_every_figure(tmp_path, no_plots):
     assert "Validation: 1,312 pairs in 1,400 examples of 40 users." in text
 
 
-def test_a_run_that_has_not_converged_says_so_wherever_it_is_shown(tmp_path):
+def test_a_run_that_has_not_converged_says_so_wherever_it_is_shown(tmp_path, no_plots):
     model, measured = make_reports(make_batch())
     unknown = {f"{unit}_to_convergence": None for unit in ("epochs", "steps", "sequences", "seconds")}
     limit = RESULT | unknown | {"stopped": "epochs done", "not_converged": "it stopped at its limit"}
@@ -270,7 +277,14 @@ def test_the_best_baseline_is_that_of_validation(tmp_path, no_plots):
 
 
 @pytest.mark.parametrize(
-    "monitor", ["user_pair_accuracy", "auc", "ndcg@10", "hit_rate@100", "mrr_positive", "next_hit_rate@10"]
+    "monitor",
+    [
+        "ndcg@10",
+        *(
+            pytest.param(monitor, marks=pytest.mark.slow)
+            for monitor in ("user_pair_accuracy", "auc", "hit_rate@100", "mrr_positive", "next_hit_rate@10")
+        ),
+    ],
 )
 def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
     history = [line | {monitor: 0.1 * n} for n, line in enumerate(RESULT["history"])]
@@ -330,6 +344,7 @@ def test_released_protocol_is_reported_with_its_candidates(tmp_path, no_plots):
         configs.override(CONFIG, ["--eval.released", "-1"])
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_probed(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
     trained = runs.load(pathlib.Path("run"))
@@ -371,7 +386,8 @@ def test_evaluate_run_reports_probes(worked, tmp_path, monkeypatch):
     assert "## What feedback means to the model" in (tmp_path / "report.md").read_text()
 
 
-def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_is_reported_with_its_last_epoch(worked, tmp_path, monkeypatch, no_plots):
     monkeypatch.chdir(worked)
     directory = shutil.copytree("run", tmp_path / "run")
     trained = runs.load(directory)
@@ -475,6 +491,7 @@ def test_a_name_is_as_long_as_a_plot_has_room_for(name, said):
     assert figures.shortened(name) == said and len(said) <= 32
 
 
+@pytest.mark.slow
 def test_plots_of_runs_with_long_names_keep_their_axes(tmp_path):
     """Without room a layout gives up, and matplotlib warns of axes of no size, which is an error in tests."""
     long = "/" + "a_very_long_directory_name_" * 6
@@ -504,14 +521,13 @@ def test_a_legend_names_runs_by_the_settings_that_differ():
     assert plots.legends({"model": config()}) == {"model": "model"}
 
 
-def test_the_report_is_one_file_of_html_with_its_pictures_inside(tmp_path):
-    write(tmp_path)
-    text = (tmp_path / "report.html").read_text()
+def test_the_report_is_one_file_of_html_with_its_pictures_inside(written):
+    text = (written / "report.html").read_text()
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
-    drawn = [path.read_bytes() for path in (tmp_path / "plots").iterdir()]
+    drawn = [path.read_bytes() for path in (written / "plots").iterdir()]
     assert sorted(map(base64.b64decode, pictures)) == sorted(drawn)
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # nothing that lies elsewhere
-    page = (tmp_path / "report.md").read_text()
+    page = (written / "report.md").read_text()
     assert text.count("<table>") == sum(part.startswith("|") for part in page.split("\n\n"))
     cells = re.findall(r"<t[dh][ >]", text)
     assert len(cells) == sum(

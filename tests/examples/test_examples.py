@@ -50,6 +50,7 @@ def test_fading_is_causal():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_loss.py", "own_encoder.py"])
 def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_store, tmp_path):
     config = small(name, small_store)
@@ -94,7 +95,7 @@ def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path):
         ],
         capture_output=True,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["JAXNEG_TESTS_COMPILER"]},
     )
     assert ran.returncode == 0, ran.stderr
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())

@@ -175,12 +175,12 @@ def test_a_file_where_the_directory_should_be_is_told(tmp_path):
             pass
 
 
-def contend(path, began, out):
-    time.sleep(max(0.0, began - time.time()))
+def contend(path, ready, done, out):
+    ready.wait(timeout=30)
     try:
         with locks.held(pathlib.Path(path), "run"):
-            out.put(time.monotonic())
-            time.sleep(1.0)
+            out.put("held")
+            done.wait(timeout=30)
     except UserError:
         out.put(None)
 
@@ -192,11 +192,12 @@ def test_of_many_at_once_one_gets_it(tmp_path, dead):
         owner = dataclasses.replace(locks.Owner.this(), process=2**22 + 1)
         path.write_text(json.dumps(dataclasses.asdict(owner)))
     context = multiprocessing.get_context("spawn")
-    out, began = context.Queue(), time.time() + 3.0
-    processes = [context.Process(target=contend, args=(str(path), began, out)) for _ in range(4)]
+    out, ready, done = context.Queue(), context.Barrier(4), context.Event()
+    processes = [context.Process(target=contend, args=(str(path), ready, done, out)) for _ in range(4)]
     for process in processes:
         process.start()
-    found = [out.get(timeout=30) for _ in processes]
+    found = [out.get(timeout=60) for _ in processes]
+    done.set()
     for process in processes:
         process.join()
     assert sum(one is not None for one in found) == 1, found

@@ -563,10 +563,12 @@ def test_released_among_all_items_is_the_whole_catalogue():
 
 def test_released_items_are_drawn_uniformly():
     """One target above 22 of the 29 other items meets one of them: it leads in 22 of 29 draws."""
-    batch = make_batches(batches=1, size=1, real=1)[0]._replace(liked_BC=np.array([[23]], np.int32))
-    scores = np.arange(ITEMS + 1, dtype=np.float32)[None]
-    draws, chance = 3000, 22 / 29
-    found = released(lambda _: scores, [batch] * draws, 1)["released_hit_rate@1"]
+    size, draws, chance = 100, 3000, 22 / 29
+    [batch] = make_batches(batches=1, size=size, real=size)
+    batch = batch._replace(liked_BC=np.full((size, 1), 23, np.int32))
+    scores = np.tile(np.arange(ITEMS + 1, dtype=np.float32), (size, 1))
+    # Groups of one: each example meets a draw of its own.
+    found = released(lambda _: scores, [batch] * (draws // size), 1, released_batch=1)["released_hit_rate@1"]
     assert abs(found - chance) < 4 * math.sqrt(chance * (1 - chance) / draws)
 
 

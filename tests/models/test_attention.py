@@ -1,5 +1,7 @@
 """Each body of attention against the plain square with its mask."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,13 +100,18 @@ def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
     length, rate = 2 * attention.BLOCK, 0.25
     q = jnp.zeros((64, length, 1, 4))
     v = jnp.ones_like(q)
-    found = attention.attention(q, q, v, causal=False, drop=attention.Drop(rate, jax.random.key(0)))
+
+    @functools.partial(jax.jit, static_argnames="causal")
+    def dropped(q, v, key, causal=True):
+        return attention.attention(q, q, v, causal=causal, drop=attention.Drop(rate, key))
+
+    found = dropped(q, v, jax.random.key(0), causal=False)
     # Each is the mean of as many draws of 0 or 4/3 as there are positions: 4 standard errors.
     assert abs(float(found.mean()) - 1) < 4 * (rate / (1 - rate) / length / (64 * length)) ** 0.5
-    causal = attention.attention(q, q, v, drop=attention.Drop(rate, jax.random.key(0)))[:, :, 0, 0]
+    causal = np.asarray(dropped(q, v, jax.random.key(0)))[:, :, 0, 0]
     first, second = causal[:, : attention.BLOCK] != 1, causal[:, attention.BLOCK :] != 1
     assert not np.array_equal(first, second)
-    whole = attention.attention(q, q, v)
+    whole = jax.jit(attention.attention)(q, q, v)
     np.testing.assert_allclose(whole, 1.0, atol=1e-6)
 
 

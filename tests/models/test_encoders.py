@@ -17,7 +17,9 @@ WINDOW = 4  # below L, so that early windows reach before the first event and la
 CONFIG = ModelConfig(width=D, heads=2, layers=2, feed_forward=12, dropout=0.0, window=WINDOW)
 CAUSAL = [name for name in parts.ENCODERS if not parts.ENCODERS[name].bidirectional]
 VARIANTS = [(name, "pre") for name in parts.ENCODERS] + [("sasrec", "post"), ("bert4rec", "post")]
-every = pytest.mark.parametrize("encoder, norm", VARIANTS)
+every = pytest.mark.parametrize(
+    "encoder, norm", [v if v[1] == "pre" else pytest.param(*v, marks=pytest.mark.slow) for v in VARIANTS]
+)
 
 
 @functools.cache
@@ -56,8 +58,8 @@ def test_all_encoders_of_the_config_exist():
 
 
 @every
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.parametrize("depth", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_shapes_and_dtypes(encoder, norm, dtype, depth):
     model = models.build(
         dataclasses.replace(CONFIG, encoder=encoder, norm=norm, dtype=dtype, layers=depth),

@@ -17,7 +17,7 @@ CONFIG = ModelConfig(width=D, heads=2, layers=2, dropout=0.0)
 
 def network(config=CONFIG, attributes=(4,), stations=3, cloze=False):
     model = models.build(config, length=L, stations=stations, attributes=attributes, cloze=cloze)
-    return model, model.init(jax.random.key(0))
+    return model._replace(encode=jax.jit(model.encode)), model.init(jax.random.key(0))
 
 
 def inputs(seed=0):

@@ -35,6 +35,7 @@ def shared_by(shards):
     return dataclasses.replace(SMALL, train=TrainConfig(shards=shards), optim=OptimConfig(rows="adagrad"))
 
 
+@pytest.mark.slow
 def test_memory_by_part_is_that_of_the_arrays_themselves():
     config, where = shared_by(2), here()
     found = estimate.plan(config, CATALOGUE, where)

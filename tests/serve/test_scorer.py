@@ -217,6 +217,7 @@ def test_the_directory_alone_is_enough(copy, model):
         assert abs(score - expected.score) < 1e-5  # one device there, eight here
 
 
+@pytest.mark.slow
 def test_kinds_that_were_no_inputs_in_training_are_left_out_of_a_history(exported):
     model = scorer.Scorer.open(exported("hidden events, some inputs, averaged"))
     a, b, c = model.items(3)

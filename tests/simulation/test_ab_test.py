@@ -385,7 +385,7 @@ def here(worked, tmp_path, monkeypatch):
 COMMAND = "simulate --ab export --truth log.csv.truth.npz --store store --out ab --resamples 50 --days 30"
 
 
-@pytest.mark.parametrize("history", ["session", "user"])
+@pytest.mark.parametrize("history", ["session", pytest.param("user", marks=pytest.mark.slow)])
 def test_the_verb_tests_an_export(here, capsys, history):
     capsys.readouterr()
     cli.main([*COMMAND.split(), "--history", history])

@@ -9,7 +9,7 @@ from jaxneg import models
 from jaxneg.batch import MASK, EvalBatch
 from jaxneg.config import EvalConfig, ModelConfig, parts
 from jaxneg.embeddings import layouts, sharding, tables
-from jaxneg.metrics import measures
+from jaxneg.metrics import measures, scores
 from jaxneg.training import catalogue
 
 ITEMS, L, C, B = 60, 16, 3, 8
@@ -75,12 +75,18 @@ def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("exclude", [False, True])
-def test_figures_are_those_of_all_scores_at_once(exclude, batches, monkeypatch):
+# None are sorted; those of the first lot are; all are.
+@pytest.mark.parametrize(("exclude", "few"), [(False, 0), (True, 2 * B * ITEMS), (False, 1 << 25)])
+def test_figures_are_those_of_all_scores_at_once(exclude, few, batches, monkeypatch):
+    monkeypatch.setattr(catalogue, "SORTED", few)
     monkeypatch.setattr(catalogue, "PROGRAM", 0)
     monkeypatch.setattr(catalogue, "AHEAD", 2 * B)  # in three lots, the last of one batch
-    score = score_of(model_of("sasrec"))
+    model = model_of("sasrec")
+    score = score_of(model)
     config = EvalConfig(ks=(3, 10), bootstrap=20, exclude_seen=exclude, released=10, released_batch=6)
+    at_hand = [isinstance(one, scores.Matrix) for _, one in score.each(batches)]
+    assert at_hand == [n * B * ITEMS <= few for n in range(1, 6)]
+    score = score_of(model)
     found = measures.evaluate(score, batches, items=ITEMS, config=config)
     expected = measures.evaluate(lambda batch: score(batch), batches, items=ITEMS, config=config)
     for name, column in expected.value_X.items():

@@ -14,8 +14,6 @@ from jaxneg.data.metadata import Metadata
 from jaxneg.embeddings import tables
 from jaxneg.training import losses, objective, program
 
-pytestmark = pytest.mark.slow
-
 V, WIDTH, REPEATS = 2000, 4, 300
 SAMPLED = (
     "--loss.name sampled_softmax --data.negatives 0 --loss.log-q plain --data.length 1 --model.dropout 0"
@@ -72,17 +70,17 @@ def of(options):
     return configs.override(Config(), f"{SAMPLED} --model.width {WIDTH} {options}".split())
 
 
-def scorer(config):
-    """The mean over positions of the estimated sum, for a model whose score of an item is its bias, as given.
+def scorer(config, heavy=False):
+    """Of a model whose score of an item is its bias, as given: the mean over positions of the estimated sum.
 
-    Behind it what the loss is, and what it is to be.
+    ``scorer(config)[1]``: what the loss is, and what it is to be.
     """
     model = program.build_model(config, program.Catalogue(V, 0, ()))
     params = model.init(jax.random.key(0))
     none_VA = jnp.zeros((V + 1, 0), jnp.int32)
 
-    @jax.jit
-    def total(score_V, batch):
+    def scored(score_V, batch):
+        """Scores of target and negatives, how to weigh positions, and the rows that gave them."""
         at = objective.index(batch)
         rows_V = {"item_VD": jnp.zeros((V + 1, WIDTH)), "bias_V": jnp.append(0.0, score_V)}
 
@@ -90,17 +88,30 @@ def scorer(config):
             return rows_V["item_VD"][id_], rows_V["bias_V"][id_]
 
         h_BLD = jnp.zeros((*batch.target_BL.shape, WIDTH))
-        scored = objective.Scored(h_BLD, rows(at.target_BL), rows)
-        neg_BLC = objective._negatives(config, batch, at, scored, V)
-        both_BLC = jnp.concatenate([rows(at.target_BL)[1][..., None], neg_BLC], axis=-1)
-        there_BL = batch.target_BL > 0
-        mean = jnp.where(there_BL, jnp.exp(both_BLC).sum(-1), 0.0).sum() / there_BL.sum()
-        task, weights = objective.Task(config, model, V), tables.Weights(params, rows_V, none_VA)
-        value = objective.loss(task, weights, batch, at)
-        each_BL = jax.nn.logsumexp(both_BLC, axis=-1) - both_BLC[..., 0]
-        return jnp.stack([mean, value, jnp.where(there_BL, each_BL, 0.0).sum() / there_BL.sum()])
+        of_targets = rows(at.target_BL)
+        neg_BLC = objective._negatives(config, batch, at, objective.Scored(h_BLD, of_targets, rows), V)
+        return jnp.concatenate([of_targets[1][..., None], neg_BLC], axis=-1), at, rows_V
 
-    return lambda score_V, batch: np.asarray(total(score_V.astype(np.float32), batch))
+    def mean(value_BL, batch):
+        there_BL = batch.target_BL > 0
+        return jnp.where(there_BL, value_BL, 0.0).sum() / there_BL.sum()
+
+    def total(score_V, batch):
+        return mean(jnp.exp(scored(score_V, batch)[0]).sum(-1), batch)
+
+    def both(score_V, batch):
+        both_BLC, at, rows_V = scored(score_V, batch)
+        task, weights = objective.Task(config, model, V), tables.Weights(params, rows_V, none_VA)
+        each_BL = jax.nn.logsumexp(both_BLC, axis=-1) - both_BLC[..., 0]
+        return jnp.stack([objective.loss(task, weights, batch, at), mean(each_BL, batch)])
+
+    def compiled(function, options=None):
+        jitted = jax.jit(function, compiler_options=options)
+        return lambda score_V, batch: np.asarray(jitted(score_V.astype(np.float32), batch))
+
+    # Hundreds of large batches are worth XLA's optimisation, without which tests compile.
+    optimised = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    return compiled(total, optimised if heavy else None), compiled(both)
 
 
 LISTS = {
@@ -112,24 +123,27 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("S", [16, 100, 1000])
+@pytest.mark.parametrize("S", [16, *(pytest.param(S, marks=pytest.mark.slow) for S in (100, 1000))])
 @pytest.mark.parametrize("name", LISTS)
 def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(store, name, S):
     """At every position, in the mean over 300 batches, within 3 standard errors, whatever scores go with."""
     size = S if "batch" in LISTS[name] else 4
     config = of(LISTS[name].format(S) + f" --data.batch-size {size}")
     batches = pipeline.of_config(config, store)
-    some, total = [batches[step] for step in range(REPEATS)], scorer(config)
+    some, (total, both) = [batches[step] for step in range(REPEATS)], scorer(config, heavy=S == 1000)
     for goes_with in (1, -1):
         noise = np.random.default_rng(1).normal(0.0, 0.5, V)
         score_V = noise - goes_with * 0.5 * np.log(np.arange(V) + 10.0)
         found = np.array([total(score_V, batch) for batch in some], np.float64)
-        error = found[:, 0].std(ddof=1) / REPEATS**0.5
-        assert abs(found[:, 0].mean() - np.exp(score_V).sum()) < 3 * error, goes_with
+        error = found.std(ddof=1) / REPEATS**0.5
+        assert abs(found.mean() - np.exp(score_V).sum()) < 3 * error, goes_with
         # which is what the loss takes the log of
-        np.testing.assert_allclose(found[:, 1], found[:, 2], rtol=1e-4)
+        for batch in some[:20]:
+            value, expected = both(score_V, batch)
+            np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["packed", "blocks"])
 def test_batches_of_packed_rows_and_of_blocks_estimate_it_too(store, mode):
     options = {
@@ -138,8 +152,8 @@ def test_batches_of_packed_rows_and_of_blocks_estimate_it_too(store, mode):
     }[mode]
     config = of(f"{LISTS['both'].format(100)} --data.batch-size 64 {options}")
     batches, score_V = pipeline.of_config(config, store), -0.5 * np.log(np.arange(V) + 10.0)
-    total = scorer(config)
-    found = np.array([total(score_V, batches[step])[0] for step in range(100)])
+    total, _ = scorer(config)
+    found = np.array([total(score_V, batches[step]) for step in range(100)])
     assert abs(found.mean() - np.exp(score_V).sum()) < 3 * found.std(ddof=1) / 10
 
 
@@ -149,6 +163,7 @@ def exact_gradient(score_V, target):
     return p_V - (np.arange(len(score_V)) == target)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_nearer_to_that_of_the_softmax_than_that_of_other_corrections():
     """Of 40 items by popularity q, 150 are drawn: the bias of the mean gradient over draws, corrected in four ways.
 
@@ -207,6 +222,7 @@ def test_the_refined_form_by_loops():
     np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_refined_training_takes_the_steps_of_plain(store):
     config = of("--data.shared-negatives 50 --data.random by_count --loss.in-batch --data.batch-size 16")
     refined = dataclasses.replace(config, loss=dataclasses.replace(config.loss, log_q="refined"))

@@ -333,20 +333,24 @@ def test_not_to_recommend_is_finite_at_extreme_logits(label, size):
 
 def test_not_to_recommend_without_signed_targets_is_zero():
     args = jnp.ones((1, 2)), jnp.ones((1, 2, 3)), jnp.zeros((1, 2), jnp.int8)
-    assert losses.not_to_recommend(*args, weight=1.0) == 0.0
+    assert jax.jit(losses.not_to_recommend, static_argnames="weight")(*args, weight=1.0) == 0.0
 
 
 def test_losses_stay_float32_where_jax_has_64_bits():
     pos_BL, neg_BLN = jnp.zeros((1, 2), jnp.float32), jnp.ones((1, 2, 3), jnp.float32)
     vector_BMD, mask_BL = jnp.ones((1, 2, 4), jnp.float32), jnp.array([[True, False]])
     label_BL = jnp.array([[1, -1]], jnp.int8)
+
+    def typed(loss, *args, **options):
+        return jax.eval_shape(functools.partial(loss, **options), *args)
+
     with jax.enable_x64(True):
-        found = [loss(pos_BL, neg_BLN, mask_BL) for loss, _ in RANKING.values()]
-        found.append(losses.refined_softmax(pos_BL, neg_BLN, mask_BL))
-        found.append(losses.not_to_recommend(pos_BL, neg_BLN, label_BL, weight=0.5))
-        found.append(losses.feedback(pos_BL, label_BL, mask_BL))
+        found = [typed(loss, pos_BL, neg_BLN, mask_BL) for loss, _ in RANKING.values()]
+        found.append(typed(losses.refined_softmax, pos_BL, neg_BLN, mask_BL))
+        found.append(typed(losses.not_to_recommend, pos_BL, neg_BLN, label_BL, weight=0.5))
+        found.append(typed(losses.feedback, pos_BL, label_BL, mask_BL))
         for loss in (losses.info_nce, losses.info_nce_released):
-            found.append(loss(*[vector_BMD] * 3, mask_BL, ~mask_BL, temperature=0.5))
+            found.append(typed(loss, *[vector_BMD] * 3, mask_BL, ~mask_BL, temperature=0.5))
     assert all(loss.dtype == np.float32 for loss in found)
 
 

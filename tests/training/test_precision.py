@@ -74,7 +74,7 @@ def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sum
 
 
 def states(config, *, packed=False, seed=0):
-    """Hidden states and their gradients to parameters and rows; without jit, which shares what is compiled."""
+    """Hidden states and their gradients to parameters and rows."""
     model = program.build_model(config, CATALOGUE)
     rng = np.random.default_rng(seed)
     B, L, D = 3, 6, 8
@@ -90,7 +90,7 @@ def states(config, *, packed=False, seed=0):
         h_BLD = model.encode(params, row_BLD, feedback_BL, station_BL, mask_BL, None, segment_BL)
         return (h_BLD * weight_BLD).sum(), jnp.where(mask_BL[..., None], h_BLD, 0.0)
 
-    gradients, h_BLD = jax.grad(total, argnums=(0, 1), has_aux=True)(params, row_BLD)
+    gradients, h_BLD = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, row_BLD)
     return h_BLD, gradients
 
 

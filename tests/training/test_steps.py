@@ -58,9 +58,16 @@ def make_batch(seed=0, negatives=2, shared=0):
 
 
 def make(config=CONFIG):
+    model, made, update = prepared(config)
+    return model, steps.init_state(made), update
+
+
+@functools.lru_cache
+def prepared(config):
+    """Model, recipe and step of a config, which is compiled once for all tests of it."""
     model = models.build(config.model, length=L, stations=3, attributes=(3, 3))
     made = recipe(config, model)
-    return model, steps.init_state(made), jax.jit(functools.partial(steps.train_step, made))
+    return model, made, jax.jit(functools.partial(steps.train_step, made))
 
 
 def recipe(config, model):
@@ -72,33 +79,35 @@ def weights(state):
     return tables.Weights(state.params, state.tables, ATTRIBUTE_VA)
 
 
-def value_of(config, model, state, batch):
+@functools.lru_cache
+def value_by(config, model):
+    """The loss as one program: operation by operation it would be a hundred."""
     task = objective.Task(config, model, V - 1)
+    return jax.jit(lambda weights, batch: objective.loss(task, weights, batch, objective.index(batch)))
 
-    # One program: operation by operation it would be a hundred.
-    @jax.jit
-    def value(weights, batch):
-        return objective.loss(task, weights, batch, objective.index(batch))
 
-    return value(weights(state), batch)
+def value_of(config, model, state, batch):
+    return value_by(config, model)(weights(state), batch)
+
+
+@functools.lru_cache
+def encoder(model):
+    return jax.jit(functools.partial(scoring.encode, model))
 
 
 def encoded(model, state, contexts):
     """Hidden states of contexts, [B, L, D]."""
-    return jax.jit(functools.partial(scoring.encode, model))(weights(state), contexts)
+    return encoder(model)(weights(state), contexts)
 
 
-def run(config=CONFIG, mesh=None, count=10, shared=0):
-    model, state, update = make(config)
-    attribute_VA = jnp.asarray(ATTRIBUTE_VA)
-    if mesh is not None:
-        state, attribute_VA = sharding.put((state, attribute_VA), mesh)
+def run(config=CONFIG, devices=1, count=10, shared=0):
+    _, state, update = make(config)
+    mesh = sharding.make_mesh(devices)
+    state, attribute_VA = sharding.put((state, ATTRIBUTE_VA), mesh)
     losses = []
     for k in range(count):
         batch = make_batch(k % 3, shared=shared)
-        state, metrics = update(
-            state, batch if mesh is None else sharding.put_fields(batch, mesh), attribute_VA
-        )
+        state, metrics = update(state, sharding.put_fields(batch, mesh), attribute_VA)
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -107,7 +116,8 @@ def rough(config):
     """A model of the config without dropout, and a state whose tables are far from zero."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
     model, state, _ = make(config)
-    noise = {k: 0.3 * jax.random.normal(jax.random.key(4), v.shape) for k, v in state.tables.items()}
+    rng = np.random.default_rng(4)
+    noise = {k: 0.3 * rng.normal(size=v.shape).astype(np.float32) for k, v in state.tables.items()}
     return config, model, state._replace(tables={k: v + noise[k] for k, v in state.tables.items()})
 
 
@@ -286,6 +296,7 @@ def test_the_contrastive_term_pulls_to_the_next_liked_and_away_from_skips(contex
     np.testing.assert_allclose(whole - without, 0.5 * np.mean(parts), rtol=1e-4)  # a difference of float32
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated():
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, average=0.6))
     _, state, update = make(config)
@@ -339,10 +350,11 @@ SOFTMAX = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "shared"), [(CONFIG, 0), (SOFTMAX, 6)])
 def test_one_and_eight_devices_give_the_same_losses(config, shared):
-    _, alone = run(config, sharding.make_mesh(1), shared=shared)
-    state, together = run(config, sharding.make_mesh(8), shared=shared)
+    _, alone = run(config, shared=shared)
+    state, together = run(config, 8, shared=shared)
     assert len(state.tables["item_VD"].devices()) == 8
     # float32 sums in another order, through ten updates.
     np.testing.assert_allclose(together, alone, rtol=1e-5)
@@ -357,6 +369,7 @@ def test_same_seed_same_bits_and_another_seed_other_bits():
     assert not np.array_equal(other.tables["item_VD"], first.tables["item_VD"])
 
 
+@pytest.mark.slow
 def test_padding_sequences_change_nothing():
     model, state, update = make(
         dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
@@ -373,22 +386,27 @@ def test_scores_agree_with_each_other():
     model, state, _ = make()
     batch = make_batch()
     contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BD = scoring.last_hidden(model, weights(state), contexts)
-    row_VD, bias_V = scoring.catalogue_rows(model, weights(state))
-    item_BC = jnp.tile(jnp.arange(V), (B, 1))
-    scores_BC = scoring.score_items(model, weights(state), h_BD, item_BC)
-    np.testing.assert_allclose(scores_BC, h_BD @ row_VD.T + bias_V[None], atol=1e-5)
+    item_BC = jnp.asarray(np.tile(np.arange(V), (B, 1)))
+
+    @jax.jit
+    def found(weights):
+        h_BD = scoring.last_hidden(model, weights, contexts)
+        scores_BC = scoring.score_items(model, weights, h_BD, item_BC)
+        return h_BD, *scoring.catalogue_rows(model, weights), scores_BC
+
+    h_BD, row_VD, bias_V, scores_BC = map(np.asarray, found(weights(state)))
+    np.testing.assert_allclose(scores_BC, h_BD @ row_VD.T + bias_V, atol=1e-5)
 
 
 def test_last_hidden_is_that_of_the_last_event():
     model, state, _ = make()
     batch = make_batch()
     contexts = scoring.Seen(batch.item_BL, batch.feedback_BL, batch.station_BL)
-    h_BLD = scoring.encode(model, weights(state), contexts)
-    h_BD = scoring.last_hidden(model, weights(state), contexts)
+    h_BLD = np.asarray(encoded(model, state, contexts))
+    h_BD = np.asarray(jax.jit(functools.partial(scoring.last_hidden, model))(weights(state), contexts))
     for b in range(B):
         # In float32; the products of one query are summed in another order.
-        expected = h_BLD[b, (batch.item_BL[b] > 0).sum() - 1]
+        expected = h_BLD[b, int((batch.item_BL[b] > 0).sum()) - 1]
         np.testing.assert_allclose(h_BD[b], expected, rtol=1e-5, atol=1e-6)
 
 
