@@ -9,13 +9,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: venv demo test test-all test-quick cover mutants lint format docs options lock clean
 
+# The lock names all that is needed, so nothing is resolved; what is imported is compiled then.
 venv: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "jaxneg needs Python 3.11 to 3.13, this is %d.%d: make venv PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --requirement requirements.lock
-	$(BIN)/python -m pip install -qq --no-deps --editable .
+	$(BIN)/python -m pip install -qq --no-deps --no-compile --requirement requirements.lock --editable .
 	touch $@
 
 demo: venv

@@ -167,6 +167,7 @@ def test_a_run_knows_its_figures_and_history(run, store):
     assert jaxneg.open_run(str(run.path)) == run
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_the_export(run, store, tmp_path):
     found = run.item_embeddings()
     exported = jaxneg.export(run, tmp_path / "export")

@@ -19,6 +19,7 @@ from jaxneg import cli
 from jaxneg.data import stores
 from jaxneg.files import documents
 from jaxneg.training import runs
+from tests.marks import rest_slow
 
 HEADER = "user,time,item,feedback,session\n"
 LOG = HEADER + "".join(
@@ -297,6 +298,7 @@ def test_times_out_of_order_are_sorted(here):
     assert (one.item_T == other.item_T).all() and (one.time_T == other.time_T).all()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(here, capsys):
     wild = f"{TRAIN} --optim.learning-rate 1e30 --optim.clip 0 --optim.warmup-steps 0"
     line = refused(wild, capsys)
@@ -319,9 +321,7 @@ DISK_FULL = {
 
 
 @pytest.mark.parametrize("verb", DISK_FULL)
-@pytest.mark.parametrize(
-    "code", ["ENOSPC", *(pytest.param(code, marks=pytest.mark.slow) for code in ("EACCES", "EROFS"))]
-)
+@pytest.mark.parametrize("code", rest_slow(["ENOSPC", "EACCES", "EROFS"], ["ENOSPC"]))
 def test_disk_that_cannot_be_written(verb, code, here, capsys, monkeypatch):
     fails, command = DISK_FULL[verb]
     number = getattr(errno, code)

@@ -127,6 +127,7 @@ def test_training_again_continues(work, capsys):
     assert re.search(r"^  of \d+ pairs in \d+ examples of \d+ users$", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_one_json_object_and_nothing_else(work, capsys):
     capsys.readouterr()
     cli.main(["evaluate", "run", "--json"])

@@ -11,6 +11,7 @@ from jaxneg import cli
 from jaxneg.config import fields
 from jaxneg.data import readers
 from jaxneg.errors import UserError
+from tests.marks import rest_slow
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
 import options_page
@@ -73,9 +74,7 @@ def hold(command, part):
     fields.settled(command.reader if part == "reader" else command)
 
 
-@pytest.mark.parametrize(
-    "verb", [verb if verb in QUICK else pytest.param(verb, marks=pytest.mark.slow) for verb in CALLS]
-)
+@pytest.mark.parametrize("verb", rest_slow(CALLS, QUICK))
 def test_numbers_that_no_option_can_mean(verb, worked, monkeypatch):
     monkeypatch.chdir(worked)
     call, options = CALLS[verb].split(), numeric(verb)

@@ -13,6 +13,7 @@ from jaxneg.config import Config
 from jaxneg.data import batch_fields, pipeline
 from jaxneg.embeddings import exchange, layouts, sharding
 from jaxneg.training import objective, program, steps
+from tests.marks import rest_slow
 
 TRON = "--loss.name sampled_softmax --data.negatives 0 --data.shared-negatives 7"
 ONLY_ITEMS = "--model.feedback none --model.no-station --data.target any"
@@ -77,9 +78,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "options", [o if o in QUICK else pytest.param(o, marks=pytest.mark.slow) for o in CASES]
-)
+@pytest.mark.parametrize("options", rest_slow(CASES, QUICK))
 def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     """The step's program, without what does nothing for its results, reads each field that has elements."""
     config = of(options)

@@ -9,6 +9,7 @@ import pytest
 from jaxneg import config as configs
 from jaxneg.config import Config, DataConfig
 from jaxneg.data import biases, draws, expected, negatives, opinions, pipeline
+from tests.marks import rest_slow
 
 
 def histories(store):
@@ -163,13 +164,7 @@ BIASED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("hard, station", "in batch") else pytest.param(name, marks=pytest.mark.slow)
-        for name in BIASED
-    ],
-)
+@pytest.mark.parametrize("name", rest_slow(BIASED, ["hard, station", "in batch"]))
 def test_first_biases_are_the_log_odds_of_what_batches_hold(random_store, name):
     """Targets and negatives of many epochs, counted: where binary cross-entropy has its least value over biases."""
     store = random_store(11, users=60, items=12, longest=30)

@@ -21,6 +21,7 @@ from jaxneg.data import assembly, describe, engine, prepare, prepare_config, spl
 from jaxneg.data.metadata import ARRAYS
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.writer import Column, StoreWriter
+from tests.marks import rest_slow
 
 KINDS = ["thumb_up", "play", "skip", "thumb_down", "unknown"]
 MINUTE = 60_000
@@ -251,7 +252,7 @@ QUICK = {("given", "leave-last"), ("station", "tail"), ("gap", "time"), ("user",
 
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param(s, marks=[] if (s.session, s.split) in QUICK else [pytest.mark.slow]) for s in SETTINGS],
+    rest_slow(SETTINGS, [s for s in SETTINGS if (s.session, s.split) in QUICK]),
     ids=lambda s: f"{s.session}-{s.split}",
 )
 def test_store_equals_the_oracle(settings, con, tmp_path):
@@ -495,7 +496,7 @@ def digest(path: pathlib.Path):
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-@pytest.mark.parametrize("stage", ["sessions", "index"])
+@pytest.mark.parametrize("stage", rest_slow(["sessions", "index"], ["index"]))
 def test_a_crash_leaves_the_old_store(stage, con, tmp_path, monkeypatch):
     out, settings = tmp_path / "store", PrepareConfig(split="tail")
     prepare.prepare(log(LONG), out, settings, con)
@@ -542,9 +543,7 @@ def test_codes_follow_the_batch_contract(con, tmp_path):
     assert store.sign.tolist() == [0, 0, -1, -1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "shard_events", [300, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 700))]
-)
+@pytest.mark.parametrize("shard_events", rest_slow([1, 300, 700], [300]))
 def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shard_events):
     rows = random_log(11, users=9, events=4000)
     settings = PrepareConfig(session="given", split="tail")

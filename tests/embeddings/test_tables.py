@@ -12,6 +12,7 @@ from jaxneg import metrics
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.embeddings import exchange, layouts, optim, sharding, tables, topk
 from jaxneg.training import objective, program, scoring
+from tests.marks import rest_slow
 from tests.training.test_steps import ATTRIBUTE_VA, B, L, V, make_batch
 
 SHAPES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # replicas x parts
@@ -41,11 +42,7 @@ IDS = {
 
 
 # One device and both axes of a mesh every time; the others are slow together.
-every_shape = pytest.mark.parametrize(
-    "shape",
-    [s if s in ((1, 1), (4, 2)) else pytest.param(s, marks=pytest.mark.slow) for s in SHAPES],
-    ids=str,
-)
+every_shape = pytest.mark.parametrize("shape", rest_slow(SHAPES, [(1, 1), (4, 2)]), ids=str)
 
 
 @every_shape

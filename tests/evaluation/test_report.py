@@ -19,6 +19,7 @@ from jaxneg.data import held_out, stores
 from jaxneg.evaluation import eval_sets, measuring, plots, report, tuning
 from jaxneg.metrics import measures
 from jaxneg.training import runs
+from tests.marks import rest_slow
 
 ITEMS = 40
 RESULT = {
@@ -278,13 +279,10 @@ def test_the_best_baseline_is_that_of_validation(tmp_path, no_plots):
 
 @pytest.mark.parametrize(
     "monitor",
-    [
-        "ndcg@10",
-        *(
-            pytest.param(monitor, marks=pytest.mark.slow)
-            for monitor in ("user_pair_accuracy", "auc", "hit_rate@100", "mrr_positive", "next_hit_rate@10")
-        ),
-    ],
+    rest_slow(
+        ["user_pair_accuracy", "auc", "ndcg@10", "hit_rate@100", "mrr_positive", "next_hit_rate@10"],
+        ["ndcg@10"],
+    ),
 )
 def test_a_run_of_every_monitor_is_reported_and_drawn(tmp_path, monitor):
     history = [line | {monitor: 0.1 * n} for n, line in enumerate(RESULT["history"])]

@@ -17,9 +17,21 @@ WINDOW = 4  # below L, so that early windows reach before the first event and la
 CONFIG = ModelConfig(width=D, heads=2, layers=2, feed_forward=12, dropout=0.0, window=WINDOW)
 CAUSAL = [name for name in parts.ENCODERS if not parts.ENCODERS[name].bidirectional]
 VARIANTS = [(name, "pre") for name in parts.ENCODERS] + [("sasrec", "post"), ("bert4rec", "post")]
-every = pytest.mark.parametrize(
-    "encoder, norm", [v if v[1] == "pre" else pytest.param(*v, marks=pytest.mark.slow) for v in VARIANTS]
-)
+
+
+def variants(quick):
+    """All variants, those of encoders that are not named, and of norms after a block, marked slow."""
+    return pytest.mark.parametrize(
+        "encoder, norm",
+        [
+            pytest.param(*v, marks=[] if v[0] in quick and v[1] == "pre" else pytest.mark.slow)
+            for v in VARIANTS
+        ],
+    )
+
+
+# What an encoder computes and what it may not see is asked of each every time, other properties of two.
+each, every = variants(tuple(parts.ENCODERS)), variants(("sasrec", "gru4rec"))
 
 
 @functools.cache
@@ -75,7 +87,7 @@ def test_shapes_and_dtypes(encoder, norm, dtype, depth):
     assert shorter.shape == (B, 2, D)
 
 
-@every
+@each
 def test_a_position_sees_nothing_after_it_unless_bidirectional(encoder, norm):
     encode, params = network(encoder, norm)
     row, feedback, station, mask = events()
@@ -124,7 +136,7 @@ def test_the_first_event_reaches_every_position_that_it_should(encoder, norm):
     assert (moved_L[reach:] == 0.0).all()
 
 
-@every
+@each
 def test_blind_to_what_stands_in_padding_and_to_how_much_there_is(encoder, norm):
     encode, params = network(encoder, norm)
     row, feedback, station, _ = events()
@@ -334,7 +346,7 @@ def slow_caser(params, x):
     return out
 
 
-@every
+@each
 def test_equals_slow_loops(encoder, norm):
     encode, params = network(encoder, norm)
     row, feedback, station, _ = events(seed=5)

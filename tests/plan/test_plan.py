@@ -237,6 +237,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_or_one_json_object(tmp_path, monkeypatch, capsys, small_store):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.py").write_text(CONFIG)

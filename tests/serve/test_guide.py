@@ -23,6 +23,7 @@ def code(word):
     return block
 
 
+@pytest.mark.slow
 def test_the_export_by_hand_gives_what_the_scorer_gives(space):
     exec(code("Scorer.open"), space)
     exec(code("export.deserialize"), space)

@@ -204,6 +204,7 @@ assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
 
 
+@pytest.mark.slow
 def test_the_directory_alone_is_enough(copy, model):
     """Another process, another place, no store, no run, and no package of training."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}

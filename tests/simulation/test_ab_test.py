@@ -14,6 +14,7 @@ from jaxneg.baselines import counting
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
 from jaxneg.simulation import ab_test, policies, simulator, trials, visits as visit
+from tests.marks import rest_slow
 
 CONFIG = simulator.SimulateConfig(
     users=400, items=200, sessions=2000, stations=4, artists=20, days=30, seed=2
@@ -385,7 +386,7 @@ def here(worked, tmp_path, monkeypatch):
 COMMAND = "simulate --ab export --truth log.csv.truth.npz --store store --out ab --resamples 50 --days 30"
 
 
-@pytest.mark.parametrize("history", ["session", pytest.param("user", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("history", rest_slow(["session", "user"], ["session"]))
 def test_the_verb_tests_an_export(here, capsys, history):
     capsys.readouterr()
     cli.main([*COMMAND.split(), "--history", history])

@@ -173,10 +173,10 @@ def test_the_watchdog_can_be_off(exits):
     ("calls", "signals_", "code"),
     [
         (1, [signal.SIGTERM], 143),  # no step is done yet
-        (1, [signal.SIGINT], 130),
+        pytest.param(1, [signal.SIGINT], 130, marks=pytest.mark.slow),
         (2, [signal.SIGTERM], 7),
-        (3, [signal.SIGINT], 7),
-        (2, [signal.SIGTERM, signal.SIGTERM], 143),
+        pytest.param(3, [signal.SIGINT], 7, marks=pytest.mark.slow),
+        pytest.param(2, [signal.SIGTERM, signal.SIGTERM], 143, marks=pytest.mark.slow),
         (2, [signal.SIGTERM, signal.SIGINT], 130),
     ],
 )
