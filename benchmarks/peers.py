@@ -132,7 +132,10 @@ def environment(lock: str | None, directory: pathlib.Path) -> str:
     if lock is None:
         return sys.executable
     wanted = (SCRIPTS / lock).read_text()
-    place = directory / f"{lock.removesuffix('.lock')}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    place = (
+        directory.resolve()
+        / f"{lock.removesuffix('.lock')}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    )
     python, made = place / "bin" / "python", place / "made"
     if not made.exists():
         tell(f"making an environment from {lock}")

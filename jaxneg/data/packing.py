@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxneg.batch import Batch
 
-FULL = 0.9  # share of a row's positions that must hold events, for rows of one sequence to be left so
+FULL = 0.9  # share of positions that hold events, or of rows that packing leaves, from which on it is not worth it
 WINDOW = 1 << 16  # neighbours in the store among which rows are made up, so that a row is read from nearby
 
 
@@ -36,9 +36,15 @@ class Rows(NamedTuple):
         return self.sequence_W[begin_B[place_P] + number_P], place_P, number_P
 
 
-def pays(size_W: np.ndarray, length: int) -> bool:
-    """Whether rows of one sequence of so many positions each would be padding for more than a tenth."""
-    return float(size_W.mean()) < FULL * length
+def worthwhile(size_W: np.ndarray, length: int, seed: int) -> Rows | None:
+    """A plan of rows of ``length`` positions that saves more than a tenth of them; None where there is none.
+
+    There is none where rows of one sequence are nearly full, nor where hardly any two sequences find room in one.
+    """
+    if float(size_W.mean()) >= FULL * length:
+        return None
+    found = plan(size_W, length, seed)
+    return found if len(found.indptr_R) - 1 < FULL * len(size_W) else None
 
 
 def rows_of_batch(batch_size: int, per_row: float, blocks: int = 1) -> int:

@@ -109,11 +109,11 @@ def of_store(store: stores.Store, config: DataConfig, *, may_pack: bool = True) 
         raise UserError(f"store {config.store} has no training sequence of two events or more{kinds}")
     # The last event of a sequence is no input, except in cloze training.
     size_W = spans.stop_W - spans.start_W - (config.mask == 0)
-    longest, asked = config.positions, config.packed == "always" or config.row > 0
-    if not asked and not (config.packed == "auto" and may_pack and packing.pays(size_W, longest)):
-        return Sequences(spans, shown, None, longest)
-    row = config.row or longest
-    return Sequences(spans, shown, packing.plan(size_W, row, config.seed), row)
+    row = config.row or config.positions
+    if config.packed == "always" or config.row > 0:
+        return Sequences(spans, shown, packing.plan(size_W, row, config.seed), row)
+    pays = config.packed == "auto" and may_pack
+    return Sequences(spans, shown, packing.worthwhile(size_W, row, config.seed) if pays else None, row)
 
 
 def target_counts(

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
@@ -19,9 +21,9 @@ from jaxneg.training import scoring
 AHEAD = 1 << 13  # examples whose contexts are encoded together
 PARTS = 4  # lengths that contexts are cut to: so many even parts of the longest
 PROGRAM = 1 << 22  # floats of hidden states that one more compiled program must save
-CACHE = (
-    1 << 20
-)  # floats of hidden states that a CPU is given at a time: more leave its caches and cost a quarter more
+# Floats of hidden states that a core is given at a time: more leave its cache and cost half as much more.
+CACHE = 1 << 18
+THREADS = 16  # that encode contexts on a CPU, at most
 # Scores that the host sorts before ranks are counted on the devices, whose program takes as long to compile.
 SORTED = 1 << 25
 
@@ -56,6 +58,9 @@ class CatalogueScore:
         self._all_rows = functools.cache(lambda: layout.all_rows(rows, weights))
         self._compiled: set[int] = set()  # lengths of contexts
         self._items, self._left = layout.items, SORTED
+        # A program is too small for many cores: each takes its own. Those of many devices would wait for each other.
+        alone = layout.mesh.size == 1 and jax.default_backend() == "cpu"
+        self._threads = min(os.cpu_count() or 1, THREADS) if alone else 1
 
     def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:
         h_BD, rows = self._encoded([batch])[0], self._all_rows()
@@ -94,19 +99,27 @@ class CatalogueScore:
         if jax.default_backend() == "cpu":
             slots = min(slots, max(CACHE // width, longest))
         order, first = np.argsort(-size_X, kind="stable"), 0
-        found: list[jax.Array] = []
-        while first < X:
-            length = next(one for one in lengths if one >= size_X[order[first]])
-            rows = slots // length
-            at_B = order[first : first + rows]
-            fill = ((0, rows - len(at_B)), (0, 0))
-            some = (np.pad(leaf[at_B, :length], fill) for leaf in seen)
-            placed = scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in some))
-            found.append(self._jitted.hidden(self._weights, placed))
-            self._compiled.add(length)
-            first += rows
-        h_XD = np.concatenate([np.asarray(h_BD) for h_BD in found])[np.argsort(order)]
+        found: list[Callable[[], np.ndarray]] = []
+        with futures.ThreadPoolExecutor(self._threads) as pool:
+            while first < X:
+                length = next(one for one in lengths if one >= size_X[order[first]])
+                rows = slots // length
+                at_B = order[first : first + rows]
+                fill = ((0, rows - len(at_B)), (0, 0))
+                some = (np.pad(leaf[at_B, :length], fill) for leaf in seen)
+                placed = scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in some))
+                if self._threads > 1 and length in self._compiled:
+                    found.append(pool.submit(self._waited, placed).result)
+                else:  # what is new is compiled here, once
+                    found.append(functools.partial(np.asarray, self._jitted.hidden(self._weights, placed)))
+                self._compiled.add(length)
+                first += rows
+            h_XD = np.concatenate([h_BD() for h_BD in found])[np.argsort(order)]
         return np.split(h_XD, np.cumsum([len(batch.item_BL) for batch in batches])[:-1])
+
+    def _waited(self, seen: scoring.Seen) -> np.ndarray:
+        """Hidden states when they are there."""
+        return np.asarray(self._jitted.hidden(self._weights, seen))
 
 
 class _Scored:

@@ -120,9 +120,12 @@ def lengths(*sizes):
     [
         ([7] * 20, False),  # six inputs of six
         ([7] * 10 + [6] * 10, False),  # 92%
-        ([7] * 8 + [6] * 11 + [5], True),  # 5.35 of 6 on average: 89%
+        ([7] * 8 + [6] * 11 + [5], False),  # 5.35 of 6 on average, 89%, but no two find room in a row
+        ([5] * 20, False),
+        ([7] * 16 + [4] * 4, False),  # 18 rows for 20
+        ([7] * 14 + [4] * 6, True),  # 17
         ([4] * 20, True),
-        ([2], True),
+        ([2], False),
     ],
 )
 def test_rows_are_packed_where_that_saves_a_tenth(make_store, sizes, packed):
