@@ -100,7 +100,8 @@ class CatalogueScore:
             slots = min(slots, max(CACHE // width, longest))
         order, first = np.argsort(-size_X, kind="stable"), 0
         found: list[Callable[[], np.ndarray]] = []
-        with futures.ThreadPoolExecutor(self._threads) as pool:
+        pool = futures.ThreadPoolExecutor(self._threads)
+        try:
             while first < X:
                 length = next(one for one in lengths if one >= size_X[order[first]])
                 rows = slots // length
@@ -115,6 +116,8 @@ class CatalogueScore:
                 self._compiled.add(length)
                 first += rows
             h_XD = np.concatenate([h_BD() for h_BD in found])[np.argsort(order)]
+        finally:  # who is interrupted waits for what has begun alone
+            pool.shutdown(cancel_futures=True)
         return np.split(h_XD, np.cumsum([len(batch.item_BL) for batch in batches])[:-1])
 
     def _waited(self, seen: scoring.Seen) -> np.ndarray:
