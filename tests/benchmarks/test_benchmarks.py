@@ -30,6 +30,7 @@ KEYS = {
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "simulate": {"sessions_per_s"},
+    "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
     "study": {"sweeps", "claims"},
     "time_to_quality": {"sets", "recipe"},
     "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
@@ -90,7 +91,7 @@ def test_benchmark_prints_one_json_object(name):
 
 
 # Those that take long even so: the paths that they time are those of the tests of training and of its score function.
-TIMED = {"evaluation", "train_step", "ml1m"}
+TIMED = {"evaluation", "ml1m", "step_budget", "train_step"}
 
 
 @pytest.mark.slow
