@@ -133,6 +133,20 @@ def programs_made_once():
         yield
 
 
+@pytest.fixture
+def forgotten():
+    """What a test registers is forgotten after it."""
+    from jaxneg.config import parts
+    from jaxneg.data import readers
+
+    kinds = (*parts.KINDS.values(), readers.READERS)
+    before = [dict(known) for known in kinds]
+    yield
+    for known, was in zip(kinds, before, strict=True):
+        known.clear()
+        known.update(was)
+
+
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory):
     """A store of a few hundred simulated sessions, with artists and stations."""

@@ -13,7 +13,7 @@ import pytest
 import jaxneg
 from jaxneg import config as configs
 from jaxneg.config import parts
-from jaxneg.data import draws, readers
+from jaxneg.data import draws
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 PLAIN = """
@@ -25,15 +25,7 @@ jaxneg.register_loss("mine", mine)
 """
 
 
-@pytest.fixture(autouse=True)
-def forgotten():
-    """What a test registers is forgotten after it."""
-    kinds = (*parts.KINDS.values(), readers.READERS)
-    before = [dict(known) for known in kinds]
-    yield
-    for known, was in zip(kinds, before, strict=True):
-        known.clear()
-        known.update(was)
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 def forget(kind, name):

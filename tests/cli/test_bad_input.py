@@ -320,7 +320,9 @@ DISK_FULL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", DISK_FULL)
+@pytest.mark.parametrize(
+    "verb", rest_slow(DISK_FULL, ["prepare, a table", "prepare again", "export", "train, a run again"])
+)
 @pytest.mark.parametrize("code", rest_slow(["ENOSPC", "EACCES", "EROFS"], ["ENOSPC"]))
 def test_disk_that_cannot_be_written(verb, code, here, capsys, monkeypatch):
     fails, command = DISK_FULL[verb]

@@ -17,6 +17,7 @@ import pytest
 from jaxneg import cli
 from jaxneg.serve import manifest
 from tests import verbs
+from tests.marks import rest_slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 ADDRESSES = [
@@ -228,7 +229,15 @@ cli.main(["prepare"])
 
 @pytest.mark.parametrize(
     "then",
-    ["raise errors.UserError('its file is gone')", "raise KeyError('gone')", "raise SystemExit(0)", "return"],
+    rest_slow(
+        [
+            "raise errors.UserError('its file is gone')",
+            "raise KeyError('gone')",
+            "raise SystemExit(0)",
+            "return",
+        ],
+        ["raise KeyError('gone')"],
+    ),
 )
 def test_what_fails_as_a_signal_ends_it_is_not_told_beside(then, tmp_path):
     """The verb still runs while what it has not finished is removed, and may fail of that."""

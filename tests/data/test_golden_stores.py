@@ -17,6 +17,7 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.data import engine, prepare, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
+from tests.marks import rest_slow
 
 TESTS = pathlib.Path(__file__).parent.parent
 GOLDEN = TESTS / "golden" / "stores"
@@ -60,7 +61,7 @@ def described(name, folder):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", rest_slow(NAMES, ["spotify", "vk_lsvd", "recbole"]))
 def test_a_fixture_gives_the_store_that_is_written_down(tmp_path, name):
     assert described(name, tmp_path / "store") == json.loads((GOLDEN / f"{name}.json").read_text())
 

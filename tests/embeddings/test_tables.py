@@ -240,7 +240,7 @@ def test_shards_that_do_not_divide_the_buckets_are_refused():
 
 
 @every_shape
-@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("exclude", rest_slow([False, True], [True]))
 def test_ranks_and_top_k_are_those_of_all_scores_in_one_place(shape, exclude):
     config = dataclasses.replace(CONFIG, train=TrainConfig(shards=shape[1]))
     built = program.build(config, CATALOGUE, mesh_of(shape))

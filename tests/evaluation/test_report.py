@@ -375,6 +375,7 @@ def last_codes(batch):
     ]
 
 
+@pytest.mark.slow
 def test_evaluate_run_reports_probes(worked, tmp_path, monkeypatch):
     monkeypatch.chdir(worked)
     values = report.evaluate_run(runs.load(pathlib.Path("run")), tmp_path, measured={})

@@ -17,6 +17,8 @@ from jaxneg import config as configs
 from jaxneg.config import parts
 from jaxneg.models import nnx
 
+pytestmark = pytest.mark.usefixtures("forgotten")
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 SMALL = (
     "--data.length 8 --data.batch-size 32 --model.width 8 --model.layers 1 --train.epochs 2 --train.devices 1 "

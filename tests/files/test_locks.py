@@ -16,6 +16,7 @@ import pytest
 from jaxneg import files
 from jaxneg.errors import UserError
 from jaxneg.files import locks
+from tests.marks import rest_slow
 
 HOLD = """
 import sys, time
@@ -67,6 +68,7 @@ def test_it_is_free_at_once_after_a_kill(tmp_path, holder):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_holds_it(tmp_path, holder, monkeypatch):
     monkeypatch.setattr(locks, "STALE", 0.2)
     os.kill(holder.pid, signal.SIGSTOP)
@@ -82,6 +84,7 @@ def test_a_number_that_another_process_has_got_is_no_owner(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_children_of_a_dead_one_are_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "CHILDREN", 1.0)
     code = f"""
@@ -185,7 +188,7 @@ def contend(path, ready, done, out):
         out.put(None)
 
 
-@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("dead", rest_slow([False, True], [True]))
 def test_of_many_at_once_one_gets_it(tmp_path, dead):
     path = locks.inside(tmp_path)
     if dead:

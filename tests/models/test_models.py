@@ -114,7 +114,10 @@ def test_cloze_adds_a_position_and_a_mask_and_nothing_else():
 
 @pytest.mark.parametrize(
     "encoder, feedback_input",
-    [("bert4rec", "gate"), ("sasrec", "gate"), ("sasrec", "add"), ("sasrec", "none")],
+    [
+        ("bert4rec", "gate"),
+        *(pytest.param("sasrec", name, marks=pytest.mark.slow) for name in ("gate", "add", "none")),
+    ],
 )
 def test_a_hidden_event_shows_station_and_position_only(encoder, feedback_input):
     model, params = network(dataclasses.replace(CONFIG, encoder=encoder, feedback=feedback_input), cloze=True)

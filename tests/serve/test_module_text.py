@@ -4,6 +4,7 @@ import pytest
 from jax import export as jax_export
 
 from jaxneg.serve import module_text
+from tests.marks import rest_slow
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("death", rest_slow(DEATHS, [next(iter(DEATHS))]))
 def test_a_module_that_ends_its_parser_is_refused(death, module, tmp_path, monkeypatch):
     (tmp_path / "parser.py").write_text(death)
     monkeypatch.setattr(module_text, "__file__", str(tmp_path / "parser.py"))

@@ -11,6 +11,7 @@ from jaxneg.config import EvalConfig, ModelConfig, parts
 from jaxneg.embeddings import layouts, sharding, tables
 from jaxneg.metrics import measures, scores
 from jaxneg.training import catalogue
+from tests.marks import rest_slow
 
 ITEMS, L, C, B = 60, 16, 3, 8
 
@@ -61,7 +62,7 @@ def batches():
     return found
 
 
-@pytest.mark.parametrize("encoder", ["sasrec", "bert4rec", "gru4rec", "caser", "ligr"])
+@pytest.mark.parametrize("encoder", rest_slow(["sasrec", "bert4rec", "gru4rec", "caser", "ligr"], ["sasrec"]))
 def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
     model = model_of(encoder)
     whole, cut = score_of(model._replace(cut=False)), score_of(model)
@@ -76,7 +77,14 @@ def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
 
 
 # None are sorted; those of the first lot are; all are.
-@pytest.mark.parametrize(("exclude", "few"), [(False, 0), (True, 2 * B * ITEMS), (False, 1 << 25)])
+@pytest.mark.parametrize(
+    ("exclude", "few"),
+    [
+        pytest.param(False, 0, marks=pytest.mark.slow),
+        (True, 2 * B * ITEMS),
+        pytest.param(False, 1 << 25, marks=pytest.mark.slow),
+    ],
+)
 def test_figures_are_those_of_all_scores_at_once(exclude, few, batches, monkeypatch):
     monkeypatch.setattr(catalogue, "SORTED", few)
     monkeypatch.setattr(catalogue, "PROGRAM", 0)

@@ -154,6 +154,7 @@ def test_the_watchdog_ends_a_process_that_is_stuck(exits, capfd):
     assert "no progress for 0 s after step 7: a device or another process is stuck" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_watchdog_gives_the_first_step_more_time(exits):
     with processes.Watchdog(0.2) as watchdog:
         watchdog.feed(0)
@@ -174,7 +175,7 @@ def test_the_watchdog_can_be_off(exits):
     [
         (1, [signal.SIGTERM], 143),  # no step is done yet
         pytest.param(1, [signal.SIGINT], 130, marks=pytest.mark.slow),
-        (2, [signal.SIGTERM], 7),
+        pytest.param(2, [signal.SIGTERM], 7, marks=pytest.mark.slow),
         pytest.param(3, [signal.SIGINT], 7, marks=pytest.mark.slow),
         pytest.param(2, [signal.SIGTERM, signal.SIGTERM], 143, marks=pytest.mark.slow),
         (2, [signal.SIGTERM, signal.SIGINT], 130),

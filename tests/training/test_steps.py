@@ -14,6 +14,7 @@ from jaxneg.batch import CODE, MASK, Batch
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import layouts, optim, sharding, tables
 from jaxneg.training import objective, scoring, steps
+from tests.marks import rest_slow
 
 V, B, L, D = 20, 16, 5, 8
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "step.json"
@@ -173,9 +174,9 @@ def test_loss_equals_a_slow_loop():
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
-@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("in_batch", rest_slow([False, True], [True]))
 @pytest.mark.parametrize("log_q", ["none", "plain"])
-@pytest.mark.parametrize("shared", [0, 7])
+@pytest.mark.parametrize("shared", rest_slow([0, 7], [7]))
 def test_sampled_softmax_sees_own_shared_and_batch_negatives_but_never_the_target(in_batch, log_q, shared):
     options = LossConfig(name="sampled_softmax", in_batch=in_batch, log_q=log_q)
     config, model, state = rough(dataclasses.replace(CONFIG, loss=options))
@@ -204,7 +205,7 @@ def test_softmax_runs_over_the_whole_catalogue():
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-5)
 
 
-@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("keep", rest_slow([1, 3], [3]))
 @pytest.mark.parametrize("shared", [0, 9])
 def test_hardest_keeps_the_highest_scoring_negatives(keep, shared):
     config, model, state = rough(dataclasses.replace(CONFIG, loss=LossConfig(hardest=keep)))
