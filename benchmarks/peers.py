@@ -1,6 +1,6 @@
 """jaxneg beside the libraries that its users would take instead: training, evaluation, latency, on one log.
 
-    .venv/bin/python benchmarks/peers.py                 # about 40 minutes on 2 cores; environments once more 2
+    .venv/bin/python benchmarks/peers.py                 # half an hour on 2 cores; environments once more 2
     .venv/bin/python benchmarks/peers.py --only ours,torch --lengths 50
     .venv/bin/python benchmarks/peers.py --quick         # ours alone on a small log: a test of the script
 
@@ -82,7 +82,7 @@ class Plan(NamedTuple):
     requests: int
 
 
-FULL = Plan(8, 4, {50: 32, 200: 12}, 10, 3, 200)
+FULL = Plan(8, 4, {50: 32, 200: 12}, 6, 3, 200)
 QUICK = Plan(2, 1, {50: 2, 200: 2}, 2, 1, 5)
 
 

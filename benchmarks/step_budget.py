@@ -10,7 +10,7 @@ floors stand beside each:
     product_ms   FLOP of its matrix products at the best rate of 2048^3 products in this run
     memory_ms    its inputs and outputs, read or written once, at the rate of copying 256 MB
 
-Takes medians of rounds in which all parts take turns. Prints one JSON line; --out DIR writes step_budget.json and .md.
+Takes medians of rounds in which all parts take turns. Prints one JSON line; --out DIR writes step_budget.json.
 """
 
 import argparse
