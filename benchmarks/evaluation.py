@@ -89,11 +89,9 @@ def measure(path: pathlib.Path, length: int, config: EvalConfig, times: int) -> 
     store = stores.Store.open(path)
     setting: Config = dataclasses.replace(train_step.setting(length, str(path)), eval=config)
     built = program.build(setting, program.catalogue_of(store), sharding.make_mesh(1))
-    state, result = (
-        built.init()._replace(opt_state=()),
-        {},
-    )  # an evaluation has no use for the optimiser's part
-    trained = runs.Trained(setting, store, built.model, jax.block_until_ready(state), result, built.layout)
+    # An evaluation has no use for the optimiser's part.
+    state = jax.block_until_ready(built.init()._replace(opt_state=()))
+    trained = runs.Trained(setting, store, built.model, state, {}, built.layout)
     examples = held_out.EvalBatches(store, setting.data, setting.eval, "test")
     score = runs.catalogue_score(trained)
     gc.collect()  # what made the first state goes

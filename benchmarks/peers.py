@@ -40,13 +40,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import train_step  # beside this script
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "benchmarks" / "rivals"
-TUNABLE = "glibc.malloc.hugetlb=1"
-USERS, ITEMS = 6040, 3416
-# Lengths are FLOOR + exp(normal), as in train_step.py, and two more that are held out.
-FLOOR, MU, SIGMA, LONGEST = 10, 4.3828, 1.3608, 2000
+LONGEST = 2000  # items of a history that is made up
 FOREIGN = 0.2  # cores that others may use in a window
 TRIES = 3  # times the windows that are asked for
 TICK = os.sysconf("SC_CLK_TCK")
@@ -148,13 +146,10 @@ def environment(lock: str | None, directory: pathlib.Path) -> str:
 
 def made_up(quick: bool) -> tuple[np.ndarray, np.ndarray]:
     """Items of users, one after the other, no item twice in a user, and where each user begins."""
-    users, items, rng = (
-        (400, 300, np.random.default_rng(0)) if quick else (USERS, ITEMS, np.random.default_rng(0))
-    )
-    place_U = (np.arange(users) + 0.5) / users  # quantiles, so that the mean does not depend on the draw
-    z_U = np.array([statistics.NormalDist().inv_cdf(place) for place in place_U])
-    size_U = np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z_U))).astype(np.int64) + 3
-    size_U = np.minimum(size_U, min(LONGEST, items // 2))
+    users, items = (400, 300) if quick else (train_step.USERS, train_step.ITEMS)
+    rng = np.random.default_rng(0)
+    # Of the lengths of train_step.py, with one input more and two items that are held out.
+    size_U = np.minimum(train_step.lengths(users, rng) + 3, min(LONGEST, items // 2))
     weight_V = np.log(1.0 / (np.arange(1, items + 1) + 50))  # flatter than Zipf, as films are
     chosen = []
     for size in size_U:
@@ -201,7 +196,7 @@ class Process:
         variables = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         variables |= environment or {}
         if PEERS[name].jax:
-            variables["GLIBC_TUNABLES"] = TUNABLE
+            variables["GLIBC_TUNABLES"] = train_step.TUNABLE
         self.name = name
         self._errors = (directory / "stderr").open("w+")
         self._process = subprocess.Popen(

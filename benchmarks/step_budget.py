@@ -31,12 +31,9 @@ import train_step  # beside this script
 from flax import nnx
 
 from jaxneg.batch import PAD
-from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention, layers
-from jaxneg.training import losses, program
-
-HEADS, WIDTH, RATE, LAYERS = 1, 64, 0.2, 2
+from jaxneg.training import losses
 
 
 class Part(NamedTuple):
@@ -114,11 +111,7 @@ def copy_gb_per_s(megabytes: int = 256, repeats: int = 6) -> float:
 def measured(path: pathlib.Path, length: int, rounds: int) -> tuple[list[tuple[Part, float, float]], int]:
     """Parts, the whole step first, with the milliseconds and the bytes of one call; and the rows of a batch."""
     train_step.write_store(path, length, np.random.default_rng(0))
-    store, config = stores.Store.open(path), train_step.setting(length, str(path))
-    batches = pipeline.of_config(config, store)
-    built = program.build(
-        config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
-    )
+    store, batches, built = train_step.begun(path, length)
     batch = next(batches.since(0))
     parts = parts_of(batch, length)
     calls, moved = [], []
@@ -161,7 +154,8 @@ def measured(path: pathlib.Path, length: int, rounds: int) -> tuple[list[tuple[P
 
 def parts_of(batch: Any, length: int) -> list[Part]:
     """The parts of a step of plain SASRec."""
-    B, L, D = len(batch.item_BL), length, WIDTH
+    model = train_step.setting(length, "").model
+    B, L, D = len(batch.item_BL), length, model.width
     key, rngs = jax.random.key(0), nnx.Rngs(0)
     x_BLD = jax.random.normal(key, (B, L, D))
     table_VD = jax.random.normal(key, (train_step.ITEMS + 1, D)) * 0.02
@@ -169,10 +163,10 @@ def parts_of(batch: Any, length: int) -> list[Part]:
     negative_BLN, segment_BL = jnp.asarray(batch.negative_BLN), jnp.asarray(batch.segment_BL)
     linear = [layers.Linear(D, D, dtype=jnp.dtype("float32"), rngs=rngs) for _ in range(4)]
     graphs, weights = zip(*(nnx.split(one) for one in linear), strict=True)
-    feed = layers.FeedForward(D, D, RATE, jnp.dtype("float32"), rngs=rngs)
+    feed = layers.FeedForward(D, D, model.dropout, jnp.dtype("float32"), rngs=rngs)
     feed_graph, feed_weights = nnx.split(feed)
     norm_graph, norm_weights = nnx.split(nnx.LayerNorm(D, rngs=rngs))
-    heads = tuple(jnp.split(jax.random.normal(key, (B, L, HEADS, 3 * D // HEADS)), 3, axis=-1))
+    heads = tuple(jnp.split(jax.random.normal(key, (B, L, model.heads, 3 * D // model.heads)), 3, axis=-1))
     product = 3 * 2 * B * L * D * D  # of a matrix D x D, forward and twice that backward
     size = attention.block_size(L)
     seen = sum(min(start + size, L) * (min(start + size, L) - start) for start in range(0, L, size))
@@ -186,7 +180,7 @@ def parts_of(batch: Any, length: int) -> list[Part]:
         return made[0] + made[1], out(made[2])
 
     def attended(q_k_v, segment_BL, key):
-        return attention.attention(*q_k_v, segment_BL, drop=attention.Drop(RATE, key))
+        return attention.attention(*q_k_v, segment_BL, drop=attention.Drop(model.dropout, key))
 
     def scored(trained, target_BL, negative_BLN):
         h_BLD, table_VD = trained
@@ -207,28 +201,28 @@ def parts_of(batch: Any, length: int) -> list[Part]:
             "query, key, value and output projections",
             projected,
             ((x_BLD, list(weights)), key),
-            LAYERS,
+            model.layers,
             4 * product,
         ),
-        Part("attention core", attended, (heads, segment_BL, key), LAYERS, 3 * 2 * 2 * B * seen * D),
+        Part("attention core", attended, (heads, segment_BL, key), model.layers, 3 * 2 * 2 * B * seen * D),
         Part(
             "feed-forward",
             lambda trained, key: nnx.merge(feed_graph, trained[1])(trained[0], key),
             ((x_BLD, feed_weights), key),
-            LAYERS,
+            model.layers,
             2 * product,
         ),
         Part(
             "layer norms",
             lambda trained: nnx.merge(norm_graph, trained[1])(trained[0]),
             ((x_BLD, norm_weights),),
-            2 * LAYERS + 1,
+            2 * model.layers + 1,
         ),
         Part(
             "dropout and residual",
-            lambda x_BLD, y_BLD, key: y_BLD + layers.dropout(x_BLD, RATE, key),
+            lambda x_BLD, y_BLD, key: y_BLD + layers.dropout(x_BLD, model.dropout, key),
             (x_BLD, x_BLD, key),
-            2 * LAYERS + 1,
+            2 * model.layers + 1,
         ),
         Part("scores and loss", scored, ((x_BLD, table_VD), target_BL, negative_BLN), 1),
         Part("Adam of the item rows", updated, (table_VD, opt_state, table_VD), 1, differentiated=False),

@@ -43,13 +43,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
 LENGTHS = {"ml_latest_small_2016": 100, "kuairand_history": 50, "simulated": 50}
 LEAST = 5  # likes of a user, and of an item
 PATIENCE = 15  # validations without a better figure
-BATCH_SIZE = 128
 OTHERS = ("torch", "rectools", "replay", "keras")
 RECIPE = [
     *("--loss.name", "sampled_softmax", "--data.negatives", "0", "--data.shared-negatives", "512"),
@@ -211,7 +211,7 @@ def trained(way: str, python: str, logs: pathlib.Path, length: int, seed: int, l
     log = logs / ("all.npz" if way == "p_hard" else "likes.npz")
     with np.load(log) as arrays:
         users = len(arrays["indptr"]) - 1
-    steps = max(20, -(-users // BATCH_SIZE))
+    steps = max(20, -(-users // train_step.BATCH_SIZE))
     curve = Curve([], [])
     with tempfile.TemporaryDirectory() as directory:
         variables = {"JAX_COMPILATION_CACHE_DIR": f"{directory}/cache"}

@@ -156,12 +156,7 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "store"
         write_store(path, length, np.random.default_rng(0))
-        store, config = stores.Store.open(path), setting(length, str(path))
-        batches = pipeline.of_config(config, store)
-        # As in training.
-        built = program.build(
-            config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
-        )
+        store, batches, built = begun(path, length)
         state, mesh, update = built.init(), built.mesh, built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
         source, metrics = batches.since(0), {}
@@ -186,13 +181,28 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
     return step_ms, rates, total / USERS, faults / windows / steps_per_window, batches.form.rows
 
 
+def begun(path: pathlib.Path, length: int) -> tuple[stores.Store, pipeline.TrainBatches, program.Program]:
+    """A store, its batches and the program of a step, as training has them."""
+    store, config = stores.Store.open(path), setting(length, str(path))
+    batches = pipeline.of_config(config, store)
+    built = program.build(
+        config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
+    )
+    return store, batches, built
+
+
+def lengths(users: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths of histories, int64."""
+    place = (np.arange(users) + 0.5) / users  # quantiles, so that the mean does not depend on the draw
+    z = np.array([statistics.NormalDist().inv_cdf(value) for value in place])
+    return np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z))).astype(np.int64)
+
+
 def write_store(
     path: pathlib.Path, length: int, rng: np.random.Generator, *, users: int = USERS, held_out: int = 0
 ) -> None:
     """A store of one session per user: the last ``length`` + 1 events of a history, all plays."""
-    place = (np.arange(users) + 0.5) / users  # quantiles, so that the mean does not depend on the draw
-    z = np.array([statistics.NormalDist().inv_cdf(value) for value in place])
-    size = np.minimum(np.round(FLOOR + np.exp(MU + SIGMA * rng.permutation(z))), length).astype(np.int64) + 1
+    size = np.minimum(lengths(users, rng), length) + 1
     weight = 1.0 / (np.arange(1, ITEMS + 1) + 50)  # flatter than Zipf, as films are
     item_T = np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(size.sum())).astype(np.int32) + 1
     liked_T, station_T = np.ones(len(item_T), bool), np.zeros(len(item_T), np.int32)

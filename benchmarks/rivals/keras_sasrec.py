@@ -84,9 +84,7 @@ class Batches(keras.utils.PyDataset):
     def __init__(self, log: worker.Log, seed: int):
         super().__init__()
         self._rng = np.random.default_rng(seed)
-        row_UL = worker.padded([log.train(user) for user in range(log.users)], log.length + 1)
-        self._target_UL = row_UL[:, 1:]
-        self._item_UL = np.where(self._target_UL > 0, row_UL[:, :-1], 0)
+        self._item_UL, self._target_UL = log.train_rows()
         self._negative_UL = worker.uniform_negatives(self._target_UL, log.items, self._rng)
         self._order = self._rng.permutation(log.users)
 

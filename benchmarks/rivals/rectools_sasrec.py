@@ -64,8 +64,7 @@ class RecTools:
         self._model.is_fitted = True
         found = self._model.recommend(np.arange(log.users), self._before, k=worker.TOP, filter_viewed=True)
         module.train()
-        target_U = np.array([log.history(user, worker.HELD_OUT - 1)[-1] for user in range(log.users)])
-        hits = found[Columns.Item].to_numpy() == target_U[found[Columns.User].to_numpy()]
+        hits = self._hits(found, worker.HELD_OUT)
         return float((hits / np.log2(found[Columns.Rank].to_numpy() + 1)).sum()) / log.users
 
     def evaluate(self) -> float:
@@ -73,15 +72,16 @@ class RecTools:
         if self._contexts is None:
             self._contexts = dataset([log.history(user, 1) for user in range(log.users)])
         found = self._model.recommend(np.arange(log.users), self._contexts, k=worker.TOP, filter_viewed=True)
-        hits = found[Columns.Item].to_numpy() == self._targets()[found[Columns.User].to_numpy()]
-        return float(hits.sum()) / log.users
+        return float(self._hits(found, 1).sum()) / log.users
 
     def recommend(self, history: np.ndarray, k: int) -> list:
         found = self._model.recommend([0], dataset([history]), k=k, filter_viewed=True)
         return found[Columns.Item].tolist()
 
-    def _targets(self) -> np.ndarray:
-        return self._log.item_T[self._log.indptr[1:] - 1]
+    def _hits(self, found: pd.DataFrame, held_out: int) -> np.ndarray:
+        """Which rows of lists have the held-out item of their user."""
+        target_U = self._log.targets(held_out)
+        return found[Columns.Item].to_numpy() == target_U[found[Columns.User].to_numpy()]
 
 
 def dataset(sequences: list[np.ndarray]) -> Dataset:

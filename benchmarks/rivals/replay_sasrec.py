@@ -108,8 +108,7 @@ class RePlay:
         )
         trainer(callbacks=[found]).predict(self._module, self._predict, return_predictions=False)
         frame = found.get_result().explode("item_id")
-        target_U = log.item_T[log.indptr[1:] - 1]
-        hits = frame["item_id"].to_numpy() + 1 == target_U[frame["user_id"].to_numpy().astype(int)]
+        hits = frame["item_id"].to_numpy() + 1 == log.targets()[frame["user_id"].to_numpy().astype(int)]
         return float(hits.sum()) / log.users
 
     @torch.inference_mode()

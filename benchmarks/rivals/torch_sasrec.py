@@ -71,7 +71,7 @@ class Torch:
         self._log, self._seed = log, seed
         torch.manual_seed(seed)
         self._model = SASRec(log.items, log.length).to(DEVICE)
-        self._train_UL = padded_train(log)
+        self._item_UL, self._target_UL = log.train_rows()
         self._contexts: tuple[np.ndarray, np.ndarray] | None = None
         self._loss, self._scores = self._model.loss, self._model.last_scores
         if compiled:
@@ -85,14 +85,14 @@ class Torch:
             order = rng.permutation(self._log.users)
             # As its peers here: full batches only, so that one program is compiled.
             for first in range(0, len(order) - worker.BATCH_SIZE + 1, worker.BATCH_SIZE):
-                row_BL = self._train_UL[order[first : first + worker.BATCH_SIZE]]
-                item_BL, target_BL = np.where(row_BL[:, 1:] > 0, row_BL[:, :-1], 0), row_BL[:, 1:]
+                at_B = order[first : first + worker.BATCH_SIZE]
+                item_BL, target_BL = self._item_UL[at_B], self._target_UL[at_B]
                 negative_BL = worker.uniform_negatives(target_BL, self._log.items, rng)
                 loss = self._loss(*(put(array) for array in (item_BL, target_BL, negative_BL)))
                 adam.zero_grad(set_to_none=True)
                 loss.backward()
                 adam.step()
-                if not gate.step(int((target_BL > 0).sum()), len(row_BL), finished):
+                if not gate.step(int((target_BL > 0).sum()), len(at_B), finished):
                     return
 
     def validate(self) -> float:
@@ -138,10 +138,6 @@ class Torch:
         score_V[put(history.astype(np.int64))] = -torch.inf
         score_V[0] = -torch.inf
         return torch.topk(score_V, k).indices.tolist()
-
-
-def padded_train(log: worker.Log) -> np.ndarray:
-    return worker.padded([log.train(user) for user in range(log.users)], log.length + 1)
 
 
 def put(array: np.ndarray) -> torch.Tensor:

@@ -65,8 +65,15 @@ class Log:
         """What comes before a user's test item."""
         return self.history(user, 1)[-self.length :]
 
-    def target(self, user: int) -> int:
-        return int(self.item_T[self.indptr[user + 1] - 1])
+    def targets(self, held_out: int = 1) -> np.ndarray:
+        """An item of each user: that of the test, or of validation with ``held_out`` 2."""
+        return self.item_T[self.indptr[1:] - held_out]
+
+    def train_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of all users, item_UL and target_UL, filled up behind."""
+        row_UL = padded([self.train(user) for user in range(self.users)], self.length + 1)
+        target_UL = row_UL[:, 1:]
+        return np.where(target_UL > 0, row_UL[:, :-1], 0), target_UL
 
     def ndcg(self, score: Callable[[list[np.ndarray]], np.ndarray]) -> float:
         """NDCG@10 of all users' validation items over all items but those heard before.
@@ -78,7 +85,7 @@ class Log:
             users = range(first, min(first + EVAL_BATCH_SIZE, self.users))
             heard = [self.history(user, HELD_OUT) for user in users]
             score_BV = np.array(score([one[-self.length :] for one in heard]), np.float32)
-            target_B = np.array([self.history(user, HELD_OUT - 1)[-1] for user in users])
+            target_B = self.targets(HELD_OUT)[users.start : users.stop]
             of_target_B = score_BV[np.arange(len(target_B)), target_B]
             score_BV[:, 0] = -np.inf
             for row_V, one in zip(score_BV, heard, strict=True):
@@ -92,8 +99,7 @@ class Log:
 
     def hit_rate(self, top_Uk: np.ndarray) -> float:
         """Share of users whose test item is in their list."""
-        target_U = self.item_T[self.indptr[1:] - 1]
-        return float((top_Uk == target_U[:, None]).any(1).mean())
+        return float((top_Uk == self.targets()[:, None]).any(1).mean())
 
 
 def padded(sequences: list[np.ndarray], width: int, *, left: bool = False) -> np.ndarray:

@@ -64,6 +64,10 @@ class Part(NamedTuple):
         """Rows that are scored at a time."""
         return min(CHUNK, self.places.size)
 
+    def real(self, number: jax.Array, item: jax.Array, start: jax.Array) -> jax.Array:
+        """Which rows are items', and in no chunk before the one that begins at ``start``: the last one overlaps."""
+        return (number >= start) & (item > PAD) & (item <= self.items)
+
     def scored(self, h_BD: jax.Array, by_row: tables.Tables) -> Float[Array, "B C"]:
         return scores(h_BD, *self.rows(tables.weights(self.params, by_row)))
 
@@ -185,7 +189,7 @@ def _some(part: Part, h_BD: jax.Array, start: jax.Array) -> tuple[Float[Array, "
     begin = jnp.minimum(start, part.places.size - part.chunk)
     number_C = begin + lax.iota(jnp.int32, part.chunk)
     id_C = part.places.item(part.number, number_C)
-    real_C = (number_C >= start) & (id_C > PAD) & (id_C <= part.items)
+    real_C = part.real(number_C, id_C, start)
     some = part.places.run(part.number, part.by_row, begin, part.chunk)
     score_BC = part.scored(h_BD, some)
     nan = (jnp.isnan(score_BC) & real_C[None]).any()
@@ -307,9 +311,7 @@ def _of_groups(part: Part, h_BD: jax.Array, group_BG: jax.Array, seen_BL: jax.Ar
         first_EG = jnp.minimum(start_EG, size - chunk) + group_EG % groups * GROUP
         number_EC = (first_EG[:, :, None] + jnp.arange(GROUP)[None, None]).reshape(len(h_ED), -1)
         item_EC = part.places.item(part.number, number_EC.reshape(-1)).reshape(number_EC.shape)
-        real_EC = (
-            (number_EC >= jnp.repeat(start_EG, GROUP, axis=1)) & (item_EC > PAD) & (item_EC <= part.items)
-        )
+        real_EC = part.real(number_EC, item_EC, jnp.repeat(start_EG, GROUP, axis=1))
         rows = part.places.some(part.number, part.by_row, number_EC.reshape(-1))
         row_CD, bias_C = part.rows(tables.weights(part.params, rows))
         row_ECD = row_CD.reshape(*number_EC.shape, -1)

@@ -35,7 +35,7 @@ def test_no_sequence_of_training_and_no_context_holds_the_test_item(log):
     assert log.train(0).tolist() == [1, 2, 3]  # two inputs, and their targets 2 and 3
     assert log.train(1).tolist() == [2]
     assert log.context(0).tolist() == [3, 4]
-    assert [log.target(user) for user in range(log.users)] == [5, 1]
+    assert log.targets().tolist() == [5, 1]
     assert log.hit_rate(np.array([[5, 1], [2, 3]])) == 0.5
 
 
