@@ -11,7 +11,7 @@ import tyro
 
 from jaxneg import files
 from jaxneg.cli import usage
-from jaxneg.config import Config, options, rules, saved
+from jaxneg.config import Config, fields, options, rules, saved
 
 C = TypeVar("C")
 K = TypeVar("K", bound="Configured")
@@ -28,7 +28,7 @@ def path(metavar: str) -> object:
 def several(metavar: str, otherwise: str | None = None) -> object:
     """Annotation of a tuple of any length; ``otherwise`` is what --help says of none."""
     text = f"{metavar} [{metavar} ...]"
-    return tyro.conf.arg(metavar=text) if otherwise is None else options.option(text, otherwise)
+    return tyro.conf.arg(metavar=text) if otherwise is None else fields.option(text, otherwise)
 
 
 @dataclass(frozen=True)

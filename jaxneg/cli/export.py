@@ -10,14 +10,14 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields, options, rules
+from jaxneg.config import fields, rules
 
 
 @dataclass(frozen=True)
 class Moved:
     """Where the data of a run is now."""
 
-    store: Annotated[fields.Where, options.option("STORE", "that of the run")] = ""
+    store: Annotated[fields.Where, fields.option("STORE", "that of the run")] = ""
     """Prepared store, where it has moved since training."""
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields, loading, options
+from jaxneg.config import fields, loading
 from jaxneg.errors import UserError
 
 
@@ -39,7 +39,7 @@ class Plan(commands.Configured):
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED
     """Python file with get_config() -> Config."""
     topology: tyro.conf.UseAppendAction[
-        Annotated[tuple[str, ...], options.option("NAME", "one is needed")]
+        Annotated[tuple[str, ...], fields.option("NAME", "one is needed")]
     ] = ()
     """Slice, as v5e:16x16; give it again for more."""
     per_chip: fields.Natural = 0

@@ -10,7 +10,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields, loading, options
+from jaxneg.config import fields, loading
 from jaxneg.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Sweep(commands.Configured):
     """Cells at the same time; 0 takes one per core, or per GPU."""
     seeds: Annotated[int, fields.Bounds(0, 10_000)] = 0
     """Seeds of each cell; 0 takes those of get_sweep(), else 3."""
-    set: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], options.option("NAME=V1,V2,...", "none")]] = ()
+    set: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], fields.option("NAME=V1,V2,...", "none")]] = ()
     """An axis of the grid, as data.p-hard=0,0.4; give it again for more axes."""
     split: Literal["test", "validation"] = "test"
     """Which held-out events; tune on validation."""

@@ -13,7 +13,7 @@ import tyro
 
 from jaxneg import callbacks, progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields, loading, options
+from jaxneg.config import Config, fields, loading
 from jaxneg.errors import UserError
 from jaxneg.training import records
 
@@ -49,14 +49,14 @@ class Train(commands.Configured):
     cluster: Literal["auto", "off"] = "auto"
     """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
-    coordinator: Annotated[str, options.option("HOST:PORT", "none")] = ""
+    coordinator: Annotated[str, fields.option("HOST:PORT", "none")] = ""
     """Process 0 of many, where none is found."""
     processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
     """How many processes there are."""
     process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
     """Which of them this is, from 0."""
     log: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], options.option("LOGGER ...", "none")
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], fields.option("LOGGER ...", "none")
     ] = ()
     """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; TensorBoard's file is also written unasked."""
 

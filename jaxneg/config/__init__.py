@@ -4,9 +4,9 @@ An experiment is a Python file with ``get_config() -> Config``. The command line
 ``override``, which checks names and types.
 """
 
-from jaxneg.config.fields import Effect as Effect
+from jaxneg.config.fields import Effect as Effect, option as option
 from jaxneg.config.loading import load as load, override as override
-from jaxneg.config.options import option as option, parse as parse
+from jaxneg.config.options import parse as parse
 from jaxneg.config.rules import check as check
 from jaxneg.config.saved import (
     Change as Change,

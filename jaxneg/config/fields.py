@@ -111,6 +111,14 @@ Part = Annotated[float, inside(0, 1, "[)")]
 Proper = Annotated[float, Bounds(0, 1, open_low=True, open_high=True, spoken="above 0 and below 1")]
 
 
+def option(metavar: str, otherwise: str) -> Any:
+    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
+    )
+
+
 def settled(config: T, kind: type[T] | None = None, prefix: str = "--") -> T:
     """The same dataclass with every value as its field has it; the very same one where nothing changes.
 

@@ -17,14 +17,6 @@ P = TypeVar("P")
 HELP = ("-h", "--help")
 
 
-def option(metavar: str, otherwise: str) -> Any:
-    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
-    return tyro.conf.arg(
-        metavar=metavar,
-        help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
-    )
-
-
 class Option(NamedTuple):
     """What the parser knows of one option."""
 

@@ -177,6 +177,17 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave it out",
         ),
         (
+            model.dropout_attention is not None and not encoder.blocks,
+            f"--model.dropout-attention is of attention, which --model.encoder {model.encoder} has not",
+            "leave it out",
+        ),
+        (
+            model.attention == "fused" and (model.dropout_attention or 0.0) > 0,
+            f"--model.dropout-attention {model.dropout_attention} drops weights of attention, which no kernel of "
+            "--model.attention fused does",
+            "give 0, or --model.attention plain",
+        ),
+        (
             model.remat and not encoder.blocks,
             f"--model.remat computes blocks again, and --model.encoder {model.encoder} has none",
             "leave it out",

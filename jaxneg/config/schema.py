@@ -23,6 +23,7 @@ from jaxneg.config.fields import (
     Where,
     above,
     inside,
+    option,
 )
 
 NOTHING, FIGURES, DATA, TRAINING, MODEL = Effect
@@ -89,6 +90,8 @@ class ModelConfig:
     feed_forward: Annotated[int, Bounds(0, 1 << 24), MODEL] = 0
     """hidden width of the feed-forward part, F; 0 takes the model's width"""
     dropout: Annotated[Part, MODEL] = 0.2  # share of activations zeroed in training
+    dropout_attention: Annotated[Part | None, option("FLOAT", "as dropout"), MODEL] = None
+    """share of attention weights zeroed in training; fused attention zeroes none"""
     norm: Annotated[Literal["pre", "post"], MODEL] = "pre"  # layer norm before or after each sub-layer
     window: Annotated[int, Bounds(2, COUNT), MODEL] = 5  # events that a filter of caser spans
     head: Annotated[Literal["none", "gelu"], MODEL] = "none"
@@ -113,6 +116,13 @@ class ModelConfig:
     """fused: cuDNN's kernel on a GPU in bfloat16, XLA's elsewhere; no dropout on attention weights"""
     remat: Annotated[bool, MODEL] = False
     """compute each block again for its gradient: less memory, about a third more work"""
+
+    @property
+    def weights_dropped(self) -> float:
+        """Share of attention weights that training zeroes; kernels zero none."""
+        if self.attention == "fused":
+            return 0.0
+        return self.dropout if self.dropout_attention is None else self.dropout_attention
 
 
 @dataclass(frozen=True)

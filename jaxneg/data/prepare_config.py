@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from jaxneg.batch import FEEDBACK
-from jaxneg.config import options
+from jaxneg.config import fields
 from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 from jaxneg.data import events, split
 from jaxneg.data.events import Sign
@@ -22,29 +22,29 @@ class PrepareConfig:
 
     session: Annotated[
         Literal["given", "station", "gap", "user"] | None,
-        options.option("{given,station,gap,user}", "given if every event has a session id, else user"),
+        fields.option("{given,station,gap,user}", "given if every event has a session id, else user"),
     ] = None
     """what makes a session: its id in the log, the station, listening without a long pause, all of a user"""
-    gap_minutes: Annotated[float | None, options.option("FLOAT", "30"), above(0.0, LONGEST_GAP)] = None
+    gap_minutes: Annotated[float | None, fields.option("FLOAT", "30"), above(0.0, LONGEST_GAP)] = None
     """with session gap: a longer pause starts a new session"""
-    polarity: Annotated[str | None, options.option("NAME", "default")] = None
+    polarity: Annotated[str | None, fields.option("NAME", "default")] = None
     """what is liked and disliked: default, plays, explicit, pandora or lenient"""
-    positive: Annotated[tuple[str, ...], options.option("KIND [KIND ...]", "none")] = ()
+    positive: Annotated[tuple[str, ...], fields.option("KIND [KIND ...]", "none")] = ()
     """feedback kinds that count as liked, whatever the polarity says"""
-    negative: Annotated[tuple[str, ...], options.option("KIND [KIND ...]", "none")] = ()
+    negative: Annotated[tuple[str, ...], fields.option("KIND [KIND ...]", "none")] = ()
     """feedback kinds that count as disliked, whatever the polarity says"""
     min_item_count: Positive = 1  # items with fewer events in the training window are left out
     min_user_events: Positive = 2  # users with fewer events are left out
     min_session_events: Positive = 1  # sessions with fewer events are left out
     split: Annotated[
-        Literal["time", "tail", "leave-last"] | None, options.option("{time,tail,leave-last}", "time")
+        Literal["time", "tail", "leave-last"] | None, fields.option("{time,tail,leave-last}", "time")
     ] = None
     """what is held out: events after a time, the tail of each user, or of each session the last event for the test
     and the one before it for validation"""
-    test_from: Annotated[str | None, options.option("TIME", "the last 10% of events")] = None
+    test_from: Annotated[str | None, fields.option("TIME", "the last 10% of events")] = None
     """with split time: start of the test, as 2024-02-01 or a number"""
     valid_from: Annotated[
-        str | None, options.option("TIME", "the last ninth of the events before the test")
+        str | None, fields.option("TIME", "the last ninth of the events before the test")
     ] = None
     """with split time: start of validation"""
     test_share: Proper = 0.2  # with split tail: share of a user's sessions (or events, if few) for the test

@@ -174,7 +174,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, causal: bool = True, rngs: nnx.Rngs):
         width, dtype = config.width, jnp.dtype(config.dtype)
-        self.heads, self.dropout, self.causal = config.heads, config.dropout, causal
+        self.heads, self.dropout, self.causal = config.heads, config.weights_dropped, causal
         self.fused = config.attention == "fused"
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)

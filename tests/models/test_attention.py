@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxneg.config import ModelConfig
 from jaxneg.models import attention
 
 B, H, K = 3, 2, 8
@@ -113,6 +115,40 @@ def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
     assert not np.array_equal(first, second)
     whole = jax.jit(attention.attention)(q, q, v)
     np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+
+
+def weights(**options):
+    """The weights of a layer in training: with the identity for values, of positions that are unit vectors."""
+    length = 64
+    config = ModelConfig(width=length, **options)
+    layer = attention.Attention(config, causal=False, rngs=nnx.Rngs(0))
+    for name in ("value", "out"):
+        getattr(layer, name).kernel.set_value(jnp.eye(length))
+    x_BLD = jnp.broadcast_to(jnp.eye(length), (16, length, length))
+    drawn = jax.jit(lambda x_BLD, key: layer(x_BLD, None, key))(x_BLD, jax.random.key(4))
+    q, k = (np.asarray(getattr(layer, name).kernel.get_value(), np.float64) for name in ("query", "key"))
+    logits = q @ k.T / np.sqrt(length)
+    expected = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(drawn), np.broadcast_to(expected / expected.sum(-1, keepdims=True), drawn.shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({"dropout": 0.3}, 0.3),
+        ({"dropout": 0.3, "dropout_attention": 0.1}, 0.1),
+        ({"dropout": 0.0, "dropout_attention": 0.3}, 0.3),
+        ({"dropout": 0.3, "dropout_attention": 0.0}, 0.0),
+        ({"dropout": 0.3, "attention": "fused"}, 0.0),
+        ({"dropout": 0.3, "dropout_attention": 0.0, "attention": "fused"}, 0.0),
+    ],
+)
+def test_weights_have_a_dropout_of_their_own(options, rate):
+    found, expected = weights(**options)
+    kept = found != 0
+    # A mean of as many draws of 0 or 1 as there are weights: 4 standard errors.
+    assert abs(1 - kept.mean() - rate) <= 4 * (rate * (1 - rate) / found.size) ** 0.5
+    np.testing.assert_allclose(found[kept], expected[kept] / (1 - rate), rtol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -181,8 +181,17 @@ def test_rematerialisation_keeps_less_for_the_gradient():
 
 
 def test_what_has_no_blocks_has_no_options_of_blocks():
-    for args in (["--model.remat"], ["--model.attention", "fused"]):
+    for args in (["--model.remat"], ["--model.attention", "fused"], ["--model.dropout-attention", "0"]):
         for encoder in sorted(set(parts.ENCODERS) - set(BLOCKS)):
             with pytest.raises(UserError, match=f"--model.encoder {encoder} has n") as error:
                 configs.override(Config(), ["--model.encoder", encoder, *args])
             assert "\n" not in str(error.value)
+
+
+def test_a_kernel_is_not_asked_to_drop_weights():
+    fused = ["--model.attention", "fused", "--model.dropout-attention"]
+    assert configs.override(Config(), [*fused, "0"]).model.weights_dropped == 0
+    with pytest.raises(
+        UserError, match="--model.dropout-attention 0.1 .*: give 0, or --model.attention plain"
+    ):
+        configs.override(Config(), [*fused, "0.1"])

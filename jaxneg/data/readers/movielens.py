@@ -14,7 +14,7 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import fields, options
+from jaxneg.config import fields
 from jaxneg.data import engine, events, heads, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -27,9 +27,9 @@ SCALE = fields.Bounds(-1e9, 1e9)  # of ratings
 
 @dataclass(frozen=True)
 class Options:
-    up: Annotated[float | None, SCALE, options.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, fields.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, SCALE, options.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, fields.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import options
+from jaxneg.config import fields
 from jaxneg.data import events, scans, sources
 from jaxneg.data.readers import editions
 
@@ -34,7 +34,7 @@ FEATURES = {"track_id": "VARCHAR", "release_year": "BIGINT", "tempo": "DOUBLE"}
 @dataclass(frozen=True)
 class Options:
     context_type: str = ""  # keep sessions whose rows are all of this context, such as radio; empty keeps all
-    features: Annotated[pathlib.Path | None, options.option("PATH", "those below the source")] = None
+    features: Annotated[pathlib.Path | None, fields.option("PATH", "those below the source")] = None
     """tf_*.csv with features of tracks, or their directory"""
 
 

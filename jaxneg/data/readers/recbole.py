@@ -15,7 +15,7 @@ from typing import Annotated
 import ibis
 import ibis.expr.types as ir
 
-from jaxneg.config import options
+from jaxneg.config import fields
 from jaxneg.config.fields import Bounds
 from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
@@ -33,13 +33,13 @@ class Options:
     user_field: str = "user_id"  # field of the user
     item_field: str = "item_id"  # field of the item
     time_field: str = "timestamp"  # field of the time; without it, unless renamed, the order of rows counts
-    rating_field: Annotated[str | None, options.option("FIELD", "rating, else label, else none")] = None
+    rating_field: Annotated[str | None, fields.option("FIELD", "rating, else label, else none")] = None
     """field of the opinion; without one every row is a play, and empty says that there is none"""
-    up: Annotated[float | None, SCALE, options.option("FLOAT", "4 of 5, 8 of 10")] = None
+    up: Annotated[float | None, SCALE, fields.option("FLOAT", "4 of 5, 8 of 10")] = None
     """ratings from here are thumbs-up"""
-    down: Annotated[float | None, SCALE, options.option("FLOAT", "2.5 of 5, 5 of 10")] = None
+    down: Annotated[float | None, SCALE, fields.option("FLOAT", "2.5 of 5, 5 of 10")] = None
     """ratings up to here are thumbs-down"""
-    item_fields: Annotated[tuple[str, ...], options.option("FIELD [FIELD ...]", "none")] = ()
+    item_fields: Annotated[tuple[str, ...], fields.option("FIELD [FIELD ...]", "none")] = ()
     """fields of the .item file, or of the log, that describe the item, such as artist"""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from jaxneg.config import fields, options
+from jaxneg.config import fields
 from jaxneg.errors import UserError
 
 
@@ -17,27 +17,27 @@ class Options:
     station: str = "station"  # column of the station; unless renamed it may be missing
     played: str = "played"  # column of the fraction played, 0 to 1; unless renamed it may be missing
     duration: str = "duration"  # column of milliseconds from time to end; unless renamed it may be missing
-    liked: Annotated[str, options.option("COLUMN", "none")] = ""
+    liked: Annotated[str, fields.option("COLUMN", "none")] = ""
     """column that is true for a thumb-up, instead of feedback"""
-    skipped: Annotated[str, options.option("COLUMN", "none")] = ""
+    skipped: Annotated[str, fields.option("COLUMN", "none")] = ""
     """column that is true for a skip and false for a play, instead of feedback; liked comes first"""
-    one_user: Annotated[str, options.option("NAME", "none")] = ""
+    one_user: Annotated[str, fields.option("NAME", "none")] = ""
     """the log is of one person, of this name, and has no column of users"""
-    attributes: Annotated[tuple[str, ...], options.option("COLUMN [COLUMN ...]", "none")] = ()
+    attributes: Annotated[tuple[str, ...], fields.option("COLUMN [COLUMN ...]", "none")] = ()
     """columns that describe the item, such as artist"""
     values: str = ""
     """feedback value=kind pairs, as in "1=thumb_up,0=skip,=unknown"; empty if the column holds kinds"""
     threshold: fields.Weight = 0.5  # without feedback: played at least so far is a play, else a skip
     time_unit: Literal["auto", "s", "ms", "us", "ns", "order"] = "auto"
     """of numbers; auto takes the one unit in which all lie between 1990 and today, or dates such as 20240131"""
-    time_format: Annotated[str, options.option("FORMAT", "ISO, or with a month in letters")] = ""
+    time_format: Annotated[str, fields.option("FORMAT", "ISO, or with a month in letters")] = ""
     """how times are written, as '%d/%m/%Y %H:%M'"""
     missing: Literal["refuse", "leave-out", "keep"] = "refuse"
     """ids that read as no value (nan, None, null, \\\\N): refuse the log, leave their rows out, take them as ids"""
     nested: bool = False  # a name with dots, a.b, is field b of object a even where a column a.b exists
     header: bool = True
     """the first line of delimited text names the columns; else they are column0, column1, ..."""
-    columns: Annotated[str, options.option("A,B,...", "column0,column1,...")] = ""
+    columns: Annotated[str, fields.option("A,B,...", "column0,column1,...")] = ""
     """names of the columns of text without header"""
     encoding: str = "auto"
     """of text, as latin-1 or utf-16-le; auto is UTF-8, or UTF-16 where a byte order mark says so"""

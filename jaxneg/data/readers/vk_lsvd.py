@@ -16,7 +16,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
-from jaxneg.config import fields, options
+from jaxneg.config import fields
 from jaxneg.data import engine, events, scans, sources
 from jaxneg.data.readers import editions
 from jaxneg.errors import UserError
@@ -33,7 +33,7 @@ class Options:
     """of videos without a known length: watched for less is a skip, else a play"""
     place_station: bool = False  # take the place (feed, search, group and so on) as the station
     metadata: Annotated[
-        pathlib.Path | None, options.option("PATH", "items_metadata.parquet below or above the source")
+        pathlib.Path | None, fields.option("PATH", "items_metadata.parquet below or above the source")
     ] = None
     """items_metadata.parquet, with length and author of videos, or its directory"""
 
