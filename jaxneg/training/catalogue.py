@@ -131,11 +131,11 @@ class CatalogueScore:
             while first < len(order):
                 length = next(one for one in lengths if one >= size_X[order[first]])
                 rows = slots // length
-                encode = functools.partial(self._hidden, seen, order[first : first + rows], (rows, length))
+                asked = seen, order[first : first + rows], (rows, length)
                 if self._threads > 1 and length in self._compiled:
-                    found.append(pool.submit(lambda encode=encode: np.asarray(encode())).result)
+                    found.append(pool.submit(self._waited, *asked).result)
                 else:  # what is new is compiled here, once
-                    found.append(functools.partial(np.asarray, encode()))
+                    found.append(functools.partial(np.asarray, self._hidden(*asked)))
                 self._compiled.add(length)
                 first += rows
             yield some, functools.partial(_of_each, some, order, found)
@@ -148,6 +148,10 @@ class CatalogueScore:
         return self._jitted.hidden(
             self._weights, scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in cut))
         )
+
+    def _waited(self, seen: list[np.ndarray], at_B: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """The same when they are there."""
+        return np.asarray(self._hidden(seen, at_B, shape))
 
 
 def _of_each(
