@@ -4,7 +4,7 @@ A position sees positions of its own segment, and of these, where it is causal, 
 differ in speed alone:
 
     blocks    queries in blocks, each against the keys that it may see: half of a causal square is never computed
-    fused     ``jax.nn.dot_product_attention``: cuDNN's kernel on a GPU that has one, without dropout on weights
+    fused     a kernel, without dropout on weights: cuDNN's on a GPU, splash on a TPU; XLA's own where neither fits
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
-from jaxneg.models import layers
+from jaxneg.models import layers, splash
 from jaxneg.models.layers import Linear, dropout, split
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
@@ -138,9 +138,12 @@ def fused_attention(
     *,
     causal: bool = True,
 ) -> Float[Array, "B L H K"]:
-    """The same by ``jax.nn.dot_product_attention``."""
+    """The same by the kernel of the device that the program is for, else by ``jax.nn.dot_product_attention``."""
+    if splash.fits(q_BLHK):
+        return splash.attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=causal)
     length = q_BLHK.shape[1]
-    # Rows without segments are causal by themselves, which kernels make use of; a mask is read whole.
+    # Rows without segments are causal by themselves, which cuDNN makes use of; a mask is read whole, as JAX does not
+    # offer the offsets of segments that cuDNN could be given.
     mask = (
         None
         if segment_BL is None
