@@ -1,11 +1,14 @@
 """Models as pure functions over a flat dict of parameters with string keys. Flax NNX is unwrapped here only."""
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxneg.config import ModelConfig, parts
 from jaxneg.errors import UserError
@@ -81,7 +84,13 @@ class _Network(nnx.Module):
 
 
 def build(
-    config: ModelConfig, *, length: int, stations: int, attributes: tuple[int, ...], cloze: bool = False
+    config: ModelConfig,
+    *,
+    length: int,
+    stations: int,
+    attributes: tuple[int, ...],
+    cloze: bool = False,
+    mesh: Mesh | None = None,
 ) -> Model:
     """The model of a config.
 
@@ -91,6 +100,7 @@ def build(
       stations: number of stations; 0 takes no station input.
       attributes: number of values of each attribute.
       cloze: for training on hidden events, as in BERT4Rec: sequences may have length + 1 positions.
+      mesh: that programs are for, which decides whose kernels are asked; by default that of this process.
     """
 
     def network(key: jax.Array) -> _Network:
@@ -118,11 +128,19 @@ def build(
     def output_rows(params: Params, row: jax.Array, attribute: jax.Array) -> jax.Array:
         return merged(params).inputs.output_rows(row, attribute)
 
+    def placed() -> AbstractContextManager[Any]:
+        """XLA parts its own operations among devices by itself; a kernel must be told of them."""
+        if mesh is None or config.attention != "fused":
+            return contextlib.nullcontext()
+        return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
     def encode(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
-        return merged(params)(row_BLD, *seen)
+        with placed():
+            return merged(params)(row_BLD, *seen)
 
     def encode_one(params: Params, row_BLD: jax.Array, *seen: Any) -> jax.Array:
-        return merged(params).one(row_BLD, *seen)
+        with placed():
+            return merged(params).one(row_BLD, *seen)
 
     row = parts.ENCODERS[config.encoder]
     cut = row.origin is None or not row.bidirectional  # padding comes last, and ours have a mask for it

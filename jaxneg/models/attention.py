@@ -4,7 +4,7 @@ A position sees positions of its own segment, and of these, where it is causal, 
 differ in speed alone:
 
     blocks    queries in blocks, each against the keys that it may see: half of a causal square is never computed
-    fused     ``jax.nn.dot_product_attention``: cuDNN's kernel on a GPU that has one, without dropout on weights
+    fused     a kernel, without dropout on weights: cuDNN's on a GPU, splash on a TPU; XLA's own where neither fits
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
-from jaxneg.models import layers
+from jaxneg.models import layers, splash
 from jaxneg.models.layers import Linear, dropout, split
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
@@ -76,15 +76,15 @@ def attention_at(
 ) -> Float[Array, "B 1 H K"]:
     """The same for one position of each row, at_B, whose query is given; nothing is dropped.
 
-    Keys x W and values x V, by ``kernels`` W and V, are never made: q (x W) = (q W) x, and the sum of w (x V) is (the sum of w x) V. A bias of
-    keys would raise all logits alike, and one of values is the caller's to add, as weights sum to 1.
+    Keys x W and values x V, by ``kernels`` W and V, are never made: q (x W) = (q W) x, and the sum of w (x V) is (the
+    sum of w x) V. A bias of keys would raise all logits alike, and one of values is the caller's to add, as weights
+    sum to 1.
     """
     at_B1, (D, K), (key_DHK, value_DHK) = at_B[:, None], (x_BLD.shape[2], q_B1HK.shape[3]), kernels
     own_B1 = None if segment_BL is None else jnp.take_along_axis(segment_BL, at_B1, axis=1)
     visible = _visible(at_B1, own_B1, segment_BL, x_BLD.shape[1], causal=causal)
-    q_BHD = jnp.einsum(
-        "BHK,DHK->BHD", q_B1HK[:, 0] * (D / K) ** 0.5, key_DHK
-    )  # scaled as queries of width K are
+    # By so much more are logits of width D scaled down than those of width K.
+    q_BHD = jnp.einsum("BHK,DHK->BHD", q_B1HK[:, 0] * (D / K) ** 0.5, key_DHK)
     y_BHD = _gathered(q_BHD, x_BLD, x_BLD, visible, NOTHING)
     return jnp.einsum("BHD,DHK->BHK", y_BHD, value_DHK)[:, None]
 
@@ -145,9 +145,12 @@ def fused_attention(
     *,
     causal: bool = True,
 ) -> Float[Array, "B L H K"]:
-    """The same by ``jax.nn.dot_product_attention``."""
+    """The same by the kernel of the device that the program is for, else by ``jax.nn.dot_product_attention``."""
+    if splash.fits(q_BLHK):
+        return splash.attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=causal)
     length = q_BLHK.shape[1]
-    # Rows without segments are causal by themselves, which kernels make use of; a mask is read whole.
+    # Rows without segments are causal by themselves, which cuDNN makes use of; a mask is read whole, as JAX does not
+    # offer the offsets of segments that cuDNN could be given.
     mask = (
         None
         if segment_BL is None

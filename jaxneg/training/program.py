@@ -62,14 +62,15 @@ class Program(NamedTuple):
         return self.layout.mesh
 
 
-def build_model(config: Config, catalogue: Catalogue) -> models.Model:
-    """The model of a config over a store's stations and attributes."""
+def build_model(config: Config, catalogue: Catalogue, mesh: Mesh | None = None) -> models.Model:
+    """The model of a config over a store's stations and attributes, for the devices of a mesh or of this process."""
     return models.build(
         config.model,
         length=config.data.length,
         stations=catalogue.stations,
         attributes=catalogue.attributes,
         cloze=config.data.mask > 0,
+        mesh=mesh,
     )
 
 
@@ -85,7 +86,7 @@ def build(
       total: steps of the whole run, over which a learning rate may decay.
       form: of the batches; by default a row for each sequence.
     """
-    model = build_model(config, catalogue)
+    model = build_model(config, catalogue, mesh)
     layout = layouts.of_config(config.optim, mesh, catalogue.items)
     task = objective.Task(config, model, catalogue.items)
     recipe = steps.Recipe(task, layout, layout.optimizer(config.optim, total))

@@ -9,10 +9,17 @@ import pytest
 from flax import nnx
 
 from jaxneg.config import ModelConfig
-from jaxneg.models import attention
+from jaxneg.embeddings import sharding
+from jaxneg.models import attention, splash
 
 B, H, K = 3, 2, 8
-BODIES = {"blocks": attention.attention, "fused": attention.fused_attention}
+BODIES = {
+    "blocks": attention.attention,
+    "fused": attention.fused_attention,
+    "splash": functools.partial(
+        splash.attention, interpret=True
+    ),  # interpreted: a TPU's own is compiled in tests/plan
+}
 
 
 def square(q_BLHK, k_BLHK, v_BLHK, segment_BL=None, *, causal=True):
@@ -84,17 +91,67 @@ def test_every_body_has_the_gradients_of_the_square(body, packed, causal):
         np.testing.assert_allclose(found, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
+def check_nothing_crosses(body, *, causal):
+    """Other segments hold what would win every softmax, and end or begin within a block."""
+    parts, segment_BL = made(2 * attention.BLOCK + 30, packed=True)
+    rate = jnp.asarray(np.random.default_rng(9).normal(size=parts[0].shape), jnp.float32)
+
+    @jax.jit
+    def run(own, *parts):
+        """What a segment gathers, and the gradients of that."""
+        y, pull = jax.vjp(lambda *parts: body(*parts, segment_BL, causal=causal), *parts)
+        return [jnp.where(own, found, 0) for found in (y, *pull(jnp.where(own, rate, 0)))]
+
+    for number in (0, 1, 2, 3):
+        own = (segment_BL == number)[..., None, None]
+        with_others, alone = run(own, *(jnp.where(own, part, 1e4) for part in parts)), run(own, *parts)
+        for a, b in zip(with_others, alone, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("body", BODIES)
 def test_no_weight_crosses_a_segment(body, causal):
-    """Also where other segments hold what would win every softmax, and end or begin within a block."""
-    parts, segment_BL = made(2 * attention.BLOCK + 30, packed=True)
-    run = jax.jit(BODIES[body], static_argnames="causal")
-    for number in (0, 1, 2, 3):
-        own = (segment_BL == number)[..., None, None]
-        loud = [jnp.where(own, part, 1e4) for part in parts]
-        with_others, alone = (run(*some, segment_BL, causal=causal) for some in (loud, parts))
-        np.testing.assert_array_equal(np.where(own, with_others, 0), np.where(own, alone, 0))
+    check_nothing_crosses(BODIES[body], causal=causal)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_that_minds_no_segments_would_be_seen(body):
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        check_nothing_crosses(lambda q, k, v, _, causal: BODIES[body](q, k, v, causal=causal), causal=True)
+
+
+@pytest.mark.parametrize("rows", [8, 3])
+def test_devices_share_the_rows_of_a_kernel(rows):
+    """Where rows are as many as devices or more each has its own, else all have all."""
+    mesh = sharding.make_mesh(4)
+    (q_BLHK, k_BLHK, v_BLHK), segment_BL = made(40, packed=True)
+    at_B = np.arange(rows) % B
+    taken = [part[at_B] for part in (q_BLHK, k_BLHK, v_BLHK, segment_BL)]
+    placed = sharding.put(taken, mesh, "B" if rows % 4 == 0 else "")
+
+    def run(*parts):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return splash.attention(*parts, interpret=True)
+
+    compiled = jax.jit(run).lower(*placed).compile()
+    np.testing.assert_array_equal(compiled(*placed), jax.jit(BODIES["splash"])(*taken))
+    assert "all-gather" not in compiled.as_text()
+
+
+@pytest.mark.parametrize(
+    ("length", "platform", "fits"),
+    [(64, "tpu", False), (65, "tpu", True), (128, "tpu", True), (129, "tpu", True), (200, "gpu", False)],
+)
+def test_splash_is_asked_for_tpus_and_rows_that_are_half_full(length, platform, fits, monkeypatch):
+    q_BLHK = jax.ShapeDtypeStruct((B, length, H, K), jnp.float32)
+    assert not splash.fits(q_BLHK)  # on a CPU
+    kind = jax.sharding.AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), abstract_device=kind)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert splash.fits(q_BLHK) is fits
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert splash.fits(q_BLHK) is fits
 
 
 def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():

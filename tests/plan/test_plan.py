@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxneg import cli, config as configs
+from jaxneg.batch import Form
 from jaxneg.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
@@ -346,3 +347,17 @@ def test_the_table_of_chips_is_what_the_compiler_says(name, chips):
     assert costs["bytes accessed"] / costs["optimal_seconds"] == pytest.approx(
         where.chip.reads * 1e9, rel=0.01
     )
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [True, False])
+def test_fused_attention_of_a_slice_is_the_kernel_of_tpus(packed):
+    """Forward, and backward to queries and to keys and values; nothing is gathered for it from other chips."""
+    mesh = sharding.mesh_of(tpu.tpu("v5e:2x2").devices)
+    model = ModelConfig(width=64, heads=2, layers=1, attention="fused", dtype="bfloat16")
+    config = Config(data=DataConfig(length=200, batch_size=16), model=model)
+    built = program.build(config, CATALOGUE, mesh, form=Form(16, 200, packed=packed))
+    text = built.update.lower(built.state, built.batch, built.attribute_VA).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
+    assert "all-gather" not in text
