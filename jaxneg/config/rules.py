@@ -177,6 +177,16 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "leave it out",
         ),
         (
+            model.residual != "float32" and not encoder.blocks,
+            f"--model.residual is of blocks, and --model.encoder {model.encoder} has none",
+            "leave it out",
+        ),
+        (
+            model.residual == "bfloat16" and model.dtype != "bfloat16",
+            f"--model.residual bfloat16 would round what products in {model.dtype} made",
+            "use --model.dtype bfloat16 too, or leave it out",
+        ),
+        (
             model.dropout_attention is not None and not encoder.blocks,
             f"--model.dropout-attention is of attention, which --model.encoder {model.encoder} has not",
             "leave it out",

@@ -112,6 +112,8 @@ class ModelConfig:
     """add attribute rows to the rows that are scored, so rare items share strength"""
     dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = "float32"
     """of matmuls; parameters and reductions stay float32"""
+    residual: Annotated[Literal["float32", "bfloat16"], MODEL] = "float32"
+    """of the residual stream that blocks add to: bfloat16 halves its memory traffic; norms and softmax stay float32"""
     attention: Annotated[Literal["plain", "fused"], MODEL] = "plain"
     """fused: a kernel, cuDNN's on a GPU in bfloat16 or splash on a TPU, else XLA's; no dropout on attention weights"""
     remat: Annotated[bool, MODEL] = False

@@ -18,6 +18,7 @@ from jaxneg.config import EvalConfig
 from jaxneg.metrics import released, scores
 
 ENOUGH = 5  # events of context that count as a usable history
+TOGETHER = 1 << 10  # items that are looked for in contexts together
 CUT = 10  # cut-off of MAP and of the disliked items' MRR
 ENDS = ("pair_accuracy", "auc")  # figures that have an interval, as do the two of pairs by user
 
@@ -301,11 +302,12 @@ def _values(
 
 def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
     """bool_BC, where an item is among its row's context."""
-    rows = int(max(item_BC.max(initial=0), context_BL.max(initial=0))) + 1
-    first_B1 = np.arange(len(item_BC))[:, None] * rows  # one number for each item of each row
-    held = np.sort(context_BL + first_B1, axis=None)
-    at_BC = np.searchsorted(held, item_BC + first_B1)
-    return held[np.minimum(at_BC, len(held) - 1)] == item_BC + first_B1
+    held_BC = np.zeros(item_BC.shape, bool)
+    row, column = np.nonzero(item_BC)
+    for first in range(0, len(row), TOGETHER):
+        r, c = row[first : first + TOGETHER], column[first : first + TOGETHER]
+        held_BC[r, c] = (context_BL[r] == item_BC[r, c, None]).any(1)
+    return held_BC
 
 
 def _figures(

@@ -61,6 +61,8 @@ class _Rows:
 
 def of_rows(scored: Scored, at: np.ndarray, size: int) -> Scored:
     """Scores of some of a batch's ``size`` examples; those of the others may be anything, also NaN."""
+    if len(at) == size:
+        return scored
     return Matrix(scored.score_BV[at]) if isinstance(scored, Matrix) else _Rows(scored, at, size)
 
 

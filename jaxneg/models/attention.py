@@ -68,18 +68,25 @@ def attention(
 def attention_at(
     at_B: Int[Array, "B"],
     q_B1HK: Float[Array, "B 1 H K"],
-    k_BLHK: Float[Array, "B L H K"],
-    v_BLHK: Float[Array, "B L H K"],
+    x_BLD: Float[Array, "B L D"],
+    kernels: tuple[Float[Array, "D H K"], Float[Array, "D H K"]],
     segment_BL: Int[Array, "B L"] | None = None,
     *,
     causal: bool = True,
 ) -> Float[Array, "B 1 H K"]:
-    """The same for one position of each row, at_B, whose query is given; nothing is dropped."""
-    at_B1 = at_B[:, None]
+    """The same for one position of each row, at_B, whose query is given; nothing is dropped.
+
+    Keys x W and values x V, by ``kernels`` W and V, are never made: q (x W) = (q W) x, and the sum of w (x V) is (the
+    sum of w x) V. A bias of keys would raise all logits alike, and one of values is the caller's to add, as weights
+    sum to 1.
+    """
+    at_B1, (D, K), (key_DHK, value_DHK) = at_B[:, None], (x_BLD.shape[2], q_B1HK.shape[3]), kernels
     own_B1 = None if segment_BL is None else jnp.take_along_axis(segment_BL, at_B1, axis=1)
-    visible = _visible(at_B1, own_B1, segment_BL, k_BLHK.shape[1], causal=causal)
-    y_N1K = _gathered(_by_head(q_B1HK), _by_head(k_BLHK), _by_head(v_BLHK), visible, NOTHING)
-    return y_N1K.reshape(q_B1HK.shape)
+    visible = _visible(at_B1, own_B1, segment_BL, x_BLD.shape[1], causal=causal)
+    # By so much more are logits of width D scaled down than those of width K.
+    q_BHD = jnp.einsum("BHK,DHK->BHD", q_B1HK[:, 0] * (D / K) ** 0.5, key_DHK)
+    y_BHD = _gathered(q_BHD, x_BLD, x_BLD, visible, NOTHING)
+    return jnp.einsum("BHD,DHK->BHK", y_BHD, value_DHK)[:, None]
 
 
 def _by_head(x_BLHK: Float[Array, "B L H K"]) -> Float[Array, "N L K"]:
@@ -192,17 +199,29 @@ class Attention(nnx.Module):
         at_B: Int[Array, "B"] | None = None,
     ) -> Float[Array, "B P D"]:
         """What each position, or the one at at_B, gathers from its segment and, where it is causal, not after it."""
-        B, _, D = x_BLD.shape
-        if at_B is None:
-            made = layers.joint([self.query, self.key, self.value], x_BLD)
-        else:
-            made = [self.query(layers.taken(x_BLD, at_B)), self.key(x_BLD), self.value(x_BLD)]
-        q_BLHK, k_BLHK, v_BLHK = (part.reshape(B, -1, self.heads, D // self.heads) for part in made)
         if at_B is not None:
-            y_BLHK = attention_at(at_B, q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
-        elif self.fused:
+            return self._at(at_B, x_BLD, segment_BL)
+        B, _, D = x_BLD.shape
+        made = layers.joint([self.query, self.key, self.value], x_BLD)
+        q_BLHK, k_BLHK, v_BLHK = (part.reshape(B, -1, self.heads, D // self.heads) for part in made)
+        if self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
             drop = Drop(self.dropout, key)
             y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
         return self.out(y_BLHK.reshape(B, -1, D))
+
+    def _at(self, at_B: jax.Array, x_BLD: jax.Array, segment_BL: jax.Array | None) -> Float[Array, "B 1 D"]:
+        """What the position at at_B gathers."""
+        B, _, D = x_BLD.shape
+        dtype, heads = self.query.dtype, (D, self.heads, D // self.heads)
+        q_B1HK = self.query(layers.taken(x_BLD, at_B)).reshape(B, 1, *heads[1:])
+        key_DHK, value_DHK = (
+            part.kernel.get_value().astype(dtype).reshape(heads) for part in (self.key, self.value)
+        )
+        x_BLD = x_BLD.astype(dtype)
+        y_B1HK = attention_at(at_B, q_B1HK, x_BLD, (key_DHK, value_DHK), segment_BL, causal=self.causal)
+        y_B1D = y_B1HK.reshape(B, 1, D).astype(jnp.float32)
+        if self.value.bias is not None:
+            y_B1D += self.value.bias.get_value()[None, None]
+        return self.out(y_B1D.astype(dtype))

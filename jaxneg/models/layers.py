@@ -243,13 +243,21 @@ class VerticalFilter(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of attention one after the other, with a layer norm after the last if asked.
 
-    With ``remat`` only the input of each block is kept for its gradient, and the block is computed again.
+    With ``remat`` only the input of each block is kept for its gradient, and the block is computed again. What goes
+    from block to block is of the dtype ``residual``; norms compute in float32 whatever it is.
     """
 
     def __init__(
-        self, blocks: Sequence[nnx.Module], width: int, *, out_norm: bool, remat: bool = False, rngs: nnx.Rngs
+        self,
+        blocks: Sequence[nnx.Module],
+        width: int,
+        *,
+        out_norm: bool,
+        remat: bool = False,
+        residual: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
-        self.layers, self.remat = len(blocks), remat
+        self.layers, self.remat, self.residual = len(blocks), remat, residual
         for n, block in enumerate(blocks):
             setattr(self, f"block{n}", block)
         self.out_norm = LayerNorm(width, rngs=rngs) if out_norm else None
@@ -266,10 +274,12 @@ class Stack(nnx.Module):
         With ``at_B`` that of one position of each row, P = 1, without a key: what the last block does for others is
         left out.
         """
+        x_BLD = x_BLD.astype(self.residual)
         for n, block_key in enumerate(split(key, self.layers)):
             block = getattr(self, f"block{n}")
             last = at_B if n == self.layers - 1 else None
             x_BLD = (jax.checkpoint(block) if self.remat else block)(x_BLD, segment_BL, block_key, last)
+            x_BLD = x_BLD.astype(self.residual)
         return x_BLD if self.out_norm is None else self.out_norm(x_BLD)
 
 

@@ -43,7 +43,7 @@ class Block(nnx.Module):
         if self.config.norm == "pre":
             x_BLD = layers.taken(x_BLD, at_B) + attend(self.attention_norm(x_BLD))
             return x_BLD + feed(self.feed_forward_norm(x_BLD))
-        x_BLD = self.attention_norm(layers.taken(x_BLD, at_B) + attend(x_BLD))
+        x_BLD = self.attention_norm(layers.taken(x_BLD, at_B) + attend(x_BLD)).astype(self.config.residual)
         return self.feed_forward_norm(x_BLD + feed(x_BLD))
 
 
@@ -53,7 +53,9 @@ class SASRec(layers.Stack):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
         pre = config.norm == "pre"
-        super().__init__(blocks, config.width, out_norm=pre, remat=config.remat, rngs=rngs)
+        super().__init__(
+            blocks, config.width, out_norm=pre, remat=config.remat, residual=config.residual, rngs=rngs
+        )
 
     def __call__(
         self,

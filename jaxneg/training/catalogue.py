@@ -1,7 +1,9 @@
 """A model as a score function for ``metrics``: contexts are encoded in a few lengths, ranks counted on the devices."""
 
+import collections
 import functools
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -19,13 +21,16 @@ from jaxneg.metrics import scores
 from jaxneg.training import scoring
 
 AHEAD = 1 << 13  # examples whose contexts are encoded together
+TURN = 1 << 10  # as many on a CPU, where those that come next are encoded while these are ranked
+WAITING = 2  # turns that are encoded ahead of what is looked at
 PARTS = 4  # lengths that contexts are cut to: so many even parts of the longest
 PROGRAM = 1 << 22  # floats of hidden states that one more compiled program must save
 # Floats of hidden states that a core is given at a time: more leave its cache and cost half as much more.
 CACHE = 1 << 18
 THREADS = 16  # that encode contexts on a CPU, at most
-# Scores that the host sorts before ranks are counted on the devices, whose program takes as long to compile.
+# Scores that the host ranks before ranks are counted on the devices, whose program takes as long to compile.
 SORTED = 1 << 25
+AT_HAND = 1 << 13  # items of a catalogue up to which the host of a CPU ranks faster than XLA
 
 
 class Jitted(NamedTuple):
@@ -61,6 +66,7 @@ class CatalogueScore:
         # A program is too small for many cores: each takes its own. Those of many devices would wait for each other.
         alone = layout.mesh.size == 1 and jax.default_backend() == "cpu"
         self._threads = min(os.cpu_count() or 1, THREADS) if alone else 1
+        self._at_hand = alone and layout.items <= AT_HAND
 
     def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:
         h_BD, rows = self._encoded([batch])[0], self._all_rows()
@@ -70,59 +76,90 @@ class CatalogueScore:
 
     def each(self, batches: Iterable[EvalBatch]) -> Iterator[tuple[EvalBatch, scores.Scored]]:
         """The batches with their scores, some batches read ahead."""
-        rest = iter(batches)
-        for first in rest:
-            together = [first, *itertools.islice(rest, max(AHEAD // len(first.item_BL), 1) - 1)]
-            for batch, h_BD in zip(together, self._encoded(together), strict=True):
+        for some, h_BDs in self._in_turn(batches):
+            for batch, h_BD in zip(some, h_BDs, strict=True):
                 yield batch, self._scored(h_BD)
 
     def _scored(self, h_BD: Float[np.ndarray, "B D"]) -> scores.Scored:
         self._left -= len(h_BD) * self._items
-        rows = self._all_rows() if self._left >= 0 else None
+        rows = self._all_rows() if self._left >= 0 or self._at_hand else None
         if rows is None:
             return _Scored(self._jitted, self._weights, h_BD)
         return scores.Matrix(np.asarray(self._jitted.of_all(h_BD, *rows)))
 
     def _encoded(self, batches: Sequence[EvalBatch]) -> list[Float[np.ndarray, "B D"]]:
-        """Hidden states h_BD of each batch, from which the event after each context is scored.
+        """Hidden states h_BD of each batch, from which the event after each context is scored."""
+        return [h_BD for _, h_BDs in self._in_turn(batches) for h_BD in h_BDs]
 
-        The longest contexts are encoded first, and what is left of a length is filled with those of the next.
-        """
-        seen = [np.concatenate([np.asarray(batch[n]) for batch in batches]) for n in range(3)]
-        X, longest = seen[0].shape
-        width = self._weights.tables["item_VD"].shape[-1]
-        size_X = (seen[0] != PAD).sum(1)
-        lengths = [longest]
-        if self._cut:
-            lengths = chosen(size_X, longest, self._compiled, PROGRAM // width)
-        slots = len(batches[0].item_BL) * longest
-        if jax.default_backend() == "cpu":
-            slots = min(slots, max(CACHE // width, longest))
-        order, first = np.argsort(-size_X, kind="stable"), 0
-        found: list[Callable[[], np.ndarray]] = []
+    def _in_turn(self, batches: Iterable[EvalBatch]) -> Iterator[tuple[list[EvalBatch], list[np.ndarray]]]:
+        """Batches with their hidden states h_BD; while some are looked at, those that follow are encoded."""
         pool = futures.ThreadPoolExecutor(self._threads)
         try:
-            while first < X:
-                length = next(one for one in lengths if one >= size_X[order[first]])
-                rows = slots // length
-                at_B = order[first : first + rows]
-                fill = ((0, rows - len(at_B)), (0, 0))
-                some = (np.pad(leaf[at_B, :length], fill) for leaf in seen)
-                placed = scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in some))
-                if self._threads > 1 and length in self._compiled:
-                    found.append(pool.submit(self._waited, placed).result)
-                else:  # what is new is compiled here, once
-                    found.append(functools.partial(np.asarray, self._jitted.hidden(self._weights, placed)))
-                self._compiled.add(length)
-                first += rows
-            h_XD = np.concatenate([h_BD() for h_BD in found])[np.argsort(order)]
+            begun = self._begun(batches, pool)
+            waiting = collections.deque(itertools.islice(begun, WAITING))
+            while waiting:
+                some, h_BDs = waiting.popleft()
+                found = h_BDs()
+                waiting.extend(itertools.islice(begun, 1))
+                yield some, found
         finally:  # who is interrupted waits for what has begun alone
             pool.shutdown(cancel_futures=True)
-        return np.split(h_XD, np.cumsum([len(batch.item_BL) for batch in batches])[:-1])
 
-    def _waited(self, seen: scoring.Seen) -> np.ndarray:
-        """Hidden states when they are there."""
-        return np.asarray(self._jitted.hidden(self._weights, seen))
+    def _begun(
+        self, batches: Iterable[EvalBatch], pool: futures.Executor
+    ) -> Iterator[tuple[list[EvalBatch], Callable[[], list[np.ndarray]]]]:
+        """Some batches at a time, and what waits for their hidden states.
+
+        Of these the longest contexts are encoded first, and what is left of a length is filled with those of the next.
+        """
+        rest, total = iter(batches), operator.length_hint(batches)
+        width = self._weights.tables["item_VD"].shape[-1]
+        for batch in rest:
+            together = max((TURN if self._threads > 1 else AHEAD) // len(batch.item_BL), 1)
+            some = [batch, *itertools.islice(rest, together - 1)]
+            seen = [np.concatenate([np.asarray(one[n]) for one in some]) for n in range(3)]
+            size_X, longest = (seen[0] != PAD).sum(1), seen[0].shape[1]
+            lengths = [longest]
+            if self._cut:
+                share = min(len(some) / max(total, len(some)), 1.0)  # of what a new program would be used for
+                lengths = chosen(size_X, longest, self._compiled, int(PROGRAM * share) // width)
+            slots = len(batch.item_BL) * longest
+            if jax.default_backend() == "cpu":
+                slots = min(slots, max(CACHE // width, longest))
+            order, first = np.argsort(-size_X, kind="stable"), 0
+            found: list[Callable[[], np.ndarray]] = []
+            while first < len(order):
+                length = next(one for one in lengths if one >= size_X[order[first]])
+                rows = slots // length
+                asked = seen, order[first : first + rows], (rows, length)
+                if self._threads > 1 and length in self._compiled:
+                    found.append(pool.submit(self._waited, *asked).result)
+                else:  # what is new is compiled here, once
+                    found.append(functools.partial(np.asarray, self._hidden(*asked)))
+                self._compiled.add(length)
+                first += rows
+            yield some, functools.partial(_of_each, some, order, found)
+
+    def _hidden(self, seen: list[np.ndarray], at_B: np.ndarray, shape: tuple[int, int]) -> jax.Array:
+        """Hidden states of some contexts, cut to a length, and of as many empty ones as there are rows more."""
+        cut = [np.zeros(shape[:1] + (min(shape[1], leaf.shape[1]),), leaf.dtype) for leaf in seen]
+        for some, leaf in zip(cut, seen, strict=True):
+            some[: len(at_B)] = leaf[at_B, : shape[1]]
+        return self._jitted.hidden(
+            self._weights, scoring.Seen(*(sharding.put(leaf, self._mesh) for leaf in cut))
+        )
+
+    def _waited(self, seen: list[np.ndarray], at_B: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """The same when they are there."""
+        return np.asarray(self._hidden(seen, at_B, shape))
+
+
+def _of_each(
+    batches: Sequence[EvalBatch], order: np.ndarray, found: Sequence[Callable[[], np.ndarray]]
+) -> list[Float[np.ndarray, "B D"]]:
+    """Hidden states of each batch, out of those that were found in another order."""
+    h_XD = np.concatenate([h_BD() for h_BD in found])[np.argsort(order)]
+    return np.split(h_XD, np.cumsum([len(batch.item_BL) for batch in batches])[:-1])
 
 
 class _Scored:

@@ -63,9 +63,13 @@ def test_an_item_with_itself_alone_is_no_pair():
     assert (found.pairs_B.tolist(), found.same_B.tolist()) == ([0, 1], [1, 0])
 
 
+# Targets are counted, or sorted; in one go, or a few examples at a time.
+@pytest.mark.parametrize(("few", "block"), [(metrics.ranking.FEW, metrics.ranking.BLOCK), (3, 41 * 5)])
 @pytest.mark.parametrize("levels", [4, 10**6])
 @pytest.mark.parametrize("exclude", [False, True])
-def test_rank_equals_counting(levels, exclude):
+def test_rank_equals_counting(levels, exclude, few, block, monkeypatch):
+    monkeypatch.setattr(metrics.ranking, "FEW", few)
+    monkeypatch.setattr(metrics.ranking, "BLOCK", block)
     rng = np.random.default_rng(1)
     score_BV = rng.integers(levels, size=(12, 41)).astype(np.float32)
     score_BV[:, 0] = levels + 1  # the padding row must not count
@@ -96,6 +100,22 @@ def test_top_is_that_of_rank(k, exclude):
         spoilt_BV = np.where(np.arange(41) == item, np.nan, score_BV)
         with pytest.raises(ValueError, match=r"^a score is NaN: scores must order all items$"):
             metrics.top(spoilt_BV, k=k, seen_BL=seen_BL)
+
+
+@pytest.mark.parametrize("levels", [3, 40, 10**6])
+def test_what_leads_is_found_in_groups_of_columns(levels):
+    """Popular columns come first, as in a catalogue, and some scores are -inf."""
+    rng = np.random.default_rng(2)
+    score_BV = rng.integers(levels, size=(9, 501)) / levels - np.arange(501) / 300
+    score_BV[rng.random(score_BV.shape) < 0.1] = -np.inf
+    score_BV[0, 20:] = -np.inf
+    seen_BL = rng.integers(0, 501, size=(9, 60))
+    for k in (1, 7, 30, 499):
+        found = metrics.top(score_BV, k=k, seen_BL=seen_BL)
+        for score_V, seen_L, top_k in zip(score_BV, seen_BL, found, strict=True):
+            left = [v for v in range(1, 501) if v not in seen_L]
+            expected = sorted(left, key=lambda v: (-score_V[v], v))[:k]
+            assert top_k.tolist() == expected + [0] * (k - len(expected))
 
 
 def test_rank_by_hand():

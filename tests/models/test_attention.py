@@ -211,12 +211,17 @@ def test_weights_have_a_dropout_of_their_own(options, rate):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("packed", [False, True])
 def test_one_query_a_row_is_its_row_of_the_square(packed, causal):
-    (q_BLHK, k_BLHK, v_BLHK), segment_BL = made(37, packed=packed)
+    """Keys and values are made of the same positions here; there it is given what makes them."""
+    (q_BLHK, x_BLHK, _), segment_BL = made(37, packed=packed)
+    x_BLD, rng = x_BLHK.reshape(*x_BLHK.shape[:2], -1), np.random.default_rng(3)
+    D = x_BLD.shape[-1]
+    key_DHK, value_DHK = rng.normal(size=(2, D, *q_BLHK.shape[2:])).astype(np.float32) * D**-0.5
+    k_BLHK, v_BLHK = (np.einsum("BLD,DHK->BLHK", x_BLD, part) for part in (key_DHK, value_DHK))
     for at in ([0, 5, 36], [36, 0, 11]):
         at_B = np.array(at, np.int32)
         q_B1HK = jnp.asarray(np.asarray(q_BLHK)[np.arange(B), at_B][:, None])
         found = jax.jit(attention.attention_at, static_argnames="causal")(
-            jnp.asarray(at_B), q_B1HK, k_BLHK, v_BLHK, segment_BL, causal=causal
+            jnp.asarray(at_B), q_B1HK, x_BLD, (key_DHK, value_DHK), segment_BL, causal=causal
         )
         expected = square(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=causal)[np.arange(B), at_B][:, None]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -76,7 +76,7 @@ def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-# None are sorted; those of the first lot are; all are.
+# The device ranks all; the host ranks the first lot; it ranks all.
 @pytest.mark.parametrize(
     ("exclude", "few"),
     [
@@ -88,7 +88,9 @@ def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
 def test_figures_are_those_of_all_scores_at_once(exclude, few, batches, monkeypatch):
     monkeypatch.setattr(catalogue, "SORTED", few)
     monkeypatch.setattr(catalogue, "PROGRAM", 0)
-    monkeypatch.setattr(catalogue, "AHEAD", 2 * B)  # in three lots, the last of one batch
+    monkeypatch.setattr(catalogue, "AT_HAND", 0)
+    for name in ("AHEAD", "TURN"):
+        monkeypatch.setattr(catalogue, name, 2 * B)  # in three lots, the last of one batch
     model = model_of("sasrec")
     score = score_of(model)
     config = EvalConfig(ks=(3, 10), bootstrap=20, exclude_seen=exclude, released=10, released_batch=6)

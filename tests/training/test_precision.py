@@ -1,6 +1,7 @@
 """What bfloat16 may touch, and that fused attention and rematerialisation change how a model is computed, not what."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.extend import core as jax_core
 
 from jaxneg import config as configs
+from jaxneg.batch import Form
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError, parts
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention
@@ -45,12 +47,17 @@ def zeros(abstract):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "attention"), [*((name, "plain") for name in parts.ENCODERS), ("sasrec", "fused")]
-)
-def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sums_32(encoder, attention):
-    mask = 0.3 if parts.ENCODERS[encoder].bidirectional else 0.0
-    config = changed(encoder=encoder, attention=attention, dtype="bfloat16", mask=mask)
+NARROW = {name: {"encoder": name} for name in parts.ENCODERS} | {
+    "fused": {"attention": "fused"},
+    **{f"{name}, residual": {"encoder": name, "residual": "bfloat16"} for name in BLOCKS},
+    "post, residual": {"norm": "post", "residual": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("options", NARROW.values(), ids=NARROW)
+def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sums_32(options):
+    mask = 0.3 if parts.ENCODERS[options.get("encoder", "sasrec")].bidirectional else 0.0
+    config = changed(dtype="bfloat16", mask=mask, **options)
     built = program.build(config, CATALOGUE, sharding.make_mesh(1))
     traced = jax.make_jaxpr(built.update)(*zeros((built.state, built.batch, built.attribute_VA)))
     found = list(equations(traced.jaxpr))
@@ -71,6 +78,37 @@ def test_in_bfloat16_products_are_16_bits_and_state_softmax_norms_losses_and_sum
     # Item rows are read from their table and summed with the other inputs in float32.
     gathered = [e for e in found if e.primitive.name == "gather"]
     assert gathered and not any(narrow(e) for e in gathered)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("encoder", BLOCKS)
+def test_the_residual_stream_is_of_its_dtype_and_the_states_hardly_others(encoder, norm):
+    mask = 0.3 if parts.ENCODERS[encoder].bidirectional else 0.0
+    wide = changed(encoder=encoder, norm=norm, dtype="bfloat16", mask=mask, head="none")
+    narrow = dataclasses.replace(wide, model=dataclasses.replace(wide.model, residual="bfloat16"))
+    B, L, D = CONFIG.data.batch_size, wide.data.positions, CONFIG.model.width
+
+    def streams(config):
+        """dtypes of the sums x + y of whole activations that are no bias: two a block, and none else of 16 bits."""
+        built = program.build(config, CATALOGUE, sharding.make_mesh(1), form=Form(B, L))
+        model = built.model
+        shapes = [jnp.zeros((B, L, D)), *(jnp.ones((B, L), kind) for kind in (jnp.int32, jnp.int32, bool))]
+        traced = jax.make_jaxpr(lambda *seen: model.encode(*seen, None))(
+            model.init(jax.random.key(0)), *shapes
+        )
+        return [
+            equation.outvars[0].aval.dtype
+            for equation in equations(traced.jaxpr)
+            if equation.primitive.name in ("add", "add_any")
+            and all(getattr(var.aval, "shape", ()) == (B, L, D) for var in equation.invars)
+        ]
+
+    count = 2 * CONFIG.model.layers
+    assert streams(narrow).count(jnp.bfloat16) == count and jnp.bfloat16 not in streams(wide)
+    exact, *rounded = (states(one)[0] for one in (changed(wide, mask=mask, dtype="float32"), wide, narrow))
+    errors = [float(jnp.sqrt(((h - exact) ** 2).mean() / (exact**2).mean())) for h in rounded]
+    # Each sum in bfloat16 is off by at most 2^-9 of itself.
+    assert errors[0] < errors[1] < math.hypot(errors[0], count * 2**-9)
 
 
 def states(config, *, packed=False, seed=0):
@@ -181,7 +219,12 @@ def test_rematerialisation_keeps_less_for_the_gradient():
 
 
 def test_what_has_no_blocks_has_no_options_of_blocks():
-    for args in (["--model.remat"], ["--model.attention", "fused"], ["--model.dropout-attention", "0"]):
+    for args in (
+        ["--model.remat"],
+        ["--model.attention", "fused"],
+        ["--model.dropout-attention", "0"],
+        ["--model.dtype", "bfloat16", "--model.residual", "bfloat16"],
+    ):
         for encoder in sorted(set(parts.ENCODERS) - set(BLOCKS)):
             with pytest.raises(UserError, match=f"--model.encoder {encoder} has n") as error:
                 configs.override(Config(), ["--model.encoder", encoder, *args])
