@@ -51,7 +51,10 @@ def joint(parts: Sequence[Linear], x: Float[Array, "*S D"]) -> list[Float[Array,
 
 
 def _affine(
-    x: Float[Array, "*S D"], kernel_DF: Float[Array, "D F"], bias_F: Float[Array, "F"] | None, dtype: DTypeLike | None
+    x: Float[Array, "*S D"],
+    kernel_DF: Float[Array, "D F"],
+    bias_F: Float[Array, "F"] | None,
+    dtype: DTypeLike | None,
 ) -> Float[Array, "*S F"]:
     # Of two dimensions, so that the gradient of the kernel sums over one: over more, XLA transposes x first.
     y_NF = jnp.dot(x.reshape(-1, x.shape[-1]).astype(dtype), kernel_DF.astype(dtype))
@@ -68,13 +71,14 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:  # pyright: ignore
         assert self.scale is not None and self.bias is not None
-        return _layer_norm(x.astype(jnp.float32), self.scale.get_value(), self.bias.get_value())
+        return layer_norm(x.astype(jnp.float32), self.scale.get_value(), self.bias.get_value())
 
 
 @jax.custom_vjp
-def _layer_norm(
+def layer_norm(
     x: Float[Array, "*S D"], scale_D: Float[Array, "D"], bias_D: Float[Array, "D"]
 ) -> Float[Array, "*S D"]:
+    """What ``LayerNorm`` does, of float32."""
     return _normed(x, scale_D, bias_D)[0]
 
 
@@ -96,7 +100,7 @@ def _normed_back(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array
     return dx_ND.reshape(dy.shape), (dy_ND * unit_ND).sum(0), dy_ND.sum(0)
 
 
-_layer_norm.defvjp(_normed, _normed_back)
+layer_norm.defvjp(_normed, _normed_back)
 
 
 def _mean(x_ND: Float[Array, "N D"]) -> Float[Array, "N 1"]:
