@@ -1,6 +1,6 @@
 """Positions trained per second, in the setting of published SASRec code on MovieLens-1M.
 
-    .venv/bin/python benchmarks/train_step.py [--quick]
+    .venv/bin/python benchmarks/train_step.py [--quick] [--together K]
 
 6,040 users, 3,416 items, width 64, 2 blocks, 1 head, feed-forward width 64, dropout 0.2, batch 128, Adam at
 1e-3, float32, binary cross-entropy with one uniform negative per position, inputs of 50 and of 200. The
@@ -26,6 +26,9 @@ Prints one JSON line. For each length, under L50 and L200, with medians over win
                         products, forward and twice that backward, over padding and the whole L x L attention
     floor_share         floor_ms / step_ms
     faults_per_step     minor page faults
+
+With --together K also, at each length under together, the time of K steps one by one over that of K in one call
+(--train.steps-per-dispatch), in windows that take turns: ratio is the median, ratio_min and ratio_max the ends.
 
 positions_per_s is that of L = 200; matmul_gflops is the best rate of 2048^3 float32 products in this run.
 """
@@ -64,7 +67,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="2 steps to warm up, then 6 in 3 windows")
-    quick = parser.parse_args().quick
+    parser.add_argument("--together", type=int, default=1, metavar="K", help="also K steps in one call")
+    args = parser.parse_args()
+    quick = args.quick
     use_huge_pages()
     warmup, windows, steps_per_window = (2, 3, 2) if quick else (8, 6, 8)
     gflops = matmul_gflops()
@@ -88,6 +93,9 @@ def main() -> None:
             "positions_per_sequence": round(positions, 1),
             "faults_per_step": round(faults),
         }
+    if args.together > 1:
+        for length in (50, 200):
+            result[f"L{length}"]["together"] = together(length, args.together, windows)
     result |= {
         "positions_per_s": result["L200"]["positions_per_s"],
         "matmul_gflops": round(gflops),
@@ -179,6 +187,41 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
         assert np.isfinite(metrics["loss"])
         total = int(np.diff(store.session_indptr).sum()) - USERS
     return step_ms, rates, total / USERS, faults / windows / steps_per_window, batches.form.rows
+
+
+def together(length: int, count: int, windows: int) -> dict[str, float]:
+    """How many times longer ``count`` steps one by one take than in one call."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "store"
+        write_store(path, length, np.random.default_rng(0))
+        store, batches, built = begun(path, length)
+        mesh, source = built.mesh, batches.since(0)
+        attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
+
+        def single(state):
+            for _ in range(count):
+                state, _ = built.update(state, sharding.put_fields(next(source), mesh), attribute_VA)
+            return state
+
+        def stacked(state):
+            made = [next(source) for _ in range(count)]
+            return built.updates(state, sharding.put_stacked(made, mesh), attribute_VA)[0]
+
+        states, ratios = [built.init(), built.init()], []
+        for n in range(windows + 1):
+            seconds = []
+            for at, run in enumerate((single, stacked)):
+                began = time.perf_counter()
+                states[at] = jax.block_until_ready(run(states[at]))
+                seconds.append(time.perf_counter() - began)
+            if n > 0:  # the first window compiles
+                ratios.append(seconds[0] / seconds[1])
+    return {
+        "steps": count,
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
 
 
 def begun(path: pathlib.Path, length: int) -> tuple[stores.Store, pipeline.TrainBatches, program.Program]:

@@ -182,6 +182,8 @@ class TrainConfig:
     checkpoint_every: Annotated[Natural, TRAINING] = 0
     """steps between checkpoints; 0 saves at each validation"""
     log_every: Annotated[Positive, NOTHING] = 50  # steps between lines of metrics
+    steps_per_dispatch: Annotated[Positive, NOTHING] = 1
+    """steps that one call of the program takes, where nothing is due between them: for small steps on accelerators"""
     devices: Annotated[Natural, NOTHING] = 0  # devices to train on; 0 takes all
     shards: Annotated[Positive, NOTHING] = 1
     """devices that share the rows of the item tables; each has all of them with 1"""

@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import jax
@@ -125,9 +125,14 @@ def put(tree: object, mesh: Mesh, letters: str = "") -> object:
 
 
 @functools.lru_cache(maxsize=64)
-def _places(kind: Callable[..., object], ndims: tuple[int, ...], mesh: Mesh) -> Any:
-    """``shardings`` of a NamedTuple of arrays; kept, as each step asks for them."""
-    return shardings(kind(*(jax.ShapeDtypeStruct((1,) * ndim, np.int32) for ndim in ndims)), mesh)
+def _places(kind: Callable[..., object], ndims: tuple[int, ...], mesh: Mesh, stacked: bool) -> Any:
+    """``shardings`` of a NamedTuple of arrays, or of many stacked; kept, as each step asks for them."""
+    found = shardings(kind(*(jax.ShapeDtypeStruct((1,) * ndim, np.int32) for ndim in ndims)), mesh)
+
+    def behind(where: NamedSharding) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(None, *where.spec))
+
+    return jax.tree.map(behind, found) if stacked else found
 
 
 def put_fields(fields: Fields, mesh: Mesh) -> Fields:
@@ -135,14 +140,25 @@ def put_fields(fields: Fields, mesh: Mesh) -> Fields:
 
     Of many processes each gives its own rows of what is sharded along B, a block of equal size, and all of the rest.
     """
-    places = _places(type(fields), tuple(leaf.ndim for leaf in fields), mesh)
+    return _put(fields, _places(type(fields), tuple(leaf.ndim for leaf in fields), mesh, False), 0)
+
+
+def put_stacked(many: Sequence[Fields], mesh: Mesh) -> Fields:
+    """As ``put_fields`` many of one shape, each array of them with a dimension before its own that counts them."""
+    first = many[0]
+    fields = type(first)(*(np.stack(leaves) for leaves in zip(*many, strict=True)))
+    return _put(fields, _places(type(first), tuple(leaf.ndim for leaf in first), mesh, True), 1)
+
+
+def _put(fields: Fields, places: Any, at: int) -> Fields:
+    """Arrays at their places, sharded along dimension ``at`` or not at all."""
     if all(where.is_fully_addressable for where in places):
         return jax.device_put(fields, places)
 
     def whole(leaf: np.ndarray, where: NamedSharding) -> jax.Array:
-        rows = jax.process_count() if where.spec and where.spec[0] == MESH else 1
+        rows = jax.process_count() if where.spec[at : at + 1] == (MESH,) else 1
         # Without a shape of the whole, JAX would take different rows for copies of one array where the mesh allows it.
-        shape = (leaf.shape[0] * rows, *leaf.shape[1:])
+        shape = (*leaf.shape[:at], *(size * rows for size in leaf.shape[at : at + 1]), *leaf.shape[at + 1 :])
         return jax.make_array_from_process_local_data(where, leaf, shape)
 
     return jax.tree.map(whole, fields, places)

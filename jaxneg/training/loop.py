@@ -169,13 +169,13 @@ class Loop:
     writer: logs.Writer
     watch: Watch
     feed: Callable[[int], None]  # of the watchdog: that a step was reached
-    # metrics of steps not logged yet
+    # metrics of steps not logged yet, of one or of several in a row
     pending: list[dict[str, jax.Array]] = field(default_factory=list[dict[str, jax.Array]])
     mark: float = 0.0  # when the steps began that the next flush waits for
     logged: float = field(default_factory=time.perf_counter)
     began: float = field(default_factory=time.perf_counter)  # of this part of the run
     before: float = 0.0  # seconds of the parts before it
-    compiled: bool = False
+    compiled: set[int] = field(default_factory=set[int])  # of how many steps programs are
     expected: bool = False  # whether it was said how long it will take
 
     def run(self, state: steps.State, facts: dict[str, float | None]) -> records.Result:
@@ -218,30 +218,49 @@ class Loop:
             if not self.pending:
                 self.mark = time.perf_counter()
             with errors.carried("batches could not be made ahead", AGAIN, OURS):
-                made = next(source)
+                made = [next(source) for _ in range(self._together(step, validate_every, save_every))]
             state, found = self._update(state, made)
-            if len(self.pending) >= train.log_every:
+            if self._waiting >= train.log_every:
                 self.checkpoints.check()
                 self._tell(step, self._flush(step))
             self.pending.append(found)
-            step += 1
+            step += len(made)
 
-    def _update(self, state: steps.State, made: Batch) -> tuple[steps.State, dict[str, jax.Array]]:
-        """Dispatches a step. The first one of a process compiles, and counts for itself."""
-        built = self.job.built
-        batch = sharding.put_fields(made, built.layout.mesh)
-        if not self.compiled:
+    @property
+    def _waiting(self) -> int:
+        """Steps not logged yet."""
+        return sum(line["loss"].size for line in self.pending)
+
+    def _together(self, step: int, *every: int) -> int:
+        """How many of the next steps one call takes: several only where nothing is due before the last of them."""
+        train = self.job.config.train
+        due = [each - step % each for each in every]
+        left = min(self.job.total - step, train.log_every - self._waiting % train.log_every, *due)
+        return train.steps_per_dispatch if train.steps_per_dispatch <= left else 1
+
+    def _update(self, state: steps.State, made: list[Batch]) -> tuple[steps.State, dict[str, jax.Array]]:
+        """Dispatches a step or several. The first of a process compile, and count for themselves."""
+        built, count = self.job.built, len(made)
+        new = count not in self.compiled
+        if new:
             self._tell(self.progress.step, {}, "compiling")
+            jax.block_until_ready(self.pending)
         began = time.perf_counter()
-        state, found = built.update(state, batch, self.attribute_VA)
+        if count == 1:
+            batch = sharding.put_fields(made[0], built.layout.mesh)
+            state, found = built.update(state, batch, self.attribute_VA)
+        else:
+            batches = sharding.put_stacked(made, built.layout.mesh)
+            state, found = built.updates(state, batches, self.attribute_VA)
         # On CPU, JAX 0.10.2 and 0.11.2 deadlock when processes of several devices queue steps.
         one_by_one = jax.process_count() > 1 and jax.default_backend() == "cpu"
-        if one_by_one or not self.compiled:
+        if one_by_one or new:
             jax.block_until_ready(found)
-        if not self.compiled:
-            self.mark = time.perf_counter()
-            self.progress.compile_seconds += self.mark - began
-            self.compiled = True
+        if new:
+            seconds = time.perf_counter() - began
+            self.mark = self.mark + seconds if self.pending else time.perf_counter()
+            self.progress.compile_seconds += seconds
+            self.compiled.add(count)
         return state, found
 
     @property
@@ -286,33 +305,37 @@ class Loop:
         for line in self.pending:
             jax.block_until_ready(line)
             self.feed(step)
-        fetched = jax.device_get(self.pending)
+        lines = jax.device_get(self.pending)
         self.pending = []
-        loss = float(np.mean([line["loss"] for line in fetched], dtype=np.float64))
+        found = {name: np.hstack([line[name] for line in lines]) for name in lines[0]}  # of each step
+        count = len(found["loss"])
+        loss = float(found["loss"].mean(dtype=np.float64))
         if not math.isfinite(loss):
-            bad = next(n for n, line in enumerate(fetched) if not math.isfinite(line["loss"]))
+            bad = int(np.isfinite(found["loss"]).argmin())
             raise UserError(
-                f"the loss is not finite at step {step - len(fetched) + bad + 1}: "
+                f"the loss is not finite at step {step - count + bad + 1}: "
                 f"lower --optim.learning-rate ({self.job.config.optim.learning_rate}), raise --optim.warmup-steps "
                 f"or set --optim.clip; the checkpoints before it are kept in {self.job.workdir}"
             )
-        hard, negatives = (int(sum(line[name] for line in fetched)) for name in ("hard", "negatives"))
+        hard, negatives, positions = (
+            int(found[name].sum(dtype=np.int64)) for name in ("hard", "negatives", "positions")
+        )
         self.progress.hard += hard
         self.progress.negatives += negatives
         now = time.perf_counter()
         self.progress.device_seconds += now - self.mark
-        self._expect(step, len(fetched), now - self.mark)
+        self._expect(step, count, now - self.mark)
         self.mark = now
         line = {
             "epoch": step / self.job.per_epoch,
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
-            "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "sequences_per_s": len(fetched) * self.job.batches.sequences_per_step / (now - self.logged),
+            "gradient_norm": float(found["gradient_norm"][-1]),
+            "sequences_per_s": count * self.job.batches.sequences_per_step / (now - self.logged),
         }
         told = {
-            "step_seconds": (now - self.logged) / len(fetched),
-            "positions_per_s": sum(int(line["positions"]) for line in fetched) / (now - self.logged),
+            "step_seconds": (now - self.logged) / count,
+            "positions_per_s": positions / (now - self.logged),
             "device_memory": processes.device_memory(),
         }
         self.logged = now

@@ -238,6 +238,7 @@ class Terminate:
 
     def __init__(self) -> None:
         self._many, self._began = many(), None
+        self._asked = 0
         self._deferring = contextlib.ExitStack()
 
     def __enter__(self) -> "Terminate":
@@ -248,7 +249,9 @@ class Terminate:
 
     def __call__(self, step: int) -> bool:
         if self._many:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX waits for a number one above the highest that any process has named, which steps may pass over.
+            self._asked += 1
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         if self._began is None:
             self._began = step
         elif self._began >= 0 and step > self._began:

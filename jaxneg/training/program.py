@@ -37,7 +37,7 @@ def catalogue_of(store: stores.Store) -> Catalogue:
 
 @runtime_checkable
 class Update(Protocol):
-    """A jitted step, which donates the state that it is given."""
+    """A jitted step, or many by batches that are stacked, which donates the state that it is given."""
 
     def __call__(
         self, state: steps.State, batch: Batch, attribute_VA: jax.Array
@@ -53,6 +53,7 @@ class Program(NamedTuple):
     layout: layouts.Layout  # of the tables
     init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
     update: Update
+    updates: Update  # the same, a step for each of the batches that are stacked; compiled for their number
     state: steps.State  # of ShapeDtypeStruct, with shardings
     batch: Batch  # likewise: the global batch
     attribute_VA: jax.ShapeDtypeStruct
@@ -94,8 +95,9 @@ def build(
     state = sharding.placed(jax.eval_shape(init), mesh)
     places = jax.tree.map(_place, state)
     replicated = jax.sharding.NamedSharding(mesh, sharding.spec(""))
-    update = jax.jit(
-        functools.partial(steps.train_step, recipe), donate_argnums=0, out_shardings=(places, replicated)
+    update, updates = (
+        jax.jit(functools.partial(step, recipe), donate_argnums=0, out_shardings=(places, replicated))
+        for step in (steps.train_step, steps.train_steps)
     )
     attribute_VA = jax.ShapeDtypeStruct((layout.rows, len(catalogue.attributes)), jnp.int32)
     return Program(
@@ -103,6 +105,7 @@ def build(
         layout=layout,
         init=jax.jit(init, out_shardings=places),
         update=update,
+        updates=updates,
         state=state,
         batch=sharding.placed(batch_shapes(config, catalogue.stations, form), mesh),
         attribute_VA=sharding.placed({"attribute_VA": attribute_VA}, mesh)["attribute_VA"],

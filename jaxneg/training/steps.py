@@ -106,6 +106,17 @@ def train_step(
     return State(state.step + 1, params, item_tables, opt_state, state.key, average), metrics
 
 
+def train_steps(
+    recipe: Recipe, state: State, batches: Batch, attribute_VA: Int[Array, "V A"]
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after an update by each of many batches, which are stacked, and the sums over each, in their order."""
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        return train_step(recipe, state, batch, attribute_VA)
+
+    return jax.lax.scan(step, state, batches)
+
+
 def accumulated(
     config: Config,
     value_and_gradients: Callable[[Batch, objective.Index, jax.Array], tuple[jax.Array, Trained]],

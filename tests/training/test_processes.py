@@ -276,6 +276,8 @@ def fields():
                 new = next(choice for choice in typing.get_args(kind) if choice != old)
             elif isinstance(old, tuple):
                 new = (*old, "skip" if one.name == "inputs" else 7)
+            elif old is None:
+                new = 0.5
             else:
                 new = not old if isinstance(old, bool) else f"{old}x" if isinstance(old, str) else old + 1
             changed = dataclasses.replace(values, **{one.name: new})
