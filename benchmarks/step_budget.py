@@ -165,7 +165,7 @@ def parts_of(batch: Any, length: int) -> list[Part]:
     graphs, weights = zip(*(nnx.split(one) for one in linear), strict=True)
     feed = layers.FeedForward(D, D, model.dropout, jnp.dtype("float32"), rngs=rngs)
     feed_graph, feed_weights = nnx.split(feed)
-    norm_graph, norm_weights = nnx.split(nnx.LayerNorm(D, rngs=rngs))
+    norm_graph, norm_weights = nnx.split(layers.LayerNorm(D, rngs=rngs))
     heads = tuple(jnp.split(jax.random.normal(key, (B, L, model.heads, 3 * D // model.heads)), 3, axis=-1))
     product = 3 * 2 * B * L * D * D  # of a matrix D x D, forward and twice that backward
     size = attention.block_size(L)

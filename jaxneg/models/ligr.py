@@ -28,8 +28,8 @@ class Block(nnx.Module):
         self.feed_forward = layers.SwiGLU(
             width, config.feed_forward or width, config.dropout, dtype, rngs=rngs
         )
-        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.feed_forward_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attention_norm = layers.LayerNorm(width, rngs=rngs)
+        self.feed_forward_norm = layers.LayerNorm(width, rngs=rngs)
         self.attention_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
         self.feed_forward_gate = layers.Linear(width, width, dtype=dtype, rngs=rngs)
 

@@ -21,8 +21,8 @@ class Block(nnx.Module):
         dtype, hidden = jnp.dtype(config.dtype), config.feed_forward or config.width
         self.attention = Attention(config, causal=causal, rngs=rngs)
         self.feed_forward = layers.FeedForward(config.width, hidden, config.dropout, dtype, rngs=rngs)
-        self.attention_norm = nnx.LayerNorm(config.width, rngs=rngs)
-        self.feed_forward_norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.attention_norm = layers.LayerNorm(config.width, rngs=rngs)
+        self.feed_forward_norm = layers.LayerNorm(config.width, rngs=rngs)
 
     def __call__(
         self,
