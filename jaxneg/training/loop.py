@@ -252,8 +252,8 @@ class Loop:
         else:
             batches = sharding.put_stacked(made, built.layout.mesh)
             state, found = built.updates(state, batches, self.attribute_VA)
-        # On CPU, JAX 0.10.2 and 0.11.2 deadlock when processes of several devices queue steps.
-        one_by_one = jax.process_count() > 1 and jax.default_backend() == "cpu"
+        # On CPU, JAX 0.10.2 and 0.11.2 deadlock when several devices queue steps, of one process or of many.
+        one_by_one = built.mesh.size > 1 and jax.default_backend() == "cpu"
         if one_by_one or new:
             jax.block_until_ready(found)
         if new:
