@@ -1,5 +1,7 @@
 """Scores from an export directory alone: no store, no config, no training code."""
 
+import functools
+import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -34,8 +36,12 @@ class Scorer:
         self.manifest = manifest
         self._model, self._query = model, jax.jit(model.call)
         self._params = jax.device_put(params)
-        self._item_VE = item_VE
+        self._item_VE = np.asarray(item_VE)  # a memory map is slower to look at
         self._ids = item_ids  # of rows 1..items
+        self._codes = {kind: code for kind, code in manifest["feedback"].items() if kind != "pad"}
+        kinds = manifest["inputs"] or self._codes  # of feedback that the model was trained to see
+        self._shown = np.zeros(max(self._codes.values()) + 1, bool)
+        self._shown[[code for kind, code in self._codes.items() if kind in kinds]] = True
         self._rows = {id_: row for row, id_ in enumerate(item_ids, start=1)}
         self._stations = {id_: row for row, id_ in enumerate(station_ids, start=1)}
 
@@ -96,38 +102,55 @@ class Scorer:
         none. Raises UserError if no item is known, on what is no id or Event, on a feedback kind that does not exist,
         and on k below 1.
         """
-        history, k = events(history), _count(k)
-        codes = {kind: code for kind, code in self.manifest["feedback"].items() if kind != "pad"}
-        for event in history:
-            if event.feedback not in codes:
-                kinds = ", ".join(codes)
-                raise UserError(
-                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
-                )
-        known = [event for event in history if self.knows(event.item)]
-        if not known:
+        seen, k = self._seen(history), _count(k)
+        known = np.flatnonzero(seen.row_T)
+        if not len(known):
             raise UserError(
                 "no item of the history is in the catalogue: give ids as they stand in items.parquet"
             )
-        kinds = self.manifest["inputs"] or codes  # of feedback that the model was trained to see
-        shown_T = np.array([event.feedback in kinds for event in known])
-        known = [known[at] for at in latest(shown_T, self.manifest["length"])]
+        at = known[latest(self._shown[seen.code_T[known]], self.manifest["length"])]
         context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
-        for t, event in enumerate(known):
-            station = self._stations.get(event.station, PAD) if event.station is not None else PAD
-            context[:, 0, t] = self._rows[event.item], codes[event.feedback], station
+        context[:, 0, : len(at)] = seen.row_T[at], seen.code_T[at], seen.station_T[at]
         score_V = self.scores(*context)[0]
         score_V[PAD] = -np.inf
         if exclude_seen:
-            score_V[[self._rows[event.item] for event in history if self.knows(event.item)]] = -np.inf
+            score_V[seen.row_T] = -np.inf
         k = min(k, self.manifest["items"])
         best = np.argpartition(-score_V, k - 1)[:k]
         best = best[np.argsort(-score_V[best], kind="stable")]
-        return [
-            Recommendation(self._ids[row - 1], float(score_V[row]))
-            for row in best
-            if np.isfinite(score_V[row])
-        ]
+        best = best[np.isfinite(score_V[best])]
+        ids = [self._ids[row] for row in (best - 1).tolist()]
+        # What ``_make`` does, without a call of Python for each.
+        make = functools.partial(tuple.__new__, Recommendation)
+        return list(map(make, zip(ids, score_V[best].tolist(), strict=True)))
+
+    def _seen(self, history: Any) -> "_Seen":
+        """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
+        if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
+            row_T = self._rows_of(history)
+            return _Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
+        found = events(history)
+        for event in found:
+            if event.feedback not in self._codes:
+                kinds = ", ".join(self._codes)
+                raise UserError(
+                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
+                )
+        code_T = np.array([self._codes[event.feedback] for event in found], np.int32)
+        station_T = np.array([self._stations.get(event.station, PAD) for event in found], np.int32)
+        return _Seen(self._rows_of([event.item for event in found]), code_T, station_T)
+
+    def _rows_of(self, items: Sequence[str]) -> np.ndarray:
+        """Rows of items; PAD of one that is not known."""
+        return np.fromiter(map(self._rows.get, items, itertools.repeat(PAD)), np.int32, len(items))
+
+
+class _Seen(NamedTuple):
+    """The events of a history, oldest first."""
+
+    row_T: np.ndarray  # int32, PAD of an item that the catalogue does not know
+    code_T: np.ndarray  # int32, of feedback
+    station_T: np.ndarray  # int32, PAD where there is none that is known
 
 
 def events(history: Any) -> list[Event]:
