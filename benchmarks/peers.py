@@ -1,6 +1,6 @@
 """jaxneg beside the libraries that its users would take instead: training, evaluation, latency, on one log.
 
-    .venv/bin/python benchmarks/peers.py                 # half an hour on 2 cores; environments once more 2
+    .venv/bin/python benchmarks/peers.py                 # a quarter of an hour on 2 cores; environments once more 2
     .venv/bin/python benchmarks/peers.py --only ours,torch --lengths 50
     .venv/bin/python benchmarks/peers.py --quick         # ours alone on a small log: a test of the script
 
