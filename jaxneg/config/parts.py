@@ -74,7 +74,7 @@ LOSSES: dict[str, Loss] = {
     "bce": Loss("jaxneg.training.losses:bce"),
     "gbce": Loss("jaxneg.training.losses:gbce"),
     "sampled_softmax": Loss("jaxneg.training.losses:sampled_softmax", softmax=True),
-    "softmax": Loss("jaxneg.training.losses:sampled_softmax"),
+    "softmax": Loss("jaxneg.training.full_softmax:softmax"),
     "bpr_max": Loss("jaxneg.training.losses:bpr_max"),
     "top1_max": Loss("jaxneg.training.losses:top1_max"),
     "not_to_recommend": Loss("jaxneg.training.losses:not_to_recommend", signed=True, softmax=True),

@@ -16,7 +16,7 @@ from jaxneg.config import Config, LossConfig, parts
 from jaxneg.embeddings import tables
 from jaxneg.embeddings.tables import Weights
 from jaxneg.errors import UserError
-from jaxneg.training import losses, scoring
+from jaxneg.training import full_softmax, losses, scoring
 
 Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
 
@@ -72,9 +72,12 @@ def loss(
         ranked_BL &= batch.label_BL > 0
     if main.name == "feedback":
         total = losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
+    elif main.name == "softmax":
+        all_items = rows(jnp.arange(1, items + 1))
+        total = full_softmax.softmax(h_BLD, all_items, score_BL, target_BL, ranked_BL)
     else:
         scored = Scored(h_BLD, (target_BLD, target_bias_BL), rows)
-        neg_BLC = _negatives(config, batch, at, scored, items)
+        neg_BLC = _negatives(config, batch, at, scored)
         total = _ranking(main, score_BL, neg_BLC, ranked_BL, batch.label_BL, items)
     if main.feedback > 0:
         total += main.feedback * losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
@@ -112,7 +115,7 @@ class Scored(NamedTuple):
     rows: Callable[[jax.Array], Rows]  # of items, by where their rows are
 
 
-def _negatives(config: Config, batch: Batch, at: Index, scored: Scored, items: int) -> Float[Array, "B L C"]:
+def _negatives(config: Config, batch: Batch, at: Index, scored: Scored) -> Float[Array, "B L C"]:
     """Logits of each position's negatives; those that are not there, or are the target itself, are absent.
 
     With ``loss.log_q`` the sum of exp over shared and in-batch ones estimates, without bias, that over all items but
@@ -121,11 +124,6 @@ def _negatives(config: Config, batch: Batch, at: Index, scored: Scored, items: i
     """
     h_BLD, targets, rows = scored
     main, target_BL1 = config.loss, batch.target_BL[..., None]
-    if main.name == "softmax":
-        id_C = jnp.arange(1, items + 1)
-        row_CD, bias_C = rows(id_C)
-        logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C[None, None]
-        return jnp.where(id_C[None, None] != target_BL1, logits_BLC, losses.ABSENT)
     corrected = main.log_q != "none"
     shared_C, log_q_C = batch.shared_S, batch.shared_log_q_S
     row_CD, bias_C = rows(at.shared_S)

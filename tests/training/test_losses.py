@@ -209,7 +209,7 @@ def test_every_loss_of_the_config_is_here():
     from jaxneg import config
 
     names = typing.get_args(typing.get_type_hints(config.LossConfig)["name"])
-    # that is sampled_softmax
+    # that has a file of its own
     assert all(callable(getattr(losses, name)) for name in names if name != "softmax")
 
 
