@@ -7,7 +7,7 @@ P are positions, C all items, E the items of a block.
 # jnp.einsum leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,8 @@ def _backward(columns: int, kept: tuple[jax.Array, ...], up_P: jax.Array) -> tup
     return *(leaf.astype(dtype) for leaf, dtype in zip(found, like, strict=True)), None
 
 
-_odds: Any = jax.custom_vjp(_log_odds, nondiff_argnums=(0,))
+# Its own types are partial.
+_odds = cast(Any, jax.custom_vjp)(_log_odds, nondiff_argnums=(0,))
 _odds.defvjp(_forward, _backward)
 
 
