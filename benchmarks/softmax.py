@@ -76,6 +76,7 @@ def main():
     ]
     large = compiled(blocked, 25_600, 1_000_000, None).memory_analysis().temp_size_in_bytes
     line = {
+        "benchmark": "softmax",
         "device": jax.devices()[0].device_kind,
         "positions": positions,
         "items": items,

@@ -30,6 +30,7 @@ KEYS = {
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "simulate": {"sessions_per_s"},
+    "softmax": {"seconds", "temporary_bytes", "gradient_apart", "million_items"},
     "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
     "study": {"sweeps", "claims"},
     "time_to_quality": {"sets", "recipe"},
@@ -118,6 +119,10 @@ def check(name, found):
         # Its made-up log allows 0.71 at best; by chance the mean discount of ten places out of 175 gives 0.026.
         assert found["popularity"]["ndcg@10"] < 0.1
         assert min(found[model]["ndcg@10"] for model in ("sasrec", "gsasrec")) > 0.5
+    if name == "softmax":
+        million = found["million_items"]
+        assert found["gradient_apart"] < 1e-5  # float32 sums in another order
+        assert 0 < million["temporary_bytes"] < million["all_logits"] / 20
     if name == "train_step":
         for length, expected in (("L50", 44.0), ("L200", 107.2)):
             part = found[length]
