@@ -23,8 +23,8 @@ WIDTH = 64
 def dense(arrays, target_BL, mask_BL, columns):
     """All logits at once."""
     h_BLD, row_CD, bias_C = arrays
-    logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C
-    other_BLC = jnp.arange(1, len(bias_C) + 1) != target_BL[..., None]
+    logits_BLC = jnp.einsum("BLD,CD->BLC", h_BLD, row_CD) + bias_C[None, None]
+    other_BLC = jnp.arange(1, len(bias_C) + 1)[None, None] != target_BL[..., None]
     neg_BLC = jnp.where(other_BLC, logits_BLC, losses.ABSENT)
     return losses.sampled_softmax(target_logits(arrays, target_BL), neg_BLC, mask_BL)
 
