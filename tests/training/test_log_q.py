@@ -90,7 +90,7 @@ def scorer(config, heavy=False):
 
         h_BLD = jnp.zeros((*batch.target_BL.shape, WIDTH))
         of_targets = rows(at.target_BL)
-        neg_BLC = objective._negatives(config, batch, at, objective.Scored(h_BLD, of_targets, rows), V)
+        neg_BLC = objective._negatives(config, batch, at, objective.Scored(h_BLD, of_targets, rows))
         return jnp.concatenate([of_targets[1][..., None], neg_BLC], axis=-1), at, rows_V
 
     def mean(value_BL, batch):
