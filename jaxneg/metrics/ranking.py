@@ -150,9 +150,8 @@ def _leading(kept_BV: np.ndarray, k: int) -> np.ndarray:
     score_BC[example, nth], column_BC[example, nth] = -kept_BV.reshape(-1)[at], column
     order_BC = np.argsort(score_BC, axis=1)
     sorted_BC = np.take_along_axis(score_BC, order_BC, axis=1)
-    if (
-        sorted_BC[:, 1:] == sorted_BC[:, :-1]
-    ).any():  # a sort that keeps the order of ties takes four times as long
+    # A sort that keeps the order of ties takes four times as long.
+    if (sorted_BC[:, 1:] == sorted_BC[:, :-1]).any():
         order_BC = np.argsort(score_BC, axis=1, kind="stable")
     return np.take_along_axis(column_BC, order_BC[:, :k], axis=1)
 

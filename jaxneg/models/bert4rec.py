@@ -17,10 +17,7 @@ class BERT4Rec(layers.Stack):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [sasrec.Block(config, causal=False, rngs=rngs) for _ in range(config.layers)]
-        pre = config.norm == "pre"
-        super().__init__(
-            blocks, config.width, out_norm=pre, remat=config.remat, residual=config.residual, rngs=rngs
-        )
+        super().__init__(blocks, config, out_norm=config.norm == "pre", rngs=rngs)
 
     def __call__(
         self,

@@ -9,6 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxneg.config import ModelConfig
+
 EPSILON = 1e-6  # added to the variance of a layer norm
 
 
@@ -247,24 +249,15 @@ class VerticalFilter(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of attention one after the other, with a layer norm after the last if asked.
 
-    With ``remat`` only the input of each block is kept for its gradient, and the block is computed again. What goes
-    from block to block is of the dtype ``residual``; norms compute in float32 whatever it is.
+    With ``config.remat`` only the input of each block is kept for its gradient, and the block is computed again. What
+    goes from block to block is of the dtype ``config.residual``; norms compute in float32 whatever it is.
     """
 
-    def __init__(
-        self,
-        blocks: Sequence[nnx.Module],
-        width: int,
-        *,
-        out_norm: bool,
-        remat: bool = False,
-        residual: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.layers, self.remat, self.residual = len(blocks), remat, residual
+    def __init__(self, blocks: Sequence[nnx.Module], config: ModelConfig, *, out_norm: bool, rngs: nnx.Rngs):
+        self.layers, self.remat, self.residual = len(blocks), config.remat, config.residual
         for n, block in enumerate(blocks):
             setattr(self, f"block{n}", block)
-        self.out_norm = LayerNorm(width, rngs=rngs) if out_norm else None
+        self.out_norm = LayerNorm(config.width, rngs=rngs) if out_norm else None
 
     def through(
         self,

@@ -55,9 +55,7 @@ class LiGR(layers.Stack):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
-        super().__init__(
-            blocks, config.width, out_norm=True, remat=config.remat, residual=config.residual, rngs=rngs
-        )
+        super().__init__(blocks, config, out_norm=True, rngs=rngs)
 
     def __call__(
         self,

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxneg.training.losses import ABSENT
+from jaxneg.training import losses
 
 LOGITS = 1 << 22  # of a block, about; they and what is made of them should stay in a cache
 COLUMNS = 128, 4096  # least and most items of a block
-
 
 Pair = tuple[jax.Array, jax.Array]
 Triple = tuple[jax.Array, jax.Array, jax.Array]
@@ -70,8 +69,7 @@ def softmax(
     columns = min(columns or block_size(mask_BL.size), len(items[1]))
     h_PD = h_BLD.reshape(-1, h_BLD.shape[-1])
     odds_P = _odds(columns, h_PD, *items, pos_BL.ravel(), target_BL.ravel() - 1)
-    loss_P = jnp.where(mask_BL.ravel(), jax.nn.softplus(odds_P), 0.0)
-    return loss_P.sum() / jnp.maximum(mask_BL.sum(), 1).astype(jnp.float32)
+    return losses.mean(jax.nn.softplus(odds_P), mask_BL.ravel())
 
 
 def block_size(positions: int) -> int:
@@ -99,7 +97,7 @@ def _log_odds(
         sum_P = sum_P * jnp.exp(most_P - new_P) + jnp.exp(above_PE - new_P[:, None]).sum(-1)
         return (new_P, sum_P), None
 
-    start = jnp.full_like(pos_P, ABSENT), jnp.zeros_like(pos_P)
+    start = jnp.full_like(pos_P, losses.ABSENT), jnp.zeros_like(pos_P)
     (most_P, sum_P), _ = lax.scan(fold, start, jnp.arange(-(-len(bias_C) // columns)))
     return most_P + jnp.log(sum_P)
 
@@ -147,7 +145,7 @@ def _block(columns: int, turn: jax.Array, given: Given) -> Block:
     bias_E = _part(bias_C, start, columns).astype(jnp.float32)
     there_PE = (item_E >= turn * columns)[None] & (item_E[None] != own_P[:, None])
     above_PE = jnp.einsum("PD,ED->PE", h_PD, row_ED) + bias_E[None] - pos_P[:, None]
-    return Block(start, row_ED, there_PE, jnp.where(there_PE, above_PE, ABSENT))
+    return Block(start, row_ED, there_PE, jnp.where(there_PE, above_PE, losses.ABSENT))
 
 
 def _part(leaf_CX: jax.Array, start: jax.Array, columns: int) -> jax.Array:

@@ -38,7 +38,7 @@ def bce(
       >>> round(float(bce(pos_BL, neg_BLN, mask_BL)), 4)
       1.3863
     """
-    return _mean(jax.nn.softplus(-pos_BL) + jax.nn.softplus(neg_BLN).sum(-1), mask_BL)
+    return mean(jax.nn.softplus(-pos_BL) + jax.nn.softplus(neg_BLN).sum(-1), mask_BL)
 
 
 def gbce(
@@ -78,7 +78,7 @@ def gbce(
     alpha = min(N / max(catalogue_size - 1, 1), 1.0)
     beta = 1.0 - calibration * (1.0 - alpha)
     loss_BL = beta * jax.nn.softplus(-pos_BL) + jax.nn.softplus(neg_BLN).sum(-1)
-    return _mean(loss_BL / (N + 1), mask_BL)
+    return mean(loss_BL / (N + 1), mask_BL)
 
 
 def sampled_softmax(
@@ -104,7 +104,7 @@ def sampled_softmax(
       >>> round(float(sampled_softmax(pos_BL, neg_BLN, mask_BL)), 4)
       1.3863
     """
-    return _mean(jax.nn.softplus(_odds(pos_BL, neg_BLN)), mask_BL)
+    return mean(jax.nn.softplus(_odds(pos_BL, neg_BLN)), mask_BL)
 
 
 def refined_softmax(
@@ -136,7 +136,7 @@ def refined_softmax(
     odds_BL = _odds(pos_BL, neg_BLN)
     there_BL = (neg_BLN > ABSENT).any(-1)
     missed_BL = jax.lax.stop_gradient(jax.nn.sigmoid(odds_BL))
-    return _mean(jnp.where(there_BL, missed_BL * odds_BL, 0.0), mask_BL)
+    return mean(jnp.where(there_BL, missed_BL * odds_BL, 0.0), mask_BL)
 
 
 def bpr_max(
@@ -172,7 +172,7 @@ def bpr_max(
     chance_BL = jax.nn.logsumexp(log_w_BLN + jax.nn.log_sigmoid(pos_BL[..., None] - neg_BLN), axis=-1)
     square_BLN = jnp.where(there_BLN, neg_BLN, 0.0) ** 2  # ABSENT squared is no float32
     loss_BL = penalty * (jnp.exp(log_w_BLN) * square_BLN).sum(-1) - chance_BL
-    return _mean(jnp.where(there_BLN.any(-1), loss_BL, 0.0), mask_BL)
+    return mean(jnp.where(there_BLN.any(-1), loss_BL, 0.0), mask_BL)
 
 
 def top1_max(
@@ -202,7 +202,7 @@ def top1_max(
     square_BLN = jnp.where(there_BLN, neg_BLN, 0.0) ** 2
     term_BLN = jax.nn.sigmoid(neg_BLN - pos_BL[..., None]) + jax.nn.sigmoid(square_BLN)
     loss_BL = (jax.nn.softmax(neg_BLN) * term_BLN).sum(-1)
-    return _mean(jnp.where(there_BLN.any(-1), loss_BL, 0.0), mask_BL)
+    return mean(jnp.where(there_BLN.any(-1), loss_BL, 0.0), mask_BL)
 
 
 def not_to_recommend(
@@ -241,7 +241,7 @@ def not_to_recommend(
     avoidable_BL = rejected_BL & (neg_BLN > ABSENT).any(-1)
     loss_BL = jnp.where(liked_BL, jax.nn.softplus(odds_BL), 0.0)
     loss_BL += weight * jnp.where(avoidable_BL, jax.nn.softplus(-odds_BL), 0.0)
-    return _mean(loss_BL, liked_BL | rejected_BL)
+    return mean(loss_BL, liked_BL | rejected_BL)
 
 
 def feedback(
@@ -271,7 +271,7 @@ def feedback(
     """
     liked_BL = (1.0 + label_BL.astype(jnp.float32)) / 2.0
     loss_BL = liked_BL * jax.nn.softplus(-logit_BL) + (1.0 - liked_BL) * jax.nn.softplus(logit_BL)
-    return _mean(loss_BL, mask_BL)
+    return mean(loss_BL, mask_BL)
 
 
 def info_nce(
@@ -369,7 +369,7 @@ def hardest(neg_BLN: Float32[Array, "B L N"], k: int) -> Int32[Array, "B L k"]:
     return jax.lax.top_k(jax.lax.stop_gradient(neg_BLN), k)[1]
 
 
-def _mean(loss_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+def mean(loss_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
     """Mean over the positions of the mask; 0 without any."""
     count = jnp.maximum(mask_BL.sum(), 1).astype(jnp.float32)
     return jnp.where(mask_BL, loss_BL, 0.0).sum() / count
