@@ -20,8 +20,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from jaxneg.config import OptimConfig
-from jaxneg.embeddings import exchange, optim, places, sharding, tables
+from jaxneg.config import LikeConfig, OptimConfig
+from jaxneg.embeddings import exchange, heads, optim, places, sharding, tables
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.embeddings.tables import Looked, Params, Rows, Tables, Weights
 
@@ -117,17 +117,18 @@ class Layout(Protocol):
         """
         ...
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
         """The optimiser of a config.
 
         Args:
           config: rates, clipping and the optimiser of rows.
           steps: of the whole run, over which a learning rate may decay.
+          like: of a head with an optimiser of its own.
         """
         ...
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
-        """Rows and biases of all items, item_VD and bias_V; None where no one place holds them."""
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
+        """What all items are scored with, as item_VD and bias_V; None where no one place holds it."""
         ...
 
 
@@ -168,8 +169,8 @@ class Whole:
     def look(self, by_row: Tables, ids: Sequence[jax.Array]) -> Found:
         return Found(by_row, list(ids), None)
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
-        dense = optim.dense_optimizer(config, steps)
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
+        dense = optim.dense_optimizer(config, steps, like)
 
         def update(
             step: jax.Array,
@@ -184,7 +185,7 @@ class Whole:
 
         return Optimizer(dense.init, update)
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
         return sharding.jit(rows)(weights)
 
 
@@ -241,9 +242,9 @@ class Sharded:
         looked = {name: Looked(row, self.mesh) for name, row in (found | none).items()}
         return Found(looked, slots, route)
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
         """Clipping and the norm are of the parameters alone: the tables have an optimiser of their own."""
-        dense, of_rows = optim.dense_optimizer(config, steps), optim.row_optimizer(config, steps)
+        dense, of_rows = optim.dense_optimizer(config, steps, like), optim.row_optimizer(config, steps)
 
         def init(trained: Trained) -> OptState:
             params, by_row = trained
@@ -297,7 +298,7 @@ class Sharded:
             moments[name] = dict(zip(names, new, strict=True))
         return by_row, moments
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
         return None
 
 

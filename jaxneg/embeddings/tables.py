@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxneg.config import ModelConfig
-from jaxneg.embeddings import exchange
+from jaxneg.config import LikeConfig, ModelConfig
+from jaxneg.embeddings import exchange, heads
 from jaxneg.errors import UserError
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
@@ -38,8 +38,8 @@ class Weights(NamedTuple):
         return self.tables | {"attribute_VA": self.attribute_VA}
 
 
-# Rows of whole tables, or of a part of them, as they are scored, row_CD, and their biases, bias_C.
-Rows = Callable[[Weights], tuple[jax.Array, jax.Array]]
+# What items of whole tables, or of a part of them, are scored with: row_CD and bias_C, perhaps those of a second head.
+Rows = Callable[[Weights], heads.Heads]
 
 
 def weights(params: Params, by_row: Tables) -> Weights:
@@ -77,6 +77,19 @@ def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Arra
         tables[name] = table_VD.at[0].set(0.0)
     if config.item_bias != "none":
         tables["bias_V"] = jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V
+    return tables
+
+
+def init_likes(config: LikeConfig, width: int, rows: int, bias_V: jax.Array | None = None) -> Tables:
+    """Tables of the like head, none without one: like_bias_V and as configured like_VD.
+
+    Rows start at zero, so that the head begins with what its biases know: those given, by default zero.
+    """
+    if config.weight == 0:
+        return {}
+    tables: Tables = {"like_bias_V": jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V}
+    if config.rows == "own":
+        tables["like_VD"] = jnp.zeros((rows, width), jnp.float32)
     return tables
 
 

@@ -16,7 +16,7 @@ from jaxneg.config import Config, LossConfig, parts
 from jaxneg.embeddings import layouts, tables
 from jaxneg.embeddings.tables import Weights
 from jaxneg.errors import UserError
-from jaxneg.training import full_softmax, losses, scoring
+from jaxneg.training import full_softmax, likes, losses, scoring
 
 Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
 
@@ -94,6 +94,8 @@ def loss(
         total = _ranking(main, score_BL, neg_BLC, ranked_BL, batch.label_BL, items)
     if main.feedback > 0:
         total += main.feedback * losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
+    if config.like.weight > 0:
+        total += config.like.weight * _likes(config, weights, batch, at, h_BLD)
     if main.contrastive > 0:
         total += main.contrastive * _contrast(config, batch, h_BLD, rows(at.event_BM)[0], key)
     return total
@@ -113,6 +115,16 @@ def _softmax(
     form = full_softmax.on_mesh(target_BL.size, layout.mesh, layout.parted)
     own_BL = layout.place(target_BL)
     return full_softmax.softmax(h_BLD, (row_VD, bias_V), score_BL, own_BL, mask_BL, form)
+
+
+def _likes(
+    config: Config, weights: Weights, batch: Batch, at: Index, h_BLD: Float[Array, "B L D"]
+) -> Float[Array, ""]:
+    """The like head's loss: of the feedback that each target got, those that got any."""
+    if not config.like.gradient:
+        h_BLD = jax.lax.stop_gradient(h_BLD)
+    logit_BL = likes.logits(weights, h_BLD, at.target_BL)
+    return losses.feedback(logit_BL, batch.label_BL, (batch.target_BL != PAD) & (batch.label_BL != 0))
 
 
 def _ranking(

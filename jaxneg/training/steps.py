@@ -16,7 +16,7 @@ from jaxneg.config import Config
 from jaxneg.embeddings import layouts, tables
 from jaxneg.embeddings.layouts import Gradients, Trained
 from jaxneg.embeddings.tables import Weights
-from jaxneg.training import objective
+from jaxneg.training import likes, objective
 
 Fields = TypeVar("Fields", Batch, objective.Index)
 Sums = tuple[tuple[jax.Array, Gradients], jax.Array]  # of value and gradients, weighed, and of the weights
@@ -41,13 +41,17 @@ class Recipe(NamedTuple):
     optimizer: layouts.Optimizer
 
 
-def init_state(recipe: Recipe, bias_V: Float[Array, "V"] | None = None) -> State:
+def init_state(
+    recipe: Recipe, bias_V: Float[Array, "V"] | None = None, like_bias_V: Float[Array, "V"] | None = None
+) -> State:
     """The state before the first step, a function of the config's seed and, where given, of first item biases."""
     (config, model, _), layout, optimizer = recipe
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
     params = model.init(for_params)
     item_tables = tables.init_tables(for_tables, config.model, layout.rows, bias_V)
+    params |= likes.init_params(config.like, config.model.width)
+    item_tables |= tables.init_likes(config.like, config.model.width, layout.rows, like_bias_V)
     opt_state = optimizer.init((params, item_tables))
     average = jax.tree.map(jnp.array, (params, item_tables)) if config.optim.average > 0 else ()
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)

@@ -73,7 +73,8 @@ def prepared(config):
 
 def recipe(config, model):
     layout = layouts.Whole(sharding.make_mesh(1), V - 1)
-    return steps.Recipe(objective.Task(config, model, V - 1), layout, layout.optimizer(config.optim, 100))
+    optimizer = layout.optimizer(config.optim, 100, config.like)
+    return steps.Recipe(objective.Task(config, model, V - 1), layout, optimizer)
 
 
 def weights(state):
