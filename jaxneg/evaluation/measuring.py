@@ -41,6 +41,7 @@ class Findings(NamedTuple):
     coverage: documents.Object = types.MappingProxyType({})  # what ``input_coverage`` found
     later: float = float("nan")  # what ``held_out.later_share`` found
     notes: Sequence[str] = ()  # sentences for the head of the report
+    forms: documents.Object = types.MappingProxyType({})  # what report.json holds of serving forms
 
 
 def measure_run(trained: runs.Trained, eval_set: eval_sets.EvalSet, stage: str) -> MeasuredRun:
