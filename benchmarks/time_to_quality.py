@@ -14,8 +14,8 @@ Other libraries are trained on the likes, as in peers.py: binary cross-entropy, 
 Adam at 1e-3. Ours is trained
 
     same      on the same with the same settings
-    p_hard    on likes and rejections: as inputs, and as half of the negatives
-    recipe    on the likes with what is fastest: see RECIPE
+    recipe    on the likes with what is fastest: all items as negatives, smaller batches and a higher rate (RECIPE)
+    p_hard    on likes and rejections, as inputs and as half of the negatives, with such batches and rate
 
 A process validates each epoch (at least each 20 steps) and ends after 15 validations without a better figure, or
 after --limit seconds. Seconds are those of one process on all cores, from its start, with imports, the log read,
@@ -51,11 +51,10 @@ LENGTHS = {"ml_latest_small_2016": 100, "kuairand_history": 50, "simulated": 50}
 LEAST = 5  # likes of a user, and of an item
 PATIENCE = 15  # validations without a better figure
 OTHERS = ("torch", "rectools", "replay", "keras")
-RECIPE = [
-    *("--loss.name", "sampled_softmax", "--data.negatives", "0", "--data.shared-negatives", "512"),
-    *("--optim.learning-rate", "3e-3"),
-]
-OURS = {"same": [], "p_hard": ["--data.p-hard", "0.5", "--model.feedback", "gate"], "recipe": RECIPE}
+SMALL = 32  # sequences of a batch: four steps for one of the others'
+FAST = ["--data.batch-size", str(SMALL), "--optim.learning-rate", "3e-3"]
+RECIPE = ["--loss.name", "softmax", "--data.negatives", "0", *FAST]
+OURS = {"same": [], "p_hard": ["--data.p-hard", "0.5", "--model.feedback", "gate", *FAST], "recipe": RECIPE}
 
 
 class Signed(NamedTuple):
@@ -94,6 +93,7 @@ def main() -> None:
     parser.add_argument("--environments", type=pathlib.Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--out", type=pathlib.Path, help="directory for time_to_quality.json and its plot")
     args = parser.parse_args()
+    peers.end_processes_when_told()
     sets, names, limit = args.sets.split(","), args.only.split(","), args.limit
     if args.quick:
         sets, names, limit, args.seeds = ["simulated"], ["same", "p_hard"], 3.0, 1
@@ -211,7 +211,8 @@ def trained(way: str, python: str, logs: pathlib.Path, length: int, seed: int, l
     log = logs / ("all.npz" if way == "p_hard" else "likes.npz")
     with np.load(log) as arrays:
         users = len(arrays["indptr"]) - 1
-    steps = max(20, -(-users // train_step.BATCH_SIZE))
+    batch = SMALL if way in ("p_hard", "recipe") else train_step.BATCH_SIZE
+    steps = max(20, -(-users // batch))
     curve = Curve([], [])
     with tempfile.TemporaryDirectory() as directory:
         variables = {"JAX_COMPILATION_CACHE_DIR": f"{directory}/cache"}

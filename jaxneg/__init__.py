@@ -8,7 +8,7 @@
     export(run, out)            writes it for serving -> Export
     Scorer.open(out)            recommends from an export
 
-    Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
+    Config, and its parts DataConfig, ModelConfig, LossConfig, LikeConfig, OptimConfig, TrainConfig, EvalConfig
     register_loss, register_encoder, register_sampler, register_reader    own parts, from a file outside the package
     callbacks                   who is told of a run while it trains: functions, objects, loggers by name
     UserError                   what is wrong with a call, the data or the disk, in one line
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Config as Config,
         DataConfig as DataConfig,
         EvalConfig as EvalConfig,
+        LikeConfig as LikeConfig,
         LossConfig as LossConfig,
         ModelConfig as ModelConfig,
         OptimConfig as OptimConfig,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
     "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
-    "jaxneg.config": "Config DataConfig EvalConfig LossConfig ModelConfig OptimConfig TrainConfig",
+    "jaxneg.config": "Config DataConfig EvalConfig LikeConfig LossConfig ModelConfig OptimConfig TrainConfig",
     "jaxneg.errors": "UserError",
     "jaxneg.serve.scorer": "Event Recommendation Scorer",
 }

@@ -55,6 +55,7 @@ class Validation:
         Calls ``feed`` before each batch.
         """
         columns: dict[str, list[np.ndarray]] = {"pair_accuracy": [], "auc": [], self.monitor: []}
+        columns |= {"like_pair_accuracy": [], "like_auc": []} if self.config.like.weight else {}
         mesh = self.built.mesh
         for k, batch in enumerate(self.batches):
             feed()
@@ -64,11 +65,10 @@ class Validation:
             filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
             placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
             held, ranked = self._score(steps.evaluated(state, attribute_VA), placed)
-            pair_BC, liked_BC, disliked_BC = (np.asarray(scores)[:size] for scores in held[1:])
-            paired_B = batch.pair_B2[:, 0] > 0
-            columns["pair_accuracy"].append(metrics.pair_correct(pair_BC[:, :2], paired_B))
-            of_pairs = metrics.pairs(liked_BC, batch.liked_BC, disliked_BC, batch.disliked_BC)
-            columns["auc"].append(of_pairs.auc_B)
+            pair_BC, *_ = of_rank = [np.asarray(scores)[:size] for scores in held[1:4]]
+            self._add_pairs(columns, "", batch, of_rank)
+            if held.likes:
+                self._add_pairs(columns, "like_", batch, [np.asarray(one)[:size] for one in held.likes])
             if self._released:
                 rank_B = released.rank(pair_BC[:, 2:], asked.pair_B2[:, 2:])
                 columns[self.monitor].append(metrics.hit_rate(rank_B, self._k))
@@ -85,6 +85,16 @@ class Validation:
         found = {name: metrics.mean(column).value for name, column in value_X.items()}
         found["user_pair_accuracy"] = metrics.mean(sums / count).value
         return {name: value for name, value in found.items() if math.isfinite(value)} | self.counts
+
+    def _add_pairs(
+        self, columns: dict[str, list[np.ndarray]], of: str, batch: EvalBatch, scores: list[np.ndarray]
+    ) -> None:
+        """Adds what the scores of a head say of a batch: of its pairs, and of its liked and disliked items."""
+        pair_BC, liked_BC, disliked_BC = scores
+        correct_B = metrics.pair_correct(pair_BC[:, :2], batch.pair_B2[:, 0] > 0)
+        columns[f"{of}pair_accuracy"].append(correct_B)
+        of_pairs = metrics.pairs(liked_BC, batch.liked_BC, disliked_BC, batch.disliked_BC)
+        columns[f"{of}auc"].append(of_pairs.auc_B)
 
     def _candidates(self, k: int) -> np.ndarray:
         """Target and candidates of the k-th batch where figures of the released code decide; else no columns."""
