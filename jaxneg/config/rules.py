@@ -137,11 +137,6 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --optim.rows adagrad, lazy_adam or sgd, or --train.shards 1",
         ),
         (
-            touched and loss.name == "softmax",
-            f"--loss.name softmax touches every row, and --optim.rows {optim.rows} is for batches that touch few",
-            "use --loss.name sampled_softmax, or --optim.rows dense",
-        ),
-        (
             touched and optim.average > 0,
             f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
             "leave one of them out",

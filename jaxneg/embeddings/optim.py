@@ -122,6 +122,8 @@ class RowOptimizer(NamedTuple):
     # (step, part, moments of it ..., row_Q, gradient_QX) -> part, moments. Rows are distinct; those past the end of
     # the part are ignored.
     change: Callable[..., tuple[jax.Array, ...]]
+    # (step, table, moments of it ..., gradient of all rows) -> table, moments
+    change_all: Callable[..., tuple[jax.Array, ...]]
 
 
 def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
@@ -175,4 +177,14 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
             ),
         )
 
-    return RowOptimizer(init, change)
+    def change_all(step: jax.Array, table: jax.Array, *rest: jax.Array) -> tuple[jax.Array, ...]:
+        *moments, gradient = rest
+        added, updated = delta(step, gradient, *moments)
+        return table + added, *updated
+
+    return RowOptimizer(init, change, change_all)
+
+
+def add_to_rows(part: jax.Array, row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array]:
+    """The part with values added at distinct rows; those past its end are ignored."""
+    return (part.at[row_Q].add(value_QX, mode="drop", unique_indices=True),)

@@ -102,7 +102,13 @@ def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
 
 def output_table(tables: Tables) -> jax.Array | Looked:
     """The table that is scored against: the input rows themselves when tied."""
-    return tables.get("output_VD", tables["item_VD"])
+    return tables["output_VD" if "output_VD" in tables else "item_VD"]
+
+
+def scored(tables: Tables) -> Tables:
+    """The tables that scores are made of: rows, and biases where there are some."""
+    rows = "output_VD" if "output_VD" in tables else "item_VD"
+    return {name: tables[name] for name in (rows, "bias_V") if name in tables}
 
 
 def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"]:
