@@ -31,6 +31,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--environments", type=pathlib.Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--out", type=pathlib.Path, help="directory for peers.json, peers.md and peers.png")
     args = parser.parse_args()
+    end_processes_when_told()
     names = args.only.split(",") if args.only else ["ours"] if args.quick else list(PEERS)
     if unknown := [name for name in names if name not in PEERS]:
         parser.error(f"no such library: {', '.join(unknown)}; there are {', '.join(PEERS)}")
@@ -177,6 +179,11 @@ def read(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def write_log(path: pathlib.Path, item_T: np.ndarray, indptr: np.ndarray) -> int:
     np.savez(path, item_T=item_T, indptr=indptr)
     return int(item_T.max())
+
+
+def end_processes_when_told() -> None:
+    """Has SIGTERM end this process as an exception does, so that it ends those that it started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 class Process:

@@ -33,7 +33,8 @@ def blocked(arrays, target_BL, mask_BL, columns):
     """A block of logits at a time."""
     h_BLD, *items = arrays
     pos_BL = target_logits(arrays, target_BL)
-    return full_softmax.softmax(h_BLD, tuple(items), pos_BL, target_BL, mask_BL, columns=columns)
+    form = full_softmax.Form(columns) if columns else None
+    return full_softmax.softmax(h_BLD, tuple(items), pos_BL, target_BL - 1, mask_BL, form)
 
 
 def target_logits(arrays, target_BL):

@@ -14,16 +14,18 @@ Other libraries are trained on the likes, as in peers.py: binary cross-entropy, 
 Adam at 1e-3. Ours is trained
 
     same      on the same with the same settings
-    p_hard    on likes and rejections: as inputs, and as half of the negatives
-    recipe    on the likes with what is fastest: see RECIPE
+    recipe    on the likes with what is fastest: all items as negatives, smaller batches and a higher rate (RECIPE)
+    p_hard    on likes and rejections, as inputs and as half of the negatives, with such batches and rate
 
-A process validates each epoch (at least each 20 steps) and ends after 15 validations without a better figure, or
-after --limit seconds. Seconds are those of one process on all cores, from its start, with imports, the log read,
-compilation and steps; without validation. Compiled programs that earlier processes left are not used.
+A process validates after as many steps as an epoch has in batches of 128 (at least 20), and ends after 15 validations
+without a better figure, or after --limit seconds. Seconds are those of one process on all cores, from its start, with
+imports, the log read, compilation and steps; without validation. Compiled programs that earlier processes left are
+not used.
 
 Prints one JSON line: by set and library the best NDCG@10 by seed and the seconds to it, and for each way of ours and
 each other library ``ratio``: the other's seconds to its best figure over ours to the same figure, both the medians
-over seeds; null where fewer than half of the seeds reach it. --out DIR writes the line and a plot of the curves.
+over seeds; null where fewer than half of the seeds reach it. --out DIR writes a plot of the curves of each set, and the
+line: of sets that were not run it keeps what the directory has.
 """
 
 import argparse
@@ -51,11 +53,10 @@ LENGTHS = {"ml_latest_small_2016": 100, "kuairand_history": 50, "simulated": 50}
 LEAST = 5  # likes of a user, and of an item
 PATIENCE = 15  # validations without a better figure
 OTHERS = ("torch", "rectools", "replay", "keras")
-RECIPE = [
-    *("--loss.name", "sampled_softmax", "--data.negatives", "0", "--data.shared-negatives", "512"),
-    *("--optim.learning-rate", "3e-3"),
-]
-OURS = {"same": [], "p_hard": ["--data.p-hard", "0.5", "--model.feedback", "gate"], "recipe": RECIPE}
+SMALL = 32  # sequences of a batch: four steps for one of the others'
+FAST = ["--data.batch-size", str(SMALL), "--optim.learning-rate", "3e-3"]
+RECIPE = ["--loss.name", "softmax", "--data.negatives", "0", *FAST]
+OURS = {"same": [], "p_hard": ["--data.p-hard", "0.5", "--model.feedback", "gate", *FAST], "recipe": RECIPE}
 
 
 class Signed(NamedTuple):
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--environments", type=pathlib.Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--out", type=pathlib.Path, help="directory for time_to_quality.json and its plot")
     args = parser.parse_args()
+    peers.end_processes_when_told()
     sets, names, limit = args.sets.split(","), args.only.split(","), args.limit
     if args.quick:
         sets, names, limit, args.seeds = ["simulated"], ["same", "p_hard"], 3.0, 1
@@ -114,14 +116,18 @@ def main() -> None:
                 last = curves[way][-1]
                 peers.tell(f"{name} {way} {seed}: {last.best:.4f} after {last.seconds_to(last.best):.1f} s")
             found[name] = curves
-    result = {"benchmark": "time_to_quality", "quick": args.quick, "limit_s": limit, "patience": PATIENCE}
-    result |= {"sets": {name: summary(curves) for name, curves in found.items()}}
+    result: dict[str, Any] = {"benchmark": "time_to_quality", "quick": args.quick, "patience": PATIENCE}
+    result |= {"sets": {name: {"limit_s": limit} | summary(curves) for name, curves in found.items()}}
     result |= {"recipe": RECIPE, "cores": os.cpu_count(), "machine": peers.machine()}
     print(json.dumps(result))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "time_to_quality.json").write_text(json.dumps(result) + "\n")
-        plot(found, args.out / "time_to_quality.png")
+        for name, curves in found.items():
+            plot(name, curves, args.out / f"time_to_quality_{name}.png")
+        path = args.out / "time_to_quality.json"
+        if path.exists():
+            result["sets"] = json.loads(path.read_text())["sets"] | result["sets"]
+        path.write_text(json.dumps(result) + "\n")
 
 
 def _peer(way: str) -> str:
@@ -220,7 +226,9 @@ def trained(way: str, python: str, logs: pathlib.Path, length: int, seed: int, l
         process = peers.Process(_peer(way), python, log, length, place, settings, variables)
         try:
             seconds = time.perf_counter() - began
-            while seconds < limit and len(curve.ndcg_N) - np.argmax([*curve.ndcg_N, -1]) <= PATIENCE:
+            while not curve.ndcg_N or (
+                seconds < limit and len(curve.ndcg_N) - np.argmax(curve.ndcg_N) <= PATIENCE
+            ):
                 began = time.perf_counter()
                 process.ask("train", lead=0, steps=steps)
                 seconds += time.perf_counter() - began
@@ -257,26 +265,23 @@ def summary(curves: dict[str, list[Curve]]) -> dict[str, Any]:
     return found
 
 
-def plot(found: dict[str, dict[str, list[Curve]]], path: pathlib.Path) -> None:
+def plot(name: str, curves: dict[str, list[Curve]], path: pathlib.Path) -> None:
     """NDCG@10 by seconds, a line for each seed."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(found), figsize=(5 * len(found), 3.6), squeeze=False)
-    for panel, (name, curves) in zip(panels[0], found.items(), strict=True):
-        for n, (way, each) in enumerate(curves.items()):
-            title = f"jaxneg, {way}" if way in OURS else peers.PEERS[way].title
-            for curve in each:
-                panel.plot(
-                    *curve, color=f"C{n}", alpha=0.8, lw=1.2, ls="-" if way in OURS else ":", label=title
-                )
-                title = None
-        panel.set(title=name, xlabel="seconds (start, compilation, steps)", xscale="log", ylim=(0, None))
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set_ylabel("validation NDCG@10")
-    panels[0, -1].legend(frameon=False, fontsize=8)
+    figure, panel = pyplot.subplots(figsize=(6, 3.6))
+    for n, (way, each) in enumerate(curves.items()):
+        title = f"jaxneg, {way}" if way in OURS else peers.PEERS[way].title
+        for curve in each:
+            panel.plot(*curve, color=f"C{n}", alpha=0.8, lw=1.2, ls="-" if way in OURS else ":", label=title)
+            title = None
+    panel.set(title=name, xlabel="seconds (start, compilation, steps)", xscale="log", ylim=(0, None))
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_ylabel("validation NDCG@10")
+    panel.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

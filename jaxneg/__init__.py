@@ -9,7 +9,7 @@
     export(run, out)            writes it for serving -> Export
     Scorer.open(out)            recommends from an export
 
-    Config, and its parts DataConfig, ModelConfig, LossConfig, OptimConfig, TrainConfig, EvalConfig
+    Config, and its parts DataConfig, ModelConfig, LossConfig, LikeConfig, OptimConfig, TrainConfig, EvalConfig
     register_loss, register_encoder, register_sampler, register_reader    own parts, from a file outside the package
     callbacks                   who is told of a run while it trains: functions, objects, loggers by name
     UserError                   what is wrong with a call, the data or the disk, in one line
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Config as Config,
         DataConfig as DataConfig,
         EvalConfig as EvalConfig,
+        LikeConfig as LikeConfig,
         LossConfig as LossConfig,
         ModelConfig as ModelConfig,
         OptimConfig as OptimConfig,
@@ -57,7 +58,7 @@ _NAMES = {
     "jaxneg.api": "Embeddings Export Report Run Runs Store TimeToTarget "
     "evaluate export open_run prepare runs time_to_target train",
     "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
-    "jaxneg.config": "Config DataConfig EvalConfig LossConfig ModelConfig OptimConfig TrainConfig",
+    "jaxneg.config": "Config DataConfig EvalConfig LikeConfig LossConfig ModelConfig OptimConfig TrainConfig",
     "jaxneg.errors": "UserError",
     "jaxneg.serve.scorer": "Event Recommendation Scorer",
 }

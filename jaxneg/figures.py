@@ -8,6 +8,8 @@ TITLES = {
     "user_pair_accuracy": "pair accuracy by user",
     "drawn_pair_accuracy": "pair accuracy, a pair a user",
     "auc": "AUC",
+    "like_pair_accuracy": "pair accuracy of likes",
+    "like_auc": "AUC of likes",
     "mrr_positive": "MRR liked",
     "mrr_negative": "MRR disliked",
     "random_accuracy": "against random items",

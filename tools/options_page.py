@@ -36,6 +36,7 @@ PARTS = {
     "data": "sequences, targets and negatives",
     "model": "encoder and inputs",
     "loss": "what is minimised",
+    "like": "a head that learns what is liked",
     "optim": "how it is minimised",
     "train": "the loop, devices and checkpoints",
     "eval": "figures",

@@ -145,7 +145,7 @@ class Run(_Place):
 
         trained = runs.load(self.path, self.config)
         weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
-        row_VD, bias_V = scoring.catalogue_rows(trained.model, weights)
+        row_VD, bias_V, *_ = scoring.catalogue_rows(trained.model, weights)
         ids = tuple(trained.store.vocabulary().ids.to_pylist())
         return Embeddings(ids, np.asarray(row_VD, np.float32)[1:], np.asarray(bias_V, np.float32)[1:])
 

@@ -169,7 +169,7 @@ def evaluate(
       run: that has ended, or its directory.
       split: which held-out events, test or validation; tune on validation.
       compare: further runs on the same store, each measured as it would be alone.
-      baselines: the usual ones, or all, with WRMF and BPR with their forms, in minutes.
+      baselines: the usual ones, or all, with WRMF, BPR and a mean of several factorisations, in minutes.
       store: where the run's store has moved.
       progress: show how far it is, on standard error.
       options: fields of EvalConfig to measure otherwise: ks=(5, 10), bootstrap=200.

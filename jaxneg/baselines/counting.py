@@ -253,6 +253,9 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     return chosen._replace(sees="context")
 
 
+Candidate = tuple[dict[str, Any], Score]  # settings, and what they give
+
+
 def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     """Biases and factors fitted by alternating least squares to the signs, +1, 0, -1, of the log's events.
 
@@ -263,6 +266,30 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
     events in the log and those of the context that are not in it. Known and unknown users, and later context,
     are thus one case. Settings are chosen for the biases first (factors 0), then for the factors.
     """
+    fitted = alternating(log, sign)
+
+    def choose(candidates: list[Candidate]) -> Fitted:
+        quality = [validate(score) for _, score in candidates]
+        settings, score = candidates[int(np.argmax(np.nan_to_num(quality, nan=-np.inf)))]
+        return Fitted(
+            score, settings, "history", functools.partial(again, settings) if settings["factors"] else None
+        )
+
+    def again(settings: dict[str, Any], seed: int) -> Score:
+        chosen = {**settings, "sweeps": (settings["sweeps"],)}
+        return fitted(**chosen, seed=seed)[0][1]
+
+    biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
+    l2_bias = biases.settings["l2_bias"]
+    grid = itertools.product((4, 16), (2.0, 5.0, 12.0))
+    return choose(
+        [(biases.settings, biases.score)]
+        + [one for factors, l2 in grid for one in fitted(factors, l2, l2_bias, (4, 12))]
+    )
+
+
+def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
+    """What fits a log for ``matrix_factorisation``: (factors, l2, l2_bias, sweeps, seed) -> one for each of sweeps."""
     shape = (log.users, log.items + 1)
     count = sparse(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
     total = sparse(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
@@ -270,11 +297,11 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
 
     def fitted(
         factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...], seed: int = 0
-    ) -> list[tuple[dict[str, Any], Score]]:
+    ) -> list[Candidate]:
         penalty = np.diag([l2] * factors + [l2_bias]).astype(np.float32)
         item_VF = np.zeros((log.items + 1, factors + 1), np.float32)
         item_VF[:, :factors] = 0.1 * np.random.default_rng(seed).standard_normal((log.items + 1, factors))
-        found = []
+        found: list[Candidate] = []
         for sweep in range(1, max(sweeps) + 1):
             user_UF = _ridge(count, total, item_VF, center, penalty)
             item_VF = _ridge(count.T.tocsr(), total.T.tocsr(), user_UF, center, penalty)
@@ -298,24 +325,7 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
 
         return score
 
-    def choose(candidates: list[tuple[dict[str, Any], Score]]) -> Fitted:
-        quality = [validate(score) for _, score in candidates]
-        settings, score = candidates[int(np.argmax(np.nan_to_num(quality, nan=-np.inf)))]
-        return Fitted(
-            score, settings, "history", functools.partial(again, settings) if settings["factors"] else None
-        )
-
-    def again(settings: dict[str, Any], seed: int) -> Score:
-        chosen = {**settings, "sweeps": (settings["sweeps"],)}
-        return fitted(**chosen, seed=seed)[0][1]
-
-    biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
-    l2_bias = biases.settings["l2_bias"]
-    grid = itertools.product((4, 16), (2.0, 5.0, 12.0))
-    return choose(
-        [(biases.settings, biases.score)]
-        + [one for factors, l2 in grid for one in fitted(factors, l2, l2_bias, (4, 12))]
-    )
+    return fitted
 
 
 def _ridge(

@@ -39,7 +39,7 @@ class Evaluate(commands.Configured):
     compare: Annotated[tuple[fields.Where, ...], commands.several("OTHER", "none")] = ()
     """Further runs on the store, each measured as it would be alone."""
     baselines: Literal["usual", "all"] = "usual"
-    """The usual ones, or also WRMF and BPR with their forms, in minutes."""
+    """The usual ones, or also WRMF and BPR with their forms and a mean of several factorisations, in minutes."""
     json: commands.Flag = False
     """Print one JSON object."""
 

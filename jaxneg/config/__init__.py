@@ -20,6 +20,7 @@ from jaxneg.config.schema import (
     DataConfig as DataConfig,
     EvalConfig as EvalConfig,
     Kind as Kind,
+    LikeConfig as LikeConfig,
     LossConfig as LossConfig,
     ModelConfig as ModelConfig,
     OptimConfig as OptimConfig,

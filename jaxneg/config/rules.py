@@ -48,7 +48,7 @@ def check(config: Config) -> Config:
 
 def _clashes(config: Config) -> list[tuple[bool, str, str]]:
     """Settings that do not go together, and what to do instead."""
-    data, model, loss, optim = config.data, config.model, config.loss, config.optim
+    data, model, loss, optim, like = config.data, config.model, config.loss, config.optim, config.like
     encoder, main, sampler = (
         parts.ENCODERS[model.encoder],
         parts.LOSSES[loss.name],
@@ -74,9 +74,9 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --data.target positive, or any to hide events of all kinds",
         ),
         (
-            (main.signed or loss.feedback > 0)
+            (main.signed or loss.feedback > 0 or like.weight > 0)
             and (data.target == "next_positive" or (data.mask > 0 and data.target == "positive")),
-            "--loss.feedback and --loss.name feedback and not_to_recommend learn from rejected events too",
+            "--loss.feedback, --like.weight, --loss.name feedback and not_to_recommend learn from rejected events too",
             "use --data.target positive without --data.mask, or --data.target any",
         ),
         (
@@ -137,14 +137,15 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --optim.rows adagrad, lazy_adam or sgd, or --train.shards 1",
         ),
         (
-            touched and loss.name == "softmax",
-            f"--loss.name softmax touches every row, and --optim.rows {optim.rows} is for batches that touch few",
-            "use --loss.name sampled_softmax, or --optim.rows dense",
-        ),
-        (
             touched and optim.average > 0,
             f"--optim.average averages all rows, and --optim.rows {optim.rows} leaves most alone",
             "leave one of them out",
+        ),
+        (
+            touched and like.weight > 0 and (like.decay > 0 or like.learning_rate > 0),
+            f"--like.decay and --like.learning-rate are of rows that Adam changes, and --optim.rows {optim.rows} has "
+            "all item rows",
+            "leave them out, or use --optim.rows dense",
         ),
         (
             bool(packed) and not encoder.packable,
@@ -208,9 +209,9 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "give --data.shared-negatives instead, or leave one of them out",
         ),
         (
-            optim.accumulate > 1 and (loss.feedback > 0 or loss.contrastive > 0),
-            "--optim.accumulate weighs parts by their targets, and --loss.feedback and --loss.contrastive are means "
-            "over other events",
+            optim.accumulate > 1 and (loss.feedback > 0 or loss.contrastive > 0 or like.weight > 0),
+            "--optim.accumulate weighs parts by their targets, and --loss.feedback, --loss.contrastive and "
+            "--like.weight are means over other events",
             "leave one of them out",
         ),
     ]

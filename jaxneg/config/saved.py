@@ -12,6 +12,8 @@ from jaxneg.config.schema import Config
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 
+# Parts that earlier versions had not.
+ADDED = ("like",)
 # Fields of earlier versions that changed nothing.
 GONE = [("data", "prefetch"), ("train", "compilation_cache")]
 # Fields that earlier versions had as flags, and what they meant.
@@ -59,8 +61,9 @@ def from_json(text: str, beside: pathlib.Path | None = None) -> Config:
         if isinstance(values, dict) and "registered" in values:
             parts.recalled(values.pop("registered"), beside)
         kinds: dict[str, Any] = {one.name: one.default_factory for one in dataclasses.fields(Config)}
-        if not isinstance(values, dict) or set(values) != set(kinds):
+        if not isinstance(values, dict) or set(values) | set(ADDED) != set(kinds):
             raise UserError(f"it is no object of {', '.join(kinds)}")
+        values = dict.fromkeys(ADDED, {}) | values
         for name, part in values.items():
             if not isinstance(part, dict):
                 raise UserError(f"{name} is no object")

@@ -152,6 +152,19 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class LikeConfig:
+    weight: Annotated[Weight, MODEL] = 0.0
+    """of a head beside the one that ranks, which learns P(liked | shown); 0 leaves it out"""
+    rows: Annotated[Literal["own", "none"], MODEL] = "own"
+    """what it knows of a listener: a row per item against the encoder's state; none: the items' biases alone"""
+    gradient: Annotated[bool, TRAINING] = False
+    """its loss trains the encoder too; without, the model ranks as if the head were not there"""
+    decay: Annotated[Weight, TRAINING] = 0.0  # decoupled weight decay of its rows
+    learning_rate: Annotated[float, Bounds(0.0, 1e30), TRAINING] = 0.0
+    """peak, of its rows and biases; 0 takes that of the parameters"""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     learning_rate: Annotated[float, above(0.0, 1e30), TRAINING] = 1e-3  # peak
     warmup_steps: Annotated[Natural, TRAINING] = 100  # linear from 0 to the peak
@@ -214,6 +227,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    like: LikeConfig = field(default_factory=LikeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -20,6 +20,7 @@ def read(config: Config, stations: int = 1) -> frozenset[str]:
     shared = sampled and data.shared_negatives > 0
     corrected = sampled and loss.log_q != "none"
     by_label = parts.LOSSES[loss.name].signed or loss.feedback > 0 or data.target != "any"
+    by_label |= config.like.weight > 0
     reads = {
         "feedback_BL": model.feedback != "none" or data.mask > 0,
         "station_BL": model.station and stations > 0,

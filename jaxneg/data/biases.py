@@ -55,6 +55,21 @@ def first(config: Config, store: stores.Store, targets: Callable[[], float]) -> 
     return _log_odds(weight * target_V, drawn_V)
 
 
+def likes(config: Config, store: stores.Store) -> np.ndarray | None:
+    """The item biases that a like head starts from, float32 [V]: log odds of a like; None without a head.
+
+        bias_i = log(likes_i + prior share) - log(rejections_i + prior (1 - share))
+
+    ``share`` is that of likes among all signed events of training.
+    """
+    if config.like.weight == 0:
+        return None
+    positive_V, negative_V = negatives.train_counts(store)
+    share = (positive_V.sum() + 1) / (positive_V.sum() + negative_V.sum() + 2)
+    prior = config.model.bias_prior
+    return _log_odds(positive_V + prior * share, negative_V + prior * (1 - share))
+
+
 def smoothed(count_V: np.ndarray, prior: float) -> np.ndarray:
     """Shares of items from their counts, as if each had been met ``prior`` times more; the padding row has none."""
     share_V = (count_V + prior) / max(count_V.sum() + prior * (len(count_V) - 1), 1e-9)

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jaxneg.config import OptimConfig
-from jaxneg.embeddings import exchange, optim, places, sharding, tables
+from jaxneg.config import LikeConfig, OptimConfig
+from jaxneg.embeddings import exchange, heads, optim, places, sharding, tables
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.embeddings.tables import Looked, Params, Rows, Tables, Weights
 
-Trained = tuple[Params, Tables]  # what gradients are with respect to
+Trained = tuple[Params, Tables]
 OptState = Any  # of optax; with the moments of the tables where touched rows alone are changed
 
 
@@ -35,6 +35,14 @@ class Found(NamedTuple):
     tables: Tables  # whole, or of ``Looked``
     ids: list[jax.Array]  # where the rows of each array of items are: the items themselves, or slots
     route: exchange.Route | None  # that changes of the rows take; None where they need none
+
+
+class Gradients(NamedTuple):
+    """With respect to all that a loss reads."""
+
+    params: Params
+    tables: Tables  # of what was looked up
+    catalogue: Tables  # of whole tables, where a loss read rows beyond those; else none
 
 
 class Updated(NamedTuple):
@@ -50,7 +58,7 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Trained], OptState]  # the first state
     # (step, trained, state, gradients, route of what was looked up) -> Updated
-    update: Callable[[jax.Array, Trained, OptState, Trained, exchange.Route | None], Updated]
+    update: Callable[[jax.Array, Trained, OptState, Gradients, exchange.Route | None], Updated]
 
 
 @runtime_checkable
@@ -75,6 +83,19 @@ class Layout(Protocol):
         """Where the rows of a part of the tables lie."""
         ...
 
+    @property
+    def parted(self) -> tuple[str, ...]:
+        """Axes of the mesh along which rows lie in parts; along the others each place has them all."""
+        ...
+
+    def place(self, id_: Array) -> Array:
+        """Places of items' rows among all rows."""
+        ...
+
+    def there(self) -> Bool[Array, "V"]:
+        """Which rows are items'; the padding row is none's, nor is what fills a table up."""
+        ...
+
     def by_row(self, value_V: np.ndarray) -> np.ndarray:
         """Values of items, padding row first, in the order of the rows."""
         ...
@@ -96,17 +117,18 @@ class Layout(Protocol):
         """
         ...
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
         """The optimiser of a config.
 
         Args:
           config: rates, clipping and the optimiser of rows.
           steps: of the whole run, over which a learning rate may decay.
+          like: of a head with an optimiser of its own.
         """
         ...
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
-        """Rows and biases of all items, item_VD and bias_V; None where no one place holds them."""
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
+        """What all items are scored with, as item_VD and bias_V; None where no one place holds it."""
         ...
 
 
@@ -125,6 +147,16 @@ class Whole:
     def places(self) -> places.Places:
         return places.InOrder(self.items + 1)
 
+    @property
+    def parted(self) -> tuple[str, ...]:
+        return ()
+
+    def place(self, id_: Array) -> Array:
+        return id_
+
+    def there(self) -> Bool[Array, "V"]:
+        return jnp.arange(self.rows) > 0
+
     def by_row(self, value_V: np.ndarray) -> np.ndarray:
         return value_V
 
@@ -137,28 +169,29 @@ class Whole:
     def look(self, by_row: Tables, ids: Sequence[jax.Array]) -> Found:
         return Found(by_row, list(ids), None)
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
-        dense = optim.dense_optimizer(config, steps)
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
+        dense = optim.dense_optimizer(config, steps, like)
 
         def update(
             step: jax.Array,
             trained: Trained,
             state: OptState,
-            gradients: Trained,
+            gradients: Gradients,
             route: exchange.Route | None,
         ) -> Updated:
-            updates, state = dense.update(gradients, state, trained)
-            return Updated(optax.apply_updates(trained, updates), state, optax.tree.norm(gradients))
+            found = gradients.params, gradients.tables
+            updates, state = dense.update(found, state, trained)
+            return Updated(optax.apply_updates(trained, updates), state, optax.tree.norm(found))
 
         return Optimizer(dense.init, update)
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
         return sharding.jit(rows)(weights)
 
 
 @dataclass(frozen=True)
 class Sharded:
-    """Rows lie spread along the mesh axis "model", and an update is of those that a batch names."""
+    """Rows lie spread along the mesh axis "model", and an update is of those that a batch names, or a loss reads."""
 
     mesh: Mesh
     items: int
@@ -172,9 +205,17 @@ class Sharded:
     def places(self) -> places.Places:
         return places.Spread(self.rows, self.mesh.shape[MESH[1]])
 
+    @property
+    def parted(self) -> tuple[str, ...]:
+        return MESH[1:]
+
     def place(self, id_: Array) -> Array:
         """The place of an item's row. Items that follow each other in popularity land on different devices."""
         return tables.place(id_, self.rows)
+
+    def there(self) -> Bool[Array, "V"]:
+        item_V = tables.item_at(jnp.arange(self.rows, dtype=jnp.int32), self.rows)
+        return (item_V > 0) & (item_V <= self.items)
 
     def by_row(self, value_V: np.ndarray) -> np.ndarray:
         return tables.spread(value_V)
@@ -201,9 +242,9 @@ class Sharded:
         looked = {name: Looked(row, self.mesh) for name, row in (found | none).items()}
         return Found(looked, slots, route)
 
-    def optimizer(self, config: OptimConfig, steps: int) -> Optimizer:
+    def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
         """Clipping and the norm are of the parameters alone: the tables have an optimiser of their own."""
-        dense, of_rows = optim.dense_optimizer(config, steps), optim.row_optimizer(config, steps)
+        dense, of_rows = optim.dense_optimizer(config, steps, like), optim.row_optimizer(config, steps)
 
         def init(trained: Trained) -> OptState:
             params, by_row = trained
@@ -213,15 +254,23 @@ class Sharded:
             step: jax.Array,
             trained: Trained,
             state: OptState,
-            gradients: Trained,
+            gradients: Gradients,
             route: exchange.Route | None,
         ) -> Updated:
             assert route is not None
             (params, by_row), (of_params, moments) = trained, state
-            updates, of_params = dense.update(gradients[0], of_params, params)
+            updates, of_params = dense.update(gradients.params, of_params, params)
             change = functools.partial(of_rows.change, step)
-            by_row, moments = self.changed((by_row, moments), route, gradients[1], change)
-            norm = optax.tree.norm(gradients[0])
+            touched = {name: of for name, of in gradients.tables.items() if name not in gradients.catalogue}
+            by_row, moments = self.changed((by_row, moments), route, touched, change)
+            for name, of_all in gradients.catalogue.items():
+                total = exchange.send(
+                    self.mesh, route, gradients.tables[name].row_KUX, [of_all], optim.add_to_rows
+                )
+                found = of_rows.change_all(step, by_row[name], *moments[name].values(), *total)
+                by_row[name], *new = found
+                moments[name] = dict(zip(moments[name], new, strict=True))
+            norm = optax.tree.norm(gradients.params)
             return Updated((optax.apply_updates(params, updates), by_row), (of_params, moments), norm)
 
         return Optimizer(init, update)
@@ -249,7 +298,7 @@ class Sharded:
             moments[name] = dict(zip(names, new, strict=True))
         return by_row, moments
 
-    def all_rows(self, rows: Rows, weights: Weights) -> tuple[jax.Array, jax.Array] | None:
+    def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
         return None
 
 

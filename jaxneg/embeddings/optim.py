@@ -1,15 +1,16 @@
 """Optimisers: of parameters and dense tables, and of the rows that a batch touches."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxneg.config import OptimConfig
+from jaxneg.config import LikeConfig, OptimConfig
 
 EPSILON = 1e-8
+NO_LIKES = LikeConfig()
 PER_KIND = ("feedback", "feedback_gate")  # parameters with a row for each kind of feedback
 
 Tree = TypeVar("Tree")
@@ -31,12 +32,62 @@ def schedule(config: OptimConfig, steps: int, peak: float = 0.0) -> optax.Schedu
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def dense_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Adam with gradient clipping, and decoupled weight decay of what ``decays``."""
+def dense_optimizer(
+    config: OptimConfig, steps: int, like: LikeConfig = NO_LIKES
+) -> optax.GradientTransformation:
+    """Adam with gradient clipping, and decoupled weight decay of what ``decays``.
+
+    A like head has its own, apart from the rest, which so takes the steps that it would take without the head.
+    """
+    rest = _adam(config, schedule(config, steps), config.weight_decay)
+    if like.weight == 0:
+        return rest
+    return _apart(_adam(config, schedule(config, steps, like.learning_rate), like.decay), rest)
+
+
+def _adam(config: OptimConfig, rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip > 0 else optax.identity(),
-        optax.adamw(schedule(config, steps), b2=config.b2, weight_decay=config.weight_decay, mask=_decaying),
+        optax.adamw(rate, b2=config.b2, weight_decay=weight_decay, mask=_decaying),
     )
+
+
+def _apart(
+    likes: optax.GradientTransformation, rest: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """One optimiser of what is a like head's and another of the rest."""
+
+    def parted(tree: Any) -> tuple[Any, Any]:
+        """The leaves of dicts, or of tuples of dicts, that are a like head's, and the others."""
+        if isinstance(tree, tuple):
+            parts = [parted(one) for one in cast(tuple[Any, ...], tree)]
+            return tuple(one for one, _ in parts), tuple(one for _, one in parts)
+        named = cast(dict[str, Any], tree)
+        own = {name: leaf for name, leaf in named.items() if of_likes(name)}
+        return own, {name: leaf for name, leaf in named.items() if name not in own}
+
+    def joined(own: Any, others: Any) -> Any:
+        if isinstance(own, tuple):
+            pairs = zip(cast(tuple[Any, ...], own), others, strict=True)
+            return tuple(joined(one, other) for one, other in pairs)
+        return others | own
+
+    def init(params: Any) -> Any:
+        own, others = parted(params)
+        return likes.init(own), rest.init(others)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        (own, others), (own_params, other_params) = parted(updates), parted(params)
+        own, of_own = likes.update(own, state[0], own_params)
+        others, of_others = rest.update(others, state[1], other_params)
+        return joined(own, others), (of_own, of_others)
+
+    return optax.GradientTransformation(init, update)
+
+
+def of_likes(name: str) -> bool:
+    """Whether a parameter or a table is the like head's."""
+    return name.startswith(("like.", "like_"))
 
 
 def _decaying(params: Tree) -> Tree:
@@ -71,6 +122,8 @@ class RowOptimizer(NamedTuple):
     # (step, part, moments of it ..., row_Q, gradient_QX) -> part, moments. Rows are distinct; those past the end of
     # the part are ignored.
     change: Callable[..., tuple[jax.Array, ...]]
+    # (step, table, moments of it ..., gradient of all rows) -> table, moments
+    change_all: Callable[..., tuple[jax.Array, ...]]
 
 
 def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
@@ -124,4 +177,14 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
             ),
         )
 
-    return RowOptimizer(init, change)
+    def change_all(step: jax.Array, table: jax.Array, *rest: jax.Array) -> tuple[jax.Array, ...]:
+        *moments, gradient = rest
+        added, updated = delta(step, gradient, *moments)
+        return table + added, *updated
+
+    return RowOptimizer(init, change, change_all)
+
+
+def add_to_rows(part: jax.Array, row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array]:
+    """The part with values added at distinct rows; those past its end are ignored."""
+    return (part.at[row_Q].add(value_QX, mode="drop", unique_indices=True),)

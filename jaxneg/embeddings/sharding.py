@@ -182,9 +182,9 @@ def all_to_all(part_MX: jax.Array, axis: str) -> jax.Array:
     return lax.all_to_all(part_MX, axis, split_axis=0, concat_axis=0, tiled=True)
 
 
-def psum(part: jax.Array, axis: str) -> jax.Array:
-    """The sum over the devices along a mesh axis, on each: within ``shard_map``."""
-    return cast(jax.Array, lax.psum(part, axis))
+def psum(part: jax.Array, axes: str | tuple[str, ...]) -> jax.Array:
+    """The sum over the devices along mesh axes, on each: within ``shard_map``."""
+    return cast(jax.Array, lax.psum(part, axes))
 
 
 def pmax(part: jax.Array, axes: tuple[str, ...]) -> jax.Array:

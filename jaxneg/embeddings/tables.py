@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxneg.config import ModelConfig
-from jaxneg.embeddings import exchange
+from jaxneg.config import LikeConfig, ModelConfig
+from jaxneg.embeddings import exchange, heads
 from jaxneg.errors import UserError
 
 Tables = dict[str, Any]  # by name, jax.Array or Looked
@@ -38,8 +38,8 @@ class Weights(NamedTuple):
         return self.tables | {"attribute_VA": self.attribute_VA}
 
 
-# Rows of whole tables, or of a part of them, as they are scored, row_CD, and their biases, bias_C.
-Rows = Callable[[Weights], tuple[jax.Array, jax.Array]]
+# What items of whole tables, or of a part of them, are scored with: row_CD and bias_C, perhaps those of a second head.
+Rows = Callable[[Weights], heads.Heads]
 
 
 def weights(params: Params, by_row: Tables) -> Weights:
@@ -80,6 +80,19 @@ def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Arra
     return tables
 
 
+def init_likes(config: LikeConfig, width: int, rows: int, bias_V: jax.Array | None = None) -> Tables:
+    """Tables of the like head, none without one: like_bias_V and as configured like_VD.
+
+    Rows start at zero, so that the head begins with what its biases know: those given, by default zero.
+    """
+    if config.weight == 0:
+        return {}
+    tables: Tables = {"like_bias_V": jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V}
+    if config.rows == "own":
+        tables["like_VD"] = jnp.zeros((rows, width), jnp.float32)
+    return tables
+
+
 def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
     """Rows of a table, by item, or by slot of rows that are looked up already."""
     if isinstance(table, Looked):
@@ -89,7 +102,13 @@ def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
 
 def output_table(tables: Tables) -> jax.Array | Looked:
     """The table that is scored against: the input rows themselves when tied."""
-    return tables.get("output_VD", tables["item_VD"])
+    return tables["output_VD" if "output_VD" in tables else "item_VD"]
+
+
+def scored(tables: Tables) -> Tables:
+    """The tables that scores are made of: rows, and biases where there are some."""
+    rows = "output_VD" if "output_VD" in tables else "item_VD"
+    return {name: tables[name] for name in (rows, "bias_V") if name in tables}
 
 
 def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"]:

@@ -4,7 +4,7 @@ The definitions are those of ``metrics.rank``, which sorts all scores of an exam
 rows at a time and forgotten: of them remain how many are above each target, and which lead.
 """
 
-# jnp.einsum leaves its arguments untyped.
+# jnp.pad leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxneg.batch import PAD
-from jaxneg.embeddings import layouts, sharding, tables
+from jaxneg.embeddings import heads, layouts, sharding, tables
 from jaxneg.embeddings.places import Places
 from jaxneg.embeddings.sharding import MESH
 from jaxneg.metrics import ranking
@@ -69,7 +69,7 @@ class Part(NamedTuple):
         return (number >= start) & (item > PAD) & (item <= self.items)
 
     def scored(self, h_BD: jax.Array, by_row: tables.Tables) -> Float[Array, "B C"]:
-        return scores(h_BD, *self.rows(tables.weights(self.params, by_row)))
+        return heads.scores(h_BD, *self.rows(tables.weights(self.params, by_row)))
 
 
 class Asked(NamedTuple):
@@ -313,9 +313,9 @@ def _of_groups(part: Part, h_BD: jax.Array, group_BG: jax.Array, seen_BL: jax.Ar
         item_EC = part.places.item(part.number, number_EC.reshape(-1)).reshape(number_EC.shape)
         real_EC = part.real(number_EC, item_EC, jnp.repeat(start_EG, GROUP, axis=1))
         rows = part.places.some(part.number, part.by_row, number_EC.reshape(-1))
-        row_CD, bias_C = part.rows(tables.weights(part.params, rows))
-        row_ECD = row_CD.reshape(*number_EC.shape, -1)
-        score_EC = jnp.einsum("ED,ECD->EC", h_ED, row_ECD) + bias_C.reshape(number_EC.shape)
+        found = part.rows(tables.weights(part.params, rows))
+        own = (leaf.reshape(*number_EC.shape, *leaf.shape[1:]) for leaf in found)
+        score_EC = heads.own_scores(h_ED, *own)
         # Where a seen item is: in which of the groups, and where in it.
         start_EL = jnp.maximum(seen_EL, 0) // chunk * chunk
         inside_EL = seen_EL - jnp.minimum(start_EL, size - chunk)
@@ -334,13 +334,6 @@ def _of_groups(part: Part, h_BD: jax.Array, group_BG: jax.Array, seen_BL: jax.Ar
     )
     _, (score_SEk, top_SEk) = lax.scan(of, None, tuple(parts))
     return score_SEk.reshape(-1, k)[:B], top_SEk.reshape(-1, k)[:B]
-
-
-def scores(
-    h_BD: Float[Array, "B D"], row_CD: Float[Array, "C D"], bias_C: Float[Array, "C"]
-) -> Float[Array, "B C"]:
-    """Of each hidden state with each row, the row's bias added."""
-    return jnp.einsum("BD,CD->BC", h_BD, row_CD) + bias_C[None]
 
 
 def on_host(found: Ranked, targets: tuple[np.ndarray, ...]) -> ranking.Ranking:

@@ -1,6 +1,7 @@
 """A model as a score function for ``metrics``: contexts are encoded in a few lengths, ranks counted on the devices."""
 
 import collections
+import copy
 import functools
 import itertools
 import operator
@@ -16,9 +17,12 @@ from jaxtyping import Float, Int
 
 from jaxneg import metrics, models
 from jaxneg.batch import PAD, EvalBatch
-from jaxneg.embeddings import layouts, sharding, tables, topk
+from jaxneg.config.forms import Form
+from jaxneg.embeddings import heads, layouts, sharding, tables, topk
+from jaxneg.embeddings.tables import Rows
+from jaxneg.errors import UserError
 from jaxneg.metrics import scores
-from jaxneg.training import scoring
+from jaxneg.training import likes, scoring
 
 AHEAD = 1 << 13  # examples whose contexts are encoded together
 TURN = 1 << 10  # as many on a CPU, where those that come next are encoded while these are ranked
@@ -31,6 +35,7 @@ THREADS = 16  # that encode contexts on a CPU, at most
 # Scores that the host ranks before ranks are counted on the devices, whose program takes as long to compile.
 SORTED = 1 << 25
 AT_HAND = 1 << 13  # items of a catalogue up to which the host of a CPU ranks faster than XLA
+RANK = Form()
 
 
 class Jitted(NamedTuple):
@@ -39,7 +44,7 @@ class Jitted(NamedTuple):
     hidden: Callable[[tables.Weights, scoring.Seen], jax.Array]  # h_BD
     of_items: Callable[..., jax.Array]  # (weights, h_BD, item_BC) -> score_BC
     ranked: Callable[..., topk.Ranked]  # (weights, examples, k=)
-    of_all: Callable[..., jax.Array]  # (h_BD, row_VD, bias_V) -> score_BV
+    of_all: Callable[..., jax.Array]  # (h_BD, *heads of all items) -> score_BV
 
 
 class CatalogueScore:
@@ -47,20 +52,31 @@ class CatalogueScore:
 
     Called with a batch it gives scores_BV, or ``scores.Scored`` where no one place holds the rows of all items.
     ``each`` takes batches together, and makes scores_BV only while they are few.
+
+    ``form`` is the serving form of the scores; ``in_form`` gives another one that shares what was compiled.
     """
 
-    def __init__(self, model: models.Model, layout: layouts.Layout, weights: tables.Weights):
-        rows = functools.partial(scoring.catalogue_rows, model)
+    def __init__(
+        self, model: models.Model, layout: layouts.Layout, weights: tables.Weights, form: Form = RANK
+    ):
         # All devices score their rows, and each gets all that is found.
         jit = functools.partial(sharding.jit, out_shardings=NamedSharding(layout.mesh, sharding.spec("")))
-        self._jitted = Jitted(
-            jit(functools.partial(scoring.hidden, model, layout)),
-            jit(functools.partial(scoring.catalogue_items, model, layout)),
-            jit(functools.partial(topk.ranked, layout, rows), static_argnames="k"),
-            sharding.jit(topk.scores),
-        )
-        self._weights, self._cut, self._mesh = weights, model.cut, layout.mesh
-        self._all_rows = functools.cache(lambda: layout.all_rows(rows, weights))
+        hidden = jit(functools.partial(scoring.hidden, model, layout))
+
+        @functools.cache
+        def jitted(name: str) -> tuple[Rows, Jitted]:
+            """Of a form, whatever its numbers are."""
+            rows = functools.partial(scoring.catalogue_rows, model, form=name)
+            return rows, Jitted(
+                hidden,
+                jit(functools.partial(scoring.catalogue_items, model, layout, form=name)),
+                jit(functools.partial(topk.ranked, layout, rows), static_argnames="k"),
+                sharding.jit(heads.scores),
+            )
+
+        self._layout, self._trained, self._of_form = layout, weights, jitted
+        self._cut, self._mesh = model.cut, layout.mesh
+        self._take(form)
         self._compiled: set[int] = set()  # lengths of contexts
         self._items, self._left = layout.items, SORTED
         # A program is too small for many cores: each takes its own. Those of many devices would wait for each other.
@@ -68,8 +84,23 @@ class CatalogueScore:
         self._threads = min(os.cpu_count() or 1, THREADS) if alone else 1
         self._at_hand = alone and layout.items <= AT_HAND
 
+    def in_form(self, form: Form) -> "CatalogueScore":
+        """The same model's scores in another form. Raises UserError where that needs a like head and there is none."""
+        other = copy.copy(self)
+        other._take(form)
+        return other
+
+    def _take(self, form: Form) -> None:
+        if form.name != RANK.name and not likes.there(self._trained):
+            raise UserError(
+                f"form {form.name} needs a like head, which this model has not: train it with --like.weight 1"
+            )
+        rows, self._jitted = self._of_form(form.name)
+        self._weights = self._trained if form.name == RANK.name else likes.with_numbers(self._trained, form)
+        self._all_rows = functools.cache(functools.partial(self._layout.all_rows, rows, self._weights))
+
     def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:
-        h_BD, rows = self._encoded([batch])[0], self._all_rows()
+        h_BD, rows = self.encoded([batch])[0], self._all_rows()
         if rows is None:
             return _Scored(self._jitted, self._weights, h_BD)
         return np.asarray(self._jitted.of_all(h_BD, *rows))
@@ -78,16 +109,17 @@ class CatalogueScore:
         """The batches with their scores, some batches read ahead."""
         for some, h_BDs in self._in_turn(batches):
             for batch, h_BD in zip(some, h_BDs, strict=True):
-                yield batch, self._scored(h_BD)
+                yield batch, self.scored(h_BD)
 
-    def _scored(self, h_BD: Float[np.ndarray, "B D"]) -> scores.Scored:
+    def scored(self, h_BD: Float[np.ndarray, "B D"]) -> scores.Scored:
+        """Scores for examples by their hidden states, as ``encoded`` gives them."""
         self._left -= len(h_BD) * self._items
         rows = self._all_rows() if self._left >= 0 or self._at_hand else None
         if rows is None:
             return _Scored(self._jitted, self._weights, h_BD)
         return scores.Matrix(np.asarray(self._jitted.of_all(h_BD, *rows)))
 
-    def _encoded(self, batches: Sequence[EvalBatch]) -> list[Float[np.ndarray, "B D"]]:
+    def encoded(self, batches: Sequence[EvalBatch]) -> list[Float[np.ndarray, "B D"]]:
         """Hidden states h_BD of each batch, from which the event after each context is scored."""
         return [h_BD for _, h_BDs in self._in_turn(batches) for h_BD in h_BDs]
 

@@ -135,8 +135,12 @@ def _beginning(job: Job, checkpoints: checkpoint.Checkpointer) -> tuple[steps.St
         job.built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
     )
     if restored is None:
-        bias_V = biases.first(job.config, job.store, job.batches.targets)
-        return job.built.init(bias_V=None if bias_V is None else job.built.layout.by_row(bias_V)), None
+        first_V = {
+            "bias_V": biases.first(job.config, job.store, job.batches.targets),
+            "like_bias_V": biases.likes(job.config, job.store),
+        }
+        by_row = job.built.layout.by_row
+        return job.built.init(**{name: by_row(of) for name, of in first_V.items() if of is not None}), None
     state, values = restored
     if "step" not in values:
         raise UserError(f"checkpoint of {job.workdir} says nothing of its step: choose a new --workdir")

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config, LossConfig, parts
-from jaxneg.embeddings import tables
+from jaxneg.embeddings import layouts, tables
 from jaxneg.embeddings.tables import Weights
 from jaxneg.errors import UserError
-from jaxneg.training import full_softmax, losses, scoring
+from jaxneg.training import full_softmax, likes, losses, scoring
 
 Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
 
@@ -44,8 +44,20 @@ class Task(NamedTuple):
     items: int  # of the catalogue, V - 1
 
 
+class Catalogue(NamedTuple):
+    """All items, for a loss that is over every one."""
+
+    weights: Weights  # tables and attributes by row
+    layout: layouts.Layout
+
+
 def loss(
-    task: Task, weights: Weights, batch: Batch, at: Index, key: jax.Array | None = None
+    task: Task,
+    weights: Weights,
+    batch: Batch,
+    at: Index,
+    key: jax.Array | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Float[Array, ""]:
     """The configured loss of a batch, a float32 scalar: the main term, and further ones by their weights.
 
@@ -55,6 +67,7 @@ def loss(
       batch: of sequences.
       at: where tables and attributes have the rows of the batch.
       key: of dropout, or None.
+      catalogue: for ``--loss.name softmax``.
     """
     config, model, items = task
     segment_BL = batch.segment_BL if batch.segment_BL.shape[1] else None  # where rows are packed
@@ -73,17 +86,45 @@ def loss(
     if main.name == "feedback":
         total = losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
     elif main.name == "softmax":
-        all_items = rows(jnp.arange(1, items + 1))
-        total = full_softmax.softmax(h_BLD, all_items, score_BL, target_BL, ranked_BL)
+        assert catalogue is not None
+        total = _softmax(model, catalogue, h_BLD, (score_BL, target_BL, ranked_BL))
     else:
         scored = Scored(h_BLD, (target_BLD, target_bias_BL), rows)
         neg_BLC = _negatives(config, batch, at, scored)
         total = _ranking(main, score_BL, neg_BLC, ranked_BL, batch.label_BL, items)
     if main.feedback > 0:
         total += main.feedback * losses.feedback(score_BL, batch.label_BL, target_BL != PAD)
+    if config.like.weight > 0:
+        total += config.like.weight * _likes(config, weights, batch, at, h_BLD)
     if main.contrastive > 0:
         total += main.contrastive * _contrast(config, batch, h_BLD, rows(at.event_BM)[0], key)
     return total
+
+
+def _softmax(
+    model: models.Model,
+    catalogue: Catalogue,
+    h_BLD: Float[Array, "B L D"],
+    of_targets: tuple[jax.Array, jax.Array, jax.Array],  # scores, items, whether they count
+) -> Float[Array, ""]:
+    """The main term: targets against all other items."""
+    weights, layout = catalogue
+    score_BL, target_BL, mask_BL = of_targets
+    row_VD, bias_V = scoring.catalogue_rows(model, weights)
+    bias_V = jnp.where(layout.there(), bias_V, losses.ABSENT)
+    form = full_softmax.on_mesh(target_BL.size, layout.mesh, layout.parted)
+    own_BL = layout.place(target_BL)
+    return full_softmax.softmax(h_BLD, (row_VD, bias_V), score_BL, own_BL, mask_BL, form)
+
+
+def _likes(
+    config: Config, weights: Weights, batch: Batch, at: Index, h_BLD: Float[Array, "B L D"]
+) -> Float[Array, ""]:
+    """The like head's loss: of the feedback that each target got, those that got any."""
+    if not config.like.gradient:
+        h_BLD = jax.lax.stop_gradient(h_BLD)
+    logit_BL = likes.logits(weights, h_BLD, at.target_BL)
+    return losses.feedback(logit_BL, batch.label_BL, (batch.target_BL != PAD) & (batch.label_BL != 0))
 
 
 def _ranking(

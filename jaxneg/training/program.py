@@ -51,7 +51,7 @@ class Program(NamedTuple):
 
     model: models.Model
     layout: layouts.Layout  # of the tables
-    init: Callable[..., steps.State]  # (bias_V or None) -> the first state, in place on the mesh
+    init: Callable[..., steps.State]  # (bias_V, like_bias_V or None) -> the first state, in place
     update: Update
     updates: Update  # the same, a step for each of the batches that are stacked; compiled for their number
     state: steps.State  # of ShapeDtypeStruct, with shardings
@@ -90,7 +90,7 @@ def build(
     model = build_model(config, catalogue, mesh)
     layout = layouts.of_config(config.optim, mesh, catalogue.items)
     task = objective.Task(config, model, catalogue.items)
-    recipe = steps.Recipe(task, layout, layout.optimizer(config.optim, total))
+    recipe = steps.Recipe(task, layout, layout.optimizer(config.optim, total, config.like))
     init = functools.partial(steps.init_state, recipe)
     state = sharding.placed(jax.eval_shape(init), mesh)
     places = jax.tree.map(_place, state)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from jaxneg import figures, files
-from jaxneg.config import Config
+from jaxneg.config import Config, saved
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 from jaxneg.training import convergence
@@ -262,7 +262,7 @@ def _settings(directory: pathlib.Path) -> documents.Object:
     values = documents.read(directory / "config.json", dict[str, Any], AGAIN)
     found: dict[str, object] = {}
     for part, fields in dataclasses.asdict(Config()).items():
-        own = values.get(part)
+        own = values.get(part, {} if part in saved.ADDED else None)
         if not isinstance(own, dict):
             raise UserError(f"{directory / 'config.json'} is damaged: {part} is no object: {AGAIN}")
         found |= {f"{part}.{name}": value for name, value in (fields | own).items()}

@@ -25,11 +25,11 @@ import numpy as np
 
 from jaxneg import files, models
 from jaxneg.config import Config, Effect, saved
+from jaxneg.config.forms import Form
 from jaxneg.data import stores
-from jaxneg.embeddings import layouts, sharding, tables
+from jaxneg.embeddings import heads, layouts, sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.files import documents
-from jaxneg.metrics import scores
 from jaxneg.training import catalogue, checkpoint, compiled, program, records, scoring, steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -196,12 +196,15 @@ def evaluated(trained: Trained) -> tables.Weights:
     return steps.evaluated(trained.state, sharding.put(by_row_VA, trained.layout.mesh, "VA"))
 
 
-def catalogue_score(trained: Trained) -> scores.Score:
-    """A score function for evaluate: each example's context against the whole catalogue."""
-    return catalogue.CatalogueScore(trained.model, trained.layout, evaluated(trained))
+def catalogue_score(trained: Trained, form: Form = catalogue.RANK) -> catalogue.CatalogueScore:
+    """A score function for evaluate: each example's context against the whole catalogue, in a serving form.
+
+    Raises UserError where the form needs a like head and the model has none.
+    """
+    return catalogue.CatalogueScore(trained.model, trained.layout, evaluated(trained), form)
 
 
-def catalogue_rows(trained: Trained) -> tuple[jax.Array, jax.Array] | None:
-    """Rows of the items as they are scored, item_VD, and their biases; None where no one place holds them."""
+def catalogue_rows(trained: Trained) -> heads.Heads | None:
+    """Rows of the items as they are ranked, item_VD, and their biases; None where no one place holds them."""
     rows = functools.partial(scoring.catalogue_rows, trained.model)
     return trained.layout.all_rows(rows, evaluated(trained))

@@ -14,8 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg import models
 from jaxneg.batch import MASK, PAD, EvalBatch
-from jaxneg.embeddings import layouts, tables
+from jaxneg.config import forms
+from jaxneg.embeddings import heads, layouts, tables
 from jaxneg.embeddings.tables import Weights
+from jaxneg.training import likes
 
 
 class HeldOut(NamedTuple):
@@ -25,6 +27,7 @@ class HeldOut(NamedTuple):
     pair_B2: jax.Array  # scores of the pairs, and of the liked and disliked items
     liked_BC: jax.Array
     disliked_BC: jax.Array
+    likes: tuple[jax.Array, ...] = ()  # the same three of the like head, where there is one
 
 
 class Seen(NamedTuple):
@@ -88,11 +91,17 @@ def last_hidden(model: models.Model, weights: Weights, seen: Seen) -> Float[Arra
 
 
 def score_items(
-    model: models.Model, weights: Weights, h_BD: Float[Array, "B D"], item_BC: Int[Array, "B C"]
+    model: models.Model,
+    weights: Weights,
+    h_BD: Float[Array, "B D"],
+    item_BC: Int[Array, "B C"],
+    form: str = forms.RANK,
 ) -> Float[Array, "B C"]:
-    """Scores of C candidates per context, scores_BC."""
-    row_BCD = output_rows(model, weights, item_BC)
-    return jnp.einsum("BD,BCD->BC", h_BD, row_BCD) + tables.bias(weights.tables, item_BC)
+    """Scores of C candidates per context in a form, scores_BC."""
+    found = output_rows(model, weights, item_BC), tables.bias(weights.tables, item_BC)
+    if form != forms.RANK:
+        found = likes.combined(form, weights, found, likes.of_items(weights, item_BC))
+    return heads.own_scores(h_BD, *found)
 
 
 def held_out(model: models.Model, layout: layouts.Layout, weights: Weights, batch: EvalBatch) -> HeldOut:
@@ -103,9 +112,10 @@ def held_out(model: models.Model, layout: layouts.Layout, weights: Weights, batc
     weights = tables.weights(weights.params, found.tables)
     item_BL, *items = found.ids
     h_BD = last_hidden(model, weights, Seen(item_BL, feedback_BL, station_BL))
-    scores = (score_items(model, weights, h_BD, item_BC) for item_BC in items)
-    pair_B2, liked_BC, disliked_BC = (leaf[:size] for leaf in scores)
-    return HeldOut(h_BD[:size], pair_B2, liked_BC, disliked_BC)
+    by_form = [forms.RANK, forms.JUDGE] if likes.there(weights) else [forms.RANK]
+    scores = (score_items(model, weights, h_BD, item_BC, form) for form in by_form for item_BC in items)
+    pair_B2, liked_BC, disliked_BC, *of_likes = (leaf[:size] for leaf in scores)
+    return HeldOut(h_BD[:size], pair_B2, liked_BC, disliked_BC, tuple(of_likes))
 
 
 def hidden(model: models.Model, layout: layouts.Layout, weights: Weights, seen: Seen) -> Float[Array, "B D"]:
@@ -122,15 +132,19 @@ def catalogue_items(
     weights: Weights,
     h_BD: Float[Array, "B D"],
     item_BC: Int[Array, "B C"],
+    form: str = forms.RANK,
 ) -> Float[Array, "B C"]:
     """``score_items`` of items given as such."""
     found = layout.look(weights.by_row, [layout.padded(item_BC)])
     weights = tables.weights(weights.params, found.tables)
-    return score_items(model, weights, layout.padded(h_BD), found.ids[0])[: len(item_BC)]
+    return score_items(model, weights, layout.padded(h_BD), found.ids[0], form)[: len(item_BC)]
 
 
-def catalogue_rows(model: models.Model, weights: Weights) -> tuple[Float[Array, "C D"], Float[Array, "C"]]:
-    """Rows of whole tables, or of a part of them, as they are scored, item_CD, and their biases, bias_C."""
+def catalogue_rows(model: models.Model, weights: Weights, form: str = forms.RANK) -> heads.Heads:
+    """What items of whole tables, or of a part of them, are scored with: row_CD and bias_C, in some forms twice."""
     row_CD = model.output_rows(weights.params, tables.output_table(weights.tables), weights.attribute_VA)
     none_C = jnp.zeros(len(weights.attribute_VA), jnp.float32)
-    return row_CD, weights.tables.get("bias_V", none_C)
+    found = row_CD, weights.tables.get("bias_V", none_C)
+    if form == forms.RANK:
+        return found
+    return likes.combined(form, weights, found, likes.of_all(weights))

@@ -14,12 +14,12 @@ from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
 from jaxneg.embeddings import layouts, tables
-from jaxneg.embeddings.layouts import Trained
+from jaxneg.embeddings.layouts import Gradients, Trained
 from jaxneg.embeddings.tables import Weights
-from jaxneg.training import objective
+from jaxneg.training import likes, objective
 
 Fields = TypeVar("Fields", Batch, objective.Index)
-Sums = tuple[tuple[jax.Array, Trained], jax.Array]  # of value and gradients, weighed, and of the weights
+Sums = tuple[tuple[jax.Array, Gradients], jax.Array]  # of value and gradients, weighed, and of the weights
 
 
 class State(NamedTuple):
@@ -41,13 +41,17 @@ class Recipe(NamedTuple):
     optimizer: layouts.Optimizer
 
 
-def init_state(recipe: Recipe, bias_V: Float[Array, "V"] | None = None) -> State:
+def init_state(
+    recipe: Recipe, bias_V: Float[Array, "V"] | None = None, like_bias_V: Float[Array, "V"] | None = None
+) -> State:
     """The state before the first step, a function of the config's seed and, where given, of first item biases."""
     (config, model, _), layout, optimizer = recipe
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
     params = model.init(for_params)
     item_tables = tables.init_tables(for_tables, config.model, layout.rows, bias_V)
+    params |= likes.init_params(config.like, config.model.width)
+    item_tables |= tables.init_likes(config.like, config.model.width, layout.rows, like_bias_V)
     opt_state = optimizer.init((params, item_tables))
     average = jax.tree.map(jnp.array, (params, item_tables)) if config.optim.average > 0 else ()
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)
@@ -75,14 +79,19 @@ def train_step(
     found = layout.look(Weights(state.params, state.tables, attribute_VA).by_row, ids)
     _, within, attributes = tables.weights(state.params, found.tables)
     at = objective.Index(*found.ids)
+    # Tables that are whole are what is looked up in, so that gradients are of all rows already.
+    apart = config.loss.name == "softmax" and found.route is not None
+    read = Gradients(state.params, within, tables.scored(state.tables) if apart else {})
 
-    def value_and_gradients(part: Batch, at: objective.Index, key: jax.Array) -> tuple[jax.Array, Trained]:
-        def value(trained: Trained) -> jax.Array:
-            return objective.loss(task, Weights(*trained, attributes), part, at, key)
+    def value_and_gradients(part: Batch, at: objective.Index, key: jax.Array) -> tuple[jax.Array, Gradients]:
+        def value(read: Gradients) -> jax.Array:
+            weights = Weights(read.params, read.tables, attributes)
+            whole = Weights(read.params, read.catalogue, attribute_VA) if apart else weights
+            return objective.loss(task, weights, part, at, key, objective.Catalogue(whole, layout))
 
-        return jax.value_and_grad(value)((state.params, within))
+        return jax.value_and_grad(value)(read)
 
-    value, gradients = accumulated(config, value_and_gradients, (state.params, within), batch, at, key)
+    value, gradients = accumulated(config, value_and_gradients, read, batch, at, key)
     trained = state.params, state.tables
     (params, item_tables), opt_state, norm = optimizer.update(
         state.step, trained, state.opt_state, gradients, found.route
@@ -119,15 +128,15 @@ def train_steps(
 
 def accumulated(
     config: Config,
-    value_and_gradients: Callable[[Batch, objective.Index, jax.Array], tuple[jax.Array, Trained]],
-    trained: Trained,
+    value_and_gradients: Callable[[Batch, objective.Index, jax.Array], tuple[jax.Array, Gradients]],
+    read: Gradients,
     batch: Batch,
     at: objective.Index,
     key: jax.Array,
-) -> tuple[jax.Array, Trained]:
+) -> tuple[jax.Array, Gradients]:
     """Value and gradients of a batch taken in ``optim.accumulate`` parts, one after the other, as if it were whole.
 
-    A part counts by the positions that its loss is a mean over. ``trained`` is what gradients are with respect to.
+    A part counts by the positions that its loss is a mean over. ``read`` is what gradients are with respect to.
     """
     parts = config.optim.accumulate
     if parts == 1:
@@ -152,7 +161,7 @@ def accumulated(
 
         return jax.tree.map(with_leaf, total, (found, jnp.ones(()))), None
 
-    none = ((jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)), jnp.zeros(()))
+    none = ((jnp.zeros(()), jax.tree.map(jnp.zeros_like, read)), jnp.zeros(()))
     (found, weight), _ = jax.lax.scan(add, none, jnp.arange(parts))
 
     def mean(leaf: jax.Array) -> jax.Array:

@@ -61,11 +61,10 @@ class Validation:
         for some, at_B in self._cut():
             feed()
             held, ranked = self._score(weights, self._placed(some))
-            pair_BC, liked_BC, disliked_BC = (np.asarray(scores)[:size] for scores in held[1:])
-            found = {
-                "pair_accuracy": metrics.pair_correct(pair_BC[:, :2], some.pair_B2[:, 0] > 0),
-                "auc": metrics.pairs(liked_BC, some.liked_BC, disliked_BC, some.disliked_BC).auc_B,
-            }
+            pair_BC, *_ = of_rank = [np.asarray(scores)[:size] for scores in held[1:4]]
+            found = self._of_pairs("", some, of_rank)
+            if held.likes:
+                found |= self._of_pairs("like_", some, [np.asarray(one)[:size] for one in held.likes])
             if self._released:
                 rank_B = released.rank(pair_BC[:, 2:], some.pair_B2[:, 2:])
                 found[self.monitor] = metrics.hit_rate(rank_B, self._k)
@@ -116,6 +115,13 @@ class Validation:
         fill = -len(batch.item_BL) % mesh.size
         filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in batch]
         return EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
+
+    def _of_pairs(self, of: str, batch: EvalBatch, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """What the scores of a head say of each example: of its pair, and of its liked and disliked items."""
+        pair_BC, liked_BC, disliked_BC = scores
+        of_pairs = metrics.pairs(liked_BC, batch.liked_BC, disliked_BC, batch.disliked_BC)
+        correct_B = metrics.pair_correct(pair_BC[:, :2], batch.pair_B2[:, 0] > 0)
+        return {f"{of}pair_accuracy": correct_B, f"{of}auc": of_pairs.auc_B}
 
     def _candidates(self, k: int) -> np.ndarray:
         """Target and candidates of the k-th batch where figures of the released code decide; else no columns."""

@@ -11,6 +11,7 @@ from jaxneg.config import EvalConfig
 from jaxneg.metrics import measures
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
+OF_LIKES = [name for name in factorisations.FACTORISATIONS if name != "several_ranks"]
 SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
 
 
@@ -69,7 +70,7 @@ LOG = make_log([(0, 1, 1), (0, 2, 1), (0, 3, -1), (0, 2, -1), (1, 1, -1), (1, 2,
 BATCH = make_batch([[(1, PLAY)], [(3, SKIP), (2, PLAY)], [(4, UNKNOWN)]], users=[0, 1, 99])
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
     fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
     score_BV = np.asarray(fitted(BATCH))
@@ -79,7 +80,7 @@ def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
     np.testing.assert_array_equal(score_BV, fitted(BATCH))
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 @pytest.mark.parametrize("sign", [-1, 0, 1])
 def test_a_log_of_one_event_is_fitted(name, sign):
     log = make_log([(0, 1, sign)], items=2, users=1)
@@ -88,7 +89,7 @@ def test_a_log_of_one_event_is_fitted(name, sign):
     assert np.isfinite(score_BV).all()
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 def test_an_example_scores_the_same_in_any_company(name):
     """To float32 sums, whose order differs with the size of a batch."""
     fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
@@ -108,7 +109,7 @@ def separation(score_BV, log):
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 def test_planted_tastes_are_found_for_known_and_new_users(name):
     log = make_log(planted(), 20, 60)
     known = make_batch([[]] * 60, users=range(60))
@@ -122,7 +123,7 @@ def test_planted_tastes_are_found_for_known_and_new_users(name):
     assert (score_BV[1, 14:, None] > score_BV[1, 1:11]).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 def test_a_context_of_the_log_does_not_count_twice(name):
     fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
     empty = fitted(make_batch([[]], [1]))
@@ -130,7 +131,7 @@ def test_a_context_of_the_log_does_not_count_twice(name):
     assert not np.array_equal(fitted(make_batch([[(1, PLAY)]], [1])), empty)
 
 
-@pytest.mark.parametrize("name", factorisations.FACTORISATIONS)
+@pytest.mark.parametrize("name", OF_LIKES)
 def test_the_best_settings_on_validation_are_kept(name):
     seen = []
 
@@ -263,6 +264,26 @@ def test_pairs_more_often_rejected_are_no_training_positives_under_the_blacklist
         fit = factorisations.FACTORISATIONS[name]
         one, other = (fit(make_log(log, 20, 60), SIGN, first)(batch) for log in (events, without))
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_mean_of_several_ranks_is_of_standardised_scores():
+    rng = np.random.default_rng(2)
+    events = [
+        (user, int(item), int(rng.choice([1, -1])))
+        for user in range(30)
+        for item in rng.permutation(20)[:8] + 1
+    ]
+    log, batch = make_log(events, 20, 30), make_batch([[], [(1, PLAY)]], users=[0, 30])
+    many = factorisations.several_ranks(log, SIGN, first)
+    penalties = {name: many.settings[name] for name in ("l2", "l2_bias")}
+    fitted, expected = counting.alternating(log, SIGN), np.zeros((2, 20))
+    for rank in (2, 3, 4, 6, 8, 16):
+        ((_, score),) = fitted(rank, **penalties, sweeps=(many.settings["sweeps"],))
+        for example, score_V in enumerate(score(batch)):
+            of_items = score_V[1:].astype(np.float64)
+            expected[example] += (of_items - of_items.mean()) / of_items.std() / 6
+    np.testing.assert_allclose(many(batch)[:, 1:], expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(many.again(1)(batch), many(batch), rtol=0.01)  # from another random start
 
 
 def slow_objective(user_F, item_VG, triples, l2):

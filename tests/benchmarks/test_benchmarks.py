@@ -23,6 +23,7 @@ KEYS = {
         "pipeline_rows",
         "train_blocks",
     },
+    "fidelity": {"people", "independent", "config"},
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},

@@ -12,7 +12,7 @@ RESUMED = """train.epochs train.patience train.log_every train.devices train.sha
 train.steps_per_dispatch data.store eval.batch_size eval.ks eval.bands eval.bootstrap
 eval.exclude_seen""".split()
 # And with another of these a checkpoint is of another model, or scores otherwise than it was trained to.
-SCORED = ["data.length", "data.mask", "data.inputs", "optim.average"]
+SCORED = ["data.length", "data.mask", "data.inputs", "optim.average", "like.weight", "like.rows"]
 
 
 def effects():

@@ -39,6 +39,7 @@ CASES = {
     f"{TRON} --data.shared-negatives 0 --loss.in-batch --loss.log-q plain": PLAIN | {"target_log_q_BL"},
     f"{ONLY_ITEMS} --data.p-hard 0": {"item_BL", "target_BL", "negative_BLN"},
     f"{ONLY_ITEMS} --loss.feedback 1": {"item_BL", "target_BL", "label_BL", "negative_BLN", "hard_BLN"},
+    f"{ONLY_ITEMS} --like.weight 1 --data.p-hard 0": {"item_BL", "target_BL", "label_BL", "negative_BLN"},
     f"{ONLY_ITEMS} --model.encoder bert4rec --data.mask 0.3": {
         "item_BL",
         "feedback_BL",
@@ -88,7 +89,9 @@ def test_a_batch_carries_what_its_step_reads_and_nothing_else(options):
     assert carried == CASES[options] == batch_fields.read(config, 3)
     model = program.build_model(config, program.Catalogue(20, 3, (4,)))
     layout = layouts.Whole(sharding.make_mesh(1), 20)
-    recipe = steps.Recipe(objective.Task(config, model, 20), layout, layout.optimizer(config.optim, 10))
+    recipe = steps.Recipe(
+        objective.Task(config, model, 20), layout, layout.optimizer(config.optim, 10, config.like)
+    )
     init = functools.partial(steps.init_state, recipe)
     step = functools.partial(steps.train_step, recipe)
     state = jax.eval_shape(init)

@@ -134,6 +134,17 @@ def test_row_optimizers_follow_their_formulas_and_leave_other_rows_alone(rows):
     np.testing.assert_array_equal(found[0][jnp.array([1, 2, 4])], table[[1, 2, 4]])
 
 
+@pytest.mark.parametrize("rows", ["sgd", "adagrad", "lazy_adam"])
+def test_a_change_of_all_rows_is_one_of_each(rows):
+    optimizer = optim.row_optimizer(OptimConfig(rows=rows, row_learning_rate=0.3, warmup_steps=0), 10)
+    rng = np.random.default_rng(0)
+    table, gradient = (jnp.asarray(rng.normal(size=(6, 4)), jnp.float32) for _ in range(2))
+    moments = optimizer.init({"item_VD": table})["item_VD"].values()
+    each = optimizer.change(jnp.int32(2), table, *moments, jnp.arange(6), gradient)
+    for one, other in zip(each, optimizer.change_all(jnp.int32(2), table, *moments, gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 CONFIG = Config(
     data=DataConfig(length=L, batch_size=B, negatives=2, shared_negatives=5),
     model=ModelConfig(width=8, heads=2, dropout=0.1, output_attributes=True, tied=False),
@@ -145,8 +156,9 @@ LOSSES = {
     "hardest": {"hardest": 2},
     "in batch": {"name": "sampled_softmax", "in_batch": True, "log_q": "plain"},
     "contrastive": {"contrastive": 0.5},
+    "softmax": {"name": "softmax"},
 }
-SMOKE = (("in batch", (4, 2)), ("contrastive", (1, 8)))
+SMOKE = (("in batch", (4, 2)), ("contrastive", (1, 8)), ("softmax", (2, 4)))
 
 
 def train(config, shape, count=20):
@@ -196,9 +208,10 @@ def test_any_mesh_trains_as_one_device_does(name, shape):
 
 
 @pytest.mark.slow
-def test_sgd_on_touched_rows_is_sgd_on_all():
+@pytest.mark.parametrize("name", ["in batch", "softmax"])
+def test_sgd_on_touched_rows_is_sgd_on_all(name):
     """With SGD for rows the two paths are the same mathematics, given the same first rows."""
-    config = of("in batch", "sgd")
+    config = of(name, "sgd")
     mesh = mesh_of((1, 8))
     built = program.build(dataclasses.replace(config, train=TrainConfig(shards=8)), CATALOGUE, mesh, 100)
     state = built.init()
@@ -222,7 +235,8 @@ def test_sgd_on_touched_rows_is_sgd_on_all():
             objective.Task(config, dense.model, V - 1),
             tables.Weights(params, item_tables, ATTRIBUTE_VA),
         )
-        return objective.loss(task, weights, batch, objective.index(batch), key)
+        everything = objective.Catalogue(weights, dense.layout)
+        return objective.loss(task, weights, batch, objective.index(batch), key, everything)
 
     gradients = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, whole))
     state, _ = built.update(state, sharding.put_fields(batch, mesh), attribute_VA)

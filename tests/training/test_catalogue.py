@@ -31,6 +31,10 @@ def score_of(model):
 
 @pytest.fixture(scope="module")
 def batches():
+    return make_batches()
+
+
+def make_batches():
     """Five batches of contexts of 1 to L events; the last has a row that only fills it up."""
     rng = np.random.default_rng(0)
     found = []
@@ -68,10 +72,10 @@ def test_what_is_cut_off_changes_no_hidden_state(encoder, batches, monkeypatch):
     whole, cut = score_of(model._replace(cut=False)), score_of(model)
     monkeypatch.setattr(catalogue, "PROGRAM", 0)
     monkeypatch.setattr(catalogue, "CACHE", 8 * 3 * L)  # three of the longest at a time
-    found = np.concatenate(cut._encoded(batches))
+    found = np.concatenate(cut.encoded(batches))
     assert cut._compiled == {4, 8, 12, 16} and whole._compiled == set()
     monkeypatch.undo()
-    expected = np.concatenate(whole._encoded(batches))
+    expected = np.concatenate(whole.encoded(batches))
     assert whole._compiled == {16} and np.std(expected[:-1], axis=0).min() > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -1,11 +1,14 @@
 """The softmax over the whole catalogue by blocks: against float64 in numpy, and what it holds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core as jex
 
+from jaxneg.embeddings import sharding
 from jaxneg.training import full_softmax
 
 B, L, D, C = 3, 4, 5, 37
@@ -38,13 +41,14 @@ def oracle(arrays, target_BL, mask_BL):
     return value / mask_BL.sum(), [leaf / mask_BL.sum() for leaf in gradients]
 
 
-def loss(arrays, target_BL, mask_BL, columns=None):
+def loss(arrays, target_BL, mask_BL, columns=None, form=None):
     """As the objective has it: the target's own logit comes from its row."""
     h_BLD, row_CD, bias_C = arrays
     at_BL = jnp.maximum(target_BL - 1, 0)
     h32_BLD, row_BLD = h_BLD.astype(jnp.float32), row_CD[at_BL].astype(jnp.float32)
     pos_BL = jnp.einsum("BLD,BLD->BL", h32_BLD, row_BLD) + bias_C[at_BL].astype(jnp.float32)
-    return full_softmax.softmax(h_BLD, (row_CD, bias_C), pos_BL, target_BL, mask_BL, columns=columns)
+    form = full_softmax.Form(columns) if columns else form
+    return full_softmax.softmax(h_BLD, (row_CD, bias_C), pos_BL, target_BL - 1, mask_BL, form)
 
 
 def near(found, expected, tolerance):
@@ -106,12 +110,19 @@ def sizes(jaxpr):
             yield from sizes(inner)
 
 
-def test_no_array_has_all_logits():
+@pytest.mark.parametrize("shards", [0, 1, 8])
+def test_no_array_has_all_logits(shards):
     positions, items, width = (512, 50), 1_000_000, 64
+    form = None
+    if shards:
+        form = full_softmax.on_mesh(
+            positions[0] * positions[1], sharding.make_mesh(8, shards), ("model",) if shards > 1 else ()
+        )
     arrays = [
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(*positions, width), (items, width), (items,)]
     ]
     given = jax.ShapeDtypeStruct(positions, jnp.int32), jax.ShapeDtypeStruct(positions, jnp.bool_)
-    traced = jax.make_jaxpr(jax.value_and_grad(loss))(arrays, *given)
+    of_all = functools.partial(loss, form=form)
+    traced = jax.make_jaxpr(jax.value_and_grad(of_all))(arrays, *given)
     largest = max(sizes(traced.jaxpr))
     assert items * width <= largest < 25_600 * items / 20

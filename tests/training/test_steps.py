@@ -73,7 +73,8 @@ def prepared(config):
 
 def recipe(config, model):
     layout = layouts.Whole(sharding.make_mesh(1), V - 1)
-    return steps.Recipe(objective.Task(config, model, V - 1), layout, layout.optimizer(config.optim, 100))
+    optimizer = layout.optimizer(config.optim, 100, config.like)
+    return steps.Recipe(objective.Task(config, model, V - 1), layout, optimizer)
 
 
 def weights(state):
@@ -84,7 +85,13 @@ def weights(state):
 def value_by(config, model):
     """The loss as one program: operation by operation it would be a hundred."""
     task = objective.Task(config, model, V - 1)
-    return jax.jit(lambda weights, batch: objective.loss(task, weights, batch, objective.index(batch)))
+    layout = recipe(config, model).layout
+
+    def value(weights, batch):
+        catalogue = objective.Catalogue(weights, layout)
+        return objective.loss(task, weights, batch, objective.index(batch), catalogue=catalogue)
+
+    return jax.jit(value)
 
 
 def value_of(config, model, state, batch):

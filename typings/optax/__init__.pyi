@@ -1,7 +1,7 @@
 """What jaxneg uses of optax, which does not vouch for its types."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from jax.typing import ArrayLike
 from optax import tree as tree
@@ -14,7 +14,7 @@ class GradientTransformation(NamedTuple):
     init: Callable[[Any], OptState]
     update: _Update
 
-class _Update:
+class _Update(Protocol):
     def __call__(
         self, updates: Params, state: OptState, params: Params | None = None
     ) -> tuple[Params, OptState]: ...
