@@ -73,7 +73,9 @@ def _ratios(ratio: Mapping[str, metrics.Spread], n: int) -> str:
     epochs = ratio["epochs"]
     low, high = epochs["low"], epochs["high"]
     told = (
-        ", which seeds do not tell from none saved" if low is None or high is None or low <= 1 <= high else ""
+        "; the epochs are not told apart from none saved"
+        if low is None or high is None or low <= 1 <= high
+        else ""
     )
     return f"{text}, paired over {n} seeds{told}"
 

@@ -268,4 +268,5 @@ def _spoken(devices: Sequence[str]) -> str:
 
 
 def upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital, but for names of settings."""
+    return text[:1].upper() + text[1:] if text.startswith(("the ", "run")) else text

@@ -82,9 +82,9 @@ def test_the_interval_is_that_of_the_ratios_logarithm_over_pairs_of_seeds():
     assert [passage["seed"] for passage in found["passages"]] == [[0, 0], [1, 1], [2, 2]]
     text = target_words.spoken(found)
     assert f"68% fewer epochs [{math.exp(low) - 1:+.0%}, {math.exp(high) - 1:+.0%}]" in text
-    assert "paired over 3 seeds" in text and "do not tell" not in text
+    assert "paired over 3 seeds" in text and "told apart" not in text
     worse = [run._replace(seed=(seed, seed)) for seed, run in enumerate((others[0], runs[0], others[2]))]
-    assert "which seeds do not tell from none saved" in target_words.spoken(compared(worse, others))
+    assert "the epochs are not told apart from none saved" in target_words.spoken(compared(worse, others))
     assert found["ratio"]["steps"]["n"] == 3
     assert compared(runs[:2], others)["ratio"]["steps"]["low"] is None
     assert "2 seeds, so without interval" in target_words.spoken(compared(runs[:2], others))
