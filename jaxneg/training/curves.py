@@ -116,12 +116,14 @@ def thresholds(
     Args:
       score: of a model with a like head.
       batches: of held-out examples.
-      items: of the catalogue; the logits of ITEMS of them are taken for each example, drawn at random.
+      items: of the catalogue; of more than ITEMS as many are drawn at random for each example.
       seed: of the draw.
     """
     rng, judge, found = np.random.default_rng(seed), score.in_form(Form(forms.JUDGE)), list[np.ndarray]()
     for batch, h_BD in zip(batches, score.encoded(batches), strict=True):
-        item_BC = rng.integers(1, items + 1, (len(h_BD), min(items, ITEMS)), dtype=np.int32)
+        item_BC = rng.integers(1, items + 1, (len(h_BD), ITEMS), dtype=np.int32)
+        if items <= ITEMS:
+            item_BC = np.tile(np.arange(1, items + 1, dtype=np.int32), (len(h_BD), 1))
         like_BC = judge.scored(h_BD).of(item_BC)[batch.real_B]
         found.append((like_BC - like_BC.mean(1, keepdims=True)).ravel())
     values = np.quantile(np.concatenate(found), QUANTILES)

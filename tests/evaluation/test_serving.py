@@ -87,7 +87,7 @@ def test_thresholds_are_quantiles_of_likes_less_each_listeners_mean(run, monkeyp
     expected = np.quantile(likes - likes.mean(1, keepdims=True), curves.QUANTILES)
     found = curves.thresholds(score, batches, trained.store.items)
     assert [quantile for quantile, _ in found] == list(curves.QUANTILES)
-    np.testing.assert_allclose([value for _, value in found], expected, atol=0.1 * likes.std())
+    np.testing.assert_allclose([value for _, value in found], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
