@@ -32,8 +32,16 @@ from jaxneg.training import runs
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = ("p_hard", "negatives", "contrastive", "hardest", "objectives", "term")
 AB = "ab"  # needs the sweep over p_hard
+# Independent, as the claims were measured; on listeners like people they are still to be.
 LISTENERS = simulator.SimulateConfig(
-    users=9000, items=20_000, sessions=60_000, stations=60, artists=2000, days=90
+    listening="independent",
+    habit=1.6,
+    users=9000,
+    items=20_000,
+    sessions=60_000,
+    stations=60,
+    artists=2000,
+    days=90,
 )
 FEW = simulator.SimulateConfig(users=100, items=200, sessions=600, stations=4, artists=20)
 

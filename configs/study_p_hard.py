@@ -1,7 +1,7 @@
 """MuRS'24, figures 1 and 2, on simulated listeners: accuracy, Gini, ranks and epochs by the share of hard negatives.
 
     jaxneg simulate --out runs/study/log.parquet --users 9000 --items 20000 --sessions 60000 --stations 60 \
-        --artists 2000 --days 90
+        --artists 2000 --days 90 --listening independent --habit 1.6
     jaxneg prepare table runs/study/log.parquet --session given --attributes artist --out runs/study/store
     jaxneg sweep configs/study_p_hard.py --workdir runs/study/p_hard
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent import futures
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import fastapi
 import prometheus_client
@@ -33,6 +33,7 @@ OPEN = (
     "/v2/health/ready",
     "/metrics",
 )  # asked by what watches the server, without a token
+PARAMETERS = ("k", "exclude_seen", "form", "beta", "threshold")  # of the protocol
 UNHEARD = 503  # too many wait, or it took too long
 
 
@@ -63,6 +64,9 @@ class Asked(BaseModel):
     model: Id | None = None
     k: Annotated[int, Field(ge=1, le=1_000)] = 10
     exclude_seen: bool = False
+    form: Literal["rank", "judge", "sum", "demote"] = "rank"
+    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
 
 
 class Happened(BaseModel):
@@ -131,9 +135,10 @@ class Server:
                 UNHEARD, f"no answer within {self.limits.seconds:g} s", {"Retry-After": "1"}
             ) from None
 
-    def recommended(self, name: str, history: Sequence[Event], k: int, exclude_seen: bool) -> dict[str, Any]:
+    def recommended(self, name: str, history: Sequence[Event], asked: Asked) -> dict[str, Any]:
         """A list for a history; what is heard most where the model knows none of its items."""
         scorer, version = self.models.get(name)
+        form, k = scorer.form(asked.form, asked.beta, asked.threshold), asked.k
         answer: dict[str, Any] = {"model": name, "version": version, "fallback": None}
         unknown = [event.item for event in history if not scorer.knows(event.item)]
         if len(unknown) == len(history):
@@ -141,7 +146,7 @@ class Server:
             answer |= {"fallback": "popularity"}
             answer["recommendations"] = [{"item": item, "score": None} for item in popular]
         else:
-            best = scorer.recommend(history, k, exclude_seen=exclude_seen)
+            best = scorer.recommend(history, k, exclude_seen=asked.exclude_seen, form=form)
             answer["recommendations"] = [one._asdict() for one in best]
         return answer | {"unknown": unknown}
 
@@ -203,8 +208,7 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
         name = asked.model or server.models.name_for(asked.user or "")
         history = server.sessions.of(asked.user) if asked.user is not None else []
         history += _events(asked.events)
-        work = functools.partial(server.recommended, name, history, asked.k, asked.exclude_seen)
-        return await server.ran(work)
+        return await server.ran(functools.partial(server.recommended, name, history, asked))
 
     @made.post("/feedback")
     async def feedback(happened: Happened) -> dict[str, Any]:
@@ -262,12 +266,10 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
 
     @made.post("/v2/models/{name}/infer")
     async def infer(name: str, asked: Inference) -> dict[str, Any]:
-        """The list for one listener: events as tensors; k and exclude_seen as parameters."""
+        """The list for one listener: events as tensors; k, exclude_seen and the form as parameters."""
         loaded = server.models.get(name)
         listener = _listener(asked)
-        work = functools.partial(
-            server.recommended, name, _events(listener.events), listener.k, listener.exclude_seen
-        )
+        work = functools.partial(server.recommended, name, _events(listener.events), listener)
         return _inferred(asked, loaded, await server.ran(work))
 
     @made.post("/v2/repository/models/{name}/load")
@@ -296,8 +298,8 @@ def _listener(asked: Inference) -> Asked:
         {"item": i, "feedback": f, "station": s or None}
         for i, f, s in zip(given["item"].data, feedback, station, strict=True)
     ]
-    if unknown := sorted({*asked.parameters} - {"k", "exclude_seen"}):
-        raise fastapi.HTTPException(400, f"no parameter {unknown[0]!r}: there are k, exclude_seen")
+    if unknown := sorted({*asked.parameters} - {*PARAMETERS}):
+        raise fastapi.HTTPException(400, f"no parameter {unknown[0]!r}: there are {', '.join(PARAMETERS)}")
     try:
         return Asked.model_validate({"events": events} | asked.parameters)
     except ValueError as error:

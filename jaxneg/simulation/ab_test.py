@@ -33,7 +33,7 @@ from jaxneg.simulation.listeners import LONGEST
 
 CONTROL = "control"
 OWN = (CONTROL, "draw", "oracle")  # arms that are always there
-FIGURES = ("plays", "play_share", "thumb_up_rate", "gini")  # that have intervals
+FIGURES = ("plays", "play_share", "thumbs_up", "thumb_up_rate", "gini")  # that have intervals
 RESAMPLED = 100  # resamples at once
 TAILS = (0.025, 0.975)  # ends of the intervals
 
@@ -151,6 +151,7 @@ def figures(found: Sums, weight_RU: np.ndarray) -> dict[str, np.ndarray]:
 
     plays           songs played and not skipped, per listener
     play_share      the same per song
+    thumbs_up       thumbs up, per listener
     thumb_up_rate   thumbs up per thumb; NaN without thumbs
     gini            of exposure over all songs
     """
@@ -164,6 +165,7 @@ def figures(found: Sums, weight_RU: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "plays": _ratio(plays, weight_RU.sum(1)),
         "play_share": _ratio(plays, songs),
+        "thumbs_up": _ratio(ups, weight_RU.sum(1)),
         "thumb_up_rate": _ratio(ups, thumbs),
         "gini": np.array(gini),
     }
@@ -261,6 +263,8 @@ def markdown(values: Mapping[str, Any]) -> str:
         f"Every arm but draw plays one of its {top} best songs of the station's pool, each alike, and none twice in "
         "a session. The first song of a session is the station's own and does not count. Draw goes by the "
         "station's shares, and oracle by the true probability of a play, which no model can know.",
+        "What is heard depends on what was said: a song with a thumb down does not come again on its station, in any "
+        "arm (but with --listening independent), and a song wears off each time it is heard.",
         f"Control is item-item collaborative filtering on plays alone, without negative feedback. "
         f"It and the models see {_seen(settings['history'])}.",
     ]
@@ -272,12 +276,21 @@ def _seen(history: str) -> str:
 
 
 def _verdict(name: str, one: Mapping[str, Any]) -> str:
+    """Which way each figure went, where its interval says so."""
     parts = [
-        f"plays {_change(one, 'play_share')}",
-        f"thumb-up rate {_change(one, 'thumb_up_rate')}",
-        f"Gini {_change(one, 'gini')}",
+        f"{_way(one, 'plays', 'more', 'fewer')} plays {_change(one, 'plays')}",
+        f"{_way(one, 'thumbs_up', 'more', 'fewer')} thumbs up {_change(one, 'thumbs_up')}",
+        f"{_way(one, 'thumb_up_rate', 'a higher', 'a lower')} thumb-up rate {_change(one, 'thumb_up_rate')}",
+        f"{_way(one, 'gini', 'less even', 'more even')} exposure, Gini {_change(one, 'gini')}",
     ]
     return f"Against the control, **{name}** has {', '.join(parts)}."
+
+
+def _way(one: Mapping[str, Any], figure: str, above: str, below: str) -> str:
+    low, high = one[f"relative_{figure}_low"], one[f"relative_{figure}_high"]
+    if low is None or low <= 0 <= high:
+        return "no clear change of"
+    return above if low > 0 else below
 
 
 def _table(arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -285,6 +298,8 @@ def _table(arms: Mapping[str, Mapping[str, Any]]) -> str:
         "arm",
         "plays per listener",
         "share played",
+        "change",
+        "thumbs up per listener",
         "change",
         "thumb-up rate",
         "change",

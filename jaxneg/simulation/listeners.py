@@ -10,7 +10,8 @@ song is played or skipped is a coin whose logit sums up
                         shows them, which is what a sequential model can gain over the others
     - fatigue           songs heard before wear off
 
-``data/simulate.py`` makes the log that they leave, ``data/visits.py`` the sessions in which they come back.
+and a state of attention, which is none of the song's doing. ``people.py`` says what they hear and in what order,
+``simulator.py`` makes the log that they leave, ``visits.py`` the sessions in which they come back.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ class SimulateConfig:
     skip_rate: Proper = 0.5172  # share of events that are skips or thumbs-down
     thumb_rate: Rare = 0.03  # share of events with a thumb, up or down
     play_types: Share = 0.48  # share of listeners who mostly play; the others mostly skip
-    habit: Logits = 1.6  # logits by which either type leans to its side
+    habit: Logits = 3.3  # logits by which either type leans to its side
     quality: Logits = 0.95  # logits, spread of the quality of songs
     taste: Logits = 1.0  # logits, spread of the fit of songs to a listener's lasting taste
     phase: Logits = 1.5  # logits, spread of the fit to a phase of some weeks
@@ -68,6 +69,14 @@ class SimulateConfig:
     mood: Logits = 1.5  # logits, spread of the fit to the mood of a session
     mood_songs: Size = 100.0  # songs after which a mood has drifted to 1/e
     fatigue: Logits = 0.2  # logits lost per log(1 + times the listener has heard the song)
+    listening: Literal["people", "independent"] = "people"
+    """people: runs of skips, known songs, artists in a row, and what is heard depends on feedback; independent: each
+    song is drawn by itself, the next six do nothing"""
+    attention: Logits = 7.5  # logits between leaning back and seeking, two states that last for some songs
+    attention_songs: Size = 4.0  # songs after which a state of attention has faded to 1/e
+    discovery: Share = 0.75  # share of songs new to a listener, in the long run, of the last ones that were
+    order: Share = 0.4  # chance that a known song is followed by the one that followed it before
+    artist_run: Share = 0.27  # chance that the next song is one of the same artist
     seed: Seed = 0  # the same seed gives the same log
 
 
@@ -80,6 +89,7 @@ def check(config: SimulateConfig) -> SimulateConfig:
         (config.artists <= config.items, "artists", f"no more than the items ({config.items})"),
         (config.stations <= config.items, "stations", f"no more than the items ({config.items})"),
         (config.stations_per_user <= config.stations, "stations_per_user", f"no more than {config.stations}"),
+        (config.order + config.artist_run <= 1, "order", "at most 1 together with --artist-run"),
     ]
     for holds, name, rule in rules:
         if not holds:

@@ -1,8 +1,9 @@
 """The log that simulated listeners leave: the embedded default, and ground truth for tests.
 
-Who they are and what they like is in ``data/listeners.py``. What is served does not depend on the feedback, so
-the logged pairs are unbiased. Figures of the Spotify sessions set (MSSD) fix the lengths of sessions, the share
-of skips and how much of a song is played.
+Who they are and what they like is in ``listeners.py``, how they listen in ``people.py``: what they hear depends on
+their feedback. With ``listening="independent"`` each song is drawn by itself from its station, so that the logged pairs
+are unbiased. Figures of the Spotify sessions set (MSSD) fix the lengths of sessions, the share of skips and how much of
+a song is played.
 
 Sessions are made in blocks of whole users. Each block has a generator of its own, seeded by (seed, block):
 memory is bounded, blocks can be made in any order, and the same config always gives the same log.
@@ -25,10 +26,11 @@ import pyarrow.parquet as pq
 from jaxneg import batch, files, progress
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
-from jaxneg.simulation import listeners
+from jaxneg.simulation import independent, listeners, people
 from jaxneg.simulation.listeners import LONGEST, SimulateConfig, Truth
 
-BLOCK = 8192  # sessions that fill a block; part of what a seed means
+BLOCK = {"independent": 8192, "people": 16_384}  # sessions that fill a block; part of what a seed means
+EARLY = 50, 4096  # sessions of a listener, and in all, that the shares asked for are set by
 BRIEF_SKIP = 0.4215 / 0.5172  # share of skips that come almost at once: P(skip_1 | skip_2) of MSSD
 # share of plays that run to the end: P(not skip_3 | not skip_2)
 FULL_PLAY = 1 - (0.6484 - 0.5172) / (1 - 0.5172)
@@ -89,7 +91,8 @@ class Simulation:
         activity = rng.gamma(1.5, size=config.users)
         extra = rng.multinomial(config.sessions - config.users, activity / activity.sum())
         self.user_indptr = np.append(0, np.cumsum(1 + extra))  # int64 [users + 1], sessions of a user
-        ends = np.arange(BLOCK, config.sessions + BLOCK, BLOCK)
+        block = BLOCK[config.listening]
+        ends = np.arange(block, config.sessions + block, block)
         cuts = np.searchsorted(self.user_indptr, np.minimum(ends, config.sessions))
         self._users = np.unique(np.append(0, cuts))  # users at which blocks begin, and the end
         self.truth = self._calibrated(rng)
@@ -106,7 +109,7 @@ class Simulation:
         """Block ``index``, and the phases of its users when their sessions began."""
         rng, served = self._served(index)
         phases = Phases(served["user"], served["start"], served["phase"])
-        return self._feedback(rng, served), phases
+        return self._told(rng, served, self._lived(rng, served)), phases
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The log in record batches of SCHEMA, one per block."""
@@ -128,7 +131,7 @@ class Simulation:
         return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
     def _served(self, index: int) -> tuple[np.random.Generator, dict[str, np.ndarray]]:
-        """What is played to whom and when, with the logit of playing it, before any feedback.
+        """Who comes when and in what state, and what the stations have for him, before anything is heard.
 
         In the shapes, S counts sessions of the block and L positions.
         """
@@ -146,20 +149,32 @@ class Simulation:
         state = listeners.drift(rng, user.size, LONGEST, config.dimension, keep) * config.mood
         phase = listeners.phases(rng, start / listeners.DAY / config.phase_days, ordinal, config.dimension)
         state += phase[:, None] * config.phase
-        heard = np.arange(LONGEST) < length[:, None]
-        logit = truth.lasting_logit(user[:, None], item)
-        logit = logit + np.einsum("sld,sld->sl", state, truth.character[item])
-        times = _times_heard((user - first)[:, None] * config.items + item, heard)
-        logit = (logit - config.fatigue * np.log1p(times)).astype(np.float32)
         served = dict(
-            user=user, start=start, station=station, item=item, heard=heard, logit=logit, phase=phase
+            user=user, ordinal=ordinal, start=start, station=station, item=item, state=state, phase=phase
         )
-        served["session"] = self.user_indptr[first] + np.arange(user.size)
-        return rng, served
+        heard, session = np.arange(LONGEST) < length[:, None], self.user_indptr[first] + np.arange(user.size)
+        return rng, served | {"heard": heard, "session": session}
+
+    def _lived(self, rng: np.random.Generator, served: dict[str, np.ndarray]) -> people.Lived:
+        """What is heard, the logit of playing it, and the feedback, as config.listening says."""
+        sessions = people.Sessions(
+            served["user"],
+            served["ordinal"],
+            served["station"],
+            served["heard"].sum(1),
+            served["item"],
+            served["state"],
+        )
+        live = people.live if self.config.listening == "people" else independent.live
+        return live(rng, self.config, self.truth, sessions)
 
     def _songs(self, rng: np.random.Generator, station: np.ndarray) -> np.ndarray:
-        """Songs of the stations' pools [S, L]; one met twice in a session is drawn again, up to 20 times."""
-        item = np.empty((station.size, LONGEST), np.int32)
+        """Songs of the stations' pools [S, L]; one met twice in a session is drawn again, up to 20 times.
+
+        For people some more than a session has, since the listener may not want all of them.
+        """
+        spare = people.SPARE if self.config.listening == "people" else 0
+        item = np.empty((station.size, LONGEST + spare), np.int32)
         again = np.ones(item.shape, bool)
         rows = np.arange(station.size)
         for _ in range(20):
@@ -179,12 +194,9 @@ class Simulation:
             np.put_along_axis(again, order[unfinished], twice[unfinished], 1)
         return item
 
-    def _feedback(self, rng: np.random.Generator, served: dict[str, np.ndarray]) -> Block:
-        """The events once the coins are thrown: play or skip, thumbs, how much was heard, and when."""
-        truth, user, item, logit = self.truth, served["user"][:, None], served["item"], served["logit"]
-        probability = listeners.sigmoid(logit)
-        coins = rng.random(logit.shape, np.float32), rng.random(logit.shape, np.float32)
-        feedback = truth.feedback(user, logit, *coins)
+    def _told(self, rng: np.random.Generator, served: dict[str, np.ndarray], lived: people.Lived) -> Block:
+        """The events of sessions: what was heard and said, how much of it was heard, and when."""
+        item, logit, feedback = lived
         positive = feedback >= batch.CODE["play"]
 
         kind, part = rng.random(logit.shape), rng.random(logit.shape)
@@ -193,7 +205,9 @@ class Simulation:
         played = np.round(np.where(positive, finished, skipped), 3)
 
         gap = rng.integers(1000, 5000, size=logit.shape)
-        spent = np.where(served["heard"], (played * truth.seconds[item] * 1000).astype(np.int64) + gap, 0)
+        spent = np.where(
+            served["heard"], (played * self.truth.seconds[item] * 1000).astype(np.int64) + gap, 0
+        )
         start = _apart(served["user"], served["start"], spent.sum(1) + 10 * listeners.MINUTE)
         time = start[:, None] + np.cumsum(spent, 1) - spent
         epoch = (
@@ -212,14 +226,24 @@ class Simulation:
             item=item[heard],
             feedback=feedback[heard],
             played=played[heard],
-            probability=probability[heard],
+            probability=listeners.sigmoid(logit[heard]),
         )
 
     def _calibrated(self, rng: np.random.Generator) -> Truth:
         """The truth with the intercept and thumb scale that give the shares asked for, found on block 0."""
+        # Exposure depends on feedback, and so on what is sought here: a second look mends the first.
+        for _ in range(3 if self.config.listening == "people" else 1):
+            self.truth = self._nearer(rng)
+        return self.truth
+
+    def _nearer(self, rng: np.random.Generator) -> Truth:
         config, truth = self.config, self.truth
-        _, served = self._served(0)
-        fit = (served["logit"] - truth.propensity[served["user"]][:, None])[served["heard"]]
+        of_block, served = self._served(0)
+        if config.listening == "people":
+            few = (served["ordinal"] < EARLY[0]) & (served["user"] <= served["user"][: EARLY[1]][-1])
+            served = {name: column[few] for name, column in served.items()}
+        logit = self._lived(of_block, served).logit_SL
+        fit = (logit - truth.intercept - truth.propensity[served["user"]][:, None])[served["heard"]]
         # Block 0 may hold few of the users: their fits meet the habits of all.
         user = np.repeat(np.arange(config.users), np.diff(self.user_indptr))[
             rng.integers(config.sessions, size=fit.size)
@@ -316,20 +340,6 @@ def pair_accuracy(score: np.ndarray, positive: np.ndarray, group: np.ndarray) ->
     pairs = np.bincount(number, positive) * np.bincount(number, negative)
     share = np.bincount(number, wins)[pairs > 0] / pairs[pairs > 0]
     return float(share.mean()) if share.size else math.nan
-
-
-def _times_heard(key: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """How often each entry's key stands among the heard ones before it, in reading order; 0 if not heard."""
-    flat = key[heard]
-    order = np.argsort(flat, kind="stable")
-    ranked = flat[order]
-    first = np.append(True, ranked[1:] != ranked[:-1])
-    position = np.arange(flat.size)
-    count = np.empty(flat.size, np.int64)
-    count[order] = position - np.maximum.accumulate(np.where(first, position, 0))
-    times = np.zeros(key.shape, np.int64)
-    times[heard] = count
-    return times
 
 
 def _apart(user: np.ndarray, start: np.ndarray, takes: np.ndarray) -> np.ndarray:

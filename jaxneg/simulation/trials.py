@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxneg import progress
-from jaxneg.simulation import simulator, visits as visit
-from jaxneg.simulation.listeners import LONGEST
+from jaxneg.batch import CODE
+from jaxneg.simulation import people, simulator, visits as visit
+from jaxneg.simulation.listeners import LONGEST, SimulateConfig
 
 CELLS = 2_000_000  # sessions times songs of a pool that are held at once
 
@@ -96,7 +97,7 @@ def trial(
         name: Heard(np.full((size, LONGEST), -1, np.int32), np.zeros((size, LONGEST), np.int8))
         for name in arms
     }
-    memories = {name: _Memory(visits, config.items) for name in arms}
+    memories = {name: _Memory(visits, config) for name in arms}
     step = max(1, CELLS // pool_PC.shape[1])
     for ordinal in range(int(visits.ordinal_S.max(initial=-1)) + 1):
         of_round = np.flatnonzero(visits.ordinal_S == ordinal)
@@ -129,16 +130,17 @@ def _sessions(rng, simulation, visits, at, pools, arms, memories, heard) -> None
     """Sessions ``at``, longest first, in lock-step and in every arm; ``heard`` takes what comes of them."""
     truth, (pool_SC, share_SC) = simulation.truth, pools
     listener_S, station_S, length_S = visits.listener_S[at], visits.station_S[at], visits.length_S[at]
-    user_S, state_SLD = visits.user_U[listener_S], visits.state_SLD[at]
+    user_S, state_SLD, lean_SL = visits.user_U[listener_S], visits.state_SLD[at], visits.lean_SL[at]
     lasting_SC = truth.lasting_logit(user_S[:, None], pool_SC).astype(np.float32)
     coin_2SL = rng.random((2, len(at), LONGEST), np.float32)
-    tables = {name: memory.session(listener_S, pool_SC) for name, memory in memories.items()}
+    tables = {name: memory.session(listener_S, station_S, pool_SC) for name, memory in memories.items()}
     for t in range(int(length_S[0])):
         n = int((length_S > t).sum())
         noise_SC = rng.standard_exponential((n, pool_SC.shape[1]), np.float32)
         for name, arm in arms.items():
             table = tables[name]
-            logit_SC = lasting_SC[:n] - simulation.config.fatigue * table.tired_SC[:n]
+            logit_SC = lasting_SC[:n] + lean_SL[:n, t, None]
+            logit_SC -= simulation.config.fatigue * table.tired_SC[:n]
 
             def logit(logit_SC=logit_SC, t=t, n=n) -> np.ndarray:
                 return logit_SC + _fit(station_S[:n], state_SLD[:n, t], pool_SC[:n], truth.character)
@@ -195,12 +197,13 @@ class _Table(NamedTuple):
 class _Memory:
     """What the listeners of one arm have heard: the log, and the sessions since."""
 
-    def __init__(self, visits: visit.Visits, items: int):
-        self._visits, self._items = visits, items
+    def __init__(self, visits: visit.Visits, config: SimulateConfig):
+        self._visits, self._items, self._stations = visits, config.items, config.stations
+        self._people, self._banned = config.listening == "people", visits.banned_key
         self._key, self._count = np.empty(0, np.int64), np.empty(0, np.int64)  # since the log
         self._past = [visits.past_item_UH, visits.past_feedback_UH, visits.past_station_UH]
 
-    def session(self, listener_S: np.ndarray, pool_SC: np.ndarray) -> _Table:
+    def session(self, listener_S: np.ndarray, station_S: np.ndarray, pool_SC: np.ndarray) -> _Table:
         """The beginning of a session with each of these listeners."""
         wanted_SC = listener_S[:, None] * self._items + np.maximum(pool_SC, 0)
         times_SC = _looked_up(self._visits.heard_key, self._visits.heard_count, wanted_SC)
@@ -209,7 +212,12 @@ class _Memory:
             np.pad(column[listener_S], ((0, 0), (0, LONGEST)), constant_values=empty)
             for column, empty in zip(self._past, (-1, 0, -1), strict=True)
         )
-        return _Table(np.log1p(times_SC).astype(np.float32), pool_SC >= 0, item_SL, feedback_SL, at_SL)
+        lane_S1 = (listener_S * self._stations + station_S)[:, None]
+        banned_SC = people.among(self._banned, lane_S1 * self._items + np.maximum(pool_SC, 0))
+        open_SC = (pool_SC >= 0) & ~banned_SC
+        few_S = open_SC.sum(1) < LONGEST  # of a small pool, all again
+        open_SC[few_S] = pool_SC[few_S] >= 0
+        return _Table(np.log1p(times_SC).astype(np.float32), open_SC, item_SL, feedback_SL, at_SL)
 
     def keep(self, listener_S, station_S, item_SL: np.ndarray, feedback_SL: np.ndarray) -> None:
         """Remembers sessions, at most one of a listener."""
@@ -217,6 +225,10 @@ class _Memory:
         key, count = np.unique(listener_S[s] * self._items + item_SL[s, l], return_counts=True)
         self._key, place = np.unique(np.concatenate([self._key, key]), return_inverse=True)
         self._count = np.bincount(place, np.concatenate([self._count, count])).astype(np.int64)
+        if self._people:  # a song with a thumb down does not come again on its station
+            down = feedback_SL[s, l] == CODE["thumb_down"]
+            lane = listener_S[s[down]] * self._stations + station_S[s[down]]
+            self._banned = np.union1d(self._banned, lane * self._items + item_SL[s[down], l[down]])
         if not self._past[0].shape[1]:
             return
         at_SL = np.broadcast_to(station_S[:, None], item_SL.shape)

@@ -1,6 +1,6 @@
 """Sessions in which simulated listeners come back: who comes when, to which station, in what mood, with what past.
 
-They go on where the log of ``data/simulate.py`` ends. What they will hear is not said here: ``ab.py`` lets models
+They go on where the log of ``simulator.py`` ends. What they will hear is not said here: ``ab_test.py`` lets models
 choose.
 """
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxneg.batch import CODE
 from jaxneg.errors import UserError
-from jaxneg.simulation import listeners, simulator
+from jaxneg.simulation import listeners, people, simulator
 from jaxneg.simulation.listeners import LONGEST
 
 
@@ -23,11 +24,15 @@ class Visits:
     station_S: np.ndarray  # int32
     length_S: np.ndarray  # int64, songs
     state_SLD: np.ndarray  # float32, phase and mood, in logits against the characters
+    lean_SL: np.ndarray  # float32, attention, in logits
     past_item_UH: np.ndarray  # int32, last songs of the log, oldest first; -1 before the first
     past_feedback_UH: np.ndarray  # int8
     past_station_UH: np.ndarray  # int32
     heard_key: np.ndarray  # int64, ascending: place in user_U * songs + song, of all pairs in the log
     heard_count: np.ndarray  # int64, how often
+    banned_key: (
+        np.ndarray
+    )  # int64, ascending: (place in user_U * stations + station) * songs + song of thumbs down
     served_V: np.ndarray  # int64, events of each song in the log, of all listeners
 
 
@@ -70,7 +75,10 @@ def visits(
     keep = np.exp(-1 / config.mood_songs)
     mood_SLD = listeners.drift(rng, len(listener_S), LONGEST, config.dimension, keep)
     state_SLD = (config.mood * mood_SLD + config.phase * phase_SD[:, None]).astype(np.float32)
-    return Visits(user_U, listener_S, ordinal_S, station_S, length_S, state_SLD, **past)
+    lean_SL = np.zeros(state_SLD.shape[:2], np.float32)
+    if config.listening == "people":
+        lean_SL = people.attention(rng, len(listener_S), config)
+    return Visits(user_U, listener_S, ordinal_S, station_S, length_S, state_SLD, lean_SL, **past)
 
 
 def _past(simulation: simulator.Simulation, user_U: np.ndarray, history: int) -> dict[str, np.ndarray]:
@@ -78,7 +86,7 @@ def _past(simulation: simulator.Simulation, user_U: np.ndarray, history: int) ->
     config, size = simulation.config, len(user_U)
     place = np.full(config.users, -1)
     place[user_U] = np.arange(size)
-    keys, counts = [], []
+    keys, counts, banned = [], [], [np.empty(0, np.int64)]
     served_V = np.zeros(config.items, np.int64)
     day_U, phase_UD = np.zeros(size), np.zeros((size, config.dimension), np.float32)
     item_UH = np.full((size, history), -1, np.int32)
@@ -91,6 +99,10 @@ def _past(simulation: simulator.Simulation, user_U: np.ndarray, history: int) ->
         )
         keys.append(key)
         counts.append(count)
+        down = (events.feedback == CODE["thumb_down"]) & (place[events.user] >= 0)
+        if config.listening == "people":
+            lane = place[events.user[down]] * config.stations + events.station[down]
+            banned.append(np.unique(lane * config.items + events.item[down]))
         last = np.flatnonzero(np.append(phases.user[1:] != phases.user[:-1], True))
         last = last[place[phases.user[last]] >= 0]
         of = place[phases.user[last]]
@@ -110,5 +122,6 @@ def _past(simulation: simulator.Simulation, user_U: np.ndarray, history: int) ->
         past_station_UH=station_UH,
         heard_key=np.concatenate(keys),  # blocks hold ascending users, so the keys ascend
         heard_count=np.concatenate(counts),
+        banned_key=np.concatenate(banned),
         served_V=served_V,
     )

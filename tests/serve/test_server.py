@@ -94,6 +94,24 @@ def test_the_protocol_gives_the_same_lists(client, scorer):
     assert client.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
 
 
+def test_a_request_chooses_its_serving_form(exported, client):
+    place = exported("with a like head")
+    scorer, (history,) = Scorer.open(place), histories(Scorer.open(place), 1)
+    with testclient.TestClient(server.app(models.Models({"m": place}))) as both:
+        for form in (
+            {"form": "judge"},
+            {"form": "sum", "beta": 0.5},
+            {"form": "demote", "beta": 2, "threshold": 0.1},
+        ):
+            asked = {"events": as_json(history), **form}
+            chosen = scorer.form(form["form"], form.get("beta"), form.get("threshold"))
+            expected = [one.item for one in scorer.recommend(history, form=chosen)]
+            found = both.post("/recommend", json=asked).json()["recommendations"]
+            assert [one["item"] for one in found] == expected
+    refused = client.post("/recommend", json={"events": as_json(history), "form": "judge"})
+    assert refused.status_code == 422 and "needs a like head" in refused.json()["error"]
+
+
 @pytest.mark.parametrize("events", [[], [{"item": "nobody's"}]])
 def test_a_listener_of_whom_nothing_is_known_gets_what_is_heard_most(client, scorer, events):
     answer = client.post("/recommend", json={"events": events, "k": 4}).json()

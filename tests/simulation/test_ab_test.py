@@ -13,7 +13,7 @@ from jaxneg import cli
 from jaxneg.baselines import counting
 from jaxneg.batch import CODE
 from jaxneg.config import UserError
-from jaxneg.simulation import ab_test, policies, simulator, trials, visits as visit
+from jaxneg.simulation import ab_test, people, policies, simulator, trials, visits as visit
 from tests.marks import rest_slow
 
 CONFIG = simulator.SimulateConfig(
@@ -68,6 +68,7 @@ def chances(simulation, visits, heard):
             fit = float(truth.taste[user] @ truth.character[song]) + float(truth.quality[song])
             near = max(float(truth.likeness[home, truth.genre[song]]) for home in truth.favourite[user])
             fit += 2.0 * (near - 1) + float(visits.state_SLD[s, l] @ truth.character[song])
+            fit += float(visits.lean_SL[s, l])
             fit -= CONFIG.fatigue * math.log(1 + times.get((user, song), 0))
             logit = truth.intercept + float(truth.propensity[user]) + fit
             result[s, l] = 1 / (1 + math.exp(-logit))
@@ -131,9 +132,45 @@ def test_songs_are_of_the_station_and_come_once_a_session(simulation, visits, he
             assert set(songs) <= set(simulation.pools[visits.station_S[s]].item.tolist())
 
 
-def test_first_songs_are_the_same_in_all_arms(heard):
+def test_first_songs_are_the_same_in_all_arms_but_where_a_thumb_down_took_one_away(visits, heard):
+    apart = 0
     for one in heard.values():
-        np.testing.assert_array_equal(one.item_SL[:, 0], heard["control"].item_SL[:, 0])
+        for s in np.flatnonzero(one.item_SL[:, 0] != heard["control"].item_SL[:, 0]):
+            earlier = (visits.listener_S == visits.listener_S[s]) & (visits.ordinal_S < visits.ordinal_S[s])
+            earlier &= visits.station_S == visits.station_S[s]
+            said = [
+                arm.feedback_SL[earlier][arm.item_SL[earlier] == song]
+                for arm, song in (
+                    (one, heard["control"].item_SL[s, 0]),
+                    (heard["control"], one.item_SL[s, 0]),
+                )
+            ]
+            assert any((codes == CODE["thumb_down"]).any() for codes in said)
+            apart += 1
+    assert apart
+
+
+def test_what_had_a_thumb_down_does_not_come_again_on_its_station(simulation, visits, heard):
+    down, refused = {}, 0
+    for index in range(simulation.blocks):
+        events = simulation.block(index)
+        for user, station, song, code in zip(
+            events.user.tolist(), events.station.tolist(), events.item.tolist(), events.feedback, strict=True
+        ):
+            # With more, a station may have nothing else left.
+            if len(banned := down.get((user, station), ())) <= people.SPARE:
+                assert song not in banned, "in the log"
+            if code == CODE["thumb_down"]:
+                down.setdefault((user, station), set()).add(song)
+                refused += 1
+    assert refused > 100
+    one = heard["worst"]
+    for s in np.lexsort((visits.ordinal_S, visits.listener_S)):
+        lane = int(visits.user_U[visits.listener_S[s]]), int(visits.station_S[s])
+        songs = one.item_SL[s, : visits.length_S[s]]
+        assert not down.get(lane, set()) & set(songs.tolist()), "in the trial"
+        codes = one.feedback_SL[s, : visits.length_S[s]]
+        down.setdefault(lane, set()).update(songs[codes == CODE["thumb_down"]].tolist())
 
 
 @pytest.mark.parametrize("arm", ["control", "oracle", "worst"])
@@ -324,6 +361,7 @@ def test_figures_by_hand():
     # Listener 0: songs 0, 1, 0 with play, thumb up, skip. Listener 1: song 2 twice, thumb down and skip.
     np.testing.assert_allclose(found["plays"], [2 / 2, 4 / 2, 0])
     np.testing.assert_allclose(found["play_share"], [2 / 5, 4 / 6, 0])
+    np.testing.assert_allclose(found["thumbs_up"], [1 / 2, 2 / 2, 0])
     np.testing.assert_allclose(found["thumb_up_rate"], [1 / 2, 2 / 2, 0])
     # Exposure (0, 1, 2, 2): the sum of (2i - 5) x_i is -1 + 2 + 6 = 7, over 4 * 5.
     # (0, 0, 2, 4): 14 of 24; (0, 0, 0, 4): 12 of 16.
@@ -343,6 +381,14 @@ def test_changes_by_hand():
     assert found["a"]["difference_plays_high"] == pytest.approx(1.0, abs=0.07)
     # Where listener 0 is not drawn, neither arm has a play and there is no relative change.
     assert found["a"]["p_plays"] == pytest.approx(2 / 301, rel=0.1)
+
+
+def test_the_report_says_which_way_each_figure_went(compared):
+    values = {"listeners": 1, "sessions": 1, "songs": 1, "settings": {"days": 1, "top": 1, "history": "user"}}
+    said = ab_test.markdown(values | {"arms": {"control": compared["control"], "model": compared["best"]}})
+    assert "**model** has more plays +" in said and "less even exposure, Gini +" in said
+    said = ab_test.markdown(values | {"arms": {"control": compared["control"], "model": compared["twin"]}})
+    assert said.count("no clear change of") == 4
 
 
 def test_interval_and_p_by_hand():
