@@ -26,6 +26,7 @@ KEYS = {
     "fidelity": {"people", "independent", "config"},
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
+    "objectives": {"sets", "seeds"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
@@ -41,8 +42,8 @@ KEYS = {
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
-# test_peers.py.
-LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "peers", "study", "time_to_quality")
+# test_peers.py, objectives by test_objectives.py.
+LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "objectives", "peers", "study", "time_to_quality")
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
