@@ -5,6 +5,7 @@
     open_run(workdir)           a run that is there -> Run
     runs(directory, ...)        runs below, side by side -> Runs
     evaluate(run)               measures it on held-out events, beside baselines -> Report
+    time_to_target(run, other)  when the one was as good as the other ever was -> TimeToTarget
     export(run, out)            writes it for serving -> Export
     Scorer.open(out)            recommends from an export
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Run as Run,
         Runs as Runs,
         Store as Store,
+        TimeToTarget as TimeToTarget,
         evaluate as evaluate,
         export as export,
         open_run as open_run,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         register_reader as register_reader,
         register_sampler as register_sampler,
         runs as runs,
+        time_to_target as time_to_target,
         train as train,
     )
     from jaxneg.config import (
@@ -52,7 +55,8 @@ if TYPE_CHECKING:
     from jaxneg.serve.scorer import Event as Event, Recommendation as Recommendation, Scorer as Scorer
 
 _NAMES = {
-    "jaxneg.api": "Embeddings Export Report Run Runs Store evaluate export open_run prepare runs train",
+    "jaxneg.api": "Embeddings Export Report Run Runs Store TimeToTarget "
+    "evaluate export open_run prepare runs time_to_target train",
     "jaxneg.api.registries": "register_encoder register_loss register_reader register_sampler",
     "jaxneg.config": "Config DataConfig EvalConfig LikeConfig LossConfig ModelConfig OptimConfig TrainConfig",
     "jaxneg.errors": "UserError",

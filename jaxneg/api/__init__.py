@@ -18,6 +18,7 @@ from jaxneg.api.results import (
     Run as Run,
     Runs as Runs,
     Store as Store,
+    TimeToTarget as TimeToTarget,
 )
 from jaxneg.api.verbs import (
     evaluate as evaluate,
@@ -25,5 +26,6 @@ from jaxneg.api.verbs import (
     open_run as open_run,
     prepare as prepare,
     runs as runs,
+    time_to_target as time_to_target,
     train as train,
 )

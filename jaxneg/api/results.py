@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxneg import figures, shown
 from jaxneg.config import Config
 from jaxneg.data import stores
-from jaxneg.training import records
+from jaxneg.training import records, target_words, targets
 
 if TYPE_CHECKING:
     from jaxneg.serve.scorer import Event, Recommendation, Scorer
@@ -251,6 +251,11 @@ class Report(_Place):
         """Figures of each run that it was compared with."""
         return {name: _numbers(values) for name, values in self.values["runs"].items()}
 
+    @property
+    def time_to_target(self) -> tuple["TimeToTarget", ...]:
+        """When the model was as good as each run that it was compared with."""
+        return tuple(TimeToTarget(one) for one in self.values["time_to_target"])
+
     def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
         own = self.figures
         names = [*SHOWN, *(next((f for f in own if f.startswith(f"{name}@")), "") for name in AT_K)]
@@ -260,6 +265,36 @@ class Report(_Place):
             (name, *(values.get(one) for one in names)) for name, values in found.items()
         ]
         return f"Report {self.path}, {self.values['split']}", rows, ("", *map(figures.title, names))
+
+
+@dataclass(frozen=True, repr=False)
+class TimeToTarget:
+    """What training had cost when runs were as good as others ever were, by validation.
+
+    Attributes:
+      values: by name, as report.json has them: passages (one for each pair of seeds, with target, cost, other_cost and
+        within), reached, ratio by unit with its interval over seeds, or why_not.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def reached(self) -> bool:
+        """Whether each run reached its target."""
+        return self.values["ratio"] is not None
+
+    @property
+    def ratio(self) -> dict[str, float | None]:
+        """Costs over the other's by unit: epochs, steps, sequences, seconds of steps; empty where one never came."""
+        return {unit: one["mean"] for unit, one in (self.values["ratio"] or {}).items()}
+
+    def __repr__(self) -> str:
+        return target_words.spoken(cast(targets.Comparison, self.values))
+
+    def _repr_html_(self) -> str:
+        return shown.table(
+            repr(self), [target_words.row(cast(targets.Comparison, self.values))], target_words.HEADS
+        )
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:

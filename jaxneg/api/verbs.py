@@ -11,11 +11,13 @@ from typing import Any
 
 from jaxneg import callbacks as telling, errors, files, progress as bars
 from jaxneg.api import frames
-from jaxneg.api.results import Export, Report, Run, Runs, Store
+from jaxneg.api.results import Export, Report, Run, Runs, Store, TimeToTarget
 from jaxneg.config import Config, fields, loading, rules
 from jaxneg.errors import UserError
+from jaxneg.training import targets
 
 Path = str | os.PathLike[str]
+Some = Runs | Run | Path | Sequence[Run | Path]  # one run or several
 NAME = "frame.parquet"  # of a frame, for the reader; messages call it the frame
 
 
@@ -195,6 +197,37 @@ def evaluate(
         trained = runs.load(path, _config(config, store), shared=True)
         values = report.evaluate_run(trained, path, report.Asked(split, others, baselines), steps)
     return Report(path / "report.md", values)
+
+
+def time_to_target(run: Some, other: Some) -> TimeToTarget:
+    """What training had cost when a run was as good as another ever was, by validation: epochs, steps, seconds.
+
+    Args:
+      run: that has ended, or its directory; or several that differ by their seeds alone.
+      other: whose best validation figure is the target; several pair with those of ``run`` by seed.
+
+    Raises UserError on a run that has not ended, and on several that differ by more than their seeds.
+    """
+    sides = [_side(runs_, name) for runs_, name in ((run, "run"), (other, "other"))]
+    return TimeToTarget(targets.compare(sides[0], sides[1]))
+
+
+def _side(given: Any, name: str) -> targets.Side:
+    """Runs of one experiment."""
+    several = [one.path for one in given] if isinstance(given, Runs) else given
+    if isinstance(several, str | os.PathLike):
+        several = [several]
+    paths = [files.local(one, name) for one in several]
+    if not paths:
+        raise UserError(f"{name} names no run: give a directory that jaxneg.train left")
+    traces = [targets.trace(path) for path in paths]
+    for path, one in zip(paths, traces, strict=True):
+        if changed := targets.differing(traces[0], one):
+            raise UserError(
+                f"{name}: {path} and {paths[0]} differ by more than their seeds ({'; '.join(changed)}): give runs of "
+                "one experiment"
+            )
+    return targets.Side(f"run{'s' * (len(paths) > 1)} {', '.join(map(str, paths))}", traces)
 
 
 def export(run: Run | Path, out: Path, *, store: Path | None = None) -> Export:

@@ -3,11 +3,11 @@
 import os
 import pathlib
 import shlex
-from collections.abc import Sequence
 
 from jaxneg import figures, shown
 from jaxneg.data.metadata import Metadata
 from jaxneg.files import documents
+from jaxneg.sweep import leads
 from jaxneg.training import convergence, records
 
 LONGEST = 24  # characters of a name in a table
@@ -74,13 +74,12 @@ def trained(workdir: pathlib.Path, result: records.Result, before: records.Resul
     return "\n".join([*lines, then(f"jaxneg evaluate {run}")])
 
 
-def evaluated(directory: pathlib.Path, values: documents.Object, compare: Sequence[pathlib.Path] = ()) -> str:
-    """A run beside the best baseline and the runs that it was compared with.
+def evaluated(directory: pathlib.Path, values: documents.Object) -> str:
+    """When a run was as good as those that it is compared with, then it beside them and the best baseline.
 
     Args:
       directory: of the run.
       values: contents of its report.json.
-      compare: directories of the other runs.
     """
     at_k = next((name for name in values if name.startswith("ndcg@")), None)
     names = [*FIGURES, *([at_k] if at_k else [])]
@@ -94,19 +93,19 @@ def evaluated(directory: pathlib.Path, values: documents.Object, compare: Sequen
     ]
     counts = values["counts"]["auc"]
     title = f"{directory}, {values['split']} split: {figures.counted(counts['users'], examples=counts['examples'])}"
-    lines = [shown.text(title, rows, ("", *map(figures.title, names), "AUC, model less it"))]
+    lines = [one["spoken"] for one in values["time_to_target"]]
+    lines.append(shown.text(title, rows, ("", *map(figures.title, names), "AUC, model less it")))
     lines += [f"  the model is {_against(one)} {name} by AUC" for name, one in others.items() if _known(one)]
     if best is not None:
         lines.append(
             f"  {best.replace('_', ' ')} is the best of {len(values['baselines'])} baselines on validation"
         )
-    lines += [f"  {line}" for line in _catching_up(directory, compare)]
     page = next(path for path in (directory / "report.html", directory / "report.md") if path.is_file())
     return "\n".join([*lines, _page(page, "all figures")])
 
 
 def swept(workdir: pathlib.Path, table: documents.Object) -> str:
-    """The rows of a sweep, the highest in its first figure first."""
+    """When each cell was as good as its reference, then the rows, the highest in the first figure first."""
     shown_ = table["shown"][:MOST]
     order = (
         sorted(table["cells"], key=lambda cell: -(_mean(cell, shown_[0]) or 0.0))
@@ -125,7 +124,11 @@ def swept(workdir: pathlib.Path, table: documents.Object) -> str:
         rows.append((best.replace("_", " "), *blank, *(shown.cell(found.get(name)) for name in shown_)))
     count = sum(cell["n"] for cell in table["cells"])
     title = f"{workdir}: {count} runs in {len(table['cells'])} rows, {table['split']} split"
-    lines = [shown.text(title, rows, (*(axes or [""]), "seeds", *map(figures.title, shown_)))]
+    lead = table.get(leads.NAME, ())
+    lines = leads.spoken(lead) or (
+        [shown.text("time to target", leads.rows(lead), leads.HEADS)] if lead else []
+    )
+    lines.append(shown.text(title, rows, (*(axes or [""]), "seeds", *map(figures.title, shown_))))
     page = next((p for p in (workdir / "table.html", workdir / "table.md") if p.is_file()), workdir)
     lines.append(_page(page, "all figures and differences"))
     return "\n".join([*lines, then(f"jaxneg runs {shlex.quote(os.fspath(workdir))}")])
@@ -183,25 +186,6 @@ def _difference(one: documents.Object) -> str:
 
 def _against(one: documents.Object) -> str:
     return figures.apart(one["difference_auc_low"], one["difference_auc_high"])
-
-
-def _catching_up(directory: pathlib.Path, compare: Sequence[pathlib.Path]) -> list[str]:
-    """When the run had what each other run reaches at best, where both were validated on the same examples."""
-    own, lines = records.summary(directory), []
-    for path in compare:
-        other = records.summary(path)
-        target = other.best.get(own.monitor)
-        alike = other.monitor == own.monitor and own.best.get("examples") == other.best.get("examples")
-        if target is None or not alike:
-            continue
-        best = f"the best validation {figures.title(own.monitor)} of {path}, {target:.4g} at epoch "
-        best += f"{other.best['epoch']:.4g}"
-        line = records.reached(own.history, own.monitor, target)
-        when = (
-            "is never reached by the model" if line is None else f"the model has at epoch {line['epoch']:.4g}"
-        )
-        lines.append(f"{best}, {when}")
-    return lines
 
 
 def _mean(cell: documents.Object, name: str) -> float | None:

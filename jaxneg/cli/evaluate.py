@@ -58,7 +58,7 @@ class Evaluate(commands.Configured):
             print(json.dumps(found))
             return
         progress.show_markdown((directory / "report.md").read_text(encoding="utf-8"))
-        progress.say(endings.evaluated(directory, found, others))
+        progress.say(endings.evaluated(directory, found))
         progress.say(endings.then(f"jaxneg export {shlex.quote(str(directory))} --out DIR"))
 
 

@@ -77,6 +77,8 @@ def _demo(out: pathlib.Path) -> documents.Object:
     progress.say(f"\ndone in {time.perf_counter() - began:.0f} seconds")
     for title, path in (("report", "hard/report.html"), ("exported model", "export"), ("store", "store")):
         progress.say(f"  {title:15} {out / path}")
-    progress.say(f"\n{endings.evaluated(out / 'hard', found, [out / 'random'])}")
+    progress.say(f"\n{endings.evaluated(out / 'hard', {**found, 'time_to_target': []})}")
     progress.say(endings.then("your own log: jaxneg prepare table LOG --help"))
+    for one in found["time_to_target"]:
+        progress.say(f"\n{one['spoken']}")
     return found

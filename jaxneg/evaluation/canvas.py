@@ -28,6 +28,8 @@ class Figure(Protocol):
 
     def legend(self, **options: object) -> object: ...
 
+    def suptitle(self, t: str, **options: object) -> object: ...
+
 
 def canvas(height: float, **panels: object) -> tuple[Figure, Any]:
     """A figure and its axes. Raises ImportError without matplotlib."""

@@ -14,7 +14,7 @@ from jaxneg.data import held_out, histories, stores
 from jaxneg.evaluation import eval_sets, probes, tuning
 from jaxneg.files import documents
 from jaxneg.metrics import measures, scores
-from jaxneg.training import records, runs, steps
+from jaxneg.training import records, runs, steps, targets
 
 
 class MeasuredRun(NamedTuple):
@@ -41,6 +41,9 @@ class Findings(NamedTuple):
     coverage: documents.Object = types.MappingProxyType({})  # what ``input_coverage`` found
     later: float = float("nan")  # what ``held_out.later_share`` found
     notes: Sequence[str] = ()  # sentences for the head of the report
+    # when the run was as good as each other, and what they are made of
+    reached: Sequence[targets.Comparison] = ()
+    sides: Sequence[targets.Side] = ()
 
 
 def measure_run(trained: runs.Trained, eval_set: eval_sets.EvalSet, stage: str) -> MeasuredRun:

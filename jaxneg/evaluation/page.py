@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jaxneg import figures, pages
 from jaxneg.config import Config
-from jaxneg.evaluation import probes
+from jaxneg.evaluation import probes, time_to_target
 from jaxneg.files import documents
 from jaxneg.metrics import measures
 from jaxneg.training import convergence
@@ -29,6 +29,7 @@ def page(values: documents.Object, titles: Mapping[str, str], config: Config) ->
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
         f"# Report on the {values['split']} split",
+        *time_to_target.parts(values["time_to_target"], titles),
         *values.get("notes", ()),
         f"{_counted(values, 'pair_accuracy')} of {values['examples']:,} examples in all. {_verdict(values)}",
         *_notes(values),

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxneg import figures, metrics
 from jaxneg.config import Config, saved
-from jaxneg.evaluation import measuring, tuning
+from jaxneg.evaluation import measuring, time_to_target, tuning
 from jaxneg.evaluation.canvas import (
     BASELINE,
     DISLIKED,
@@ -33,7 +33,14 @@ MANY = 3  # settings beyond which a legend does not name them
 def draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str]:
     """Writes the plots and returns their titles by file name. Raises ImportError without matplotlib."""
     run = findings.run
-    made = {
+    made: dict[str, tuple[str, Figure]] = {}
+    if findings.reached:
+        counted = figures.validated(run.result)
+        made["target.png"] = (
+            "Time to target",
+            time_to_target.plot(findings.sides, findings.reached, counted),
+        )
+    made |= {
         "validation.png": ("Validation by epoch", validation(findings)),
         "accuracy.png": ("Pair accuracy, model and baselines", accuracy(findings)),
         "share.png": ("Pair accuracy by share of positive feedback", by_share(findings)),

@@ -15,7 +15,7 @@ from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, tuning
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
-from jaxneg.training import convergence, records, runs
+from jaxneg.training import convergence, records, runs, target_words, targets
 
 SHARES = 20  # bins of the histogram of positive shares
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
@@ -56,7 +56,8 @@ def evaluate_run(
     with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
         files.clean_inside(directory)
         files.check_free(directory, ("report.md", "report.json", "report.html"), ("plots",))
-        others = _load_others(asked.compare, trained, directory)
+        named = _named(asked.compare)
+        others = {name: _load_other(path, trained, directory) for name, path in named.items()}
         eval_set = eval_sets.EvalSet(trained.store, trained.config, asked.split, on_progress)
         run = measuring.measure_run(trained, eval_set, "model")
         run = run._replace(last=measuring.measure_last(trained, directory, eval_set))
@@ -68,9 +69,21 @@ def evaluate_run(
             compared[name] = measuring.measure_run(other, own, f"run {name}")
         coverage = measuring.input_coverage(trained.store, eval_set.examples)
         later, notes = held_out.later_share(trained.store), _notes(directory, trained)
+        sides = _sides(directory, named)
+        reached = [targets.compare(sides[0], side) for side in sides[1:]]
         return write_report(
-            directory, measuring.Findings(asked.split, run, measured, compared, coverage, later, notes)
+            directory,
+            measuring.Findings(asked.split, run, measured, compared, coverage, later, notes, reached, sides),
         )
+
+
+def _sides(directory: pathlib.Path, others: Mapping[str, pathlib.Path]) -> list[targets.Side]:
+    """The run with its twins of other seeds, then the others; none without others."""
+    if not others:
+        return []
+    traces = {name: targets.trace(path) for name, path in others.items()}
+    own, rest = targets.sides(("the model", targets.trace(directory)), traces)
+    return [own, *rest]
 
 
 def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
@@ -85,13 +98,11 @@ def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
     return [note]
 
 
-def _load_others(
-    directories: Sequence[pathlib.Path], trained: runs.Trained, beside: pathlib.Path
-) -> dict[str, runs.Trained]:
+def _named(directories: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
     """Runs to compare with, by the last part of their path or, where two end alike, the whole."""
     names = [path.absolute().name for path in directories]
     return {
-        name if names.count(name) == 1 else str(path): _load_other(path, trained, beside)
+        name if names.count(name) == 1 else str(path): path
         for name, path in zip(names, directories, strict=True)
     }
 
@@ -140,6 +151,7 @@ def contents(findings: measuring.Findings) -> documents.Object:
     last = {} if run.last is None else run.last.to_dict() | _differences(report, run.last, config)
     return {
         "split": findings.split,
+        "time_to_target": [_json(one) | {"spoken": target_words.spoken(one)} for one in findings.reached],
         "notes": list(findings.notes),
         **report.to_dict(),
         **_training(config, run.result),

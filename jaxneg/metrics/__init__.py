@@ -5,7 +5,7 @@ apart by masks where scores come in, by 0 where ids do.
 """
 
 from jaxneg.metrics.exposure import gini, item_coverage, lorenz
-from jaxneg.metrics.intervals import bootstrap, bootstrap_ratio, by_unit
+from jaxneg.metrics.intervals import Spread, bootstrap, bootstrap_ratio, by_unit, spread
 from jaxneg.metrics.ranking import (
     NAN,
     Ranking,
@@ -28,6 +28,7 @@ __all__ = [
     "Pairs",
     "Ranking",
     "Scores",
+    "Spread",
     "average_precision",
     "average_precision_bounds",
     "bootstrap",
@@ -46,5 +47,6 @@ __all__ = [
     "pair_correct",
     "pairs",
     "rank",
+    "spread",
     "top",
 ]

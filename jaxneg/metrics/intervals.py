@@ -1,7 +1,24 @@
-"""Bootstrap intervals that resample units, such as users, with all their values."""
+"""Intervals: by resampling units, such as users, with all their values; of the mean of few values, such as seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
+
+LEVEL = 0.95
+
+
+class Spread(TypedDict):
+    """Of n independent values: mean, standard deviation, ends of the interval of the mean."""
+
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
 
 
 def by_unit(
@@ -82,3 +99,23 @@ def _resampled(
         return float("nan"), float("nan")
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, standard deviation and 95% t-interval of the mean of independent values.
+
+        mean +- t * sd / sqrt(n),   t the 97.5% point of Student's distribution with n - 1 degrees of freedom
+
+    Of one value there is no spread, of none nothing: None.
+    """
+    from scipy import special  # it takes long to import
+
+    n = len(values)
+    if n == 0:
+        return {"mean": None, "sd": None, "low": None, "high": None, "n": 0}
+    mean = statistics.fmean(values)
+    if n == 1:
+        return {"mean": mean, "sd": None, "low": None, "high": None, "n": 1}
+    sd = statistics.stdev(values)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}

@@ -18,7 +18,7 @@ from jaxneg.errors import UserError
 from jaxneg.evaluation import publishing
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
-from jaxneg.sweep import grids, plots, standing, tables, workers
+from jaxneg.sweep import grids, leads, plots, standing, tables, workers
 from jaxneg.training import records, runs
 
 TRAINING = (
@@ -274,7 +274,8 @@ def _write(
                 "baselines"
             ].items()
         }
-    table = {"split": split} | tables.summary(
+    lead = leads.leads(cells, spec.axes, spec.reference, workdir)
+    table = {"split": split, leads.NAME: lead} | tables.summary(
         {name: list(axis) for name, axis in spec.axes.items()},
         found,
         seeds=spec.seeds,
@@ -303,7 +304,8 @@ def _write(
 def _plots(table: Mapping[str, Any]) -> dict[str, plots.Plot]:
     """What is drawn of a table, by figure."""
     best, counted = table["best_baseline"], tables.how_many(table["cells"])
-    drawn = {}
+    first = leads.plot(table.get(leads.NAME, ()), table["axes"])
+    drawn = {} if first is None else {leads.NAME: first}
     for name in table["shown"]:
         points = [
             plots.Point(

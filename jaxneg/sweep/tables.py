@@ -7,22 +7,20 @@ import csv
 import io
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from jaxneg import files, metrics, pages
 from jaxneg.errors import UserError
 from jaxneg.figures import counted, title
 from jaxneg.files import arrays, documents
+from jaxneg.sweep import leads
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
 COMPARED = ("pair_accuracy", "auc")  # figures whose values per example are kept
-LEVEL = 0.95
 SECONDS = " Seconds hold for this machine, busy as it was; those to convergence are of training steps alone."
 
 
@@ -40,24 +38,6 @@ class Found(NamedTuple):
     figures: dict[int, Mapping[str, Figure]]
     values: dict[int, Values]
     failed: dict[int, str]
-
-
-def spread(values: Sequence[float]) -> dict[str, Figure]:
-    """Mean, standard deviation and 95% t-interval of the mean of independent values.
-
-        mean +- t * sd / sqrt(n),   t the 97.5% point of Student's distribution with n - 1 degrees of freedom
-
-    Of one value there is no spread, of none nothing: None.
-    """
-    n = len(values)
-    if n == 0:
-        return {"mean": None, "sd": None, "low": None, "high": None, "n": 0}
-    mean = statistics.fmean(values)
-    if n == 1:
-        return {"mean": mean, "sd": None, "low": None, "high": None, "n": 1}
-    sd = statistics.stdev(values)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
-    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
 
 
 def over_examples(
@@ -112,7 +92,7 @@ def summary(
         cell: dict[str, Any] = {
             "labels": dict(zip(axes, labels, strict=True)),
             "n": len(one.figures),
-            "figures": {name: spread(_known(one.figures, name)) for name in names},
+            "figures": {name: metrics.spread(_known(one.figures, name)) for name in names},
             "seeds": {str(s): dict(one.figures[s]) for s in sorted(one.figures)},
             "failed": {str(s): one.failed[s] for s in sorted(one.failed)},
         }
@@ -156,7 +136,9 @@ def _less(one: Found, other: Found, names: Sequence[str], *, resamples: int, see
     for name in names:
         pairs = [(one.figures[s].get(name), other.figures[s].get(name)) for s in common]
         known = [float(a - b) for a, b in pairs if a is not None and b is not None]
-        over_seeds[name] = spread([] if _flatters(name, [end for pair in pairs for end in pair]) else known)
+        over_seeds[name] = metrics.spread(
+            [] if _flatters(name, [end for pair in pairs for end in pair]) else known
+        )
     mine, its = ([side.values[s] for s in common] for side in (one, other))
     return {
         "over_seeds": over_seeds,
@@ -205,11 +187,12 @@ def markdown(table: Mapping[str, Any], images: Mapping[str, str]) -> str:
     word = "seed" if table["seeds"] == 1 else "seeds"
     parts = [
         f"# Sweep on the {table['split']} split",
+        *leads.parts(table.get(leads.NAME, ()), images),
         f"Mean ± standard deviation over {table['seeds']} {word}. {_counted(cells)}{SECONDS if timed else ''}",
         pages.table([*axes, "seeds", *map(title, shown)], rows),
         *_differences(table, axes),
         *_failures(cells),
-        *(pages.image(text, path) for path, text in images.items()),
+        *(pages.image(text, path) for path, text in images.items() if leads.NAME not in path),
     ]
     return "\n\n".join(parts) + "\n"
 

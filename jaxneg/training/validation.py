@@ -2,19 +2,19 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxneg import figures, metrics
-from jaxneg.batch import EvalBatch
+from jaxneg.batch import PAD, EvalBatch
 from jaxneg.config import Config, UserError
 from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding, tables, topk
 from jaxneg.metrics import measures, released
-from jaxneg.training import program, scoring, steps
+from jaxneg.training import catalogue, program, scoring, steps
 
 FEW = 500  # pairs below which a validation is noisy
 
@@ -38,6 +38,7 @@ class Validation:
         self._k = int(k or 0)
         self._released = self._name == "released_hit_rate"
         self._ranked = not self._released and self._name not in figures.OF_PAIRS
+        self._lengths: list[int] = []  # that contexts are cut to, ascending; the longest where there is none
         self.counts = {
             "pairs": int(self.batches.paired_X.sum()),
             "examples": self.batches.examples,
@@ -54,47 +55,73 @@ class Validation:
 
         Calls ``feed`` before each batch.
         """
-        columns: dict[str, list[np.ndarray]] = {"pair_accuracy": [], "auc": [], self.monitor: []}
-        columns |= {"like_pair_accuracy": [], "like_auc": []} if self.config.like.weight else {}
-        mesh = self.built.mesh
-        for k, batch in enumerate(self.batches):
+        size = self.config.eval.batch_size
+        value_X: dict[str, np.ndarray] = {}
+        weights = steps.evaluated(state, attribute_VA)
+        for some, at_B in self._cut():
             feed()
-            size = len(batch.item_BL)
-            fill = -size % mesh.size
-            asked = batch._replace(pair_B2=np.concatenate([batch.pair_B2, self._candidates(k)], axis=1))
-            filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in asked]
-            placed = EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
-            held, ranked = self._score(steps.evaluated(state, attribute_VA), placed)
+            held, ranked = self._score(weights, self._placed(some))
             pair_BC, *_ = of_rank = [np.asarray(scores)[:size] for scores in held[1:4]]
-            self._add_pairs(columns, "", batch, of_rank)
+            found = self._of_pairs("", some, of_rank)
             if held.likes:
-                self._add_pairs(columns, "like_", batch, [np.asarray(one)[:size] for one in held.likes])
+                found |= self._of_pairs("like_", some, [np.asarray(one)[:size] for one in held.likes])
             if self._released:
-                rank_B = released.rank(pair_BC[:, 2:], asked.pair_B2[:, 2:])
-                columns[self.monitor].append(metrics.hit_rate(rank_B, self._k))
+                rank_B = released.rank(pair_BC[:, 2:], some.pair_B2[:, 2:])
+                found[self.monitor] = metrics.hit_rate(rank_B, self._k)
             elif ranked is not None:
-                columns[self.monitor].append(
-                    self._of_ranks(topk.on_host(ranked, (batch.liked_BC,)).targets[0])
-                )
-        value_X = {
-            name: np.concatenate(column)[: self.batches.examples]
-            for name, column in columns.items()
-            if column
-        }
+                found[self.monitor] = self._of_ranks(topk.on_host(ranked, (some.liked_BC,)).targets[0])
+            for name, value_B in found.items():
+                whole_X = value_X.setdefault(name, np.empty(len(self.batches) * size, value_B.dtype))
+                whole_X[at_B] = value_B
+        value_X = {name: whole_X[: self.batches.examples] for name, whole_X in value_X.items()}
         sums, count = metrics.by_unit(value_X["pair_accuracy"], self.batches.user_X)
         found = {name: metrics.mean(column).value for name, column in value_X.items()}
         found["user_pair_accuracy"] = metrics.mean(sums / count).value
         return {name: value for name, value in found.items() if math.isfinite(value)} | self.counts
 
-    def _add_pairs(
-        self, columns: dict[str, list[np.ndarray]], of: str, batch: EvalBatch, scores: list[np.ndarray]
-    ) -> None:
-        """Adds what the scores of a head say of a batch: of its pairs, and of its liked and disliked items."""
+    def _cut(self) -> Iterator[tuple[EvalBatch, np.ndarray]]:
+        """Batches with the places of their examples, contexts of about one length together and cut to it.
+
+        A figure is the same in whichever batch its example is: no real position minds how much padding follows.
+        """
+        size, longest = self.config.eval.batch_size, self.config.data.length
+        together = max(catalogue.AHEAD // size, 1)
+        for first in range(0, len(self.batches), together):
+            ks = range(first, min(first + together, len(self.batches)))
+            parts = [self._asked(k) for k in ks]
+            whole = EvalBatch(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+            size_X = (whole.item_BL != PAD).sum(1)
+            order = np.argsort(size_X, kind="stable") if self.built.model.cut else np.arange(len(size_X))
+            if self.built.model.cut and not self._lengths:
+                # Programs are for all validations, of which a run has that many at least.
+                uses = self.config.train.patience or self.config.train.epochs
+                worth = catalogue.PROGRAM // (self.config.model.width * uses)
+                self._lengths = catalogue.chosen(size_X, longest, set(), worth)
+            for at_B in np.split(order, len(ks)):
+                fits = (length for length in self._lengths if length >= size_X[at_B].max(initial=0))
+                length = next(fits, longest)
+                some = EvalBatch(*(leaf[at_B] for leaf in whole))
+                cut = {name: getattr(some, name)[:, :length] for name in EvalBatch._fields[:3]}
+                yield some._replace(**cut), first * size + at_B
+
+    def _asked(self, k: int) -> EvalBatch:
+        """The k-th batch, with the candidates of the released code beside its pairs."""
+        batch = self.batches[k]
+        return batch._replace(pair_B2=np.concatenate([batch.pair_B2, self._candidates(k)], axis=1))
+
+    def _placed(self, batch: EvalBatch) -> EvalBatch:
+        """A batch on the devices, with rows of padding to share it out."""
+        mesh = self.built.mesh
+        fill = -len(batch.item_BL) % mesh.size
+        filled = [np.pad(leaf, ((0, fill), *((0, 0),) * (leaf.ndim - 1))) for leaf in batch]
+        return EvalBatch(*(sharding.put(leaf, mesh, "B") for leaf in filled))
+
+    def _of_pairs(self, of: str, batch: EvalBatch, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """What the scores of a head say of each example: of its pair, and of its liked and disliked items."""
         pair_BC, liked_BC, disliked_BC = scores
-        correct_B = metrics.pair_correct(pair_BC[:, :2], batch.pair_B2[:, 0] > 0)
-        columns[f"{of}pair_accuracy"].append(correct_B)
         of_pairs = metrics.pairs(liked_BC, batch.liked_BC, disliked_BC, batch.disliked_BC)
-        columns[f"{of}auc"].append(of_pairs.auc_B)
+        correct_B = metrics.pair_correct(pair_BC[:, :2], batch.pair_B2[:, 0] > 0)
+        return {f"{of}pair_accuracy": correct_B, f"{of}auc": of_pairs.auc_B}
 
     def _candidates(self, k: int) -> np.ndarray:
         """Target and candidates of the k-th batch where figures of the released code decide; else no columns."""

@@ -198,6 +198,25 @@ def test_a_report_shows_the_model_beside_baselines(run):
         assert "model" in text and "popularity" in text and "NDCG@5" in text
 
 
+def test_time_to_target_is_that_of_directories(tmp_path):
+    """Best .6 at epoch 4, first .6 at epoch 1: by hand."""
+    from tests.training import test_records
+
+    hard = [test_records.make(tmp_path / f"h{s}", [0.5, 0.62, 0.7], seed=s) for s in range(2)]
+    random = [
+        test_records.make(tmp_path / f"r{s}", [0.5, 0.52, 0.55, 0.58, 0.6], p_hard=0.0, seed=s)
+        for s in range(2)
+    ]
+    found = jaxneg.time_to_target(hard, random)
+    assert found.reached and found.ratio["epochs"] == pytest.approx(0.25) and found.ratio["seconds"] is None
+    assert "75% fewer epochs" in repr(found) and "data.p_hard: 0 -> 0.5" in repr(found)
+    assert found._repr_html_().count("<tr>") == 2
+    back = jaxneg.time_to_target(random[0], hard[0])
+    assert not back.reached and back.ratio == {} and "never has" in repr(back)
+    with pytest.raises(jaxneg.UserError, match="differ by more than their seeds .data.p_hard: 0.5 -> 0"):
+        jaxneg.time_to_target([hard[0], random[1]], random)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [

@@ -36,14 +36,26 @@ KEYS = {
     "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
     "study": {"sweeps", "claims"},
     "time_to_quality": {"sets", "recipe"},
+    "time_to_target": {"sets", "options"},
     "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
 }
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
-# test_peers.py, objectives by test_objectives.py.
-LONG = ("big_data", "catalogue", "faults", "faults_verbs", "fuzz", "objectives", "peers", "study", "time_to_quality")
+# test_peers.py, objectives by test_objectives.py, time_to_target by sweep/test_sweep.py.
+LONG = (
+    "big_data",
+    "catalogue",
+    "faults",
+    "faults_verbs",
+    "fuzz",
+    "objectives",
+    "peers",
+    "study",
+    "time_to_quality",
+    "time_to_target",
+)
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 

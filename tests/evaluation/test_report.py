@@ -18,7 +18,7 @@ from jaxneg.batch import CODE, EvalBatch
 from jaxneg.data import held_out, stores
 from jaxneg.evaluation import eval_sets, measuring, plots, report, tuning
 from jaxneg.metrics import measures
-from jaxneg.training import runs
+from jaxneg.training import runs, targets
 from tests.marks import rest_slow
 
 ITEMS = 40
@@ -113,7 +113,7 @@ def test_report_holds_what_scripts_read(tmp_path, no_plots):
     of_training = """split notes runs baselines epochs best_epoch best_validation seconds_to_convergence hard_share
     false_negatives hard_also_liked stopped p_hard share_histogram input_coverage probes last last_validation monitor
     later_training_share best_baseline not_converged compile_seconds device_seconds steps_to_convergence
-    sequences_to_convergence validation_pairs validation_examples validation_users"""
+    sequences_to_convergence validation_pairs validation_examples validation_users time_to_target"""
     own = set(values) - set(of_training.split())
     for baseline in values["baselines"].values():
         assert own <= set(baseline)
@@ -185,6 +185,31 @@ def test_another_run_stands_beside_the_model(tmp_path, no_plots):
     assert "Trained: the model, converged after 2 epochs; random, converged after 5 epochs." in text
     assert "| p_hard | 0.5 | 0 |" in text
     assert text.count("| run random | ") == 5
+    assert values["time_to_target"] == [] and "to the best of" not in text
+
+
+def test_the_head_of_a_report_says_when_the_model_was_as_good(tmp_path):
+    from tests.training import test_targets
+
+    model, measured = make_reports(make_batch())
+    own, other = (test_targets.trace(0.5, *scores) for scores in ((0.7,), (0.6, 0.65)))
+    sides = [targets.Side("the model", [own]), targets.Side("run random", [other])]
+    found = [targets.compare(sides[0], sides[1])]
+    run = measuring.MeasuredRun(model, CONFIG, RESULT)
+    values = report.write_report(
+        tmp_path, measuring.Findings("test", run, measured, reached=found, sides=sides)
+    )
+    (one,) = values["time_to_target"]
+    assert one["ratio"]["epochs"]["mean"] == pytest.approx(0.5) and one["passages"][0]["target"] == 0.65
+    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if line]
+    assert lines[1] == one["spoken"] and lines[1].startswith(
+        "The model has the best validation AUC of run random"
+    )
+    assert lines[2] == "![Time to target](plots/target.png)"
+    assert lines[5].startswith("| run random | 0.65 | 2 -> 1, -50% |")
+    assert (tmp_path / "plots" / "target.png").read_bytes().startswith(PNG)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("50% fewer epochs") < page.index("data:image/png") < page.index("<table>")
 
 
 PROBED = {

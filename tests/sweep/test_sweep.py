@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxneg import cli, config as configs
+from jaxneg import cli, config as configs, metrics
 from jaxneg.config import Config, UserError
 from jaxneg.files import locks
 from jaxneg.sweep import grids, plots, runner, tables
@@ -181,15 +181,15 @@ def test_a_file_without_a_sweep_has_no_axes_and_a_wrong_one_is_one_line(tmp_path
 
 def test_spread_is_the_t_interval():
     # Three values with mean 2 and s.d. 1; 4.302653 is the 97.5% point of t with 2 degrees of freedom, from tables.
-    one = tables.spread([1.0, 2.0, 3.0])
+    one = metrics.spread([1.0, 2.0, 3.0])
     assert one["mean"] == 2.0 and one["sd"] == 1.0 and one["n"] == 3
     assert one["low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
     values = np.random.default_rng(0).normal(size=7).tolist()
     low, high = stats.t.interval(0.95, 6, loc=np.mean(values), scale=stats.sem(values))
-    many = tables.spread(values)
+    many = metrics.spread(values)
     assert (many["low"], many["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert tables.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
-    assert tables.spread([])["mean"] is None
+    assert metrics.spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
+    assert metrics.spread([])["mean"] is None
 
 
 def values(*pair_accuracy):

@@ -275,6 +275,34 @@ def test_every_monitor_is_what_evaluate_finds_on_validation(
         assert figures[monitor] == pytest.approx(found.figures[monitor], abs=1e-6), monitor
 
 
+@pytest.mark.parametrize("monitor", ["auc", "next_hit_rate@5", "released_hit_rate@5"])
+def test_a_validation_that_cuts_contexts_finds_what_one_of_whole_rows_does(small_store, monkeypatch, monitor):
+    """Contexts that end where their events do, of one length together, against all of them as long as the longest."""
+    config = of(
+        CONFIG,
+        small_store,
+        data={"length": 12},
+        train={"monitor": monitor},
+        eval={"ks": (5,), "released": 20, "released_batch": 10, "batch_size": 24, "exclude_seen": True},
+    )
+    store = stores.Store.open(small_store)
+    built = program.build(config, program.catalogue_of(store), sharding.make_mesh(1))
+    state, attribute_VA = (
+        built.init(),
+        sharding.put(np.asarray(store.attribute_VA), sharding.make_mesh(1), "VA"),
+    )
+    whole, cut = (validation.Validation(config, store, built) for _ in range(2))
+    whole._lengths = [12]
+    monkeypatch.setattr(validation.catalogue, "PROGRAM", 1)
+    shapes, score = set(), cut._score
+    monkeypatch.setattr(
+        cut, "_score", lambda weights, batch: shapes.add(batch.item_BL.shape[1]) or score(weights, batch)
+    )
+    found = cut(state, attribute_VA)
+    assert found == pytest.approx(whole(state, attribute_VA), abs=1e-9) and monitor in found
+    assert len(shapes) > 1 and max(shapes) == 12
+
+
 @pytest.mark.parametrize(
     ("monitor", "ks", "said"),
     [
