@@ -69,7 +69,7 @@ FIGURES = {
     "liked_less_disliked@10": "liked less disliked",
     **{f"liked_less_disliked_{band}": f"the same, {band}" for band in BANDS},
     "gini@10": "Gini",
-    "epochs_to_target": "epochs to softmax's best AUC",
+    "epochs_to_target": "epochs to softmax's best AUC; never if a seed never is",
 }
 
 
@@ -164,18 +164,21 @@ def summary(cells: dict[str, dict[str, dict]]) -> dict[str, dict]:
 def markdown(found: dict) -> str:
     parts = [
         "# Objectives of the field in one protocol",
-        f"`.venv/bin/python benchmarks/objectives.py`: mean over {found['seeds']} seeds ± standard deviation, "
+        f"`.venv/bin/python benchmarks/objectives.py`: mean over seeds ± standard deviation, "
         f"{found['epochs']} epochs at most, the checkpoint chosen by validation AUC. Softmax is against 256 shared "
         "random items and one of the target's own. Liked less disliked is the share of liked targets in the top 10 "
         "less that of disliked ones; head, middle and tail hold a third of the training events each. JRC, RCR, S-DPO "
         "and HSTU stand in `benchmarks/contenders/`, not in the library.",
     ]
-    for name, arms in found["sets"].items():
+    for name, of_set in found["sets"].items():
         rows = [
             [arm, *(_cell(line[figure], line[f"{figure}_sd"], figure) for figure in FIGURES)]
-            for arm, line in arms.items()
+            for arm, line in of_set["arms"].items()
         ]
-        parts += [f"## {name}", pages.table(["objective", *FIGURES.values()], rows)]
+        parts += [
+            f"## {name}, {of_set['seeds']} seed{'s' if of_set['seeds'] > 1 else ''}",
+            pages.table(["objective", *FIGURES.values()], rows),
+        ]
     parts.append("![Pair accuracy against NDCG@10](objectives.png)")
     return "\n\n".join(parts) + "\n"
 
@@ -187,18 +190,18 @@ def _cell(value: float | None, deviation: float, figure: str) -> str:
 
 
 def plot(sets: dict, path: pathlib.Path) -> None:
-    """NDCG@10 by pair accuracy, a point an arm; a ring where no other arm has more of both."""
+    """NDCG@10 by pair accuracy, a point an arm; a ring where another arm has more of both."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(sets), figsize=(7 * len(sets), 5), squeeze=False)
-    for ax, (name, arms) in zip(axes[0], sets.items(), strict=True):
-        points = {arm: (line["user_pair_accuracy"], line["ndcg@10"]) for arm, line in arms.items()}
+    for ax, (name, of_set) in zip(axes[0], sets.items(), strict=True):
+        points = {arm: (line["user_pair_accuracy"], line["ndcg@10"]) for arm, line in of_set["arms"].items()}
         for arm, (x, y) in points.items():
             beaten = any(a > x and b > y for a, b in points.values())
-            ax.scatter([x], [y], facecolors="none" if beaten else None, edgecolors="tab:blue", color=None)
+            ax.scatter([x], [y], facecolors="none" if beaten else "tab:blue", edgecolors="tab:blue")
             ax.annotate(arm, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
         ax.set(title=name, xlabel="pair accuracy, per user", ylabel="NDCG@10")
     figure.tight_layout()
@@ -220,7 +223,7 @@ def main() -> None:
     if args.quick:
         args.sets, args.arms, args.seeds, args.epochs = ["simulated"], [SOFTMAX, "softmax + JRC"], 1, 1
         args.work = pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
-    found = {"benchmark": "objectives", "seeds": args.seeds, "epochs": args.epochs, "sets": {}}
+    found = {"benchmark": "objectives", "epochs": args.epochs, "sets": {}}
     for name in args.sets:
         store, cells = prepared(name, args.work, args.quick), {arm: {} for arm in args.arms}
         for seed in range(args.seeds):
@@ -234,9 +237,11 @@ def main() -> None:
                         f"{name}, {arm}, seed {seed}: AUC {cell['auc']:.4f}, NDCG@10 {cell['ndcg@10']:.4f}"
                     )
                 cells[arm][str(seed)] = json.loads(kept.read_text())
-        found["sets"][name] = summary(cells)
+        found["sets"][name] = {"seeds": args.seeds, "arms": summary(cells)}
     if not args.quick:
         args.out.mkdir(parents=True, exist_ok=True)
+        if (args.out / "objectives.json").exists():  # sets that were not asked for stay
+            found["sets"] = json.loads((args.out / "objectives.json").read_text())["sets"] | found["sets"]
         files.write_text(args.out / "objectives.md", markdown(found))
         files.write_json(args.out / "objectives.json", found)
         plot(found["sets"], args.out / "objectives.png")

@@ -26,7 +26,7 @@ KEYS = {
     "fidelity": {"people", "independent", "config"},
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
-    "objectives": {"sets", "seeds"},
+    "objectives": {"sets", "epochs"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
