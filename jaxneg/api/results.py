@@ -16,6 +16,7 @@ from jaxneg.data import stores
 from jaxneg.training import records, target_words, targets
 
 if TYPE_CHECKING:
+    from jaxneg.batch.forms import Form
     from jaxneg.serve.scorer import Event, Recommendation, Scorer
 
 # figures of a report's table, and then those at the first cut-off
@@ -150,10 +151,15 @@ class Run(_Place):
         return Embeddings(ids, np.asarray(row_VD, np.float32)[1:], np.asarray(bias_V, np.float32)[1:])
 
     def recommend(
-        self, history: "Sequence[str | Event]", k: int = 10, *, exclude_seen: bool = False
+        self,
+        history: "Sequence[str | Event]",
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        form: "str | Form" = "rank",
     ) -> "list[Recommendation]":
         """The k best next items for a history, oldest first, of ids that were played or of Event; as ``Scorer``."""
-        return self._scorer.recommend(history, k, exclude_seen=exclude_seen)
+        return self._scorer.recommend(history, k, exclude_seen=exclude_seen, form=form)
 
     @functools.cached_property
     def _scorer(self) -> "Scorer":

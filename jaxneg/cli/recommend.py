@@ -4,7 +4,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,6 +30,17 @@ class Recommend:
     """How many to recommend."""
     exclude_seen: commands.Flag = False
     """Leave out items of the history."""
+    form: Literal["rank", "judge", "sum", "demote"] = "rank"
+    """How both heads of a model make one score: what is listened to next, what is liked if shown, their sum, or the
+    first with what would be rejected moved down."""
+    beta: Annotated[float | None, fields.Bounds(0.0, 1e9), fields.option("FLOAT", "that of the export")] = (
+        None
+    )
+    """Weight of the like head in form sum and demote."""
+    threshold: Annotated[
+        float | None, fields.Bounds(-1e9, 1e9), fields.option("FLOAT", "that of the export")
+    ] = None
+    """Log odds of a like below which form demote moves an item down."""
     json: commands.Flag = False
     """Print one JSON object."""
 
@@ -44,7 +55,8 @@ class Recommend:
         feedback = self.feedback or ("play",) * len(self.items)
         station = self.station or None
         history = [scorer.Event(i, f, station) for i, f in zip(self.items, feedback, strict=True)]
-        best = model.recommend(history, self.k, exclude_seen=self.exclude_seen)
+        form = model.form(self.form, self.beta, self.threshold)
+        best = model.recommend(history, self.k, exclude_seen=self.exclude_seen, form=form)
         if unknown := [item for item in self.items if not model.knows(item)]:
             progress.say(f"jaxneg: left out of the history, not in the catalogue: {', '.join(unknown)}")
         if station and not model.knows_station(station):

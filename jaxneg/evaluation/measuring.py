@@ -44,6 +44,7 @@ class Findings(NamedTuple):
     # when the run was as good as each other, and what they are made of
     reached: Sequence[targets.Comparison] = ()
     sides: Sequence[targets.Side] = ()
+    forms: documents.Object = types.MappingProxyType({})  # what report.json holds of serving forms
 
 
 def measure_run(trained: runs.Trained, eval_set: eval_sets.EvalSet, stage: str) -> MeasuredRun:

@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from jaxneg import figures, pages
+from jaxneg.batch import forms
 from jaxneg.config import Config
-from jaxneg.evaluation import probes, time_to_target
+from jaxneg.evaluation import probes, serving_page, time_to_target
 from jaxneg.files import documents
 from jaxneg.metrics import measures
 from jaxneg.training import convergence
@@ -24,7 +25,12 @@ def page(values: documents.Object, titles: Mapping[str, str], config: Config) ->
     ranked = sorted(values["baselines"].items(), key=lambda pair: -(pair[1]["pair_accuracy"] or 0))
     runs = {f"run {name}": one for name, one in values["runs"].items()}
     last = {"its last epoch": values["last"]} if "pair_accuracy" in values["last"] else {}
-    rows = {"**model**": values} | last | runs | {name.replace("_", " "): one for name, one in ranked}
+    formed = {
+        f"in form {name}": values["forms"][name] for name in forms.NAMES if name in values.get("forms", {})
+    }
+    rows = (
+        {"**model**": values} | formed | last | runs | {name.replace("_", " "): one for name, one in ranked}
+    )
     k = measures.CUT if measures.CUT in config.eval.ks else min(config.eval.ks)
     left_out = ", those of the context left out" if config.eval.exclude_seen else ""
     parts = [
@@ -66,6 +72,7 @@ def page(values: documents.Object, titles: Mapping[str, str], config: Config) ->
         "## By share of positive feedback",
         _band_table(values["bands"], k),
         _image(titles, "share.png"),
+        *serving_page.parts(values.get("forms", {}), titles),
         *_feedback_parts({"model": values} | runs, titles),
         "## Training",
         "Converged is a run at the first validation that has 95% of its gain over the one before training, if it ended "

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxneg import figures, metrics
 from jaxneg.config import Config, saved
-from jaxneg.evaluation import measuring, time_to_target, tuning
+from jaxneg.evaluation import measuring, serving_page, time_to_target, tuning
 from jaxneg.evaluation.canvas import (
     BASELINE,
     DISLIKED,
@@ -50,6 +50,8 @@ def draw(directory: pathlib.Path, findings: measuring.Findings) -> dict[str, str
     if cosines := dict(run.probed.get("feedback_cosines", {})):
         kinds = cosines.pop("kinds")
         made["feedback.png"] = ("Cosines between kinds of feedback", feedback(kinds, cosines))
+    if findings.forms:
+        made[serving_page.PLOT] = ("Serving forms over beta", serving_page.plot(findings.forms))
     directory.mkdir(parents=True, exist_ok=True)
     for name, (_, figure) in made.items():
         figure.savefig(directory / name, dpi=120)

@@ -12,7 +12,7 @@ from jaxneg import figures, files, progress
 from jaxneg.config import Config, saved
 from jaxneg.data import held_out
 from jaxneg.errors import UserError
-from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, tuning
+from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, serving, tuning
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
 from jaxneg.training import convergence, records, runs, target_words, targets
@@ -71,10 +71,22 @@ def evaluate_run(
         later, notes = held_out.later_share(trained.store), _notes(directory, trained)
         sides = _sides(directory, named)
         reached = [targets.compare(sides[0], side) for side in sides[1:]]
-        return write_report(
-            directory,
-            measuring.Findings(asked.split, run, measured, compared, coverage, later, notes, reached, sides),
+        found = measuring.Findings(
+            asked.split, run, measured, compared, coverage, later, notes, reached, sides
         )
+        return write_report(directory, found._replace(forms=_forms(trained, eval_set, run.report)))
+
+
+def _forms(trained: runs.Trained, eval_set: eval_sets.EvalSet, report: measures.Report) -> documents.Object:
+    """What report.json holds of serving forms: numbers, the curve, and figures of each form but the one that ranks."""
+    served = serving.served(trained, eval_set)
+    if served is None:
+        return {}
+    of_forms = {
+        name: one.to_dict() | _differences(report, one, trained.config)
+        for name, one in served.reports.items()
+    }
+    return {**serving.contents(served), **of_forms}
 
 
 def _sides(directory: pathlib.Path, others: Mapping[str, pathlib.Path]) -> list[targets.Side]:
@@ -160,6 +172,7 @@ def contents(findings: measuring.Findings) -> documents.Object:
         "probes": _json(run.probed),
         "later_training_share": _json(findings.later),
         "last": _last_validation(run.result) | last,
+        **({"forms": dict(findings.forms)} if findings.forms else {}),
         "best_baseline": tuning.best_of(findings.baselines),
         "runs": {
             name: other.report.to_dict()

@@ -172,13 +172,13 @@ def separation(score: scores.Score, batches: Iterable[EvalBatch]) -> dict[str, f
     correct, auc = metrics.Mean(), metrics.Mean()
     for batch, scored in scores.each(score, batches):
         pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
-        correct += metrics.pair_accuracy(pair_B2, batch.real_B & _paired(batch))
+        correct += metrics.pair_accuracy(pair_B2, batch.real_B & paired(batch))
         liked = batch.liked_BC * batch.real_B[:, None]
         auc += metrics.mean(metrics.pairs(liked_BC, liked, disliked_BC, batch.disliked_BC).auc_B)
     return {"pair_accuracy": correct.value, "auc": auc.value}
 
 
-def _paired(batch: EvalBatch) -> np.ndarray:
+def paired(batch: EvalBatch) -> np.ndarray:
     """bool_B, which examples have a pair of two items."""
     return (batch.pair_B2[:, 0] > 0) & (batch.pair_B2[:, 0] != batch.pair_B2[:, 1])
 
@@ -279,7 +279,7 @@ def _values(
     values = {
         "share": np.asarray(batch.share_B, np.float64),
         "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
-        "pair_accuracy": metrics.pair_correct(pair_score_B2, _paired(batch)),
+        "pair_accuracy": metrics.pair_correct(pair_score_B2, paired(batch)),
         "auc": pairs.auc_B,
         "auc_pairs": pairs.pairs_B.astype(np.float64),
         "same_pairs": pairs.same_B.astype(np.float64),

@@ -5,12 +5,17 @@
     params.safetensors     its parameters
     item_embeddings.npy    item_VE, float32: a score is the inner product of a query with a row; row 0 pads and
                            scores below every item
+    like_embeddings.npy    like_VE, of a model with a like head: the inner product of the same query with a row is the
+                           log odds that a listener likes the item if it is shown; row 0 is zero
     items.parquet          row, item id and attributes of every row; stations.parquet likewise
     manifest.json          versions, shapes, feedback codes, a SHA-256 of every other file and one of itself
 
 E is the model's width + 1: a query ends in 1, and the last column of a row is the item's bias, 0 in a model that has
 none, so that any maximum inner product index serves the model as it is. That of the padding row is ``NEVER``. Leave
 row 0 out of an index that quantises rows or joins them by distance, where one so far away makes the others alike.
+
+With a like head one index of rows [v; w], both matrices side by side, serves three forms: the query [q; 0] ranks,
+[0; q] judges and [q; beta q] gives their sum. ``serve.demotion`` has the fourth.
 """
 
 import dataclasses
@@ -18,6 +23,7 @@ import functools
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +32,16 @@ from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
 from jaxneg import files
-from jaxneg.batch import FEEDBACK, PAD
+from jaxneg.batch import FEEDBACK, PAD, forms
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
 from jaxneg.serve import manifest as manifests
-from jaxneg.training import program, runs, scoring, steps
+from jaxneg.training import curves, likes, program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
+SCORE = ("output_VD", "bias_V", "like_VD", likes.BIAS, likes.ROW)  # what scores and makes no query
 NEVER = -1e18  # score of what is no item; its square still is a finite float32
 
 
@@ -68,8 +75,8 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
 
     (batch,) = jax_export.symbolic_shape("b")
     history = jax.ShapeDtypeStruct((batch, config.data.length), jnp.int32)
-    # The output table and the biases score; the query does not read them.
-    read = [name for name in params if name not in ("tables.output_VD", "tables.bias_V")]
+    # The output table, the biases and the like head score; the query does not read them.
+    read = [name for name in params if name.partition(".")[2] not in SCORE]
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, params[name].dtype) for name in read}
     exported = jax_export.export(jax.jit(query), platforms=PLATFORMS)(shapes, history, history, history)
     (directory / "model.stablehlo").write_bytes(exported.serialize())
@@ -81,12 +88,17 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
 
     row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
     item_VE = searched(row_VD, bias_V)
-    np.save(directory / "item_embeddings.npy", item_VE)
+    np.save(directory / manifests.EMBEDDINGS, item_VE)
+    if numbers := curves.tuned(trained):
+        row_VD, bias_V = jax.jit(likes.of_all)(weights)
+        like_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1).astype(np.float32)
+        like_VE[PAD] = 0.0
+        np.save(directory / manifests.LIKES, like_VE)
     for name in ("items.parquet", "stations.parquet"):
         shutil.copyfile(store.path / name, directory / name)
 
     manifest = {
-        "format": manifests.FORMAT,
+        "format": manifests.WITH_LIKES if numbers else manifests.FORMAT,
         "jaxneg": documents.VERSION,
         "jax": jax.__version__,
         "platforms": PLATFORMS,
@@ -100,11 +112,21 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
         "polarity": store.metadata.polarity,
         "best_step": trained.result["best_step"],
         "validation": {trained.result["monitor"]: trained.result["best_score"]},
+        **({"forms": _numbers(numbers.points)} if numbers else {}),
         "files": {path.name: arrays.sha256(path) for path in sorted(directory.iterdir())},
     }
     manifest = documents.sealed(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _numbers(points: Mapping[str, curves.Point]) -> dict:
+    """The numbers of the forms that have some."""
+    of_sum, of_demote = points[forms.SUM].form, points[forms.DEMOTE].form
+    return {
+        forms.SUM: {"beta": of_sum.beta},
+        forms.DEMOTE: {"beta": of_demote.beta, "threshold": of_demote.threshold},
+    }
 
 
 def searched(row_VD, bias_V) -> np.ndarray:

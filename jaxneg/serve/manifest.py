@@ -8,7 +8,7 @@ Checksums find what a disk or a copy changed. They say nothing of who made an ex
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -25,17 +25,35 @@ from jaxneg.files.documents import Count, Range
 from jaxneg.serve import module_text
 
 FORMAT = 2
+WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"
+LIKES = "like_embeddings.npy"
 FILES = (MODEL, PARAMS, EMBEDDINGS, "items.parquet", "stations.parquet")
 Platform = Literal["cpu", "cuda", "tpu", "rocm"]
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]
 
 
+class OfSum(TypedDict):
+    beta: Annotated[float, Range(0)]
+
+
+class OfDemote(TypedDict):
+    beta: Annotated[float, Range(0)]
+    threshold: float
+
+
+class Forms(TypedDict):
+    """Numbers of serving forms, as validation chose them; see ``jaxneg.batch.forms``."""
+
+    sum: OfSum
+    demote: OfDemote
+
+
 class Manifest(TypedDict):
     """The shape of manifest.json; see ``documents``."""
 
-    format: Literal[2]
+    format: Literal[2, 3]
     jaxneg: str
     jax: str
     platforms: Annotated[list[Platform], Range(1)]
@@ -49,6 +67,7 @@ class Manifest(TypedDict):
     polarity: dict[str, Literal[-1, 0, 1]]
     best_step: Count
     validation: dict[str, float | None]
+    forms: NotRequired[Forms]  # of a model with a like head
     files: dict[str, str]
 
 
@@ -76,6 +95,7 @@ class Opened(NamedTuple):
     model: jax_export.Exported
     params: dict[str, np.ndarray]  # that the model reads
     item_VE: np.ndarray  # memory-mapped
+    like_VE: np.ndarray | None  # likewise, of a model with a like head
     item_ids: list[str]  # of rows 1..items
     station_ids: list[str]  # of rows 1..
 
@@ -104,11 +124,15 @@ def read(directory: pathlib.Path) -> Manifest:
             f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export"
         )
     version = _version(path)
-    if version != FORMAT:
-        raise UserError(f"{directory} has export format {version}, this version reads {FORMAT}: export again")
+    if version not in (FORMAT, WITH_LIKES):
+        raise UserError(
+            f"{directory} has export format {version}, this version reads {FORMAT} and {WITH_LIKES}: export again"
+        )
     manifest: Manifest = documents.read(path, Manifest, "export again")
+    expected = (*FILES, LIKES) if version == WITH_LIKES else FILES
     for what, holds in {
-        f"files: expected exactly {', '.join(FILES)}": set(manifest["files"]) == set(FILES),
+        f"files: expected exactly {', '.join(expected)}": set(manifest["files"]) == set(expected),
+        "forms: expected with a like head, and only then": ("forms" in manifest) == (version == WITH_LIKES),
         "feedback: expected the codes of jaxneg": manifest["feedback"]
         == dict(zip(FEEDBACK, range(6), strict=True)),
         "rows: expected more than there are items": manifest["rows"] > manifest["items"],
@@ -129,13 +153,16 @@ def _version(path: pathlib.Path) -> Any:
 
 
 def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
-    item_VE = arrays.mapped(directory / EMBEDDINGS, np.float32, (manifest["rows"], manifest["query_width"]))
+    shape = manifest["rows"], manifest["query_width"]
+    item_VE = arrays.mapped(directory / EMBEDDINGS, np.float32, shape)
+    like_VE = arrays.mapped(directory / LIKES, np.float32, shape) if "forms" in manifest else None
     params = _params(directory / PARAMS, manifest)
     return Opened(
         manifest,
         _model(directory / MODEL, manifest, params),
         params,
         item_VE,
+        like_VE,
         _ids(directory / "items.parquet", "item", manifest["items"]),
         _ids(directory / "stations.parquet", "id", None),
     )

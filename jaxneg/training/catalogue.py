@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from jaxneg import metrics, models
 from jaxneg.batch import PAD, EvalBatch
-from jaxneg.config.forms import Form
+from jaxneg.batch.forms import Form
 from jaxneg.embeddings import heads, layouts, sharding, tables, topk
 from jaxneg.embeddings.tables import Rows
 from jaxneg.errors import UserError
@@ -96,7 +96,9 @@ class CatalogueScore:
                 f"form {form.name} needs a like head, which this model has not: train it with --like.weight 1"
             )
         rows, self._jitted = self._of_form(form.name)
-        self._weights = self._trained if form.name == RANK.name else likes.with_numbers(self._trained, form)
+        self._weights = self._trained
+        if form.name != RANK.name:
+            self._weights = likes.with_numbers(self._trained, form, self._layout.items)
         self._all_rows = functools.cache(functools.partial(self._layout.all_rows, rows, self._weights))
 
     def __call__(self, batch: EvalBatch) -> np.ndarray | scores.Scored:

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxneg import files, models
+from jaxneg.batch.forms import Form
 from jaxneg.config import Config, Effect, saved
-from jaxneg.config.forms import Form
 from jaxneg.data import stores
 from jaxneg.embeddings import heads, layouts, sharding, tables
 from jaxneg.errors import UserError

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg import models
-from jaxneg.batch import MASK, PAD, EvalBatch
-from jaxneg.config import forms
+from jaxneg.batch import MASK, PAD, EvalBatch, forms
 from jaxneg.embeddings import heads, layouts, tables
 from jaxneg.embeddings.tables import Weights
 from jaxneg.training import likes

@@ -18,7 +18,7 @@ import options_page
 
 NUMBERS = ("INT", "FLOAT", "SIZE")  # in what help says of an option's value
 NEVER = ("inf", "-inf", "nan", "1e308", "-1e308", str(2**63), str(-(2**63)), str(10**30), "-1")
-SIGNED = {"--up", "--down"}  # of ratings, whose scale may go below 0
+SIGNED = {"--up", "--down", "--threshold"}  # of ratings, whose scale may go below 0, and log odds
 CALLS = {
     "prepare": "prepare table log.csv --out new",
     "simulate": "simulate --out new.csv",

@@ -27,6 +27,7 @@ MODELS = {
     },
     "bfloat16": {"dtype": "bfloat16"},
     "hidden events, some inputs, averaged": {"encoder": "bert4rec", "head": "gelu"},
+    "with a like head": {"tied": False, "output_attributes": True},
 }
 # What else differs from CONFIG.
 MORE = {
@@ -39,7 +40,8 @@ MORE = {
         "skip",
         "--optim.average",
         "0.9",
-    ]
+    ],
+    "with a like head": ["--like.weight", "1", "--like.gradient", "--like.learning-rate", "0.1"],
 }
 
 

@@ -175,7 +175,7 @@ def test_another_format_and_no_export_are_refused(copy, tmp_path):
         scorer.Scorer.open(tmp_path)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(UserError, match="has export format 99, this version reads 2: export again"):
+    with pytest.raises(UserError, match="has export format 99, this version reads 2 and 3: export again"):
         scorer.Scorer.open(copy)
     for damaged in ('{"format": 1, "fi', "[]", "{}"):
         (copy / "manifest.json").write_text(damaged)
@@ -197,8 +197,8 @@ model = scorer.Scorer.open(sys.argv[1])
 print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)])))
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
-    "batch", "errors", "files", "files.arrays", "files.documents", "serve", "serve.manifest", "serve.module_text",
-    "serve.scorer",
+    "batch", "batch.forms", "errors", "files", "files.arrays", "files.documents", "serve", "serve.demotion",
+    "serve.manifest", "serve.module_text", "serve.scorer",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """

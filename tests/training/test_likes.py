@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxneg import config as configs, metrics
-from jaxneg.config import LikeConfig, TrainConfig, UserError, forms
-from jaxneg.config.forms import Form
+from jaxneg.batch import forms
+from jaxneg.batch.forms import Form
+from jaxneg.config import LikeConfig, TrainConfig, UserError
 from jaxneg.data import biases, opinions, stores
 from jaxneg.embeddings import layouts, sharding, tables, topk
 from jaxneg.evaluation import eval_sets
@@ -122,7 +123,8 @@ def by_hand(form, rank_BV, like_BV):
         return rank_BV
     if form.name == "sum":
         return rank_BV + form.beta * like_BV
-    return rank_BV + form.beta * np.minimum(like_BV - form.threshold, 0)
+    usual_B1 = like_BV[:, 1:].mean(1, keepdims=True)
+    return rank_BV + form.beta * np.minimum(like_BV - usual_B1 - form.threshold, 0)
 
 
 def weights_of(model, items):
@@ -131,6 +133,8 @@ def weights_of(model, items):
     params = model.init(jax.random.key(0)) | {likes.ROW: rng.normal(size=8).astype(np.float32)}
     by_item = {"item_VD": (8,), "bias_V": (), "like_VD": (8,), "like_bias_V": ()}
     by_item = {name: rng.normal(size=(items + 1, *tail)).astype(np.float32) for name, tail in by_item.items()}
+    for name in ("like_VD", "like_bias_V"):
+        by_item[name][0] = 0.0
     attribute_VA = np.arange(items + 1, dtype=np.int32)[:, None] % 4
     return jax.tree.map(jnp.asarray, tables.Weights(params, by_item, attribute_VA))
 
@@ -181,13 +185,13 @@ def test_devices_that_share_rows_rank_in_a_form_as_one_does(form):
     rng = np.random.default_rng(1)
     h_BD = rng.normal(size=(8, 8)).astype(np.float32)
     target_BC = rng.integers(0, items + 1, (8, 4)).astype(np.int32)
-    heads = scoring.catalogue_rows(model, likes.with_numbers(weights, form), form.name)
+    heads = scoring.catalogue_rows(model, likes.with_numbers(weights, form, items), form.name)
     row, bias, *under = map(np.asarray, heads)
     score_BV = h_BD @ row.T + bias
     if under:
         score_BV = score_BV + np.minimum(h_BD @ under[0].T + under[1], 0)
     rows = functools.partial(scoring.catalogue_rows, model, form=form.name)
-    spread = likes.with_numbers(tables.Weights(weights.params, shared, attribute_VA), form)
+    spread = likes.with_numbers(tables.Weights(weights.params, shared, attribute_VA), form, items)
     none_B1 = np.zeros((8, 1), np.int32)
     found = jax.jit(functools.partial(topk.ranked, layout, rows, k=5))(
         spread, topk.Examples(h_BD, target_BC, none_B1)
