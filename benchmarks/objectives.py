@@ -157,7 +157,7 @@ def summary(cells: dict[str, dict[str, dict]]) -> dict[str, dict]:
             values = [cell[name] for cell in by_seed.values()]
             known = None not in values
             found[arm][name] = statistics.mean(values) if known else None
-            found[arm][f"{name}_sd"] = statistics.stdev(values) if known and len(values) > 1 else 0.0
+            found[arm][f"{name}_sd"] = statistics.stdev(values) if known and len(values) > 1 else None
     return found
 
 
@@ -183,10 +183,12 @@ def markdown(found: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(value: float | None, deviation: float, figure: str) -> str:
+def _cell(value: float | None, deviation: float | None, figure: str) -> str:
     if value is None:
         return "never"
-    return f"{value:.1f}" if figure == "epochs_to_target" else f"{value:.4f} ± {deviation:.4f}"
+    if figure == "epochs_to_target":
+        return f"{value:.1f}"
+    return f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
 def plot(sets: dict, path: pathlib.Path) -> None:
