@@ -173,9 +173,23 @@ def page(result: dict) -> str:
             for name, row in rows.items()
         ],
     )
+    first = result["cells"]["two heads"][0]["forms"]
+    apart = pages.table(
+        ["", *FIGURES],
+        [
+            [
+                one["form"],
+                *("{:+.4f} [{:+.4f}, {:+.4f}]".format(*one["less rank"][title]) for title in FIGURES),
+            ]
+            for name, one in first.items()
+            if name != "rank"
+        ],
+    )
     return (
-        f"# One model that ranks and judges\n\n`{NAME}`, the test split, mean over {result['seeds']} seed(s); beta and "
-        f"threshold chosen on validation. Made by `benchmarks/two_heads.py`.\n\n{table}\n"
+        f"# One model that ranks and judges\n\n`{NAME}`, the test split, {result['seeds']} seed(s), of which these are "
+        "means; beta and threshold chosen on validation. Made by `benchmarks/two_heads.py`. Form rank is the softmax "
+        f"model, as the like head leaves the encoder alone.\n\n{table}\n\nEach form less form rank, with 95% intervals "
+        f"over people, first seed:\n\n{apart}\n"
     )
 
 

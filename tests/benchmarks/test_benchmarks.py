@@ -26,6 +26,7 @@ KEYS = {
     "fidelity": {"people", "independent", "config"},
     "fuzz": {"mutants", "refused", "wrong", "rules", "hangs", "peak_gb"},
     "ml1m": {"sasrec", "gsasrec", "popularity"},
+    "objectives": {"sets", "epochs"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
@@ -42,13 +43,14 @@ KEYS = {
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
-# test_peers.py, time_to_target by sweep/test_sweep.py.
+# test_peers.py, objectives by test_objectives.py, time_to_target by sweep/test_sweep.py.
 LONG = (
     "big_data",
     "catalogue",
     "faults",
     "faults_verbs",
     "fuzz",
+    "objectives",
     "peers",
     "study",
     "time_to_quality",

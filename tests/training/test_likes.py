@@ -16,7 +16,7 @@ from jaxneg.config import LikeConfig, TrainConfig, UserError
 from jaxneg.data import biases, opinions, stores
 from jaxneg.embeddings import layouts, sharding, tables, topk
 from jaxneg.evaluation import eval_sets
-from jaxneg.training import catalogue, likes, loop, objective, processes, program, runs, scoring
+from jaxneg.training import catalogue, likes, loop, objective, processes, program, records, runs, scoring
 from tests.marks import rest_slow
 from tests.training import test_catalogue, test_loop, test_steps
 from tests.training.test_steps import ATTRIBUTE_VA, CONFIG, V, make_batch
@@ -279,8 +279,12 @@ def test_what_does_not_go_with_a_like_head_is_refused(options, told):
         configs.check(configs.override(configs.Config(), f"--like.weight 1 {options}".split()))
 
 
-def test_a_config_of_a_version_without_like_heads_loads():
+def test_a_config_of_a_version_without_like_heads_loads(tmp_path):
     config = configs.override(configs.Config(), ["--data.length", "7"])
     old = json.loads(configs.to_json(config))
     del old["like"]
     assert configs.from_json(json.dumps(old)) == config
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "checkpoints").mkdir()
+    [found] = records.summaries([tmp_path])
+    assert (found.state, found.settings["data.length"], found.settings["like.weight"]) == ("stopped", 7, 0.0)
