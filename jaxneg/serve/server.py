@@ -19,6 +19,7 @@ import fastapi
 import prometheus_client
 from fastapi import responses
 from pydantic import BaseModel, ConfigDict, Field
+from starlette import exceptions
 
 from jaxneg.errors import UserError
 from jaxneg.files import documents
@@ -179,15 +180,15 @@ def app(
             {"error": str(error)}, 404 if str(error).startswith("no model") else 422
         )
 
-    @made.exception_handler(fastapi.HTTPException)
-    async def refused(request: fastapi.Request, error: fastapi.HTTPException) -> responses.JSONResponse:
+    @made.exception_handler(exceptions.HTTPException)
+    async def refused(request: fastapi.Request, error: exceptions.HTTPException) -> responses.JSONResponse:
         return responses.JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @made.exception_handler(fastapi.exceptions.RequestValidationError)
     async def malformed(
         request: fastapi.Request, error: fastapi.exceptions.RequestValidationError
     ) -> responses.JSONResponse:
-        said = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
+        said = [f"{'.'.join(map(str, one['loc'][1:] or one['loc']))}: {one['msg']}" for one in error.errors()]
         return responses.JSONResponse({"error": "; ".join(said)[:2_000]}, 422)
 
     @made.middleware("http")
@@ -380,6 +381,9 @@ async def _guarded(
             return _refusal(411, "a length is needed")
         if int(size) > server.limits.body:
             return _refusal(413, f"the body may have {server.limits.body:,} bytes")
+        # A page of another site can have a browser send forms and text, but not this.
+        if int(size) and request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _refusal(415, "a body is JSON: send the header Content-Type: application/json")
     return await go_on(request)
 
 

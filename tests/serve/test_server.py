@@ -178,7 +178,13 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(client, scorer, name):
     path, body, status = BAD[name]
     body = body % scorer.items(1)[0].encode() if b"%s" in body else body
     answer = client.post(path, content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == status and (answer.json().get("error") or answer.json()["detail"])
+    assert answer.status_code == status and answer.json()["error"]
+
+
+def test_a_body_that_a_page_of_another_site_could_send_is_refused(client):
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = client.post("/recommend", content=b"{}", headers={"content-type": kind})
+        assert answer.status_code == 415 and "application/json" in answer.json()["error"]
 
 
 def test_a_body_without_a_length_is_refused(client):
