@@ -272,7 +272,7 @@ def plot(name: str, curves: dict[str, list[Curve]], path: pathlib.Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, panel = pyplot.subplots(figsize=(6, 3.6))
+    figure, panel = pyplot.subplots(figsize=(8, 3.6))
     for n, (way, each) in enumerate(curves.items()):
         title = f"jaxneg, {way}" if way in OURS else peers.PEERS[way].title
         for curve in each:
@@ -281,7 +281,7 @@ def plot(name: str, curves: dict[str, list[Curve]], path: pathlib.Path) -> None:
     panel.set(title=name, xlabel="seconds (start, compilation, steps)", xscale="log", ylim=(0, None))
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_ylabel("validation NDCG@10")
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

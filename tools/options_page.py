@@ -54,6 +54,7 @@ VERBS = {
     "sweep": [],
     "export": [],
     "recommend": [],
+    "serve": [],
     "demo": [],
 }
 

@@ -1,4 +1,4 @@
-"""The command line: prepare, inspect, simulate, plan, train, evaluate, runs, sweep, export, recommend, demo."""
+"""The command line: prepare, inspect, simulate, plan, train, evaluate, runs, sweep, export, recommend, serve, demo."""
 
 import importlib
 import os
@@ -24,6 +24,7 @@ VERBS = (
     "sweep",
     "export",
     "recommend",
+    "serve",
     "demo",
 )
 
@@ -42,6 +43,7 @@ From a log to recommendations:
   sweep CONFIG --workdir SWEEP        train and measure a grid of options over seeds, side by side
   export RUN --out DIR                write it for serving: StableHLO, safetensors, npy
   recommend DIR --items A B C         try an export from the shell
+  serve DIR                           serve it over HTTP
 
 Without a log of your own:
 

@@ -83,6 +83,10 @@ class Scorer:
         """Whether the station was there in training."""
         return station in self._stations
 
+    def check(self, history: Sequence[str | Event]) -> None:
+        """Raises UserError on what is no history, and on a feedback kind that does not exist."""
+        self._seen(history)
+
     def items(self, count: int) -> list[str]:
         """Ids of the items heard most often, most often first."""
         return self._ids[:count]

@@ -1,0 +1,143 @@
+"""``jaxneg serve``: exports are served over HTTP."""
+
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jaxneg import files, progress
+from jaxneg.cli import commands
+from jaxneg.config import fields
+from jaxneg.errors import UserError
+
+if TYPE_CHECKING:
+    import socket as sockets
+
+    import uvicorn
+
+    from jaxneg.serve import models
+
+TOKEN = "JAXNEG_SERVE_TOKEN"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+GRACE = 10  # seconds for what is under way when the server is told to end
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serves exports over HTTP: JSON at /recommend and /feedback, the Open Inference Protocol at /v2.
+
+    Ctrl-C or SIGTERM ends it when what is under way has been answered, within 10 s. Requests need a bearer token where
+    JAXNEG_SERVE_TOKEN holds one."""
+
+    exports: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]DIR [[NAME=]DIR ...]")]
+    ] = commands.REQUIRED
+    """Directories that jaxneg export wrote; a name is by default that of the directory."""
+    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Where to listen: 0.0.0.0 is all of the machine."""
+    port: Annotated[int, fields.Bounds(0, 65_535)] = 8000
+    """0 takes a free one."""
+    split: Annotated[tuple[str, ...], commands.several("NAME=SHARE", "alike")] = ()
+    """Shares of the listeners that each model gets, by a hash of the user."""
+    watch: Annotated[float, fields.Bounds(0.0, 86_400.0)] = 2.0
+    """Seconds between looks for a new export in the place of one; 0 does not look."""
+    waiting: fields.Positive = 256
+    """Requests under way; more are answered with 503."""
+    timeout: Annotated[float, fields.Bounds(0.01, 3_600.0)] = 5.0
+    """Seconds until a request is given up with 503."""
+    threads: fields.Natural = 0
+    """Threads that score; 0 takes one for each core."""
+
+    def run(self) -> None:
+        directories, shares = named(self.exports), shared(self.split)
+        try:
+            import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            import uvicorn
+        except ImportError as error:
+            raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
+        from jaxneg.serve import models, server
+
+        token = os.environ.get(TOKEN, "")
+        found = models.Models(directories, shares)
+        limits = server.Limits(
+            waiting=self.waiting, seconds=self.timeout, threads=self.threads or os.cpu_count() or 1
+        )
+        settings = uvicorn.Config(
+            server.app(found, limits, token),
+            host=self.host,
+            port=self.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE,
+        )
+        ended = threading.Event()
+        socket = _bound(settings)
+        host, port = socket.getsockname()[:2]
+        progress.say(f"jaxneg: {', '.join(found.names)} at http://{host}:{port}, Ctrl-C ends it")
+        if host not in LOOPBACK and not token:
+            progress.say(f"jaxneg: others can reach it and need no token: set {TOKEN} to ask for one")
+        if self.watch:
+            threading.Thread(target=_watch, args=(found, self.watch, ended), daemon=True).start()
+        try:
+            uvicorn.Server(settings).run(sockets=[socket])
+        finally:
+            ended.set()
+
+
+def named(exports: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Directories by name. Raises UserError where two have one name."""
+    found: dict[str, pathlib.Path] = {}
+    for export in exports:
+        name, equals, place = export.partition("=")
+        directory = files.local(place if equals else export, "directory")
+        name = name if equals else directory.resolve().name
+        if not name or "/" in name:
+            raise UserError(f"{export} gives no name of a model: write NAME=DIR")
+        if name in found:
+            raise UserError(f"two models are called {name}: write NAME=DIR for one of them")
+        found[name] = directory
+    return found
+
+
+def shared(split: Sequence[str]) -> dict[str, float] | None:
+    """Shares by name; None without any. Raises UserError on what is no share."""
+    found: dict[str, float] = {}
+    for one in split:
+        name, _, share = one.partition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            raise UserError(f"--split {one}: write NAME=SHARE, as in a=0.9 b=0.1") from None
+    return found or None
+
+
+def _bound(settings: "uvicorn.Config") -> "sockets.socket":
+    """The socket of the server. Raises UserError where another has it."""
+    import socket
+
+    made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.host, settings.port))
+        made.listen(settings.backlog)  # who asks as soon as the address is said has to wait, and no more
+    except OSError as error:
+        made.close()
+        why = error.strerror or str(error)
+        raise UserError(
+            f"cannot listen at {settings.host}:{settings.port}: {why}: give another --host or --port"
+        ) from None
+    return made
+
+
+def _watch(found: "models.Models", seconds: float, ended: threading.Event) -> None:
+    """Swaps exports that changed, until the server ends."""
+    while not ended.wait(seconds):
+        found.reload_changed()
+
+
+def parse(args: Sequence[str]) -> Serve:
+    return commands.parsed(Serve, args, "serve")

@@ -1,0 +1,137 @@
+"""Exports that are served: each loaded and warmed up, swapped whole for a new one, and chosen by who asks."""
+
+import hashlib
+import pathlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jaxneg import progress
+from jaxneg.errors import UserError
+from jaxneg.serve.scorer import Event, Scorer
+
+MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
+
+
+class Loaded(NamedTuple):
+    """An export at one time; who has begun with it ends with it."""
+
+    scorer: Scorer
+    version: str  # of what its manifest says, so that two exports differ
+
+
+class Models:
+    """Exports by name. Threads may ask and swap at the same time."""
+
+    def __init__(self, directories: Mapping[str, pathlib.Path], shares: Mapping[str, float] | None = None):
+        """Opens all. Raises UserError where one cannot be served, or shares are of others.
+
+        Args:
+          directories: of the exports, by name.
+          shares: of the listeners that name no model, by name; all alike by default.
+        """
+        shares = dict(shares or {name: 1.0 for name in directories})
+        if unknown := sorted({*shares} - {*directories}):
+            raise UserError(
+                f"--split names {', '.join(unknown)}, which is not served: {_listed(directories)}"
+            )
+        if not sum(shares.values()) > 0 or min(shares.values()) < 0:
+            raise UserError(f"--split needs shares of 0 or more, and one above 0, got {_shares(shares)}")
+        self._directories, self._shares = dict(directories), shares
+        self._seen = {name: _stamp(path) for name, path in directories.items()}
+        self._loaded = {name: _loaded(path) for name, path in directories.items()}
+        self._swapping = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._loaded)
+
+    def get(self, name: str) -> Loaded:
+        """The export of a name. Raises UserError where there is none."""
+        if name not in self._loaded:
+            raise UserError(f"no model {name!r}: {_listed(self._directories)}")
+        return self._loaded[name]
+
+    def name_for(self, user: str) -> str:
+        """The model of a listener, always the same one while the shares stay."""
+        at = int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "big") / 2**64
+        at *= sum(self._shares.values())
+        for name, share in self._shares.items():
+            at -= share
+            if at < 0:
+                return name
+        return next(name for name, share in reversed(self._shares.items()) if share > 0)
+
+    def reload(self, name: str) -> str:
+        """Opens an export anew, and its version; where that raises UserError the one before goes on."""
+        self.get(name)
+        with self._swapping:
+            stamp = _stamp(self._directories[name])
+            self._loaded[name] = found = _loaded(self._directories[name])
+            self._seen[name] = stamp
+        return found.version
+
+    def reload_changed(self) -> None:
+        """Opens what has changed on disk; says what could not be, once for each change."""
+        for name, path in self._directories.items():
+            stamp = _stamp(path)
+            if stamp in (None, self._seen[name]):
+                continue
+            try:
+                progress.say(f"jaxneg: {name} is now {self.reload(name)}")
+            except UserError as error:
+                self._seen[name] = stamp
+                progress.say(f"jaxneg: {name} stays as it was: {error}")
+
+
+class Sessions:
+    """What listeners did while the server ran, of each the last events; those heard of longest ago are forgotten."""
+
+    def __init__(self, users: int, events: int):
+        self._users, self._events = users, events
+        self._of: OrderedDict[str, tuple[Event, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, user: str, events: Sequence[Event]) -> int:
+        """Appends events to a listener's; returns how many are kept."""
+        with self._lock:
+            kept = (*self._of.pop(user, ()), *events)[-self._events :]
+            self._of[user] = kept
+            while len(self._of) > self._users:
+                self._of.popitem(last=False)
+            return len(kept)
+
+    def of(self, user: str) -> list[Event]:
+        """A listener's events, oldest first; none of one that is not known."""
+        with self._lock:
+            return list(self._of.get(user, ()))
+
+
+def _loaded(directory: pathlib.Path) -> Loaded:
+    """An export whose program for one listener is compiled."""
+    scorer = Scorer.open(directory)
+    scorer.recommend(scorer.items(1), 1)
+    version = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()[:12]
+    return Loaded(scorer, version)
+
+
+def _stamp(directory: pathlib.Path) -> tuple[int, int] | None:
+    """What changes when an export is written anew; None while there is none."""
+    try:
+        found = (directory / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _listed(directories: Mapping[str, pathlib.Path]) -> str:
+    return (
+        f"there are {', '.join(directories)}"
+        if len(directories) > 1
+        else f"there is {next(iter(directories))}"
+    )
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={share:g}" for name, share in shares.items())
