@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from fastapi import testclient
@@ -294,7 +294,7 @@ def test_the_command_serves_until_it_is_told_to_end(directory, scorer):
     try:
         said = process.stderr.readline()
         address = said.split(" at ")[1].split(",")[0]
-        answer = httpx.post(
+        answer = httpx2.post(
             f"{address}/recommend", json={"events": [{"item": scorer.items(1)[0]}]}, timeout=30
         )
         assert answer.status_code == 200 and len(answer.json()["recommendations"]) == 10
