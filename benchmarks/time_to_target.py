@@ -150,14 +150,16 @@ def plot(sets: dict[str, Any], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     monitors = [monitor for monitor in MONITORS if any(monitor in one for one in sets.values())]
-    figure, panels = pyplot.subplots(
-        len(monitors), len(sets), figsize=(4 * len(sets), 3.3 * len(monitors)), squeeze=False
-    )
-    for row, monitor in zip(panels, monitors, strict=True):
-        for panel, (name, one) in zip(row, sets.items(), strict=True):
-            if monitor in one:
-                _panel(panel, one[monitor], f"{TITLES[name]}\n{answer(one[monitor])}", monitor)
+    shown = [(name, monitor) for monitor in monitors for name in TITLES if monitor in sets.get(name, ())]
+    rows = -(-len(shown) // 2)
+    figure, panels = pyplot.subplots(rows, 2, figsize=(9, 3.3 * rows), squeeze=False)
+    for panel in panels.flat[len(shown) :]:
+        panel.set_axis_off()
+    for panel, (name, monitor) in zip(panels.flat, shown, strict=False):
+        one = sets[name][monitor]
+        _panel(panel, one, f"{TITLES[name]}\n{answer(one)}", monitor)
     panels[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle("Epochs until validation is as good as that of p_hard 0 ever is", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -190,6 +192,7 @@ def _panel(panel: Any, found: dict[str, Any], title: str, monitor: str) -> None:
             panel.axhline(passage["target"], color="C0", ls=":", lw=1)
     panel.set_title(title, fontsize=9)
     panel.set(xlabel="epoch", ylabel=f"validation {figures.title(monitor)}", xscale="symlog")
+    panel.set_xlim(left=0)
     panel.spines[["top", "right"]].set_visible(False)
 
 
