@@ -17,8 +17,8 @@ import tempfile
 import real_data
 
 from jaxneg import config as configs, files, pages, progress
-from jaxneg.data import held_out, opinions, stores
-from jaxneg.metrics import measures
+from jaxneg.data import opinions, stores
+from jaxneg.evaluation import eval_sets
 from jaxneg.training import loop, runs
 
 OPINIONS = ("all", "net", "latest")
@@ -44,14 +44,7 @@ def one(name: str, store: pathlib.Path, opinion: str, seed: int, epochs: int, wo
     directory = work / "runs" / f"opinion-{real_data.SETS[name]}-{opinion}-seed{seed}-{epochs}"
     result = loop.train(config, directory)
     trained = runs.load(directory)
-    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = measures.evaluate(
-        runs.catalogue_score(trained),
-        examples,
-        items=trained.store.items,
-        config=config.eval,
-        cold=examples.cold,
-    )
+    found = eval_sets.EvalSet(trained.store, config).measure(runs.catalogue_score(trained))
     shares = {key: result[key] for key in ("hard_share", "hard_also_liked", "best_score", "steps", "seconds")}
     return {figure: found.figures[figure] for figure in FIGURES} | shares
 

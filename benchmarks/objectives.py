@@ -25,6 +25,7 @@ from jaxneg.batch import PAD
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxneg.data import engine, held_out, prepare, prepare_config, readers
 from jaxneg.data.prepare_config import PrepareConfig
+from jaxneg.evaluation import eval_sets
 from jaxneg.metrics import measures
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
@@ -105,17 +106,10 @@ def one(store: pathlib.Path, arm: str, seed: int, epochs: int, directory: pathli
     ]
     result = loop.train(configs.override(BASE, words), directory)
     trained = runs.load(directory)
-    config = trained.config
-    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-    report = measures.evaluate(
-        runs.catalogue_score(trained),
-        examples,
-        items=trained.store.items,
-        config=config.eval,
-        cold=examples.cold,
-    )
+    eval_set = eval_sets.EvalSet(trained.store, trained.config)
+    report = eval_set.measure(runs.catalogue_score(trained))
     found = {name: report.figures[name] for name in FIGURES if name in report.figures}
-    found |= hits(report, examples, np.asarray(trained.store.vocabulary().count))
+    found |= hits(report, eval_set.examples, np.asarray(trained.store.vocabulary().count))
     found["history"] = [[line["epoch"], line["auc"]] for line in result["history"]]
     return found
 

@@ -26,7 +26,6 @@ from jaxneg.baselines import counting
 from jaxneg.data import engine, held_out, prepare, prepare_config, readers, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, tuning
-from jaxneg.metrics import measures
 from jaxneg.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,14 +84,7 @@ def one_run(name: str, store: pathlib.Path, variant: str, seed: int, quick: bool
     config = experiment(name, store, variant, seed, quick)
     result = loop.train(config, directory)
     trained = runs.load(directory)
-    examples = held_out.EvalBatches(trained.store, config.data, config.eval, "test")
-    found = measures.evaluate(
-        runs.catalogue_score(trained),
-        examples,
-        items=trained.store.items,
-        config=config.eval,
-        cold=examples.cold,
-    )
+    found = eval_sets.EvalSet(trained.store, config).measure(runs.catalogue_score(trained))
     return found, result
 
 

@@ -28,7 +28,7 @@ from jaxneg import config as configs, figures, files, progress
 from jaxneg.data import stores
 from jaxneg.simulation import simulator
 from jaxneg.sweep import grids, leads, runner
-from jaxneg.training import targets
+from jaxneg.training import target_words, targets
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
@@ -174,9 +174,7 @@ def answer(found: dict[str, Any]) -> str:
             share = "never" if not one["reached"] else f"in {one['reached']} of {n} seeds"
             said.append(f"{one['name']}: {share if one['why_not'] is None else 'not compared'}")
             continue
-        ratio = one["ratio"]["epochs"]
-        ends = "" if ratio["low"] is None else f" [{ratio['low'] - 1:+.0%}, {ratio['high'] - 1:+.0%}]"
-        said.append(f"{one['name']}: {ratio['mean'] - 1:+.0%}{ends} epochs")
+        said.append(f"{one['name']}: {target_words.share(one['ratio']['epochs'])} epochs")
     return "\n".join(said)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ from jaxneg.config import fields
 from jaxneg.errors import UserError
 
 if TYPE_CHECKING:
-    import socket as sockets
-
     import uvicorn
 
     from jaxneg.serve import models
@@ -75,15 +74,15 @@ class Serve:
             timeout_graceful_shutdown=GRACE,
         )
         ended = threading.Event()
-        socket = _bound(settings)
-        host, port = socket.getsockname()[:2]
+        bound = _bound(settings)
+        host, port = bound.getsockname()[:2]
         progress.say(f"jaxneg: {', '.join(found.names)} at http://{host}:{port}, Ctrl-C ends it")
         if host not in LOOPBACK and not token:
             progress.say(f"jaxneg: others can reach it and need no token: set {TOKEN} to ask for one")
         if self.watch:
             threading.Thread(target=_watch, args=(found, self.watch, ended), daemon=True).start()
         try:
-            uvicorn.Server(settings).run(sockets=[socket])
+            uvicorn.Server(settings).run(sockets=[bound])
         finally:
             ended.set()
 
@@ -115,10 +114,8 @@ def shared(split: Sequence[str]) -> dict[str, float] | None:
     return found or None
 
 
-def _bound(settings: "uvicorn.Config") -> "sockets.socket":
+def _bound(settings: "uvicorn.Config") -> socket.socket:
     """The socket of the server. Raises UserError where another has it."""
-    import socket
-
     made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -102,13 +102,16 @@ def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
 
 def output_table(tables: Tables) -> jax.Array | Looked:
     """The table that is scored against: the input rows themselves when tied."""
-    return tables["output_VD" if "output_VD" in tables else "item_VD"]
+    return tables[_output_name(tables)]
 
 
 def scored(tables: Tables) -> Tables:
     """The tables that scores are made of: rows, and biases where there are some."""
-    rows = "output_VD" if "output_VD" in tables else "item_VD"
-    return {name: tables[name] for name in (rows, "bias_V") if name in tables}
+    return {name: tables[name] for name in (_output_name(tables), "bias_V") if name in tables}
+
+
+def _output_name(tables: Tables) -> str:
+    return "output_VD" if "output_VD" in tables else "item_VD"
 
 
 def bias(tables: Tables, id_: Int[Array, "*S"]) -> Float[Array, "*S"]:

@@ -14,6 +14,10 @@ from jaxneg.serve.scorer import Event, Scorer
 MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
 
 
+class NoModel(UserError):
+    """A name that no model has."""
+
+
 class Loaded(NamedTuple):
     """An export at one time; who has begun with it ends with it."""
 
@@ -48,9 +52,9 @@ class Models:
         return list(self._loaded)
 
     def get(self, name: str) -> Loaded:
-        """The export of a name. Raises UserError where there is none."""
+        """The export of a name. Raises NoModel where there is none."""
         if name not in self._loaded:
-            raise UserError(f"no model {name!r}: {_listed(self._directories)}")
+            raise NoModel(f"no model {name!r}: {_listed(self._directories)}")
         return self._loaded[name]
 
     def name_for(self, user: str) -> str:

@@ -119,7 +119,10 @@ class Scorer:
         self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray, form: Form = RANK
     ) -> np.ndarray:
         """Scores scores_BV of the whole catalogue in a form; those of the padding row 0 mean nothing."""
-        query_BE = self.query(item_BL, feedback_BL, station_BL)
+        return self._scored(self.query(item_BL, feedback_BL, station_BL), form)
+
+    def _scored(self, query_BE: np.ndarray, form: Form) -> np.ndarray:
+        """Scores of the whole catalogue by queries."""
         if form.name == forms.JUDGE:
             return self._likes(query_BE)
         score_BV = query_BE @ self._item_VE.T
@@ -193,10 +196,10 @@ class Scorer:
         self, context: np.ndarray, left_out_T: np.ndarray, form: Form, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the k best items for a context in a form, those of other rows left out, and their scores."""
-        score_V = self.scores(*context, form=RANK if form.name == forms.DEMOTE else form)[0]
+        query_BE = self.query(*context)
+        score_V = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)[0]
         score_V[PAD] = score_V[left_out_T] = -np.inf
         if form.name == forms.DEMOTE:
-            query_BE = self.query(*context)
             found = demotion.best(score_V, lambda row_N: self._relative(query_BE, row_N)[0], form, k)
             return found.at_k, found.score_k
         k = min(k, self.manifest["items"])

@@ -23,10 +23,11 @@ from starlette import exceptions
 
 from jaxneg.errors import UserError
 from jaxneg.files import documents
-from jaxneg.serve.models import Loaded, Models, Sessions
+from jaxneg.serve.models import Models, NoModel, Sessions
 from jaxneg.serve.scorer import Event
 
 T = TypeVar("T")
+GoOn = Callable[[fastapi.Request], Awaitable[fastapi.Response]]  # to the route of a request
 
 Id = Annotated[str, Field(max_length=512)]
 OPEN = (
@@ -176,9 +177,7 @@ def app(
 
     @made.exception_handler(UserError)
     async def mistaken(request: fastapi.Request, error: UserError) -> responses.JSONResponse:
-        return responses.JSONResponse(
-            {"error": str(error)}, 404 if str(error).startswith("no model") else 422
-        )
+        return responses.JSONResponse({"error": str(error)}, 404 if isinstance(error, NoModel) else 422)
 
     @made.exception_handler(exceptions.HTTPException)
     async def refused(request: fastapi.Request, error: exceptions.HTTPException) -> responses.JSONResponse:
@@ -192,9 +191,7 @@ def app(
         return responses.JSONResponse({"error": "; ".join(said)[:2_000]}, 422)
 
     @made.middleware("http")
-    async def watched(
-        request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[fastapi.Response]]
-    ) -> fastapi.Response:
+    async def watched(request: fastapi.Request, go_on: GoOn) -> fastapi.Response:
         return await _watched(server, token, request, go_on)
 
     return made
@@ -268,10 +265,10 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
     @made.post("/v2/models/{name}/infer")
     async def infer(name: str, asked: Inference) -> dict[str, Any]:
         """The list for one listener: events as tensors; k, exclude_seen and the form as parameters."""
-        loaded = server.models.get(name)
+        server.models.get(name)  # a model that is not there is said first
         listener = _listener(asked)
         work = functools.partial(server.recommended, name, _events(listener.events), listener)
-        return _inferred(asked, loaded, await server.ran(work))
+        return _inferred(asked, await server.ran(work))
 
     @made.post("/v2/repository/models/{name}/load")
     async def load(name: str) -> dict[str, Any]:
@@ -307,7 +304,7 @@ def _listener(asked: Inference) -> Asked:
         raise fastapi.HTTPException(400, str(error)[:2_000]) from None
 
 
-def _inferred(asked: Inference, loaded: Loaded, answer: dict[str, Any]) -> dict[str, Any]:
+def _inferred(asked: Inference, answer: dict[str, Any]) -> dict[str, Any]:
     """An answer of ours as one of the protocol."""
     best = answer["recommendations"]
     return {
@@ -336,12 +333,7 @@ def _events(told: Sequence[Told]) -> list[Event]:
     return [Event(one.item, one.feedback, one.station) for one in told]
 
 
-async def _watched(
-    server: Server,
-    token: str,
-    request: fastapi.Request,
-    go_on: Callable[[fastapi.Request], Awaitable[fastapi.Response]],
-) -> fastapi.Response:
+async def _watched(server: Server, token: str, request: fastapi.Request, go_on: GoOn) -> fastapi.Response:
     """An answer within the limits, counted and logged, with the id that the request came with or a new one."""
     began, name = time.perf_counter(), request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
     server.under_way += 1
@@ -363,18 +355,13 @@ async def _watched(
     return answer
 
 
-async def _guarded(
-    server: Server,
-    token: str,
-    request: fastapi.Request,
-    go_on: Callable[[fastapi.Request], Awaitable[fastapi.Response]],
-) -> fastapi.Response:
+async def _guarded(server: Server, token: str, request: fastapi.Request, go_on: GoOn) -> fastapi.Response:
     if request.url.path in OPEN:
         return await go_on(request)
     if token and not hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {token}"):
         return _refusal(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
     if server.under_way > server.limits.waiting:
-        return _refusal(503, f"{server.limits.waiting} requests are under way", {"Retry-After": "1"})
+        return _refusal(UNHEARD, f"{server.limits.waiting} requests are under way", {"Retry-After": "1"})
     if request.method == "POST":
         size = request.headers.get("content-length", "")
         if not size.isascii() or not size.isdigit():

@@ -8,6 +8,7 @@ P are positions, C all rows, E the rows of a block.
 # jnp.einsum leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
+import math
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,7 +26,7 @@ COLUMNS = 128, 4096  # least and most items of a block
 
 Pair = tuple[jax.Array, jax.Array]
 Triple = tuple[jax.Array, jax.Array, jax.Array]
-EACH, ALL = PartitionSpec(MESH), PartitionSpec()  # a part for each device; the same everywhere
+EACH = PartitionSpec(MESH)  # a part for each device
 
 
 class Given(NamedTuple):
@@ -52,9 +53,8 @@ class Form(NamedTuple):
 
     columns: int  # rows of a block
     mesh: Mesh | None = None  # whose devices each have a part of the positions
-    parted: tuple[
-        str, ...
-    ] = ()  # its axes along which rows lie in parts; along others each place has them all
+    # Its axes along which rows lie in parts; along the others each place has them all.
+    parted: tuple[str, ...] = ()
 
 
 def softmax(
@@ -88,9 +88,7 @@ def softmax(
 
 def on_mesh(positions: int, mesh: Mesh, parted: tuple[str, ...]) -> Form:
     """The form for so many positions, each device having as many of them, and rows parted along some axes."""
-    together = positions // mesh.size
-    for axis in parted:
-        together *= mesh.shape[axis]
+    together = positions // mesh.size * math.prod(mesh.shape[axis] for axis in parted)
     return Form(block_size(max(together, 1)), mesh if mesh.size > 1 else None, parted)
 
 
@@ -118,7 +116,7 @@ def _log_odds(form: Form, *given: jax.Array) -> jax.Array:
         sum_P = sharding.psum(jnp.exp(odds_P - most_P), form.parted)
         return _own(form, most_P + jnp.log(sum_P))
 
-    return _mapped(form, local, (*_places(form),), EACH)(*given)
+    return _mapped(form, local, _places(form), EACH)(*given)
 
 
 def _sum(columns: int, given: Given) -> jax.Array:

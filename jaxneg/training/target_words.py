@@ -82,17 +82,17 @@ def _ratios(ratio: Mapping[str, metrics.Spread], n: int) -> str:
 
 def change(ratio: metrics.Spread, unit: str) -> str:
     """A ratio of costs in words, "62% fewer epochs [-75%, -41%]"; empty of none."""
-    value, low, high = ratio["mean"], ratio["low"], ratio["high"]
+    value = ratio["mean"]
     if value is None:
         return ""
-    share = round(100 * abs(value - 1))
-    if share == 0:
+    percent = round(100 * abs(value - 1))
+    if percent == 0:
         text = f"as many {unit}"
     elif value < 1:
-        text = f"{share}% fewer {unit}"
+        text = f"{percent}% fewer {unit}"
     else:
-        text = f"{share}% more {unit}" if value < 2 else f"{value:.1f} times as many {unit}"
-    return text if low is None or high is None else f"{text} [{low - 1:+.0%}, {high - 1:+.0%}]"
+        text = f"{percent}% more {unit}" if value < 2 else f"{value:.1f} times as many {unit}"
+    return text + _interval(ratio)
 
 
 def _unequal(found: targets.Comparison, settings: bool) -> str:
@@ -114,8 +114,8 @@ def row(found: targets.Comparison) -> list[str]:
         its = _number(mean(passages, "other_cost", unit))
         if ratio is not None:
             one = ratio.get(unit) or metrics.spread([])
-            share = _change(one)
-            cells.append(f"{its} -> {_number(mean(passages, 'cost', unit))}{share}")
+            told = f", {share(one)}" if one["mean"] is not None else ""
+            cells.append(f"{its} -> {_number(mean(passages, 'cost', unit))}{told}")
         else:
             ends = _number(mean(passages, "within", unit))
             times = f"{found['reached']} of {len(passages)} seeds" if found["reached"] else "never"
@@ -123,12 +123,14 @@ def row(found: targets.Comparison) -> list[str]:
     return cells
 
 
-def _change(ratio: metrics.Spread) -> str:
-    if ratio["mean"] is None:
-        return ""
-    text = f", {ratio['mean'] - 1:+.0%}"
+def share(ratio: metrics.Spread) -> str:
+    """A ratio of costs in short, "-62% [-75%, -41%]"; empty of none."""
+    return "" if ratio["mean"] is None else f"{ratio['mean'] - 1:+.0%}{_interval(ratio)}"
+
+
+def _interval(ratio: metrics.Spread) -> str:
     low, high = ratio["low"], ratio["high"]
-    return text if low is None or high is None else f"{text} [{low - 1:+.0%}, {high - 1:+.0%}]"
+    return "" if low is None or high is None else f" [{low - 1:+.0%}, {high - 1:+.0%}]"
 
 
 def _number(value: float | None) -> str:

@@ -290,25 +290,25 @@ def test_names_and_shares_are_read_as_they_are_meant(tmp_path):
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(directory, scorer):
     command = [sys.executable, "-m", "jaxneg", "serve", f"m={directory}", "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        said = process.stderr.readline()
-        address = said.split(" at ")[1].split(",")[0]
-        answer = httpx2.post(
-            f"{address}/recommend", json={"events": [{"item": scorer.items(1)[0]}]}, timeout=30
-        )
-        assert answer.status_code == 200 and len(answer.json()["recommendations"]) == 10
-        with pytest.raises(subprocess.CalledProcessError) as taken:
-            port = address.rsplit(":", 1)[1]
-            again = [*command[:-1], port]
-            subprocess.run(again, check=True, capture_output=True, text=True)
-        assert taken.value.returncode == 2 and "give another --host or --port" in taken.value.stderr
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        line = json.loads(process.stderr.read().splitlines()[0])
-        assert line["status"] == 200 and line["path"] == "/recommend"
-    finally:
-        process.kill()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = process.stderr.readline()
+            address = said.split(" at ")[1].split(",")[0]
+            answer = httpx2.post(
+                f"{address}/recommend", json={"events": [{"item": scorer.items(1)[0]}]}, timeout=30
+            )
+            assert answer.status_code == 200 and len(answer.json()["recommendations"]) == 10
+            with pytest.raises(subprocess.CalledProcessError) as taken:
+                port = address.rsplit(":", 1)[1]
+                again = [*command[:-1], port]
+                subprocess.run(again, check=True, capture_output=True, text=True)
+            assert taken.value.returncode == 2 and "give another --host or --port" in taken.value.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            line = json.loads(process.stderr.read().splitlines()[0])
+            assert line["status"] == 200 and line["path"] == "/recommend"
+        finally:
+            process.kill()
 
 
 def test_it_needs_no_export_to_say_what_is_wrong():
