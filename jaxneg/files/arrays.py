@@ -175,6 +175,16 @@ def table(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: i
     return pa.table(arrays)
 
 
+def columns(path: pathlib.Path) -> list[str]:
+    """Names of the columns of a parquet file. Raises Damaged where it is none."""
+    size_of(path)
+    try:
+        with pq.ParquetFile(path.absolute(), thrift_string_size_limit=1 << 24) as file:
+            return list(file.schema_arrow.names)
+    except TROUBLES as error:
+        raise _unread(error, path, "is no parquet file, or a damaged one") from error
+
+
 def check_footer(path: pathlib.Path, columns: Mapping[str, pa.DataType | None], rows: int) -> None:
     """Raises Damaged unless a parquet file says that it has these columns and rows; does not read them."""
     size_of(path)

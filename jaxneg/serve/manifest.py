@@ -28,6 +28,7 @@ FORMAT = 2
 WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"
 LIKES = "like_embeddings.npy"
+ATTRIBUTE = "attribute_"  # before the name of an attribute, in items.parquet
 FILES = (MODEL, PARAMS, EMBEDDINGS, "items.parquet", "stations.parquet")
 Platform = Literal["cpu", "cuda", "tpu", "rocm"]
 Size = Annotated[int, Range(1, 2**31 - 1)]
@@ -98,6 +99,7 @@ class Opened(NamedTuple):
     like_VE: np.ndarray | None  # likewise, of a model with a like head
     item_ids: list[str]  # of rows 1..items
     station_ids: list[str]  # of rows 1..
+    attributes: dict[str, pa.Array]  # of rows 1..items, by name
 
 
 def opened(directory: pathlib.Path) -> Opened:
@@ -165,6 +167,7 @@ def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
         like_VE,
         _ids(directory / "items.parquet", "item", manifest["items"]),
         _ids(directory / "stations.parquet", "id", None),
+        _attributes(directory / "items.parquet", manifest["items"]),
     )
 
 
@@ -172,6 +175,13 @@ def _ids(path: pathlib.Path, column: str, rows: int | None) -> list[str]:
     found = arrays.table(path, {column: pa.string()}, rows)[column]
     arrays.check_ids(found, path.name)
     return found.to_pylist()
+
+
+def _attributes(path: pathlib.Path, rows: int) -> dict[str, pa.Array]:
+    """Attributes of items by name."""
+    names = [name for name in arrays.columns(path) if name.startswith(ATTRIBUTE)]
+    found = arrays.table(path, dict.fromkeys(names, pa.string()), rows)
+    return {name.removeprefix(ATTRIBUTE): found[name].combine_chunks() for name in names}
 
 
 def _params(path: pathlib.Path, manifest: Manifest) -> dict[str, np.ndarray]:

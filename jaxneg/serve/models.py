@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from jaxneg import progress
 from jaxneg.errors import UserError
-from jaxneg.serve.scorer import Event, Scorer
+from jaxneg.serve.histories import Event
+from jaxneg.serve.scorer import Scorer
 
 MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
 

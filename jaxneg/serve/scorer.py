@@ -3,8 +3,8 @@
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,29 +15,30 @@ from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 from jaxneg.serve import demotion, manifest as manifests
+from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
+from jaxneg.serve.histories import Event as Event, Seen, events
+from jaxneg.serve.lists import Influence, Recommendation as Recommendation, Recommendations
 
 RANK = Form()
-
-
-class Event(NamedTuple):
-    """One past event of a listener, oldest first in a history."""
-
-    item: str
-    feedback: str = "play"
-    station: str | None = None
-
-
-class Recommendation(NamedTuple):
-    item: str
-    score: float
+# Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
+LADDER = (1, 8, 64, 256)
+SCORES = 1 << 24  # that are in memory together where lists are made for many
 
 
 class Scorer:
     """A loaded export. Open one with ``Scorer.open``."""
 
     def __init__(
-        self, manifest, model: jax_export.Exported, params, item_VE, item_ids, station_ids, like_VE=None
+        self,
+        manifest,
+        model: jax_export.Exported,
+        params,
+        item_VE,
+        item_ids,
+        station_ids,
+        attributes,
+        like_VE=None,
     ):
         self.manifest = manifest
         self._model, self._query = model, jax.jit(model.call)
@@ -45,6 +46,7 @@ class Scorer:
         self._item_VE = np.asarray(item_VE)  # a memory map is slower to look at
         self._like_VE = None if like_VE is None else np.asarray(like_VE)
         self._ids = item_ids  # of rows 1..items
+        self._columns, self._attributes = attributes, Attributes(attributes)
         self._codes = {kind: code for kind, code in manifest["feedback"].items() if kind != "pad"}
         kinds = manifest["inputs"] or self._codes  # of feedback that the model was trained to see
         self._shown = np.zeros(max(self._codes.values()) + 1, bool)
@@ -59,19 +61,19 @@ class Scorer:
         Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
         """
         found = manifests.opened(files.local(directory, "directory"))
-        ids = found.item_ids, found.station_ids
-        return cls(found.manifest, found.model, found.params, found.item_VE, *ids, found.like_VE)
+        known = found.item_ids, found.station_ids, found.attributes
+        return cls(found.manifest, found.model, found.params, found.item_VE, *known, found.like_VE)
 
     def __reduce__(self):
         """A pickle holds all of the export, so that it opens where the directory is not."""
         params = jax.tree.map(np.asarray, self._params)
-        ids = self._ids, list(self._stations)
+        known = self._ids, list(self._stations), self._columns
         return _unpickled, (
             self.manifest,
             bytes(self._model.serialize()),
             params,
             np.array(self._item_VE),
-            *ids,
+            *known,
             None if self._like_VE is None else np.array(self._like_VE),
         )
 
@@ -91,14 +93,38 @@ class Scorer:
         """Ids of the items heard most often, most often first."""
         return self._ids[:count]
 
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the attributes that a ``Choice`` may be of."""
+        return self._attributes.names
+
+    def warmup(self) -> None:
+        """Compiles for every size of batch that requests are filled up to, so that none waits for it."""
+        for size in LADDER:
+            none_BL = np.full((size, self.manifest["length"]), PAD, np.int32)
+            self.query(none_BL, none_BL, none_BL)
+
     def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
         """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0.
 
-        Raises UserError where the model cannot be compiled or run.
+        Any number of contexts is filled up to the next of LADDER, or taken in parts of the last. Raises UserError on
+        a row, a code or a station that there is not, and where the model cannot be compiled or run.
         """
-        # A module that parses may still have shapes that do not fit: that shows when it is compiled.
-        with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
-            return np.asarray(self._query(self._params, item_BL, feedback_BL, station_BL))
+        inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
+        tops = self.manifest["items"], max(self._codes.values()), len(self._stations)
+        for name, code_BL, top in zip(("item", "feedback", "station"), inputs, tops, strict=True):
+            if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
+                wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
+                raise UserError(f"{name} must be from 0 to {top:,}, got {wrong}")
+        size, found = len(inputs[0]), list[np.ndarray]()
+        for first in range(0, max(size, 1), LADDER[-1]):
+            some = [code_BL[first : first + LADDER[-1]] for code_BL in inputs]
+            missing = next(step for step in LADDER if step >= len(some[0])) - len(some[0])
+            filled = [np.pad(code_BL, ((0, missing), (0, 0))) if missing else code_BL for code_BL in some]
+            # A module that parses may still have shapes that do not fit: that shows when it is compiled.
+            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+                found.append(np.asarray(self._query(self._params, *filled))[: len(some[0])])
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def form(self, name: Any = forms.RANK, beta: Any = None, threshold: Any = None) -> Form:
         """A serving form: rank, judge, sum or demote, with the export's numbers or others. See ``jaxneg.batch.forms``.
@@ -121,15 +147,15 @@ class Scorer:
         """Scores scores_BV of the whole catalogue in a form; those of the padding row 0 mean nothing."""
         return self._scored(self.query(item_BL, feedback_BL, station_BL), form)
 
-    def _scored(self, query_BE: np.ndarray, form: Form) -> np.ndarray:
-        """Scores of the whole catalogue by queries."""
+    def _scored(self, query_BE: np.ndarray, form: Form, row_N: np.ndarray | None = None) -> np.ndarray:
+        """Scores of the whole catalogue by queries, or of some rows."""
         if form.name == forms.JUDGE:
-            return self._likes(query_BE)
-        score_BV = query_BE @ self._item_VE.T
+            return self._likes(query_BE, row_N)
+        score_BV = query_BE @ (self._item_VE if row_N is None else self._item_VE[row_N]).T
         if form.name == forms.SUM:
-            return score_BV + form.beta * self._likes(query_BE)
+            return score_BV + form.beta * self._likes(query_BE, row_N)
         if form.name == forms.DEMOTE:
-            return score_BV + form.beta * np.minimum(self._relative(query_BE) - form.threshold, 0.0)
+            return score_BV + form.beta * np.minimum(self._relative(query_BE, row_N) - form.threshold, 0.0)
         return score_BV
 
     def demoted(self, query_E: np.ndarray, row_N: np.ndarray, form: Form, k: int = 10) -> Reranked:
@@ -168,51 +194,152 @@ class Scorer:
         *,
         exclude_seen: bool = False,
         form: str | Form = RANK,
-    ) -> list[Recommendation]:
+        choice: Choice = ANY,
+    ) -> Recommendations:
         """The k best next items for a history, oldest first, of ids that were played or of Event; best first.
 
-        Items that the catalogue does not know are left out of the history, stations it does not know count as
-        none. ``form`` is the name of a serving form with the export's numbers, or what ``Scorer.form`` gives. In form
-        demote as many items are looked at as it takes to be sure. Raises UserError if no item is known, on what is no
-        id or Event, on a feedback kind that does not exist, on k below 1, and on a form that the model cannot serve.
+        Items that the catalogue does not know are left out of the history, stations it does not know count as none.
+        Where no item is known the list is of what is heard most, and its ``fallback`` says so. ``form`` is the name of
+        a serving form with the export's numbers, or what ``Scorer.form`` gives; in form demote as many items are
+        looked at as it takes to be sure. A list is shorter than k where ``choice`` leaves fewer.
+
+        Raises UserError on what is no id or Event, on a feedback kind that does not exist, on k below 1, on a form
+        that the model cannot serve, and on an attribute that there is not.
         """
-        seen, k = self._seen(history), _count(k)
+        return self.recommend_many([history], k, exclude_seen=exclude_seen, form=form, choice=choice)[0]
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str | Event]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        form: str | Form = RANK,
+        choice: Choice = ANY,
+    ) -> list[Recommendations]:
+        """``recommend`` for many histories, encoded together."""
+        k = _count(k)
         form = self.form(form) if isinstance(form, str) else form
-        known = np.flatnonzero(seen.row_T)
-        if not len(known):
+        seen = [self._seen(history) for history in histories]
+        out_N = self._left_out(choice)
+        known = [n for n, one in enumerate(seen) if one.row_T.any()]
+        together = max(1, SCORES // self.manifest["rows"])
+        found = [Recommendations()] * len(seen)
+        for first in range(0, len(known), together):
+            some = known[first : first + together]
+            query_BE = self.query(*self._contexts([seen[n] for n in some]))
+            score_BV = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)
+            for b, n in enumerate(some):
+                left_out_T = seen[n].row_T if exclude_seen else seen[n].row_T[:0]
+                _leave_out(score_BV[b], out_N, left_out_T)
+                found[n] = self._list(query_BE[b : b + 1], score_BV[b], form, k, choice)
+        for n in set(range(len(seen))) - set(known):
+            found[n] = self._popular(out_N, k, choice)
+        return found
+
+    def rerank(
+        self, history: Sequence[str | Event], candidates: Sequence[str], *, form: str | Form = RANK
+    ) -> Recommendations:
+        """The candidates that the catalogue knows, each once, best first; their order as given where no item of the
+        history is known, and ``fallback`` is then "popularity" by count.
+
+        Raises UserError as ``recommend``, and on candidates that are no list of ids.
+        """
+        if isinstance(candidates, str) or not all(isinstance(one, str) for one in candidates):
+            raise UserError(f"candidates are a list of ids, got {candidates!r}")
+        form = self.form(form) if isinstance(form, str) else form
+        seen, row_N = self._seen(history), np.unique(self._rows_of(list(candidates)))
+        row_N = row_N[row_N > PAD]
+        if not seen.row_T.any():  # rows are in the order of how often items are heard
+            return self._named(row_N, np.full(len(row_N), np.nan), "popularity")
+        score_N = self._scored(self.query(*self._contexts([seen])), form, row_N)[0]
+        order_N = np.argsort(-score_N, kind="stable")
+        return self._named(row_N[order_N], score_N[order_N])
+
+    def explain(
+        self, history: Sequence[str | Event], item: str, *, form: str | Form = RANK
+    ) -> list[Influence]:
+        """What each event that the model sees does to an item's score: as it is, less as it would be without the event.
+
+        In the order of the history; events of items that are not known, and those before the last that the model
+        sees, are left out. Raises UserError as ``recommend``, and on an item that is not known.
+        """
+        form = self.form(form) if isinstance(form, str) else form
+        if not isinstance(item, str) or not self.knows(item):
             raise UserError(
-                "no item of the history is in the catalogue: give ids as they stand in items.parquet"
+                f"item {item!r} is not in the catalogue: give an id as it stands in items.parquet"
             )
-        at = known[latest(self._shown[seen.code_T[known]], self.manifest["length"])]
-        context = np.full((3, 1, self.manifest["length"]), PAD, np.int32)
-        context[:, 0, : len(at)] = seen.row_T[at], seen.code_T[at], seen.station_T[at]
-        best, score_k = self._best(context, seen.row_T if exclude_seen else seen.row_T[:0], form, k)
-        ids = [self._ids[row] for row in (best - 1).tolist()]
+        told = events(history)
+        seen = self._seen(told)
+        at = self._visible(seen)
+        # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
+        kept = Seen(*(leaf[at] for leaf in seen))
+        less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
+        score_B = self._scored(self.query(*self._contexts([kept, *less])), form, self._rows_of([item]))[:, 0]
+        return [Influence(told[t], float(score_B[0] - score_B[1 + n])) for n, t in enumerate(at.tolist())]
+
+    def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
+        """Items, feedback and stations that the model sees of histories, int32 [3, B, L]."""
+        context = np.full((3, len(seen), self.manifest["length"]), PAD, np.int32)
+        for b, one in enumerate(seen):
+            at = self._visible(one)
+            context[:, b, : len(at)] = one.row_T[at], one.code_T[at], one.station_T[at]
+        return context
+
+    def _visible(self, seen: "Seen") -> np.ndarray:
+        """Places of the events of a history that the model sees."""
+        known = np.flatnonzero(seen.row_T)
+        return known[latest(self._shown[seen.code_T[known]], self.manifest["length"])]
+
+    def _left_out(self, choice: Choice) -> np.ndarray:
+        """Rows that may be in no list, whoever's."""
+        allowed_V = self._attributes.allowed(choice)
+        if isinstance(choice.exclude, str) or not all(isinstance(one, str) for one in choice.exclude):
+            raise UserError(f"what is excluded is a list of ids, got {choice.exclude!r}")
+        row_N = self._rows_of(list(choice.exclude))
+        return row_N if allowed_V is None else np.union1d(row_N, np.flatnonzero(~allowed_V))
+
+    def _list(
+        self, query_1E: np.ndarray, score_V: np.ndarray, form: Form, k: int, choice: Choice
+    ) -> Recommendations:
+        """The best for a context, out of the scores of what may be in its list; in form demote, those of form rank."""
+        items = self.manifest["items"]
+
+        def top(n: int) -> tuple[np.ndarray, np.ndarray]:
+            if form.name == forms.DEMOTE:
+                found = demotion.best(score_V, lambda row_N: self._relative(query_1E, row_N)[0], form, n)
+                return found.at_k, found.score_k
+            n = min(n, items)
+            best = np.argpartition(-score_V, n - 1)[:n]
+            best = best[np.argsort(-score_V[best], kind="stable")]
+            best = best[np.isfinite(score_V[best])]
+            return best, score_V[best]
+
+        return self._named(*self._attributes.capped(top, k, choice, items))
+
+    def _popular(self, out_N: np.ndarray, k: int, choice: Choice) -> Recommendations:
+        """What is heard most of what may be in a list."""
+        allowed_V = np.ones(1 + self.manifest["items"], bool)
+        allowed_V[PAD] = allowed_V[out_N] = False
+        row_N = np.flatnonzero(allowed_V)
+
+        def top(n: int) -> tuple[np.ndarray, np.ndarray]:
+            return row_N[:n], np.full(len(row_N[:n]), np.nan)
+
+        found = self._attributes.capped(top, k, choice, self.manifest["items"])
+        return self._named(*found, "popularity")
+
+    def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
+        ids = [self._ids[row] for row in (row_N - 1).tolist()]
         # What ``_make`` does, without a call of Python for each.
         make = functools.partial(tuple.__new__, Recommendation)
-        return list(map(make, zip(ids, score_k.tolist(), strict=True)))
+        return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
 
-    def _best(
-        self, context: np.ndarray, left_out_T: np.ndarray, form: Form, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the k best items for a context in a form, those of other rows left out, and their scores."""
-        query_BE = self.query(*context)
-        score_V = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)[0]
-        score_V[PAD] = score_V[left_out_T] = -np.inf
-        if form.name == forms.DEMOTE:
-            found = demotion.best(score_V, lambda row_N: self._relative(query_BE, row_N)[0], form, k)
-            return found.at_k, found.score_k
-        k = min(k, self.manifest["items"])
-        best = np.argpartition(-score_V, k - 1)[:k]
-        best = best[np.argsort(-score_V[best], kind="stable")]
-        best = best[np.isfinite(score_V[best])]
-        return best, score_V[best]
-
-    def _seen(self, history: Any) -> "_Seen":
+    def _seen(self, history: Any) -> "Seen":
         """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
         if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
             row_T = self._rows_of(history)
-            return _Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
+            return Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
         found = events(history)
         for event in found:
             if event.feedback not in self._codes:
@@ -222,34 +349,17 @@ class Scorer:
                 )
         code_T = np.array([self._codes[event.feedback] for event in found], np.int32)
         station_T = np.array([self._stations.get(event.station, PAD) for event in found], np.int32)
-        return _Seen(self._rows_of([event.item for event in found]), code_T, station_T)
+        return Seen(self._rows_of([event.item for event in found]), code_T, station_T)
 
     def _rows_of(self, items: Sequence[str]) -> np.ndarray:
         """Rows of items; PAD of one that is not known."""
         return np.fromiter(map(self._rows.get, items, itertools.repeat(PAD)), np.int32, len(items))
 
 
-class _Seen(NamedTuple):
-    """The events of a history, oldest first."""
-
-    row_T: np.ndarray  # int32, PAD of an item that the catalogue does not know
-    code_T: np.ndarray  # int32, of feedback
-    station_T: np.ndarray  # int32, PAD where there is none that is known
-
-
-def events(history: Any) -> list[Event]:
-    """A history as events: an id alone was played. Raises UserError on all else."""
-    if isinstance(history, str):
-        raise UserError(f"a history is a list of items, got {history!r}: write [{history!r}]")
-    if not isinstance(history, Iterable):
-        raise UserError(f"a history is a list of items, got {type(history).__name__}")
-    found = [Event(one) if isinstance(one, str) else one for one in history]
-    for event in found:
-        if not isinstance(event, Event) or not isinstance(event.item, str):
-            raise UserError(f"a history holds ids, as text, or Event(id, feedback, station), got {event!r}")
-        if not isinstance(event.station, str | None) or not isinstance(event.feedback, str):
-            raise UserError(f"feedback and station of an event are text, got {event!r}")
-    return found
+def _leave_out(score_V: np.ndarray, out_N: np.ndarray, seen_T: np.ndarray) -> None:
+    """Scores that can be in no list: of the padding row, of what a choice leaves out, and of what was heard."""
+    score_V[PAD] = score_V[seen_T] = -np.inf
+    score_V[out_N] = -np.inf
 
 
 def _count(k: Any) -> int:

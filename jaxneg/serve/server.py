@@ -13,29 +13,30 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent import futures
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fastapi
 import prometheus_client
 from fastapi import responses
-from pydantic import BaseModel, ConfigDict, Field
 from starlette import exceptions
 
 from jaxneg.errors import UserError
 from jaxneg.files import documents
+from jaxneg.serve import requests
+from jaxneg.serve.choice import Choice
+from jaxneg.serve.histories import Event
+from jaxneg.serve.lists import Recommendations
 from jaxneg.serve.models import Models, NoModel, Sessions
-from jaxneg.serve.scorer import Event
+from jaxneg.serve.scorer import Scorer
 
 T = TypeVar("T")
 GoOn = Callable[[fastapi.Request], Awaitable[fastapi.Response]]  # to the route of a request
 
-Id = Annotated[str, Field(max_length=512)]
 OPEN = (
     "/v2/health/live",
     "/v2/health/ready",
     "/metrics",
 )  # asked by what watches the server, without a token
-PARAMETERS = ("k", "exclude_seen", "form", "beta", "threshold")  # of the protocol
 UNHEARD = 503  # too many wait, or it took too long
 
 
@@ -46,56 +47,6 @@ class Limits(NamedTuple):
     waiting: int = 256  # requests under way; more are sent away
     seconds: float = 5.0  # until an answer
     threads: int = 2  # that score
-
-
-class Told(BaseModel):
-    """One past event."""
-
-    model_config = ConfigDict(extra="forbid")
-    item: Id
-    feedback: Id = "play"
-    station: Id | None = None
-
-
-class Asked(BaseModel):
-    """A listener: the events told, behind those that the server has of the user."""
-
-    model_config = ConfigDict(extra="forbid")
-    events: Annotated[list[Told], Field(max_length=10_000)] = []
-    user: Id | None = None
-    model: Id | None = None
-    k: Annotated[int, Field(ge=1, le=1_000)] = 10
-    exclude_seen: bool = False
-    form: Literal["rank", "judge", "sum", "demote"] = "rank"
-    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
-
-
-class Happened(BaseModel):
-    """What a user did."""
-
-    model_config = ConfigDict(extra="forbid")
-    user: Id
-    events: Annotated[list[Told], Field(min_length=1, max_length=10_000)]
-
-
-class Tensor(BaseModel):
-    """An input of the protocol."""
-
-    name: str
-    shape: Annotated[list[int], Field(max_length=2)]
-    datatype: str
-    data: Annotated[list[Any], Field(max_length=10_000)]
-    parameters: dict[str, Any] = {}
-
-
-class Inference(BaseModel):
-    """A request of the protocol."""
-
-    id: str | None = None
-    inputs: Annotated[list[Tensor], Field(max_length=8)]
-    parameters: dict[str, Any] = {}
-    outputs: list[dict[str, Any]] | None = None
 
 
 class Metrics:
@@ -137,20 +88,35 @@ class Server:
                 UNHEARD, f"no answer within {self.limits.seconds:g} s", {"Retry-After": "1"}
             ) from None
 
-    def recommended(self, name: str, history: Sequence[Event], asked: Asked) -> dict[str, Any]:
-        """A list for a history; what is heard most where the model knows none of its items."""
+    def listener(self, asked: requests.Asked | requests.Candidates) -> tuple[str, list[Event]]:
+        """The model for a listener, and the events known of one, oldest first."""
+        name = asked.model or self.models.name_for(asked.user or "")
+        history = self.sessions.of(asked.user) if asked.user is not None else []
+        return name, history + requests.events(asked.events)
+
+    def recommended(self, name: str, history: Sequence[Event], asked: requests.Asked) -> dict[str, Any]:
+        """A list for a history; of what is heard most where the model knows none of its items."""
         scorer, version = self.models.get(name)
-        form, k = scorer.form(asked.form, asked.beta, asked.threshold), asked.k
-        answer: dict[str, Any] = {"model": name, "version": version, "fallback": None}
-        unknown = [event.item for event in history if not scorer.knows(event.item)]
-        if len(unknown) == len(history):
-            popular = scorer.items(k)
-            answer |= {"fallback": "popularity"}
-            answer["recommendations"] = [{"item": item, "score": None} for item in popular]
-        else:
-            best = scorer.recommend(history, k, exclude_seen=asked.exclude_seen, form=form)
-            answer["recommendations"] = [one._asdict() for one in best]
-        return answer | {"unknown": unknown}
+        form = scorer.form(asked.form, asked.beta, asked.threshold)
+        choice = Choice(asked.exclude, asked.where, asked.at_most)
+        found = scorer.recommend(history, asked.k, exclude_seen=asked.exclude_seen, form=form, choice=choice)
+        return _answer(name, version, found) | {"unknown": _unknown(scorer, history)}
+
+    def reranked(self, name: str, history: Sequence[Event], asked: requests.Candidates) -> dict[str, Any]:
+        """The candidates in order; those that the model does not know beside them."""
+        scorer, version = self.models.get(name)
+        form = scorer.form(asked.form, asked.beta, asked.threshold)
+        found = scorer.rerank(history, asked.candidates, form=form)
+        unknown = [item for item in asked.candidates if not scorer.knows(item)]
+        return _answer(name, version, found) | {"unknown": _unknown(scorer, history), "left_out": unknown}
+
+    def explained(self, name: str, history: Sequence[Event], asked: requests.Questioned) -> dict[str, Any]:
+        """What each event that the model sees does to an item's score."""
+        scorer, version = self.models.get(name)
+        form = scorer.form(asked.form, asked.beta, asked.threshold)
+        found = scorer.explain(history, asked.item, form=form)
+        moved = [one.event._asdict() | {"change": one.change} for one in found]
+        return {"model": name, "version": version, "item": asked.item, "events": moved}
 
 
 def app(
@@ -201,19 +167,26 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
     """Routes of our own."""
 
     @made.post("/recommend")
-    async def recommend(asked: Asked) -> dict[str, Any]:
+    async def recommend(asked: requests.Asked) -> dict[str, Any]:
         """The k best next items of a listener, best first."""
-        name = asked.model or server.models.name_for(asked.user or "")
-        history = server.sessions.of(asked.user) if asked.user is not None else []
-        history += _events(asked.events)
-        return await server.ran(functools.partial(server.recommended, name, history, asked))
+        return await server.ran(functools.partial(server.recommended, *server.listener(asked), asked))
+
+    @made.post("/rerank")
+    async def rerank(asked: requests.Candidates) -> dict[str, Any]:
+        """Candidates of a listener, best first."""
+        return await server.ran(functools.partial(server.reranked, *server.listener(asked), asked))
+
+    @made.post("/explain")
+    async def explain(asked: requests.Questioned) -> dict[str, Any]:
+        """What each event of a listener does to an item's score."""
+        return await server.ran(functools.partial(server.explained, *server.listener(asked), asked))
 
     @made.post("/feedback")
-    async def feedback(happened: Happened) -> dict[str, Any]:
+    async def feedback(happened: requests.Happened) -> dict[str, Any]:
         """Keeps events of a user, for lists that are asked for later."""
         name = server.models.name_for(happened.user)
         scorer, _ = server.models.get(name)
-        events = _events(happened.events)
+        events = requests.events(happened.events)
         scorer.check(events)
         return {"user": happened.user, "events": server.sessions.add(happened.user, events)}
 
@@ -263,11 +236,11 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
         }
 
     @made.post("/v2/models/{name}/infer")
-    async def infer(name: str, asked: Inference) -> dict[str, Any]:
+    async def infer(name: str, asked: requests.Inference) -> dict[str, Any]:
         """The list for one listener: events as tensors; k, exclude_seen and the form as parameters."""
         server.models.get(name)  # a model that is not there is said first
-        listener = _listener(asked)
-        work = functools.partial(server.recommended, name, _events(listener.events), listener)
+        listener = requests.listener(asked)
+        work = functools.partial(server.recommended, name, requests.events(listener.events), listener)
         return _inferred(asked, await server.ran(work))
 
     @made.post("/v2/repository/models/{name}/load")
@@ -277,34 +250,7 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
         return {"name": name, "version": await loop.run_in_executor(None, server.models.reload, name)}
 
 
-def _listener(asked: Inference) -> Asked:
-    """A request of the protocol as our own. Raises HTTPException where tensors do not fit."""
-    given = {tensor.name: tensor for tensor in asked.inputs}
-    if unknown := sorted({*given} - {"item", "feedback", "station"}):
-        raise fastapi.HTTPException(400, f"no input {unknown[0]!r}: there are item, feedback, station")
-    if "item" not in given:
-        raise fastapi.HTTPException(400, "input 'item' is missing")
-    size = len(given["item"].data)
-    for name, tensor in given.items():
-        if tensor.datatype != "BYTES" or not all(isinstance(one, str) for one in tensor.data):
-            raise fastapi.HTTPException(400, f"input {name!r} must be of datatype BYTES, a list of text")
-        if len(tensor.data) != size or math.prod(tensor.shape) != size:
-            raise fastapi.HTTPException(400, f"input {name!r} must have {size} elements, as its shape says")
-    feedback = given["feedback"].data if "feedback" in given else ["play"] * size
-    station = given["station"].data if "station" in given else [""] * size
-    events = [
-        {"item": i, "feedback": f, "station": s or None}
-        for i, f, s in zip(given["item"].data, feedback, station, strict=True)
-    ]
-    if unknown := sorted({*asked.parameters} - {*PARAMETERS}):
-        raise fastapi.HTTPException(400, f"no parameter {unknown[0]!r}: there are {', '.join(PARAMETERS)}")
-    try:
-        return Asked.model_validate({"events": events} | asked.parameters)
-    except ValueError as error:
-        raise fastapi.HTTPException(400, str(error)[:2_000]) from None
-
-
-def _inferred(asked: Inference, answer: dict[str, Any]) -> dict[str, Any]:
+def _inferred(asked: requests.Inference, answer: dict[str, Any]) -> dict[str, Any]:
     """An answer of ours as one of the protocol."""
     best = answer["recommendations"]
     return {
@@ -329,8 +275,14 @@ def _inferred(asked: Inference, answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _events(told: Sequence[Told]) -> list[Event]:
-    return [Event(one.item, one.feedback, one.station) for one in told]
+def _answer(name: str, version: str, found: Recommendations) -> dict[str, Any]:
+    """A list as JSON has it, which knows no NaN."""
+    best = [{"item": one.item, "score": None if math.isnan(one.score) else one.score} for one in found]
+    return {"model": name, "version": version, "fallback": found.fallback, "recommendations": best}
+
+
+def _unknown(scorer: Scorer, history: Sequence[Event]) -> list[str]:
+    return [event.item for event in history if not scorer.knows(event.item)]
 
 
 async def _watched(server: Server, token: str, request: fastapi.Request, go_on: GoOn) -> fastapi.Response:

@@ -18,6 +18,7 @@ from fastapi import testclient
 from jaxneg.cli import serve
 from jaxneg.errors import UserError
 from jaxneg.serve import models, server
+from jaxneg.serve.choice import Choice
 from jaxneg.serve.scorer import Event, Scorer
 
 KINDS = ("thumb_up", "play", "skip", "thumb_down")
@@ -110,6 +111,34 @@ def test_a_request_chooses_its_serving_form(exported, client):
             assert [one["item"] for one in found] == expected
     refused = client.post("/recommend", json={"events": as_json(history), "form": "judge"})
     assert refused.status_code == 422 and "needs a like head" in refused.json()["error"]
+
+
+def test_a_request_chooses_what_its_list_may_hold(client, scorer):
+    history, names = next(histories(scorer, 1)), scorer.items(10)
+    choice = Choice(exclude=names[:4], at_most={"artist": 1})
+    asked = {"events": as_json(history), "exclude": names[:4], "at_most": {"artist": 1}}
+    found = client.post("/recommend", json=asked).json()["recommendations"]
+    assert [one["item"] for one in found] == [one.item for one in scorer.recommend(history, choice=choice)]
+    refused = client.post("/recommend", json={"events": as_json(history), "where": {"label": ["x"]}})
+    assert refused.status_code == 422 and "no attribute 'label'" in refused.json()["error"]
+    assert client.post("/recommend", json={"events": [], "at_most": {"artist": 0}}).status_code == 422
+
+
+def test_candidates_are_put_in_order_and_a_place_is_explained(client, scorer):
+    history, names = next(histories(scorer, 1)), scorer.items(20)
+    asked = {"events": as_json(history), "candidates": [*names, "nobody's"]}
+    answer = client.post("/rerank", json=asked).json()
+    expected = scorer.rerank(history, names)
+    assert [one["item"] for one in answer["recommendations"]] == [one.item for one in expected]
+    assert answer["left_out"] == ["nobody's"] and answer["fallback"] is None
+    answer = client.post("/explain", json={"events": as_json(history), "item": names[7]}).json()
+    expected = scorer.explain(history, names[7])
+    assert [one["item"] for one in answer["events"]] == [one.event.item for one in expected]
+    np.testing.assert_allclose(
+        [one["change"] for one in answer["events"]], [one.change for one in expected], rtol=1e-4, atol=1e-6
+    )
+    refused = client.post("/explain", json={"events": as_json(history), "item": "nobody's"})
+    assert refused.status_code == 422 and "is not in the catalogue" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("events", [[], [{"item": "nobody's"}]])

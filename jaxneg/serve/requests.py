@@ -1,0 +1,117 @@
+"""What may be asked over HTTP, checked before anything is done."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import fastapi
+from pydantic import BaseModel, ConfigDict, Field
+
+from jaxneg.serve.histories import Event
+
+Id = Annotated[str, Field(max_length=512)]
+PARAMETERS = ("k", "exclude_seen", "form", "beta", "threshold")  # of the protocol
+
+
+class Told(BaseModel):
+    """One past event."""
+
+    model_config = ConfigDict(extra="forbid")
+    item: Id
+    feedback: Id = "play"
+    station: Id | None = None
+
+
+class Asked(BaseModel):
+    """A listener: the events told, behind those that the server has of the user."""
+
+    model_config = ConfigDict(extra="forbid")
+    events: Annotated[list[Told], Field(max_length=10_000)] = []
+    user: Id | None = None
+    model: Id | None = None
+    k: Annotated[int, Field(ge=1, le=1_000)] = 10
+    exclude_seen: bool = False
+    exclude: Annotated[list[Id], Field(max_length=10_000)] = []
+    where: Annotated[dict[Id, Annotated[list[Id], Field(max_length=1_000)]], Field(max_length=16)] = {}
+    at_most: Annotated[dict[Id, Annotated[int, Field(ge=1, le=1_000)]], Field(max_length=16)] = {}
+    form: Literal["rank", "judge", "sum", "demote"] = "rank"
+    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
+
+
+class Candidates(BaseModel):
+    """A listener, as for a list, and the items to put in order."""
+
+    model_config = ConfigDict(extra="forbid")
+    candidates: Annotated[list[Id], Field(max_length=10_000)]
+    events: Annotated[list[Told], Field(max_length=10_000)] = []
+    user: Id | None = None
+    model: Id | None = None
+    form: Literal["rank", "judge", "sum", "demote"] = "rank"
+    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
+
+
+class Questioned(Asked):
+    """A listener, as for a list, and an item of it."""
+
+    item: Id
+
+
+class Happened(BaseModel):
+    """What a user did."""
+
+    model_config = ConfigDict(extra="forbid")
+    user: Id
+    events: Annotated[list[Told], Field(min_length=1, max_length=10_000)]
+
+
+class Tensor(BaseModel):
+    """An input of the protocol."""
+
+    name: str
+    shape: Annotated[list[int], Field(max_length=2)]
+    datatype: str
+    data: Annotated[list[Any], Field(max_length=10_000)]
+    parameters: dict[str, Any] = {}
+
+
+class Inference(BaseModel):
+    """A request of the protocol."""
+
+    id: str | None = None
+    inputs: Annotated[list[Tensor], Field(max_length=8)]
+    parameters: dict[str, Any] = {}
+    outputs: list[dict[str, Any]] | None = None
+
+
+def listener(asked: Inference) -> Asked:
+    """A request of the protocol as our own. Raises HTTPException where tensors do not fit."""
+    given = {tensor.name: tensor for tensor in asked.inputs}
+    if unknown := sorted({*given} - {"item", "feedback", "station"}):
+        raise fastapi.HTTPException(400, f"no input {unknown[0]!r}: there are item, feedback, station")
+    if "item" not in given:
+        raise fastapi.HTTPException(400, "input 'item' is missing")
+    size = len(given["item"].data)
+    for name, tensor in given.items():
+        if tensor.datatype != "BYTES" or not all(isinstance(one, str) for one in tensor.data):
+            raise fastapi.HTTPException(400, f"input {name!r} must be of datatype BYTES, a list of text")
+        if len(tensor.data) != size or math.prod(tensor.shape) != size:
+            raise fastapi.HTTPException(400, f"input {name!r} must have {size} elements, as its shape says")
+    feedback = given["feedback"].data if "feedback" in given else ["play"] * size
+    station = given["station"].data if "station" in given else [""] * size
+    events = [
+        {"item": i, "feedback": f, "station": s or None}
+        for i, f, s in zip(given["item"].data, feedback, station, strict=True)
+    ]
+    if unknown := sorted({*asked.parameters} - {*PARAMETERS}):
+        raise fastapi.HTTPException(400, f"no parameter {unknown[0]!r}: there are {', '.join(PARAMETERS)}")
+    try:
+        return Asked.model_validate({"events": events} | asked.parameters)
+    except ValueError as error:
+        raise fastapi.HTTPException(400, str(error)[:2_000]) from None
+
+
+def events(told: Sequence[Told]) -> list[Event]:
+    """Events that were told, as histories have them."""
+    return [Event(one.item, one.feedback, one.station) for one in told]
