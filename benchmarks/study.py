@@ -6,9 +6,10 @@
     .venv/bin/python benchmarks/study.py --quick            # a small log, two values of p_hard, one epoch
 
 Simulates 30,000 sessions of 4,500 listeners on 20,000 songs, prepares a store and runs configs/study_*.py on it, each
-in --work/NAME. Writes NAME.md, NAME.json and plots of each sweep to --out, and to pairs.json the differences over
-listeners that verdicts go by and what the order of songs tells. Then benchmarks/claims.py turns the JSON files into
-claims.md. Prints one JSON object as its last line.
+in --work/NAME; study_spotify.py on the account exports under JAXNEG_DATA (default ../shared/data). Writes NAME.md,
+NAME.json and plots of each sweep to --out, and to pairs.json the differences over listeners that verdicts go by and
+what the order of songs tells. Then benchmarks/claims.py turns the JSON files into claims.md. Prints one JSON object as
+its last line.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from collections.abc import Callable
 import claims  # beside this script
 import fidelity
 import numpy as np
+import real_data
 
 from jaxneg import config as configs, files, progress
 from jaxneg.batch import EvalBatch
@@ -37,7 +39,8 @@ from jaxneg.sweep import grids, runner, tables
 from jaxneg.training import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-SWEEPS = ("p_hard", "contrastive", "encoders", "negatives", "hardest", "term", "objectives")
+SWEEPS = ("p_hard", "contrastive", "spotify", "encoders", "negatives", "hardest", "term", "objectives")
+REAL = {"spotify": "spotify_history"}  # sweeps of a real log under JAXNEG_DATA, and which
 AB = "ab"  # needs the sweep over p_hard
 LISTENERS = simulator.SimulateConfig(
     users=4500, items=20_000, sessions=30_000, stations=60, artists=2000, days=90
@@ -103,6 +106,12 @@ def validated(name: str, work: pathlib.Path) -> dict[tuple[str, ...], dict[str, 
     return found
 
 
+def opened(name: str, work: pathlib.Path) -> stores.Store:
+    """The store of a sweep that has been run."""
+    [path] = {cell.config.data.store for cell in cells(name, work)}
+    return stores.Store.open(path)
+
+
 def station_popularity(store: stores.Store) -> Callable[[EvalBatch], np.ndarray]:
     """Scores by how often a station's songs were played to the end or liked in training; others by all stations'."""
     length_S = np.diff(store.session_indptr)
@@ -122,10 +131,9 @@ def station_popularity(store: stores.Store) -> Callable[[EvalBatch], np.ndarray]
     return score
 
 
-def baseline(work: pathlib.Path) -> measures.Report:
-    """Popularity in the station of a context's last event, on the examples of the contrastive sweep."""
-    config = configs.load(ROOT / "configs" / "study_contrastive.py")
-    store = stores.Store.open(work / "store")
+def baseline(name: str, work: pathlib.Path) -> measures.Report:
+    """Popularity in the station of a context's last event, on the examples of a sweep."""
+    config, store = configs.load(ROOT / "configs" / f"study_{name}.py"), opened(name, work)
     return eval_sets.EvalSet(store, config, "test").measure(station_popularity(store))
 
 
@@ -149,10 +157,13 @@ def order(store: stores.Store) -> dict[str, float]:
     return {name: float(f"{share:.6g}") for name, share in found.items()}
 
 
-def values(work: pathlib.Path, cell: claims.Cell, station: measures.Report) -> list[tables.Values]:
+def values(
+    work: pathlib.Path, cell: claims.Cell, stations: dict[str, measures.Report]
+) -> list[tables.Values]:
     """What a cell has per example, by seed; empty where it has not been run whole."""
     if cell.sweep == "baselines":
-        return [tables.Values(station.pair_X2, station.user_X, tables.kept(station))]
+        found = [stations[name] for name in cell.labels if name in stations]
+        return [tables.Values(one.pair_X2, one.user_X, tables.kept(one)) for one in found]
     if not (work / cell.sweep / "table.json").is_file():
         return []
     asked = [one for one in cells(cell.sweep, work) if one.labels == cell.labels]
@@ -162,15 +173,15 @@ def values(work: pathlib.Path, cell: claims.Cell, station: measures.Report) -> l
 
 def compare(work: pathlib.Path, out: pathlib.Path) -> None:
     """Writes pairs.json: what rules of claims.py compare, over listeners, of the sweeps that stand."""
-    if not (work / "contrastive" / "table.json").is_file() and not (work / "p_hard" / "table.json").is_file():
-        return
-    station, store = baseline(work), stores.Store.open(work / "store")
+    stations = {
+        name: baseline(name, work) for name in claims.ORDERED if (work / name / "table.json").is_file()
+    }
     measured: dict[claims.Cell, list[tables.Values]] = {}
     lines = []
     for pair in claims.pairs():
         for cell in (pair.one, pair.other):
             if cell not in measured:
-                measured[cell] = values(work, cell, station)
+                measured[cell] = values(work, cell, stations)
         sides = measured[pair.one], measured[pair.other]
         if not all(sides):
             continue
@@ -183,10 +194,17 @@ def compare(work: pathlib.Path, out: pathlib.Path) -> None:
             | ends
             | {"users": found["users"], "examples": found["examples"]}
         )
-    figures = {name: value for name, value in station.figures.items() if name.startswith("released_hit_rate")}
-    files.write_json(
-        out / "pairs.json", {"order": order(store), "baselines": {claims.BASELINE: figures}, "pairs": lines}
-    )
+    known = {
+        name: {of: value for of, value in one.figures.items() if of.startswith("released_hit_rate")}
+        for name, one in stations.items()
+    }
+    found = {
+        "order": {name: order(opened(name, work)) for name in stations},
+        "baselines": known,
+        "pairs": lines,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / "pairs.json", found)
 
 
 def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
@@ -257,7 +275,8 @@ def main() -> None:
             if name == AB:
                 served(store, args.work)
             else:
-                swept(name, store, args.work, args.jobs, args.quick)
+                of = real_data.prepared(REAL[name], args.work) if name in REAL else store
+                swept(name, of, args.work, args.jobs, args.quick)
     done = [name for name in SWEEPS if publish(name, args.work, args.out)]
     compare(args.work, args.out)
     if (args.work / AB / "ab.json").is_file():
