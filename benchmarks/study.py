@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/study.py                    # hours on two cores; goes on where it stopped
     .venv/bin/python benchmarks/study.py --only p_hard term
+    .venv/bin/python benchmarks/study.py --only contrastive --set target=next_positive term=off    # is there room
     .venv/bin/python benchmarks/study.py --claims           # tables and verdicts of what stands, nothing trained
     .venv/bin/python benchmarks/study.py --quick            # a small log, two values of p_hard, one epoch
 
@@ -74,9 +75,11 @@ def served(store: pathlib.Path, work: pathlib.Path) -> None:
             ab_test.ab(exports, work / "log.parquet.truth.npz", store, work / "ab", ab_test.ABConfig(), steps)
 
 
-def swept(name: str, store: pathlib.Path, work: pathlib.Path, jobs: int, quick: bool) -> None:
+def swept(
+    name: str, store: pathlib.Path, work: pathlib.Path, *, jobs: int, part: list[str], quick: bool
+) -> None:
     path = ROOT / "configs" / f"study_{name}.py"
-    config, spec = configs.load(path), grids.load(path)
+    config, spec = configs.load(path), grids.with_axes(grids.load(path), part)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(store)))
     if quick:
         config = configs.override(config, ["--train.epochs", "1", "--data.batch-size", "64"])
@@ -207,6 +210,13 @@ def compare(work: pathlib.Path, out: pathlib.Path) -> None:
     files.write_json(out / "pairs.json", found)
 
 
+def part_of(name: str, axes: dict[str, list[str]]) -> str:
+    """The words that ask for a table's part of a sweep, none where it is whole."""
+    whole = grids.load(ROOT / "configs" / f"study_{name}.py").axes
+    parts = [f"{axis}={','.join(axes[axis])}" for axis in whole if list(whole[axis]) != axes[axis]]
+    return "".join(f" --set {one!r}" if " " in one else f" --set {one}" for one in parts)
+
+
 def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
     """Copies a sweep's table and plots to the results, if the sweep is done whole."""
     if not (work / name / "table.json").is_file():
@@ -228,7 +238,7 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
     for lead in table["time_to_target"]:
         del lead["passages"], lead["differs"]
     table["made_with"] = {
-        "command": f"jaxneg sweep configs/study_{name}.py --workdir runs/study/{name}",
+        "command": f"jaxneg sweep configs/study_{name}.py{part_of(name, table['axes'])} --workdir runs/study/{name}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(environment['devices'])}",
         "jax": environment["jax"],
         "seconds": round(sum(one["seconds"] for cell in table["cells"] for one in cell["seeds"].values())),
@@ -260,6 +270,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a small log, one sweep, one seed, one epoch")
     parser.add_argument("--only", nargs="+", choices=(*SWEEPS, AB), default=[*SWEEPS, AB])
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="AXIS=LABELS", help="a part of a sweep, the rest another time"
+    )
     parser.add_argument("--claims", action="store_true", help="train nothing: publish and judge what stands")
     parser.add_argument("--jobs", type=int, default=0, help="runs at the same time; 0 takes one per core")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "runs" / "study", help="store and runs")
@@ -276,7 +289,7 @@ def main() -> None:
                 served(store, args.work)
             else:
                 of = real_data.prepared(REAL[name], args.work) if name in REAL else store
-                swept(name, of, args.work, args.jobs, args.quick)
+                swept(name, of, args.work, jobs=args.jobs, part=args.set, quick=args.quick)
     done = [name for name in SWEEPS if publish(name, args.work, args.out)]
     compare(args.work, args.out)
     if (args.work / AB / "ab.json").is_file():

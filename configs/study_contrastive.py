@@ -2,12 +2,12 @@
 
     jaxneg sweep configs/study_contrastive.py --workdir runs/study/contrastive
 
-SASRec with a softmax over the batch's targets and 1000 uniform items. Six arms: targets are the next song that was
-liked (next_positive) or whatever came next, as in the authors' code (any); the term is off, in the paper's form with
-c = predicted, or in the form of the authors' code, whose queries meet the skips of another session (released).
-Checkpoints are chosen by the figure that is judged, the released HR@1, and the last epoch stands beside the best.
-Training ends when that figure has not risen for five epochs. HR@k is given among the batch's targets and 1000 random
-items (released) and among all items. The store is that of study_p_hard.py. Hardware, time and result:
+SASRec, its weights averaged, with a softmax over the batch's targets and 1000 uniform items. Six arms: targets are the
+next song that was liked (next_positive) or whatever came next, as in the authors' code (any); the term is off, in the
+paper's form with c = predicted, or in the form of the authors' code, whose queries meet the skips of another session
+(released). Checkpoints are chosen by the figure that is judged, the released HR@1, and the last epoch stands beside the
+best. Training ends when that figure has not risen for five epochs. HR@k is given among the batch's targets and 1000
+random items (released) and among all items. The store is that of study_p_hard.py. Hardware, time and result:
 benchmarks/results/study/contrastive.md.
 """
 
@@ -31,9 +31,9 @@ def get_config() -> Config:
             negatives=0,
             shared_negatives=1000,
         ),
-        model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
+        model=ModelConfig(width=32, layers=1, norm="post", head="gelu", output_attributes=True),
         loss=LossConfig(name="sampled_softmax", in_batch=True),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=200, average=0.995),
         train=TrainConfig(epochs=40, patience=5, monitor="released_hit_rate@1"),
         eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000, released_batch=64),
     )

@@ -26,9 +26,9 @@ def get_config() -> Config:
             negatives=0,
             shared_negatives=1000,
         ),
-        model=ModelConfig(width=32, layers=1, norm="post", head="gelu"),
+        model=ModelConfig(width=32, layers=1, norm="post", head="gelu", output_attributes=True),
         loss=LossConfig(name="sampled_softmax", in_batch=True),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=200),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=200, average=0.995),
         train=TrainConfig(epochs=40, patience=5, monitor="released_hit_rate@1"),
         eval=EvalConfig(batch_size=64, ks=(1, 5, 10, 20), released=1000, released_batch=64),
     )
