@@ -266,7 +266,9 @@ def untestable(results: pathlib.Path, sweep: str) -> str | None:
     often as in shuffled sessions. And SASRec without the term must be surely above popularity in the station by what
     the term is said to add, or else it has nothing to add to.
     """
-    order = paired(results)["order"][sweep]
+    order = paired(results)["order"].get(sweep)
+    if order is None:
+        raise Missing(f"benchmarks/study.py --only {sweep}")
     if all(order[of] < 2 * order[f"{of} shuffled"] for of in ("successor", "artist")):
         return "the order of songs in these sessions tells nothing of the next one"
     off = arm("next_positive", "off", sweep)
