@@ -1,49 +1,53 @@
-"""One model that ranks and judges: its serving forms on real people, beside what is trained for one of the two alone.
+"""One model that ranks and judges: its serving forms on five real logs and on simulated listeners, over seeds.
 
-    .venv/bin/python benchmarks/two_heads.py            # 3 seeds: about an hour on 2 cores
-    .venv/bin/python benchmarks/two_heads.py --seeds 1  # a third of it
-    .venv/bin/python benchmarks/two_heads.py --quick    # one epoch of one seed
+    .venv/bin/python benchmarks/two_heads.py                       # all sets, 3 seeds: some two hours on 2 cores
+    .venv/bin/python benchmarks/two_heads.py --sets cm100k --seeds 1
+    .venv/bin/python benchmarks/two_heads.py --quick               # one epoch of one seed of one set
 
-Reads kuairand_history under JAXNEG_DATA (default ../shared/data), prepared as the head of
-configs/kuairand_history_sasrec.py says: training until 25 April, validation until 1 May, then the test. Trains that
-config (softmax, and a like
-head whose loss leaves the encoder alone, so that form rank is softmax) and, as the arm that is trained to judge alone,
-binary cross-entropy on real negatives. Numbers of the forms are chosen on validation, and the test is looked at with
-those. A cell is an arm of a seed: run again, those that are there are read. Prints one JSON object as its last line,
-and with --out writes two_heads.md and two_heads.json.
+Reads the sets under JAXNEG_DATA (default ../shared/data), prepared as the heads of configs/*_two_heads.py say. Trains
+that config (softmax, and a like head whose loss leaves the encoder alone, so that form rank is softmax) and, where
+ARMS says so, a model that is trained to judge alone. Numbers of the forms are chosen on validation, and so is the best
+baseline by AUC; the test is looked at with those. A cell is an arm of a seed: run again, those that are there are read.
+Prints one JSON object as its last line, and with --out writes two_heads.md and two_heads.json.
 """
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
+import objectives
+import real_data
 
 from jaxneg import config as configs, files, metrics, pages, progress
-from jaxneg.baselines import counting
+from jaxneg.baselines import counting, factorisations
 from jaxneg.data import engine, prepare, readers, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, tuning
 from jaxneg.training import curves, loop, runs
 
-ROOT = pathlib.Path(__file__).parent.parent
-DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
-NAME = "kuairand_history"
+ROOT, DATA = real_data.ROOT, real_data.DATA
+HISTORY = "kuairand_history"
 VALUES = "like=thumb_up,long=play,short=skip,hate=thumb_down"
 COLUMNS = {"user": "user", "item": "video", "time": "time_ms", "feedback": "feedback", "values": VALUES}
 WINDOWS = {"valid_from": "1650812741436", "test_from": "1651330969569"}
-ARMS = {
-    "two heads": (),
-    "BCE, p_hard 1": (
-        *("--like.weight", "0", "--loss.name", "bce", "--data.negatives", "1", "--data.p-hard", "1"),
-        *("--model.item-bias", "odds", "--train.monitor", "pair_accuracy"),
-    ),
+# Set -> the name of its config.
+SETS = {name: reader for name, reader in real_data.SETS.items()} | {
+    HISTORY: HISTORY,
+    "simulated": "simulated",
 }
-JUDGES = ("like_rate", "personal_rate", "matrix_factorisation")
-# Figure in the table -> the value of each example, or a figure of the whole.
+HEADS, JUDGE = "two heads", "BCE, p_hard 1"
+# What is trained to judge alone, on the sets where all arms are compared.
+ALONE = (
+    *("--like.weight", "0", "--loss.name", "bce", "--data.negatives", "1", "--data.p-hard", "1"),
+    *("--model.item-bias", "odds", "--train.monitor", "pair_accuracy"),
+)
+ARMS = {HISTORY: {HEADS: (), JUDGE: ALONE}, "simulated": {HEADS: (), JUDGE: ALONE}}
+BASELINES = counting.BASELINES | {"several_ranks": factorisations.FACTORISATIONS["several_ranks"]}
+# Figure in the table -> the value of each example.
 FIGURES = {
     "pair accuracy": "pair_accuracy",
     "AUC": "auc",
@@ -51,150 +55,206 @@ FIGURES = {
     "disliked in the top 10": "disliked_hit_rate@10",
 }
 COVERAGE = "item_coverage@10"
+RESAMPLES = 1000
 
 
-def prepared(work: pathlib.Path) -> pathlib.Path:
-    """The store."""
-    store = work / "store"
+class Cell(NamedTuple):
+    """What an arm of a seed, or a baseline, gave on the test: facts, and values of examples by form and figure."""
+
+    facts: dict
+    values: dict[str, np.ndarray]  # "form/figure", and "user"
+
+    def of(self, form: str, title: str) -> np.ndarray:
+        return self.values[f"{form}/{title}"]
+
+
+def prepared(name: str, work: pathlib.Path, quick: bool) -> pathlib.Path:
+    """The store of a set."""
+    if name != HISTORY:
+        return objectives.prepared(name, work, quick)
+    store = work / "stores" / name
     if not (store / "metadata.json").exists():
-        reader, con, source = readers.READERS["table"], engine.connect(), DATA / NAME / "events.parquet"
+        reader, con, source = readers.READERS["table"], engine.connect(), DATA / name / "events.parquet"
         options = reader.Options(**COLUMNS, attributes=("author_id", "tag", "music_id"))
         settings = PrepareConfig(session="user", split="time", **WINDOWS)
         with engine.reading(source):
             prepare.prepare(
-                reader.read(con, source, options), store, settings, con, reader="table", source=NAME
+                reader.read(con, source, options), store, settings, con, reader="table", source=name
             )
     return store
 
 
-def cell(arm: str, seed: int, store: pathlib.Path, work: pathlib.Path, quick: bool) -> dict:
-    """Figures of an arm of a seed in each form, and how the forms differ from form rank, with intervals over people."""
-    path = work / "cells" / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}{'-quick' * quick}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    config = configs.load(ROOT / "configs" / f"{NAME}_sasrec.py")
-    options = ["--data.store", str(store), "--eval.bootstrap", "500", *ARMS[arm]]
-    options += [f"--{part}.seed={seed}" for part in ("data", "train")]
-    config = configs.override(config, options + ["--train.epochs", "1"] * quick)
-    directory = work / "runs" / path.stem
+def kept(path: pathlib.Path, make) -> Cell:
+    """A cell that is there already, else the one that ``make`` gives."""
+    if not path.with_suffix(".npz").exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path.with_suffix(".json"), made.facts)
+        np.savez_compressed(path.with_suffix(".npz"), **made.values)
+    with np.load(path.with_suffix(".npz")) as values:
+        return Cell(json.loads(path.with_suffix(".json").read_text()), dict(values))
+
+
+def values_of(form: str, report) -> dict[str, np.ndarray]:
+    found = {f"{form}/{title}": report.value_X[of].astype(np.float32) for title, of in FIGURES.items()}
+    return found | {"user": report.user_X}
+
+
+def config_of(name: str, store: pathlib.Path) -> configs.Config:
+    config = configs.load(ROOT / "configs" / f"{SETS[name]}_two_heads.py")
+    return configs.override(config, ["--data.store", str(store), "--eval.bootstrap", "10"])
+
+
+def trained(name: str, arm: str, seed: int, store: pathlib.Path, work: pathlib.Path, quick: bool) -> Cell:
+    """An arm of a seed in each form."""
+    options = [*ARMS.get(name, {HEADS: ()})[arm], *(f"--{part}.seed={seed}" for part in ("data", "train"))]
+    config = configs.override(config_of(name, store), options + ["--train.epochs", "1"] * quick)
+    directory = work / "runs" / f"{name}-{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
     result = loop.train(config, directory)
-    trained = runs.load(directory)
-    score, eval_set = runs.catalogue_score(trained), eval_sets.EvalSet(trained.store, config)
-    chosen = curves.tuned(trained, score)
-    forms = {"rank": curves.catalogue.RANK} | (
-        {} if chosen is None else {name: point.form for name, point in chosen.points.items()}
+    run = runs.load(directory)
+    score, eval_set = runs.catalogue_score(run), eval_sets.EvalSet(run.store, config)
+    chosen = curves.tuned(run, score)
+    used = {"rank": curves.catalogue.RANK} | (
+        {} if chosen is None else {form: point.form for form, point in chosen.points.items()}
     )
-    reports = {name: eval_set.measure(score.in_form(form)) for name, form in forms.items()}
-    found = {
+    reports = {form: eval_set.measure(score.in_form(one)) for form, one in used.items()}
+    values: dict[str, np.ndarray] = {}
+    for form, report in reports.items():
+        values |= values_of(form, report)
+    facts = {
         "best_epoch": result["best_step"] / result["steps_per_epoch"],
-        "forms": {
-            name: {
-                "form": str(forms[name]),
-                **{title: metrics.mean(one.value_X[of]).value for title, of in FIGURES.items()},
-                "coverage": one.figures[COVERAGE],
-                "less rank": {title: difference(one, reports["rank"], of) for title, of in FIGURES.items()},
-                "of judge": None if "judge" not in reports else share(one, reports["judge"]),
-            }
-            for name, one in reports.items()
-        },
-        "curve": []
-        if chosen is None
-        else [
-            [str(point.form), point.quantile, *point[2:]]
-            for point in curves.curve(score, curves.sample(eval_set.examples), config.eval, chosen.thresholds)
-        ],
+        "forms": {form: str(one) for form, one in used.items()},
+        "coverage": {form: report.figures[COVERAGE] for form, report in reports.items()},
+        "validation": {figure: result["history"][-1].get(figure) for figure in ("like_auc", "auc")},
+        "curve": [] if chosen is None else points(score, chosen, eval_set.examples, config),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, found)
-    return found
+    return Cell(facts, values)
 
 
-def difference(one, other, of: str) -> list[float]:
-    """A figure less another report's on the same examples, and its 95% interval over people."""
-    value_X = one.value_X[of] - other.value_X[of]
-    return [metrics.mean(value_X).value, *metrics.bootstrap(value_X, one.user_X, resamples=500, seed=0)]
+def points(score, chosen: curves.Tuned, examples, config: configs.Config) -> list:
+    """The curve from the form that ranks to the one that judges, on some of the test."""
+    found = curves.curve(score, curves.sample(examples), config.eval, chosen.thresholds)
+    return [[str(point.form), point.quantile, *point[2:]] for point in found]
 
 
-def share(one, judge) -> list[float]:
-    """Pair accuracy as a share of the judge's, and its 95% interval over people, resampled together."""
-    known = ~np.isnan(one.value_X["pair_accuracy"])
-    a, b = (report.value_X["pair_accuracy"][known] for report in (one, judge))
-    user, at = np.unique(one.user_X[known], return_inverse=True)
-    sums = np.stack([np.bincount(at, weights) for weights in (a, b)])
-    rng = np.random.default_rng(0)
-    drawn = [sums[:, rng.integers(0, len(user), len(user))].sum(1) for _ in range(500)]
-    ratios = [x / y for x, y in drawn]
-    return [float(a.sum() / b.sum()), *map(float, np.quantile(ratios, (0.025, 0.975)))]
+def baseline(name: str, which: str, store: pathlib.Path) -> Cell:
+    """A baseline, tuned for AUC on validation."""
+    config, opened = config_of(name, store), stores.Store.open(store)
+    eval_set = eval_sets.EvalSet(opened, config)
+    validation = curves.sample(eval_sets.EvalSet(opened, config, "validation").examples)
+    log = counting.training_log(opened)
+    one = tuning.measure_baseline(BASELINES[which], log, validation, eval_set, which)
+    facts = {"settings": one.settings, "validation_auc": one.validation_auc, "seeds": one.seeds}
+    return Cell(
+        facts | {"coverage": {"rank": one.report.figures[COVERAGE]}, "forms": {"rank": "rank"}},
+        values_of("rank", one.report),
+    )
 
 
-def judges(store: pathlib.Path, work: pathlib.Path, quick: bool) -> dict:
-    """Figures of the baselines that judge, tuned for AUC on validation."""
-    path = work / "cells" / f"baselines{'-quick' * quick}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    config = configs.load(ROOT / "configs" / f"{NAME}_sasrec.py")
-    config = configs.override(config, ["--data.store", str(store), "--eval.bootstrap", "500"])
-    trained_on = stores.Store.open(store)
-    eval_set, found = eval_sets.EvalSet(trained_on, config), {}
-    validation = eval_sets.EvalSet(trained_on, config, "validation").examples
-    batches, log = curves.sample(validation), counting.training_log(trained_on)
-    for name in JUDGES[:1] if quick else JUDGES:
-        one = tuning.measure_baseline(counting.BASELINES[name], log, batches, eval_set, name)
-        found[name] = {title: metrics.mean(one.report.value_X[of]).value for title, of in FIGURES.items()}
-        found[name] |= {"coverage": one.report.figures[COVERAGE]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, found)
-    return found
+def row(cells: list[Cell], form: str) -> dict[str, float]:
+    """Figures of an arm in a form, means over seeds, with the deviation of the seeds."""
+    found: dict[str, float] = {}
+    for title in FIGURES:
+        means = [metrics.mean(cell.of(form, title)).value for cell in cells]
+        found[title] = statistics.mean(means)
+        found[f"{title} sd"] = statistics.stdev(means) if len(means) > 1 else 0.0
+    return found | {"coverage": statistics.mean(cell.facts["coverage"][form] for cell in cells)}
 
 
-def summary(cells: dict[str, list[dict]], baselines: dict) -> dict:
-    """Mean over seeds of each figure by arm and form, and of how much of the best a form keeps."""
+def over_seeds(cells: list[Cell], form: str, title: str) -> np.ndarray:
+    """Value of each example, averaged over seeds."""
+    return np.mean([cell.of(form, title) for cell in cells], axis=0)
+
+
+def less(value_X: np.ndarray, other_X: np.ndarray, user_X: np.ndarray) -> list[float]:
+    """A mean less another on the same examples, and its 95% interval over people."""
+    difference_X = value_X - other_X
+    ends = metrics.bootstrap(difference_X, user_X, resamples=RESAMPLES, seed=0)
+    return [metrics.mean(difference_X).value, *ends]
+
+
+def of_set(arms: dict[str, list[Cell]], baselines: dict[str, Cell]) -> dict:
+    """All that is said of a set."""
     rows = {
-        f"{arm}, {name}": {
-            title: statistics.mean(one["forms"][name][title] for one in of_seeds)
-            for title in (*FIGURES, "coverage")
-        }
-        for arm, of_seeds in cells.items()
-        for name in of_seeds[0]["forms"]
-    } | baselines
-    best = {title: max(row[title] for row in rows.values()) for title in ("pair accuracy", "NDCG@10")}
-    for row in rows.values():
-        row |= {f"{title}, share of best": row[title] / best[title] for title in best}
-    return rows
+        f"{arm}, {form}": row(cells, form) for arm, cells in arms.items() for form in cells[0].facts["forms"]
+    }
+    rows |= {which: row([cell], "rank") for which, cell in baselines.items()}
+    best = {title: max(one[title] for one in rows.values()) for title in ("pair accuracy", "NDCG@10")}
+    for one in rows.values():
+        one |= {f"{title}, share of best": one[title] / best[title] for title in best}
+    heads, user_X = arms[HEADS], arms[HEADS][0].values["user"]
+    known = {which: cell.facts["validation_auc"] for which, cell in baselines.items()}
+    rival = max(known, key=lambda which: known[which] if np.isfinite(known[which]) else -1.0)
+    of_rival = baselines[rival].of("rank", "AUC")
+    return {
+        "examples": len(user_X),
+        "users": len(np.unique(user_X)),
+        "seeds": len(heads),
+        "rows": rows,
+        "best_baseline": rival,
+        "judge_less_baseline": less(over_seeds(heads, "judge", "AUC"), of_rival, user_X),
+        "less_rank": {
+            form: {
+                title: less(over_seeds(heads, form, title), over_seeds(heads, "rank", title), user_X)
+                for title in FIGURES
+            }
+            for form in heads[0].facts["forms"]
+            if form != "rank"
+        },
+        "facts": {arm: [cell.facts for cell in cells] for arm, cells in arms.items()},
+        "settings": {which: cell.facts["settings"] for which, cell in baselines.items()},
+    }
 
 
-def page(result: dict) -> str:
-    rows, heads = result["rows"], [*FIGURES, "coverage"]
+def page(sets: dict[str, dict]) -> str:
+    parts = [
+        "# One model that ranks and judges",
+        "Made by `benchmarks/two_heads.py`: the test split; beta, threshold and the best baseline by AUC (bold) are "
+        "chosen on validation. Models are means over seeds ± their standard deviation. Form rank is the softmax "
+        "model, as the like head leaves the encoder alone. Brackets hold 95% intervals that resample people.",
+    ]
     shares = ["pair accuracy, share of best", "NDCG@10, share of best"]
-    table = pages.table(
-        ["", *heads, *shares],
-        [
-            [name, *(f"{row[title]:.4f}" for title in heads), *(f"{row[title]:.1%}" for title in shares)]
-            for name, row in rows.items()
-        ],
-    )
-    first = result["cells"]["two heads"][0]["forms"]
-    apart = pages.table(
-        ["", *FIGURES],
-        [
+    for name, one in sets.items():
+        several = {which for which in one["rows"] if ", " in which}
+        table = pages.table(
+            ["", *FIGURES, "coverage", *shares],
             [
-                one["form"],
-                *("{:+.4f} [{:+.4f}, {:+.4f}]".format(*one["less rank"][title]) for title in FIGURES),
-            ]
-            for name, one in first.items()
-            if name != "rank"
-        ],
-    )
-    return (
-        f"# One model that ranks and judges\n\n`{NAME}`, the test split, {result['seeds']} seed(s), of which these are "
-        "means; beta and threshold chosen on validation. Made by `benchmarks/two_heads.py`. Form rank is the softmax "
-        f"model, as the like head leaves the encoder alone.\n\n{table}\n\nEach form less form rank, with 95% intervals "
-        f"over people, first seed:\n\n{apart}\n"
-    )
+                [
+                    f"**{which}**" if which == one["best_baseline"] else which,
+                    *(
+                        f"{values[title]:.4f}"
+                        + (f" ± {values[f'{title} sd']:.4f}" if which in several else "")
+                        for title in FIGURES
+                    ),
+                    f"{values['coverage']:.4f}",
+                    *(f"{values[title]:.1%}" for title in shares),
+                ]
+                for which, values in one["rows"].items()
+            ],
+        )
+        apart = pages.table(
+            ["less form rank", *FIGURES],
+            [
+                [form, *("{:+.4f} [{:+.4f}, {:+.4f}]".format(*of[title]) for title in FIGURES)]
+                for form, of in one["less_rank"].items()
+            ],
+        )
+        numbers = "; ".join(", ".join(list(facts["forms"].values())[2:]) for facts in one["facts"][HEADS])
+        judged = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*one["judge_less_baseline"])
+        parts += [
+            f"## {name}",
+            f"{one['examples']:,} examples of {one['users']:,} people, {one['seeds']} seed(s). AUC of form judge less "
+            f"that of {one['best_baseline']}: {judged}.",
+            table,
+            apart,
+            f"Numbers by seed: {numbers}.",
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--work", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "two_heads"
@@ -202,19 +262,31 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    seeds = 1 if args.quick else args.seeds
-    store = prepared(args.work)
-    baselines, cells = judges(store, args.work, args.quick), {arm: [] for arm in ARMS}
-    for seed in range(seeds):
-        for arm in ARMS:
-            cells[arm].append(cell(arm, seed, store, args.work, args.quick))
-            progress.say(f"two_heads: seed {seed}, {arm}")
-    result = {"seeds": seeds, "rows": summary(cells, baselines), "cells": cells}
+    if args.quick:
+        args.sets, args.seeds = args.sets[:1], 1
+        args.work = pathlib.Path(tempfile.mkdtemp(prefix="jaxneg-"))
+    sets: dict[str, dict] = {}
+    for name in args.sets:
+        store, cells = prepared(name, args.work, args.quick), args.work / "cells" / name
+        asked = ARMS.get(name, {HEADS: ()})
+        found: dict[str, list[Cell]] = {arm: [] for arm in asked}
+        for seed in range(args.seeds):
+            for arm in asked:
+                path = cells / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+                one = kept(path, lambda: trained(name, arm, seed, store, args.work, args.quick))  # noqa: B023
+                found[arm].append(one)
+                progress.say(f"two_heads: {name}, seed {seed}, {arm}")
+        baselines = {
+            which: kept(cells / which, lambda: baseline(name, which, store))  # noqa: B023
+            for which in (list(BASELINES)[:2] if args.quick else BASELINES)
+        }
+        sets[name] = of_set(found, baselines)
+        progress.say(f"two_heads: {name} is done")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        files.write_json(args.out / "two_heads.json", result)
-        files.write_text(args.out / "two_heads.md", page(result))
-    print(json.dumps(result))
+        files.write_json(args.out / "two_heads.json", sets)
+        files.write_text(args.out / "two_heads.md", page(sets))
+    print(json.dumps({"benchmark": "two_heads", "sets": sets}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ so none is beaten for want of tuning. Besides the log they see what a model sees
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -279,35 +279,63 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
         chosen = {**settings, "sweeps": (settings["sweeps"],)}
         return fitted(**chosen, seed=seed)[0][1]
 
-    biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3,))])
+    biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3, 12))])
     l2_bias = biases.settings["l2_bias"]
-    grid = itertools.product((4, 16), (2.0, 5.0, 12.0))
+    grid = itertools.product((4, 16), (2.0, 5.0, 12.0, 40.0))
     return choose(
         [(biases.settings, biases.score)]
         + [one for factors, l2 in grid for one in fitted(factors, l2, l2_bias, (4, 12))]
     )
 
 
+class Rows(NamedTuple):
+    """What a log gives to alternating least squares."""
+
+    events: sp.csr_array  # of each user with each item
+    signs: sp.csr_array  # their sum
+    center: float  # mean sign
+
+    def each(self, factors: int, l2: float, l2_bias: float, seed: int = 0) -> Iterator[np.ndarray]:
+        """Factors and the bias, the last column, of items after each sweep, float32 [V, F + 1], without end."""
+        turned = self.events.T.tocsr(), self.signs.T.tocsr()
+        penalty, rows = penalties(factors, l2, l2_bias), turned[0].indptr.size - 1
+        item_VF = np.zeros((rows, factors + 1), np.float32)
+        item_VF[:, :factors] = 0.1 * np.random.default_rng(seed).standard_normal((rows, factors))
+        while True:
+            user_UF = ridge(self.events, self.signs, item_VF, self.center, penalty)
+            item_VF = ridge(*turned, user_UF, self.center, penalty)
+            yield item_VF
+
+
+def rows_of(log: Log) -> Rows:
+    """A log as alternating least squares takes it."""
+    shape = (log.users, log.items + 1)
+    return Rows(
+        sparse(log.user_T, log.item_T, np.ones(len(log.item_T)), shape),
+        sparse(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape),
+        float(log.sign_T.mean()) if len(log.sign_T) else 0.0,
+    )
+
+
+def penalties(factors: int, l2: float, l2_bias: float) -> np.ndarray:
+    """Of factors and, last, of the bias, float32 [F + 1, F + 1]."""
+    return np.diag([l2] * factors + [l2_bias]).astype(np.float32)
+
+
 def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
     """What fits a log for ``matrix_factorisation``: (factors, l2, l2_bias, sweeps, seed) -> one for each of sweeps."""
-    shape = (log.users, log.items + 1)
-    count = sparse(log.user_T, log.item_T, np.ones(len(log.item_T)), shape)
-    total = sparse(log.user_T, log.item_T, log.sign_T.astype(np.float32), shape)
-    center = float(log.sign_T.mean()) if len(log.sign_T) else 0.0
+    rows = rows_of(log)
+    count, total, center = rows
 
     def fitted(
         factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...], seed: int = 0
     ) -> list[Candidate]:
-        penalty = np.diag([l2] * factors + [l2_bias]).astype(np.float32)
-        item_VF = np.zeros((log.items + 1, factors + 1), np.float32)
-        item_VF[:, :factors] = 0.1 * np.random.default_rng(seed).standard_normal((log.items + 1, factors))
         found: list[Candidate] = []
-        for sweep in range(1, max(sweeps) + 1):
-            user_UF = _ridge(count, total, item_VF, center, penalty)
-            item_VF = _ridge(count.T.tocsr(), total.T.tocsr(), user_UF, center, penalty)
+        each = itertools.islice(rows.each(factors, l2, l2_bias, seed), max(sweeps))
+        for sweep, item_VF in enumerate(each, start=1):
             if sweep in sweeps:
                 settings = {"factors": factors, "l2": l2, "l2_bias": l2_bias, "sweeps": sweep}
-                found.append((settings, scores(item_VF, penalty)))
+                found.append((settings, scores(item_VF, penalties(factors, l2, l2_bias))))
         return found
 
     def scores(item_VF: np.ndarray, penalty: np.ndarray) -> Score:
@@ -320,7 +348,7 @@ def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
             now = contexts(batch, log.items + 1, (batch.item_BL > 0).astype(np.float32)).multiply(new).tocsr()
             signs_BL = sign[batch.feedback_BL].astype(np.float32)
             now_total = contexts(batch, log.items + 1, signs_BL).multiply(new).tocsr()
-            user_BF = _ridge(past + now, past_total + now_total, item_VF, center, penalty)
+            user_BF = ridge(past + now, past_total + now_total, item_VF, center, penalty)
             return center + user_BF[:, -1:] + item_VF[:, -1] + user_BF[:, :-1] @ item_VF[:, :-1].T
 
         return score
@@ -328,7 +356,7 @@ def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
     return fitted
 
 
-def _ridge(
+def ridge(
     count: sp.csr_array, total: sp.csr_array, other_VF: np.ndarray, center: float, penalty: np.ndarray
 ) -> np.ndarray:
     """Least-squares factors and bias, the last column, of each row against the fixed ones of the columns.

@@ -26,7 +26,7 @@ import scipy.sparse as sp
 
 from jaxneg.baselines import counting
 from jaxneg.baselines.counting import Fitted, Log, Score, Validate
-from jaxneg.batch import EvalBatch
+from jaxneg.batch import EvalBatch, folds
 
 Form = Literal["plain", "nr", "bl"]
 
@@ -37,7 +37,6 @@ BATCH = 1024  # triples of a step
 TRIES = 4  # draws of a random negative before its triple is given up
 TRIPLES = 256  # that an example's user is solved from
 STEPS = 30  # of that solution
-RANKS = (2, 3, 4, 6, 8, 16)  # of factorisations that are averaged
 
 
 class Counts(NamedTuple):
@@ -344,14 +343,14 @@ def several_ranks(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
 
     def made(seed: int = 0) -> Score:
         sweeps = (chosen["sweeps"],)
-        scores = [fitted(rank, chosen["l2"], chosen["l2_bias"], sweeps, seed)[0][1] for rank in RANKS]
+        scores = [fitted(rank, chosen["l2"], chosen["l2_bias"], sweeps, seed)[0][1] for rank in folds.RANKS]
 
         def score(batch: EvalBatch) -> np.ndarray:
             return np.stack([_standard(one(batch)) for one in scores]).mean(axis=0)
 
         return score
 
-    return Fitted(made(), {"factors": RANKS} | chosen, "history", made)
+    return Fitted(made(), {"factors": folds.RANKS} | chosen, "history", made)
 
 
 def _standard(score_BV: np.ndarray) -> np.ndarray:

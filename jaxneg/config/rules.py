@@ -80,6 +80,11 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --data.target positive without --data.mask, or --data.target any",
         ),
         (
+            like.weight > 0 and like.rows == "folded" and data.mask > 0,
+            "--like.rows folded solves for a listener from the events before the next one, and --data.mask hides some",
+            "leave one of them out",
+        ),
+        (
             data.negatives == 0 and not shared and loss.name not in ("softmax", "feedback"),
             "--data.negatives 0 leaves the loss without negatives",
             "give some, or --data.shared-negatives, --loss.in-batch or --loss.name softmax",

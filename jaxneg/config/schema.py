@@ -155,8 +155,9 @@ class LossConfig:
 class LikeConfig:
     weight: Annotated[Weight, MODEL] = 0.0
     """of a head beside the one that ranks, which learns P(liked | shown); 0 leaves it out"""
-    rows: Annotated[Literal["own", "none"], MODEL] = "own"
-    """what it knows of a listener: a row per item against the encoder's state; none: the items' biases alone"""
+    rows: Annotated[Literal["own", "none", "folded"], MODEL] = "own"
+    """what it knows of a listener: a row per item against the encoder's state; none: the items' biases alone; folded:
+    such rows on top of factorisations of the signs, which stay fixed, solved for the listener from the events seen"""
     gradient: Annotated[bool, TRAINING] = False
     """its loss trains the encoder too; without, the model ranks as if the head were not there"""
     decay: Annotated[Weight, TRAINING] = 0.0  # decoupled weight decay of its rows

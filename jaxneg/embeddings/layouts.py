@@ -261,7 +261,8 @@ class Sharded:
             (params, by_row), (of_params, moments) = trained, state
             updates, of_params = dense.update(gradients.params, of_params, params)
             change = functools.partial(of_rows.change, step)
-            touched = {name: of for name, of in gradients.tables.items() if name not in gradients.catalogue}
+            touched = {name: of for name, of in gradients.tables.items() if name in moments}
+            touched = {name: of for name, of in touched.items() if name not in gradients.catalogue}
             by_row, moments = self.changed((by_row, moments), route, touched, change)
             for name, of_all in gradients.catalogue.items():
                 total = exchange.send(

@@ -55,7 +55,7 @@ def _adam(config: OptimConfig, rate: optax.Schedule, weight_decay: float) -> opt
 def _apart(
     likes: optax.GradientTransformation, rest: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """One optimiser of what is a like head's and another of the rest."""
+    """One optimiser of what is a like head's and another of the rest; what is fixed has none."""
 
     def parted(tree: Any) -> tuple[Any, Any]:
         """The leaves of dicts, or of tuples of dicts, that are a like head's, and the others."""
@@ -64,23 +64,25 @@ def _apart(
             return tuple(one for one, _ in parts), tuple(one for _, one in parts)
         named = cast(dict[str, Any], tree)
         own = {name: leaf for name, leaf in named.items() if of_likes(name)}
-        return own, {name: leaf for name, leaf in named.items() if name not in own}
+        return own, {name: leaf for name, leaf in named.items() if name not in own and not fixed(name)}
 
-    def joined(own: Any, others: Any) -> Any:
+    def joined(own: Any, others: Any, like: Any) -> Any:
+        """The inverse, zero where a leaf of ``like`` is fixed."""
         if isinstance(own, tuple):
-            pairs = zip(cast(tuple[Any, ...], own), others, strict=True)
-            return tuple(joined(one, other) for one, other in pairs)
-        return others | own
+            parts = zip(cast(tuple[Any, ...], own), others, like, strict=True)
+            return tuple(joined(*one) for one in parts)
+        still = {name: jnp.zeros_like(leaf) for name, leaf in like.items() if fixed(name)}
+        return others | own | still
 
     def init(params: Any) -> Any:
         own, others = parted(params)
         return likes.init(own), rest.init(others)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        (own, others), (own_params, other_params) = parted(updates), parted(params)
+        (own, others), (own_params, other_params), whole = parted(updates), parted(params), updates
         own, of_own = likes.update(own, state[0], own_params)
         others, of_others = rest.update(others, state[1], other_params)
-        return joined(own, others), (of_own, of_others)
+        return joined(own, others, whole), (of_own, of_others)
 
     return optax.GradientTransformation(init, update)
 
@@ -88,6 +90,11 @@ def _apart(
 def of_likes(name: str) -> bool:
     """Whether a parameter or a table is the like head's."""
     return name.startswith(("like.", "like_"))
+
+
+def fixed(name: str) -> bool:
+    """Whether a parameter or a table stays as it began: what ``training.fold_in`` folds with."""
+    return name.startswith(("fold.", "fold_"))
 
 
 def _decaying(params: Tree) -> Tree:
@@ -146,7 +153,7 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
             size, letters = (len(table), "V") if name == "sum" else (table.shape, letters)
             return f"{name}_{letters}", jnp.zeros(size, jnp.float32)
 
-        return {table: dict(moment(table, name) for name in names) for table in tables}
+        return {table: dict(moment(table, name) for name in names) for table in tables if not fixed(table)}
 
     def delta(
         step: jax.Array, gradient_QX: jax.Array, *moments: jax.Array

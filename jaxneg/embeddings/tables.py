@@ -88,7 +88,7 @@ def init_likes(config: LikeConfig, width: int, rows: int, bias_V: jax.Array | No
     if config.weight == 0:
         return {}
     tables: Tables = {"like_bias_V": jnp.zeros(rows, jnp.float32) if bias_V is None else bias_V}
-    if config.rows == "own":
+    if config.rows != "none":
         tables["like_VD"] = jnp.zeros((rows, width), jnp.float32)
     return tables
 

@@ -87,11 +87,14 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
     shutil.copymode(directory / "model.stablehlo", directory / "params.safetensors")
 
     row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
+    numbers, like = curves.tuned(trained), None
+    if numbers:
+        like = jax.jit(likes.of_all)(weights)
+        row_VD = np.pad(row_VD, ((0, 0), (0, like[0].shape[1] - row_VD.shape[1])))
     item_VE = searched(row_VD, bias_V)
     np.save(directory / manifests.EMBEDDINGS, item_VE)
-    if numbers := curves.tuned(trained):
-        row_VD, bias_V = jax.jit(likes.of_all)(weights)
-        like_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1).astype(np.float32)
+    if like:
+        like_VE = np.concatenate([like[0], like[1][:, None]], axis=1).astype(np.float32)
         like_VE[PAD] = 0.0
         np.save(directory / manifests.LIKES, like_VE)
     for name in ("items.parquet", "stations.parquet"):

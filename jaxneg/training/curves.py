@@ -22,7 +22,7 @@ from jaxneg.training import catalogue, likes, runs
 
 BATCHES = 16  # that a curve is of, at most
 BETAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-DEMOTED = (0.5, 1.0, 2.0, 5.0, 10.0)  # betas of demotion
+DEMOTED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # betas of demotion
 QUANTILES = (0.5, 0.75, 0.9)
 SHARE = 0.97
 ITEMS = 1000  # of the catalogue whose like logits a quantile is of, per example

@@ -18,13 +18,14 @@ from jaxtyping import Array, Int
 from jaxneg import errors, figures, files, progress
 from jaxneg.batch import Batch
 from jaxneg.config import Config, rules
-from jaxneg.data import biases, pipeline, stores
+from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
 from jaxneg.training import (
     advice,
     agreement,
+    beginning,
     checkpoint,
     claims,
     compiled,
@@ -115,7 +116,7 @@ def _train(job: Job, watch: Watch) -> records.Result:
     checkpoints = checkpoint.Checkpointer(job.workdir / "checkpoints")
     writer = logs.Writer(job.workdir, silent=not processes.first())
     try:
-        state, past = _beginning(job, checkpoints)
+        state, past = _beginning(job, checkpoints, watch)
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if past is None else past.step)
         facts = _facts(job)
@@ -129,18 +130,17 @@ def _train(job: Job, watch: Watch) -> records.Result:
         writer.close()
 
 
-def _beginning(job: Job, checkpoints: checkpoint.Checkpointer) -> tuple[steps.State, Progress | None]:
+def _beginning(
+    job: Job, checkpoints: checkpoint.Checkpointer, watch: Watch
+) -> tuple[steps.State, Progress | None]:
     """The state and the progress of the latest checkpoint; without one the first state of all, and None."""
     restored = checkpoints.restore(
         job.built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
     )
     if restored is None:
-        first_V = {
-            "bias_V": biases.first(job.config, job.store, job.batches.targets),
-            "like_bias_V": biases.likes(job.config, job.store),
-        }
-        by_row = job.built.layout.by_row
-        return job.built.init(**{name: by_row(of) for name, of in first_V.items() if of is not None}), None
+        if beginning.folds(job.config):
+            watch.on_progress(0, job.total, {}, stage="factorising")
+        return job.built.init(**beginning.of(job)), None
     state, values = restored
     if "step" not in values:
         raise UserError(f"checkpoint of {job.workdir} says nothing of its step: choose a new --workdir")

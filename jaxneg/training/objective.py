@@ -16,7 +16,7 @@ from jaxneg.config import Config, LossConfig, parts
 from jaxneg.embeddings import layouts, tables
 from jaxneg.embeddings.tables import Weights
 from jaxneg.errors import UserError
-from jaxneg.training import full_softmax, likes, losses, scoring
+from jaxneg.training import fold_in, full_softmax, likes, losses, scoring
 
 Rows = tuple[jax.Array, jax.Array]  # rows of items as they are scored, and their biases
 
@@ -123,7 +123,11 @@ def _likes(
     """The like head's loss: of the feedback that each target got, those that got any."""
     if not config.like.gradient:
         h_BLD = jax.lax.stop_gradient(h_BLD)
-    logit_BL = likes.logits(weights, h_BLD, at.target_BL)
+    query_BLG = None
+    if fold_in.there(weights):
+        segment_BL = batch.segment_BL if batch.segment_BL.shape[1] else None
+        query_BLG = fold_in.prefixes(weights, at.item_BL, batch.feedback_BL, segment_BL)
+    logit_BL = likes.logits(weights, h_BLD, at.target_BL, query_BLG)
     return losses.feedback(logit_BL, batch.label_BL, (batch.target_BL != PAD) & (batch.label_BL != 0))
 
 

@@ -51,7 +51,7 @@ class Program(NamedTuple):
 
     model: models.Model
     layout: layouts.Layout  # of the tables
-    init: Callable[..., steps.State]  # (bias_V, like_bias_V or None) -> the first state, in place
+    init: Callable[..., steps.State]  # (what ``beginning.of`` gives) -> the first state, in place
     update: Update
     updates: Update  # the same, a step for each of the batches that are stacked; compiled for their number
     state: steps.State  # of ShapeDtypeStruct, with shardings

@@ -16,7 +16,7 @@ from jaxneg import models
 from jaxneg.batch import MASK, PAD, EvalBatch, forms
 from jaxneg.embeddings import heads, layouts, tables
 from jaxneg.embeddings.tables import Weights
-from jaxneg.training import likes
+from jaxneg.training import fold_in, likes
 
 
 class HeldOut(NamedTuple):
@@ -71,6 +71,7 @@ def last_hidden(model: models.Model, weights: Weights, seen: Seen) -> Float[Arra
     """h_BD from which the event after each context is scored; without dropout, in float32.
 
     It stands at the last event, an empty context reads position 0; a model trained on hidden events gets one more.
+    Where listeners are folded in, their queries follow it, so that D is the width of both.
     """
     item_BL, feedback_BL, station_BL, _ = seen
     size_B = (item_BL != PAD).sum(1)
@@ -86,7 +87,10 @@ def last_hidden(model: models.Model, weights: Weights, seen: Seen) -> Float[Arra
         station_BL = jnp.where(hidden_BL, station_B1, station_BL)
     row_BLD, real_BL = _rows(model, weights, Seen(item_BL, feedback_BL, station_BL))
     h_B1D = model.encode_one(weights.params, row_BLD, feedback_BL, station_BL, real_BL, at_B)
-    return h_B1D[:, 0].astype(jnp.float32)
+    h_BD = h_B1D[:, 0].astype(jnp.float32)
+    if fold_in.there(weights):
+        h_BD = jnp.concatenate([h_BD, fold_in.queries(weights, item_BL, feedback_BL)], axis=1)
+    return h_BD
 
 
 def score_items(

@@ -16,7 +16,7 @@ from jaxneg.config import Config
 from jaxneg.embeddings import layouts, tables
 from jaxneg.embeddings.layouts import Gradients, Trained
 from jaxneg.embeddings.tables import Weights
-from jaxneg.training import likes, objective
+from jaxneg.training import fold_in, likes, objective
 
 Fields = TypeVar("Fields", Batch, objective.Index)
 Sums = tuple[tuple[jax.Array, Gradients], jax.Array]  # of value and gradients, weighed, and of the weights
@@ -42,9 +42,19 @@ class Recipe(NamedTuple):
 
 
 def init_state(
-    recipe: Recipe, bias_V: Float[Array, "V"] | None = None, like_bias_V: Float[Array, "V"] | None = None
+    recipe: Recipe,
+    bias_V: Float[Array, "V"] | None = None,
+    like_bias_V: Float[Array, "V"] | None = None,
+    folded: fold_in.First | None = None,
 ) -> State:
-    """The state before the first step, a function of the config's seed and, where given, of first item biases."""
+    """The state before the first step, a function of the config's seed and, where given, of what the log says first.
+
+    Args:
+      recipe: what is trained.
+      bias_V: first biases of items.
+      like_bias_V: those of their likes.
+      folded: what listeners are folded in with.
+    """
     (config, model, _), layout, optimizer = recipe
     key = jax.random.PRNGKey(config.train.seed)
     for_params, for_tables, for_steps = jax.random.split(key, 3)
@@ -52,6 +62,10 @@ def init_state(
     item_tables = tables.init_tables(for_tables, config.model, layout.rows, bias_V)
     params |= likes.init_params(config.like, config.model.width)
     item_tables |= tables.init_likes(config.like, config.model.width, layout.rows, like_bias_V)
+    if config.like.weight > 0 and config.like.rows == "folded":
+        table_VG, numbers = folded or fold_in.nothing(layout.rows)
+        item_tables[fold_in.TABLE] = jnp.asarray(table_VG)
+        params |= {name: jnp.asarray(value) for name, value in numbers.items()}
     opt_state = optimizer.init((params, item_tables))
     average = jax.tree.map(jnp.array, (params, item_tables)) if config.optim.average > 0 else ()
     return State(jnp.zeros((), jnp.int32), params, item_tables, opt_state, for_steps, average)

@@ -186,7 +186,7 @@ def test_ridge_equals_normal_equations_of_each_row():
     other_VF = rng.standard_normal((6, 3)).astype(np.float32)
     penalty = np.diag([2.0, 2.0, 0.5]).astype(np.float32)
     as_table = lambda dense: counting.sp.csr_array(dense.astype(np.float32))  # noqa: E731
-    found = counting._ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
+    found = counting.ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
     for row in range(4):
         left, right = penalty.astype(np.float64), np.zeros(3)
         for column in range(6):

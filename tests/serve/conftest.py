@@ -41,7 +41,7 @@ MORE = {
         "--optim.average",
         "0.9",
     ],
-    "with a like head": ["--like.weight", "1", "--like.gradient", "--like.learning-rate", "0.1"],
+    "with a like head": "--like.weight 1 --like.rows folded --like.gradient --like.learning-rate 0.1".split(),
 }
 
 

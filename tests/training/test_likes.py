@@ -269,6 +269,7 @@ def test_a_run_goes_on_exactly_and_its_validation_is_that_of_the_judge(packed, s
     [
         ("--data.target next_positive", "learn from rejected events too"),
         ("--data.mask 0.2", "learn from rejected events too"),
+        ("--like.rows folded --data.mask 0.2 --data.target any", "solves for a listener"),
         ("--optim.accumulate 2", "are means over other events"),
         ("--optim.rows adagrad --like.decay 1", "rows that Adam changes"),
         ("--optim.rows sgd --like.learning-rate 1", "rows that Adam changes"),
