@@ -55,7 +55,9 @@ def measure_cell(
     found = run.report
     path = standing.figures_path(directory, split)
     values = tables.kept(found) | {f"last_{of}": value_X for of, value_X in tables.kept(last).items()}
-    tables.save_values(path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, values)})
+    tables.save_values(
+        path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, values)}
+    )
     written = {
         "split": split,
         **found.to_dict(),
