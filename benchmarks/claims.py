@@ -25,7 +25,7 @@ SEEN, PARTLY, NOT_SEEN, UNTESTED = "seen", "in part", "not seen", "cannot be tes
 NOT_RUN = "not run on these listeners"
 P_HARD = ("0", "0.3", "0.4", "0.6", "1")
 KINDS = ("+", "+ -", "+ - skip")
-HARDEST = ("4", "16", "64 shared", "256 shared", "1024 shared")
+HARDEST = ("16", "64 shared", "1024 shared")
 SESSION_GAIN = 0.081  # of HR@1, what Seshadri and Knees publish for the causal model
 ORDERED = ("contrastive", "spotify")  # sweeps whose claims are on the next song, one by log
 
@@ -576,7 +576,10 @@ def on_real_songs(results):
             words.append(f"target {target}: {NOT_RUN}")
             continue
         gain, said = gained(results, arm(target, "paper", "spotify"), off)
-        released = less(results, HIT, arm(target, "released", "spotify"), off).over(base.mean)
+        try:
+            released = less(results, HIT, arm(target, "released", "spotify"), off).over(base.mean)
+        except Missing:
+            released = NOT_RUN
         words.append(f"target {target}: off {base}, paper {said}; released form {released}")
         holds.append(gain.reaches(SESSION_GAIN * base.mean))
     return f"released HR@1: {'; '.join(words)}", tested(holds)

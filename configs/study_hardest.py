@@ -22,7 +22,7 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Sweep:
-    negatives = {f"{n}": ("--data.negatives", f"{n}") for n in (4, 16)}
-    for n in (64, 256, 1024):
+    negatives = {"16": ("--data.negatives", "16")}
+    for n in (64, 1024):
         negatives[f"{n} shared"] = ("--data.negatives", "0", "--data.shared-negatives", f"{n}")
     return Sweep({"N": negatives})
