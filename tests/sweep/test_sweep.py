@@ -344,6 +344,9 @@ def test_plots_of_numbers_and_of_names(tmp_path):
     assert all(path.read_bytes()[:8] == PNG for path in (tmp_path / "new").iterdir())
 
 
+COUNTED = "of 203,500 pairs in 299,500 examples of 200,200 users"
+
+
 def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
     made = []
     canvas = plots.canvas
@@ -351,7 +354,7 @@ def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
 
     def drawn(labels, seeds):
         cells = points(*((label,) for label in labels), seeds=seeds)
-        plots._lines(plots.Plot("AUC", {"p": labels}, cells), 0)
+        plots._lines(plots.Plot("AUC", {"p": labels}, cells, COUNTED), 0)
         return made[-1][1]
 
     axes = drawn(["0", "0.1", "1"], seeds=3)
@@ -363,7 +366,12 @@ def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
     assert [line.get_xdata()[0] for line in dots] == [0.0, 0.1, 1.0] and all(
         len(d.get_xdata()) == 3 for d in dots
     )
-    assert "3 seeds; mean and 95% interval" in axes.get_title()
+    said = axes.get_title().replace("\n", " ")
+    assert COUNTED in said and "mean and 95% interval" in said
+    figure = made[-1][0]
+    figure.draw_without_rendering()
+    title, whole = axes.title.get_window_extent(), figure.bbox
+    assert whole.x0 <= title.x0 and title.x1 <= whole.x1 and title.y1 <= whole.y1
     # Two seeds have no interval, and 0.01 no room beside 0; rates a hundredfold apart stand by their logarithms.
     axes = drawn(["0", "0.01", "1"], seeds=2)
     assert axes.get_xticks().tolist() == [0.0, 1.0]
