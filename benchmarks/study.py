@@ -251,10 +251,12 @@ def publish(name: str, work: pathlib.Path, out: pathlib.Path) -> bool:
             line.update({key: float(f"{value:.6g}") for key, value in line.items() if value is not None})
     files.write_json(out / f"{name}.json", table)
     shutil.rmtree(out / name, ignore_errors=True)
-    if (plots := work / name / "plots").is_dir():
+    text = (work / name / "table.md").read_text().replace("](plots/", f"]({name}/")
+    if len(table["cells"]) == 1:  # a plot of one cell shows nothing
+        text = "\n\n".join(part for part in text.strip().split("\n\n") if not part.startswith("![")) + "\n"
+    elif (plots := work / name / "plots").is_dir():
         shutil.copytree(plots, out / name)
     made = table["made_with"]
-    text = (work / name / "table.md").read_text().replace("](plots/", f"]({name}/")
     head, _, rest = text.partition("\n\n")
     (out / f"{name}.md").write_text(
         f"{head.replace('Sweep', f'Study {name}: sweep')}\n\n`{made['command']}` on {made['machine']}, "

@@ -3,7 +3,7 @@
     jaxneg sweep configs/study_encoders.py --workdir runs/study/encoders
 
 As configs/study_contrastive.py, where SASRec is: targets are liked songs, and the term is off or in the paper's form.
-BERT4Rec predicts hidden songs that were liked. Hardware, time and result: benchmarks/results/study/encoders.md.
+BERT4Rec predicts hidden songs that were liked. Not run on these listeners yet.
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig

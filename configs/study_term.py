@@ -3,7 +3,7 @@
     jaxneg sweep configs/study_term.py --workdir runs/study/term
 
 By weight, with a share of the skips only, and with the item itself for c. "off" and the weight 0.5 are those of
-configs/study_contrastive.py, which says the rest. Hardware, time and result: benchmarks/results/study/term.md.
+configs/study_contrastive.py, which says the rest. Not run on these listeners yet.
 """
 
 from jaxneg.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig

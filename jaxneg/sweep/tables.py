@@ -242,6 +242,8 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
             for cell in table["cells"]
             if key in cell
         ]
+        if not rows:  # the reference alone
+            continue
         parts += [
             f"## {heading}",
             "Paired: each example's value averaged over seeds first. Brackets hold 95% bootstrap intervals over "

@@ -250,7 +250,9 @@ def test_intervals_of_differences_resample_users():
     table = summary(cells, reference={"p": "0"})
     one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
     assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
-    assert "| 1 | +0.0000 | +0.0000 |" in tables.markdown(table, {})
+    assert "## Less p 0\n" in (text := tables.markdown(table, {})) and "| 1 | +0.0000 | +0.0000 |" in text
+    del cells[("1",)]
+    assert "## " not in tables.markdown(summary(cells, reference={"p": "0"}), {})
 
 
 def test_only_common_seeds_and_equal_examples_are_compared():
