@@ -115,14 +115,14 @@ def facts(log: Log) -> dict[str, float]:
     found["artist"] = float(by_artist[next_].mean())
     for name, of in (("play", ~skipped), ("skip", skipped)):
         found[f"artist_after_{name}"] = float(by_artist[next_ & of].mean())
-    found["successor"] = _successor(key_T, next_)
+    found["successor"] = successor(key_T, next_)
     for name, of in (("play", ~skip_T), ("skip", skip_T)):
         known = of & (left_T > AGAIN)
         found[f"again_after_{name}"] = float((gap_T[known] <= AGAIN).mean()) if known.any() else float("nan")
     return found
 
 
-def _successor(key_T: np.ndarray, next_: np.ndarray) -> float:
+def successor(key_T: np.ndarray, next_: np.ndarray) -> float:
     """Share of steps in which the next song is the one that had most often followed the last, for this listener."""
     counts: dict[int, dict[int, int]] = {}
     best: dict[int, int] = {}

@@ -2,7 +2,7 @@
 
     jaxneg sweep configs/study_objectives.py --workdir runs/study/objectives
 
-The store is that of study_p_hard.py. Hardware, time and result: benchmarks/results/study/objectives.md.
+The store is that of study_p_hard.py. Not run on these listeners yet.
 """
 
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

@@ -1,7 +1,7 @@
 """MuRS'24, figures 1 and 2, on simulated listeners: accuracy, Gini, ranks and epochs by the share of hard negatives.
 
-    jaxneg simulate --out runs/study/log.parquet --users 9000 --items 20000 --sessions 60000 --stations 60 \
-        --artists 2000 --days 90 --listening independent --habit 1.6
+    jaxneg simulate --out runs/study/log.parquet --users 4500 --items 20000 --sessions 30000 --stations 60 \
+        --artists 2000 --days 90
     jaxneg prepare table runs/study/log.parquet --session given --attributes artist --out runs/study/store
     jaxneg sweep configs/study_p_hard.py --workdir runs/study/p_hard
 
@@ -22,6 +22,4 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Sweep:
-    return Sweep(
-        {"p_hard": over("--data.p-hard", 0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1)}, reference={"p_hard": "0"}
-    )
+    return Sweep({"p_hard": over("--data.p-hard", 0, 0.3, 0.4, 0.6, 1)}, reference={"p_hard": "0"})

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from jaxneg.baselines import votes
 from jaxneg.batch import EvalBatch
 from jaxneg.data import stores
 
@@ -210,8 +211,7 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     An item's profile lists the sessions, or users, that liked it, another those that disliked it, each
     divided by its length to the power ``damping`` (0.5 on both sides gives the cosine). The context's liked
     items meet the liked profiles, its disliked items the disliked ones; agreeing sessions then vote for what
-    they liked and against what they disliked. Nothing of size items by items is made: votes are collected per
-    session.
+    they liked and against what they disliked.
     """
 
     def profiles(unit_T: np.ndarray) -> dict[int, sp.csr_array]:
@@ -226,22 +226,17 @@ def item_item(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     unit_T = {"user": log.user_T}
     if len(np.unique(log.session_T)) > len(np.unique(log.user_T)):
         unit_T = {"session": log.session_T} | unit_T
-    tables = {unit: profiles(of_T) for unit, of_T in unit_T.items()}
+    of = {unit: votes.Votes(profiles(of_T)) for unit, of_T in unit_T.items()}
     strength = like_rate(log, sign, validate).settings["strength"]
 
     def make(unit: str, damping: float, against: float, prior: float) -> Score:
-        scaled = {}
-        for s, table in tables[unit].items():
-            size_V = np.asarray(table.sum(axis=0)).ravel()
-            scaled[s] = sp.csr_array(table @ sp.diags_array(1.0 / np.maximum(size_V, 1.0) ** damping))
-        turned = {s: table.T.tocsr() for s, table in scaled.items()}
+        weighed = of[unit].weighed(damping, against)
         like_V = prior * _share(log, strength)
 
         def score(batch: EvalBatch) -> np.ndarray:
             sign_BL = sign[batch.feedback_BL]
-            context = {s: contexts(batch, log.items + 1, (sign_BL == s).astype(np.float32)) for s in (1, -1)}
-            votes_BS = context[1] @ turned[1] + against * (context[-1] @ turned[-1])
-            votes_BV = (votes_BS @ scaled[1]).toarray() - against * (votes_BS @ scaled[-1]).toarray()
+            context = [contexts(batch, log.items + 1, (sign_BL == s).astype(np.float32)) for s in (1, -1)]
+            votes_BV = weighed(sp.csr_array(sp.hstack(context)))
             scale_B1 = np.maximum(np.abs(votes_BV).max(axis=1, keepdims=True), 1e-9)
             return (votes_BV / scale_B1 + like_V).astype(np.float32)
 

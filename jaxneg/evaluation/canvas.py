@@ -1,6 +1,7 @@
 """What all plots have in common: colours that differ for all eyes, a quiet grid, what they are of. Needs matplotlib."""
 
 import pathlib
+import textwrap
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,7 @@ MODEL, BASELINE, LIKED, DISLIKED, GREY, LIGHT = (
 )
 RUNS = (MODEL, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")  # of runs side by side
 MARKERS = "osD^vPX"  # which differ too, where colours come again
+WIDE = 68  # characters of a title that the canvas holds
 LEAST = 3  # seeds from which on an interval over them is drawn
 
 
@@ -45,5 +47,5 @@ def canvas(height: float, **panels: object) -> tuple[Figure, Any]:
 
 
 def titled(text: str, counted: str) -> str:
-    """A title with what the plot is of, on a line of its own."""
-    return f"{text}\n{counted}" if counted else text
+    """A title with what the plot is of on lines of its own, none wider than the canvas."""
+    return "\n".join([text, *textwrap.wrap(counted, WIDE)])

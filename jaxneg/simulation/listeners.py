@@ -38,6 +38,8 @@ GENRE = 2.0  # logits lost by a song whose genre is unrelated to those of the li
 MINUTE, DAY = 60_000, 86_400_000  # milliseconds
 # of a day
 HOUR_SHARE = np.array([4, 2, 1, 1, 1, 2, 4, 7, 8, 7, 6, 6, 7, 7, 7, 8, 9, 10, 10, 9, 8, 8, 7, 5]) / 144
+# By whether a song is played, and whether a thumb is given.
+SAID = np.array([batch.CODE[kind] for kind in ("skip", "thumb_down", "play", "thumb_up")], np.int8)
 YEARS = (1970, 2200)  # in which a log may begin
 
 
@@ -151,10 +153,7 @@ class Truth:
         positive = coin < sigmoid(logit)
         fit = logit - self.propensity[user] - self.intercept
         wish = self.thumb_scale * self.thumb_habit[user] * sigmoid(np.where(positive, 2 * fit, -2 * fit))
-        feedback = np.where(positive, batch.CODE["play"], batch.CODE["skip"]).astype(np.int8)
-        feedback[(thumb < wish) & positive] = batch.CODE["thumb_up"]
-        feedback[(thumb < wish) & ~positive] = batch.CODE["thumb_down"]
-        return feedback
+        return SAID[2 * positive + (thumb < wish)]
 
     @staticmethod
     def load(path: str | pathlib.Path) -> tuple["Truth", np.ndarray]:

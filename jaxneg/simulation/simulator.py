@@ -9,6 +9,7 @@ Sessions are made in blocks of whole users. Each block has a generator of its ow
 memory is bounded, blocks can be made in any order, and the same config always gives the same log.
 """
 
+import copy
 import dataclasses
 import datetime
 import json
@@ -95,6 +96,7 @@ class Simulation:
         ends = np.arange(block, config.sessions + block, block)
         cuts = np.searchsorted(self.user_indptr, np.minimum(ends, config.sessions))
         self._users = np.unique(np.append(0, cuts))  # users at which blocks begin, and the end
+        self._first: tuple[np.random.Generator, dict[str, np.ndarray]] | None = self._served(0)
         self.truth = self._calibrated(rng)
 
     @property
@@ -107,7 +109,10 @@ class Simulation:
 
     def block_with_phases(self, index: int) -> tuple[Block, "Phases"]:
         """Block ``index``, and the phases of its users when their sessions began."""
-        rng, served = self._served(index)
+        if index == 0 and self._first is not None:  # kept from the calibration, once
+            (rng, served), self._first = self._first, None
+        else:
+            rng, served = self._served(index)
         phases = Phases(served["user"], served["start"], served["phase"])
         return self._told(rng, served, self._lived(rng, served)), phases
 
@@ -231,17 +236,20 @@ class Simulation:
 
     def _calibrated(self, rng: np.random.Generator) -> Truth:
         """The truth with the intercept and thumb scale that give the shares asked for, found on block 0."""
-        # Exposure depends on feedback, and so on what is sought here: a second look mends the first.
-        for _ in range(3 if self.config.listening == "people" else 1):
-            self.truth = self._nearer(rng)
-        return self.truth
-
-    def _nearer(self, rng: np.random.Generator) -> Truth:
-        config, truth = self.config, self.truth
-        of_block, served = self._served(0)
-        if config.listening == "people":
+        assert self._first is not None
+        of_block, served = self._first
+        if self.config.listening == "people":
             few = (served["ordinal"] < EARLY[0]) & (served["user"] <= served["user"][: EARLY[1]][-1])
             served = {name: column[few] for name, column in served.items()}
+        # Exposure depends on feedback, and so on what is sought here: a second look mends the first.
+        for _ in range(3 if self.config.listening == "people" else 1):
+            self.truth = self._nearer(rng, copy.deepcopy(of_block), served)
+        return self.truth
+
+    def _nearer(
+        self, rng: np.random.Generator, of_block: np.random.Generator, served: dict[str, np.ndarray]
+    ) -> Truth:
+        config, truth = self.config, self.truth
         logit = self._lived(of_block, served).logit_SL
         fit = (logit - truth.intercept - truth.propensity[served["user"]][:, None])[served["heard"]]
         # Block 0 may hold few of the users: their fits meet the habits of all.

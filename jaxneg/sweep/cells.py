@@ -54,8 +54,9 @@ def measure_cell(
     last = measuring.measure_last(trained, directory, eval_set) or run.report
     found = run.report
     path = standing.figures_path(directory, split)
+    values = tables.kept(found) | {f"last_{of}": value_X for of, value_X in tables.kept(last).items()}
     tables.save_values(
-        path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, found.value_X)}
+        path.with_suffix(".npz"), {"model": tables.Values(found.pair_X2, found.user_X, values)}
     )
     written = {
         "split": split,
@@ -110,7 +111,7 @@ def measure_baselines(
 
     measured = tuning.measure_baselines(eval_sets.EvalSet(store, config, split, watched))
     values = {
-        name: tables.Values(one.report.pair_X2, one.report.user_X, one.report.value_X)
+        name: tables.Values(one.report.pair_X2, one.report.user_X, tables.kept(one.report))
         for name, one in measured.items()
     }
     tables.save_values(path.with_suffix(".npz"), values)

@@ -16,11 +16,12 @@ from jaxneg import files, metrics, pages
 from jaxneg.errors import UserError
 from jaxneg.figures import counted, title
 from jaxneg.files import arrays, documents
+from jaxneg.metrics import measures
 from jaxneg.sweep import leads
 
 Figure = float | int | None
 Labels = tuple[str, ...]  # of a cell, one per axis
-COMPARED = ("pair_accuracy", "auc")  # figures whose values per example are kept
+COMPARED = ("pair_accuracy", "auc")  # figures that are compared in a table
 SECONDS = " Seconds hold for this machine, busy as it was; those to convergence are of training steps alone."
 
 
@@ -241,6 +242,8 @@ def _differences(table: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
             for cell in table["cells"]
             if key in cell
         ]
+        if not rows:  # the reference alone
+            continue
         parts += [
             f"## {heading}",
             "Paired: each example's value averaged over seeds first. Brackets hold 95% bootstrap intervals over "
@@ -308,7 +311,7 @@ def load_values(path: Any) -> dict[str, Values]:
         found = arrays.npz(path)
         names = documents.parsed(str(found["names"]), list[str])
         pair_X2, user_X = found["pair_X2"], found["user_X"]
-        values = {name: {of: found[f"{name}.{of}"] for of in COMPARED} for name in names}
+        values = {name: _of(found, name) for name in names}
         X = len(pair_X2)
         by_example = [user_X, *(one for value in values.values() for one in value.values())]
         shapes = [(pair_X2, (X, 2)), *((one, (X,)) for one in by_example)]
@@ -321,6 +324,18 @@ def load_values(path: Any) -> dict[str, Values]:
     return {name: Values(pair_X2, user_X, value) for name, value in values.items()}
 
 
+def _of(found: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """What was measured of one by figure. Raises KeyError where a figure that is compared is missing."""
+    first = f"{name}."
+    values = {key.removeprefix(first): one for key, one in found.items() if key.startswith(first)}
+    return {of: values[of] for of in COMPARED} | values
+
+
+def kept(report: measures.Report) -> dict[str, np.ndarray]:
+    """Values per example of each figure that is a mean of such."""
+    return {of: value_X for of, value_X in report.value_X.items() if of in report.figures}
+
+
 def save_values(path: Any, values: Mapping[str, Values]) -> None:
     """Writes values per example of things measured on the same examples, whole or not at all."""
     first = next(iter(values.values()))
@@ -330,6 +345,6 @@ def save_values(path: Any, values: Mapping[str, Values]) -> None:
         "user_X": first.user_X,
     }
     for name, one in values.items():
-        arrays |= {f"{name}.{of}": np.asarray(one.value_X[of], np.float32) for of in COMPARED}
+        arrays |= {f"{name}.{of}": np.asarray(value_X, np.float32) for of, value_X in one.value_X.items()}
     with files.whole(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxneg.baselines import counting
+from jaxneg.baselines import counting, votes
 from jaxneg.batch import CODE, EvalBatch
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
@@ -139,7 +139,9 @@ def test_transitions_as_rate_by_hand():
     assert score_BV[2, 1] == pytest.approx(like_V[1])  # no one followed item 4 with item 1
 
 
-def test_item_item_equals_dense_loops():
+@pytest.mark.parametrize("square", [0, 2500])
+def test_item_item_equals_dense_loops(square, monkeypatch):
+    monkeypatch.setattr(votes, "SQUARE", square)
     rng = np.random.default_rng(0)
     events = [
         (int(u), int(u), int(rng.integers(1, 8)), int(rng.choice([-1, 1]))) for u in np.repeat(range(6), 5)
@@ -177,6 +179,31 @@ def test_item_item_equals_dense_loops():
         )
         expected /= max(np.abs(expected).max(), 1e-9)
         np.testing.assert_allclose(score(batch)[b], expected, atol=1e-5)  # float32 sums
+
+
+def test_item_item_by_item_is_that_by_session(monkeypatch):
+    """All settings, of contexts and units of several sizes."""
+    rng = np.random.default_rng(3)
+    events = [
+        (int(u), 3 * int(u) + s, int(rng.integers(1, 40)), int(rng.choice([-1, 0, 1])))
+        for u in range(20)
+        for s in np.repeat(range(3), 12)
+    ]
+    log = make_log(events, items=40, users=20)
+    rows = [
+        [(int(rng.integers(1, 41)), int(rng.choice([PLAY, SKIP]))) for _ in range(length)]
+        for length in range(9)
+    ]
+    batch = make_batch(rows, users=list(range(9)), length=8)
+    found = {}
+    for square in (0, 2500):
+        found[square] = []
+        monkeypatch.setattr(votes, "SQUARE", square)
+        chosen = counting.item_item(log, SIGN, lambda score, of=found[square]: of.append(score(batch)) or 0.0)
+        found[square].append(chosen(batch))
+    assert len(found[0]) == len(found[2500]) == 6 + 36 + 1
+    for one, other in zip(found[0], found[2500], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_ridge_equals_normal_equations_of_each_row():

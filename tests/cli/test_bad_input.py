@@ -246,8 +246,8 @@ MISTAKES = {
     "checkpoints that are a file": (in_its_place("run/checkpoints", folder=False), "train config.py --workdir run --train.epochs 3", "run/checkpoints is a file where a directory is written: move it away"),
     "report that is a directory": (in_its_place("run/report.json"), "evaluate run", "run/report.json is a directory where"),
     "plots that are a file": (in_its_place("run/plots", folder=False), "evaluate run", "run/plots is a file where"),
-    "log that is a directory": (in_its_place("new.csv"), "simulate --out new.csv --users 60 --items 80 --artists 9", "new.csv is a directory where"),
-    "truth that is a directory": (in_its_place("new.csv.truth.npz"), "simulate --out new.csv --users 60 --items 80 --artists 9", "new.csv.truth.npz is a directory where"),
+    "log that is a directory": (in_its_place("new.csv"), "simulate --out new.csv --users 60 --items 80 --artists 9 --sessions 300", "new.csv is a directory where"),
+    "truth that is a directory": (in_its_place("new.csv.truth.npz"), "simulate --out new.csv --users 60 --items 80 --artists 9 --sessions 300", "new.csv.truth.npz is a directory where"),
     # the export
     "export over something else": (nothing, "export run --out store", "--out store exists: choose a new directory"),
     "no export": (nothing, "recommend run --items i1", "run is no export"),
@@ -259,7 +259,7 @@ MISTAKES = {
     "no such feedback": (nothing, "recommend export --items i1 --feedback liked", "unknown feedback 'liked'"),
     "no items asked for": (nothing, "recommend export --items i1 --k 0", "k must be at least 1, got 0"),
     # the simulator
-    "simulate to another format": (nothing, "simulate --out log.xlsx", "--out must end in .parquet or .csv"),
+    "simulate to another format": (nothing, "simulate --out log.xlsx --users 60 --sessions 300", "--out must end in .parquet or .csv"),
     "simulate nobody": (nothing, "simulate --out new.csv --users 0", "--users|users"),
 }  # fmt: skip
 
@@ -313,7 +313,7 @@ DISK_FULL = {
     "prepare, a table": ("pyarrow.parquet.ParquetWriter.write_table", PREPARE),
     "prepare, at the end": ("jaxneg.files.put", PREPARE),
     "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),
-    "simulate": ("pyarrow.parquet.ParquetWriter.write_batch", "simulate --out new.parquet --users 60 --items 80 --artists 9"),
+    "simulate": ("pyarrow.parquet.ParquetWriter.write_batch", "simulate --out new.parquet --users 60 --items 80 --artists 9 --sessions 300"),
     "export": ("safetensors.numpy.save_file", "export run --out new"),
     "train, a new run": ("jaxneg.files.write_json", TRAIN),
     "train, a run again": ("jaxneg.files.write_json", "train config.py --workdir run"),
@@ -380,7 +380,7 @@ def test_place_that_is_no_directory(here, capsys):
         "prepare table log.csv --out log.csv/new",
         "train config.py --workdir log.csv/new",
         "export run --out log.csv/new",
-        "simulate --out log.csv/new.csv --users 60 --items 80 --artists 9",
+        "simulate --out log.csv/new.csv --users 60 --items 80 --artists 9 --sessions 300",
     ):
         assert "log.csv" in refused(command, capsys)
     assert listing() == before

@@ -84,13 +84,34 @@ def test_attention_lasts_as_long_as_asked():
 
 
 def test_counts_are_those_of_a_counter():
-    rng, counts, slow = np.random.default_rng(1), people.Counts(400), collections.Counter()
+    rng, counts, slow = np.random.default_rng(1), people.Counts(), collections.Counter()
+    assert counts.look(np.array([1]))[1].tolist() == [0]
     for _ in range(60):
-        key = rng.choice(400, size=50, replace=False) * 2**40  # far apart, so that places collide
-        assert counts.of(key).tolist() == [slow[one] for one in key.tolist()]
-        assert counts.add(key).tolist() == [slow[one] for one in key.tolist()]
+        key = rng.choice(2000, size=250, replace=False) * 2**40  # far apart, so that places collide
+        slot, count = counts.look(key)
+        assert count.tolist() == [slow[one] for one in key.tolist()]
+        counts.add(key, slot, count)
         slow.update(key.tolist())
-    assert counts.of(np.array([1])).tolist() == [0]
+    assert counts.look(np.array([1]))[1].tolist() == [0]
+
+
+class Highest(np.random.Generator):
+    """Uniform draws that choose a song are all just below 1."""
+
+    def random(self, size=None, dtype=np.float64, out=None):
+        drawn = super().random(size, dtype, out)
+        if np.shape(drawn)[-1:] == (people.DRAWS,):
+            drawn[..., 3:] = np.nextafter(dtype(1), dtype(0))
+        return drawn
+
+
+def test_a_draw_next_to_one_is_the_last_song_of_the_past():
+    simulation = simulator.simulate(simulator.SimulateConfig(users=20, sessions=200, stations=2))
+    _, served = simulation._served(0)
+    lived = simulation._lived(Highest(np.random.PCG64(0)), served)
+    assert lived.item_SL[served["heard"]].min() >= 0
+    pairs = (served["session"][:, None] * simulation.config.items + lived.item_SL)[served["heard"]]
+    assert np.unique(pairs).size == pairs.size
 
 
 def test_songs_of_a_session_are_of_the_station_the_past_or_its_artists():

@@ -250,7 +250,9 @@ def test_intervals_of_differences_resample_users():
     table = summary(cells, reference={"p": "0"})
     one = table["cells"][1]["less_reference"]["over_examples"]["pair_accuracy"]
     assert (one["mean"], one["low"], one["high"], one["users"]) == (0.0, None, None, 1)
-    assert "| 1 | +0.0000 | +0.0000 |" in tables.markdown(table, {})
+    assert "## Less p 0\n" in (text := tables.markdown(table, {})) and "| 1 | +0.0000 | +0.0000 |" in text
+    del cells[("1",)]
+    assert "## " not in tables.markdown(summary(cells, reference={"p": "0"}), {})
 
 
 def test_only_common_seeds_and_equal_examples_are_compared():
@@ -344,6 +346,9 @@ def test_plots_of_numbers_and_of_names(tmp_path):
     assert all(path.read_bytes()[:8] == PNG for path in (tmp_path / "new").iterdir())
 
 
+COUNTED = "of 203,500 pairs in 299,500 examples of 200,200 users"
+
+
 def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
     made = []
     canvas = plots.canvas
@@ -351,7 +356,7 @@ def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
 
     def drawn(labels, seeds):
         cells = points(*((label,) for label in labels), seeds=seeds)
-        plots._lines(plots.Plot("AUC", {"p": labels}, cells), 0)
+        plots._lines(plots.Plot("AUC", {"p": labels}, cells, COUNTED), 0)
         return made[-1][1]
 
     axes = drawn(["0", "0.1", "1"], seeds=3)
@@ -363,7 +368,12 @@ def test_numbers_stand_to_scale_and_seeds_as_dots(monkeypatch):
     assert [line.get_xdata()[0] for line in dots] == [0.0, 0.1, 1.0] and all(
         len(d.get_xdata()) == 3 for d in dots
     )
-    assert "3 seeds; mean and 95% interval" in axes.get_title()
+    said = axes.get_title().replace("\n", " ")
+    assert COUNTED in said and "mean and 95% interval" in said
+    figure = made[-1][0]
+    figure.draw_without_rendering()
+    title, whole = axes.title.get_window_extent(), figure.bbox
+    assert whole.x0 <= title.x0 and title.x1 <= whole.x1 and title.y1 <= whole.y1
     # Two seeds have no interval, and 0.01 no room beside 0; rates a hundredfold apart stand by their logarithms.
     axes = drawn(["0", "0.01", "1"], seeds=2)
     assert axes.get_xticks().tolist() == [0.0, 1.0]

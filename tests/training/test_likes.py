@@ -88,13 +88,19 @@ def test_the_encoder_learns_from_likes_where_it_is_asked_to():
     assert np.any(found["off"].params[likes.ROW]) and all(np.any(found["off"].tables[name]) for name in own)
 
 
+DECAY = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, weight_decay=0.1, clip=0.1))
+
+
+@functools.cache
+def trained(decay):
+    """What a head that decays so leaves."""
+    return test_steps.run(with_head(DECAY, decay=decay, learning_rate=0.5))[0]
+
+
 @pytest.mark.parametrize("decay", [0.0, 2.0])
 def test_a_head_of_its_own_leaves_what_ranks_as_it_would_be_without_it(decay):
-    with_decay = dataclasses.replace(
-        CONFIG, optim=dataclasses.replace(CONFIG.optim, weight_decay=0.1, clip=0.1)
-    )
-    plain, _ = test_steps.run(with_decay)
-    state, _ = test_steps.run(with_head(with_decay, decay=decay, learning_rate=0.5))
+    plain, _ = test_steps.run(DECAY)
+    state = trained(decay)
     for name in plain.tables:
         np.testing.assert_array_equal(state.tables[name], plain.tables[name], err_msg=name)
     for name in plain.params:
@@ -108,8 +114,7 @@ def test_a_head_of_its_own_leaves_what_ranks_as_it_would_be_without_it(decay):
 
 
 def test_decay_draws_rows_of_likes_to_zero_and_no_biases():
-    free, _ = test_steps.run(with_head())
-    held, _ = test_steps.run(with_head(decay=5.0))
+    free, held = trained(0.0), trained(2.0)
     size = [np.linalg.norm(state.tables["like_VD"]) for state in (free, held)]
     assert size[1] < 0.9 * size[0]
     bias = [np.linalg.norm(state.tables["like_bias_V"]) for state in (free, held)]
@@ -223,6 +228,7 @@ def test_biases_of_likes_start_at_smoothed_log_odds(small_store):
     assert biases.likes(config, store)[0] == 0 and biases.likes(CONFIG, store) is None
 
 
+@pytest.mark.slow
 def test_a_head_trains_on_shared_tables():
     """Eight devices that share rows in four parts: the rows of likes move as the others do."""
     config = configs.override(with_head(), ["--optim.rows", "sgd"])
@@ -243,9 +249,8 @@ def test_a_head_trains_on_shared_tables():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", ["never", "always"])
-def test_a_run_goes_on_exactly_and_its_validation_is_that_of_the_judge(packed, small_store, tmp_path):
-    options = f"--like.weight 1 --like.decay 0.1 --data.packed {packed} --optim.average 0.9".split()
+def test_a_run_goes_on_exactly_and_its_validation_is_that_of_the_judge(small_store, tmp_path):
+    options = "--like.weight 1 --like.decay 0.1 --data.packed always --optim.average 0.9".split()
     config = configs.override(test_loop.of(test_loop.CONFIG, small_store), options)
     loop.train(config, tmp_path / "whole")
     with pytest.raises(processes.Stopped):

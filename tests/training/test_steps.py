@@ -20,7 +20,7 @@ V, B, L, D = 20, 16, 5, 8
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "step.json"
 CONFIG = Config(
     data=DataConfig(length=L, batch_size=B),
-    model=ModelConfig(width=D, heads=2, dropout=0.1, output_attributes=True),
+    model=ModelConfig(width=D, heads=2, layers=1, dropout=0.1, output_attributes=True),
     optim=OptimConfig(learning_rate=0.05, warmup_steps=2),
 )
 ATTRIBUTE_VA = jnp.asarray(np.random.default_rng(9).integers(0, 4, (V, 2)), jnp.int32)
@@ -429,8 +429,11 @@ def test_untied_output_has_a_table_of_its_own():
 
 
 def test_golden_step():
-    """The first ten losses of a fixed run. Update the file only with a change that is meant to alter training."""
-    _, losses = run()
+    """The first ten losses of a fixed run of two blocks.
+
+    Update the file only with a change that is meant to alter training.
+    """
+    _, losses = run(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, layers=2)))
     if not GOLDEN.exists():
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps({"losses": losses}, indent=2) + "\n")
