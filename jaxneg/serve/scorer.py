@@ -116,9 +116,13 @@ class Scorer:
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
                 wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
                 raise UserError(f"{name} must be from 0 to {top:,}, got {wrong}")
-        size, found = len(inputs[0]), list[np.ndarray]()
+        return self._encoded(*inputs)
+
+    def _encoded(self, *context: np.ndarray) -> np.ndarray:
+        """``query`` of contexts that are in order."""
+        size, found = len(context[0]), list[np.ndarray]()
         for first in range(0, max(size, 1), LADDER[-1]):
-            some = [code_BL[first : first + LADDER[-1]] for code_BL in inputs]
+            some = [code_BL[first : first + LADDER[-1]] for code_BL in context]
             missing = next(step for step in LADDER if step >= len(some[0])) - len(some[0])
             filled = [np.pad(code_BL, ((0, missing), (0, 0))) if missing else code_BL for code_BL in some]
             # A module that parses may still have shapes that do not fit: that shows when it is compiled.
@@ -227,7 +231,7 @@ class Scorer:
         found = [Recommendations()] * len(seen)
         for first in range(0, len(known), together):
             some = known[first : first + together]
-            query_BE = self.query(*self._contexts([seen[n] for n in some]))
+            query_BE = self._encoded(*self._contexts([seen[n] for n in some]))
             score_BV = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)
             for b, n in enumerate(some):
                 left_out_T = seen[n].row_T if exclude_seen else seen[n].row_T[:0]
@@ -252,7 +256,7 @@ class Scorer:
         row_N = row_N[row_N > PAD]
         if not seen.row_T.any():  # rows are in the order of how often items are heard
             return self._named(row_N, np.full(len(row_N), np.nan), "popularity")
-        score_N = self._scored(self.query(*self._contexts([seen])), form, row_N)[0]
+        score_N = self._scored(self._encoded(*self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
 
@@ -275,7 +279,9 @@ class Scorer:
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        score_B = self._scored(self.query(*self._contexts([kept, *less])), form, self._rows_of([item]))[:, 0]
+        score_B = self._scored(self._encoded(*self._contexts([kept, *less])), form, self._rows_of([item]))[
+            :, 0
+        ]
         return [Influence(told[t], float(score_B[0] - score_B[1 + n])) for n, t in enumerate(at.tolist())]
 
     def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
