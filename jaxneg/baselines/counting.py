@@ -326,11 +326,12 @@ def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
         factors: int, l2: float, l2_bias: float, sweeps: tuple[int, ...], seed: int = 0
     ) -> list[Candidate]:
         found: list[Candidate] = []
+        penalty = penalties(factors, l2, l2_bias)
         each = itertools.islice(rows.each(factors, l2, l2_bias, seed), max(sweeps))
         for sweep, item_VF in enumerate(each, start=1):
             if sweep in sweeps:
                 settings = {"factors": factors, "l2": l2, "l2_bias": l2_bias, "sweeps": sweep}
-                found.append((settings, scores(item_VF, penalties(factors, l2, l2_bias))))
+                found.append((settings, scores(item_VF, penalty)))
         return found
 
     def scores(item_VF: np.ndarray, penalty: np.ndarray) -> Score:

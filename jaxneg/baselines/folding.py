@@ -8,7 +8,7 @@ mean of theirs. ``training.fold_in`` solves for listeners on the devices, from t
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,22 +38,22 @@ def fit(log: Log, sign: np.ndarray, validate: Validate, examples: Sequence[EvalB
 
     def made(ranks: Sequence[int], l2: float, l2_bias: float) -> Iterator[Folded]:
         """After each of SWEEPS."""
-        runs = [rows.each(rank, l2, l2_bias) for rank in ranks]
+        runs = {rank: rows.each(rank, l2, l2_bias) for rank in ranks}
         for sweep in range(1, SWEEPS[-1] + 1):
-            found = [next(run) for run in runs]
+            found = {rank: next(run) for rank, run in runs.items()}
             if sweep in SWEEPS:
-                yield Folded(_side_by_side(found), rows.center, l2, l2_bias, 1.0, 0.0)
+                yield Folded(
+                    _side_by_side([found[rank] for rank in ranks]), rows.center, l2, l2_bias, 1.0, 0.0
+                )
 
     def quality(one: Folded) -> float:
         return float(np.nan_to_num(validate(lambda batch: scores(one, sign, batch)), nan=-np.inf))
 
-    def best(candidates: Iterable[Folded]) -> Folded:
-        found = [(quality(one), -number, one) for number, one in enumerate(candidates)]
-        return max(found)[-1]
-
     none = [0] * len(RANKS)
-    biases = best(one for l2_bias in L2_BIAS for one in made(none, 1.0, l2_bias))
-    found = best(itertools.chain([biases], *(made(RANKS, l2, biases.l2_bias) for l2 in L2)))
+    # Of equal ones the first is taken.
+    biases = max((one for l2_bias in L2_BIAS for one in made(none, 1.0, l2_bias)), key=quality)
+    with_factors = (one for l2 in L2 for one in made(RANKS, l2, biases.l2_bias))
+    found = max(itertools.chain([biases], with_factors), key=quality)
     scale, offset = _calibrated(found, sign, examples)
     return found._replace(scale=scale, offset=offset)
 

@@ -134,10 +134,10 @@ class Recommend:
         with engine.reading(users), progress.Steps("recommend") as steps:
             log = engine.keep(con, "log", reader.read(con, users, reader.Options()))
             done, without = bulk.write(log, recommend_many, out, steps)
-        progress.say(f"{out}: lists of {self.k:,} for {done:,} users" + self._popular(without))
-
-    def _popular(self, without: int) -> str:
-        return f"; {without:,} of them, of whom no item is known, got what is heard most" if without else ""
+        popular = (
+            f"; {without:,} of them, of whom no item is known, got what is heard most" if without else ""
+        )
+        progress.say(f"{out}: lists of {self.k:,} for {done:,} users{popular}")
 
 
 def _parted(word: str, option: str, example: str) -> tuple[str, str]:

@@ -80,7 +80,7 @@ def _clashes(config: Config) -> list[tuple[bool, str, str]]:
             "use --data.target positive without --data.mask, or --data.target any",
         ),
         (
-            like.weight > 0 and like.rows == "folded" and data.mask > 0,
+            like.folds and data.mask > 0,
             "--like.rows folded solves for a listener from the events before the next one, and --data.mask hides some",
             "leave one of them out",
         ),

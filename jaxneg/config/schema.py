@@ -164,6 +164,11 @@ class LikeConfig:
     learning_rate: Annotated[float, Bounds(0.0, 1e30), TRAINING] = 0.0
     """peak, of its rows and biases; 0 takes that of the parameters"""
 
+    @property
+    def folds(self) -> bool:
+        """Whether listeners are folded in."""
+        return self.weight > 0 and self.rows == "folded"
+
 
 @dataclass(frozen=True)
 class OptimConfig:

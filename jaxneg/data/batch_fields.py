@@ -21,9 +21,8 @@ def read(config: Config, stations: int = 1) -> frozenset[str]:
     corrected = sampled and loss.log_q != "none"
     by_label = parts.LOSSES[loss.name].signed or loss.feedback > 0 or data.target != "any"
     by_label |= config.like.weight > 0
-    folded = config.like.weight > 0 and config.like.rows == "folded"
     reads = {
-        "feedback_BL": model.feedback != "none" or data.mask > 0 or folded,
+        "feedback_BL": model.feedback != "none" or data.mask > 0 or config.like.folds,
         "station_BL": model.station and stations > 0,
         "label_BL": by_label,
         "negative_BLN": own,

@@ -22,34 +22,32 @@ class Told(BaseModel):
     station: Id | None = None
 
 
-class Asked(BaseModel):
-    """A listener: the events told, behind those that the server has of the user."""
+class Listener(BaseModel):
+    """The events told, behind those that the server has of the user, and how both heads make one score."""
 
     model_config = ConfigDict(extra="forbid")
     events: Annotated[list[Told], Field(max_length=10_000)] = []
     user: Id | None = None
     model: Id | None = None
+    form: Literal["rank", "judge", "sum", "demote"] = "rank"
+    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
+
+
+class Asked(Listener):
+    """A listener, and what a list may hold."""
+
     k: Annotated[int, Field(ge=1, le=1_000)] = 10
     exclude_seen: bool = False
     exclude: Annotated[list[Id], Field(max_length=10_000)] = []
     where: Annotated[dict[Id, Annotated[list[Id], Field(max_length=1_000)]], Field(max_length=16)] = {}
     at_most: Annotated[dict[Id, Annotated[int, Field(ge=1, le=1_000)]], Field(max_length=16)] = {}
-    form: Literal["rank", "judge", "sum", "demote"] = "rank"
-    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
 
 
-class Candidates(BaseModel):
-    """A listener, as for a list, and the items to put in order."""
+class Candidates(Listener):
+    """A listener, and the items to put in order."""
 
-    model_config = ConfigDict(extra="forbid")
     candidates: Annotated[list[Id], Field(max_length=10_000)]
-    events: Annotated[list[Told], Field(max_length=10_000)] = []
-    user: Id | None = None
-    model: Id | None = None
-    form: Literal["rank", "judge", "sum", "demote"] = "rank"
-    beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
 
 
 class Questioned(Asked):

@@ -88,7 +88,7 @@ class Server:
                 UNHEARD, f"no answer within {self.limits.seconds:g} s", {"Retry-After": "1"}
             ) from None
 
-    def listener(self, asked: requests.Asked | requests.Candidates) -> tuple[str, list[Event]]:
+    def listener(self, asked: requests.Listener) -> tuple[str, list[Event]]:
         """The model for a listener, and the events known of one, oldest first."""
         name = asked.model or self.models.name_for(asked.user or "")
         history = self.sessions.of(asked.user) if asked.user is not None else []

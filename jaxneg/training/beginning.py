@@ -3,7 +3,6 @@
 import numpy as np
 
 from jaxneg.baselines import counting, folding
-from jaxneg.config import Config
 from jaxneg.data import biases, held_out, stores
 from jaxneg.metrics import measures
 from jaxneg.training import fold_in
@@ -12,21 +11,16 @@ from jaxneg.training.jobs import Job
 BATCHES = 16  # of validation that penalties are chosen on, at most
 
 
-def folds(config: Config) -> bool:
-    """Whether listeners are folded in."""
-    return config.like.weight > 0 and config.like.rows == "folded"
-
-
 def of(job: Job) -> dict[str, np.ndarray | fold_in.First]:
     """What the first state is made of, by the names that ``Program.init`` has for it, in the order of the rows."""
     config, store, by_row = job.config, job.store, job.built.layout.by_row
     found = {"bias_V": biases.first(config, store, job.batches.targets)}
-    if not folds(config):  # whose rows bring biases of their own
+    if not config.like.folds:  # whose rows bring biases of their own
         found["like_bias_V"] = biases.likes(config, store)
     placed: dict[str, np.ndarray | fold_in.First] = {
         name: by_row(of_items) for name, of_items in found.items() if of_items is not None
     }
-    if folds(config):
+    if config.like.folds:
         table_VG, numbers = fitted(store, job.validation.batches)
         placed["folded"] = fold_in.First(by_row(table_VG), numbers)
     return placed

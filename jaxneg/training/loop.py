@@ -138,7 +138,7 @@ def _beginning(
         job.built.state, say=lambda line: progress.say(f"jaxneg: {line}") if processes.first() else None
     )
     if restored is None:
-        if beginning.folds(job.config):
+        if job.config.like.folds:
             watch.on_progress(0, job.total, {}, stage="factorising")
         return job.built.init(**beginning.of(job)), None
     state, values = restored

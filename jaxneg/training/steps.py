@@ -62,7 +62,7 @@ def init_state(
     item_tables = tables.init_tables(for_tables, config.model, layout.rows, bias_V)
     params |= likes.init_params(config.like, config.model.width)
     item_tables |= tables.init_likes(config.like, config.model.width, layout.rows, like_bias_V)
-    if config.like.weight > 0 and config.like.rows == "folded":
+    if config.like.folds:
         table_VG, numbers = folded or fold_in.nothing(layout.rows)
         item_tables[fold_in.TABLE] = jnp.asarray(table_VG)
         params |= {name: jnp.asarray(value) for name, value in numbers.items()}
