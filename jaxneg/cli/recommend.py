@@ -27,9 +27,9 @@ class Recommend:
 
     export: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("DIR")]] = commands.REQUIRED
     """Directory that jaxneg export wrote."""
-    items: Annotated[tuple[str, ...], commands.several("ID", "none")] = ()
+    items: Annotated[tuple[str, ...], commands.several("ID", "or --users")] = ()
     """Item ids of the history, oldest first."""
-    users: Annotated[pathlib.Path | None, fields.option("LOG", "none")] = None
+    users: Annotated[pathlib.Path | None, fields.option("LOG", "or --items")] = None
     """Log whose users all get a list: one row per event, Parquet, CSV or JSON, with columns user, item, time and, where
     there are some, feedback and station."""
     out: Annotated[pathlib.Path | None, fields.option("FILE", "none")] = None
@@ -64,7 +64,9 @@ class Recommend:
 
     def run(self) -> None:
         if bool(self.items) == (self.users is not None):
-            raise UserError("recommend needs either --items, a history, or --users, a log")
+            raise UserError(
+                "recommend needs either --items, a history, or --users, a log; jaxneg recommend --help lists the options"
+            )
         if (self.users is None) != (self.out is None):
             raise UserError("--users and --out go together: a log to read, and a file for its lists")
         if self.feedback and len(self.feedback) != len(self.items):

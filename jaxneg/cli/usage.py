@@ -46,6 +46,8 @@ def page(known: Sequence[options.Option], prog: str, help: str, common: Sequence
 
 def _entry(one: options.Option) -> list[str]:
     default = "" if one.required or one.default in ("False", "''", "()", "") else f" (default: {one.default})"
+    if one.either:
+        default = f" ({one.default})"
     lines = textwrap.wrap(one.help + default, WIDTH - COLUMN) or [""]
     if (
         len(lines) > LINES and ";" in one.help

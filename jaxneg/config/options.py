@@ -31,6 +31,11 @@ class Option(NamedTuple):
         return self.default == "required"
 
     @property
+    def either(self) -> bool:
+        """Whether a call gives this option or the one that its default names, as "or --users"."""
+        return self.default.startswith("or --")
+
+    @property
     def usage(self) -> str:
         """As a line of usage names it: "--out DIR"."""
         return self.names[0] if self.positional else f"{self.names[0]} {self.metavar}".rstrip()
@@ -88,11 +93,14 @@ def parse(
 
 
 def usage(prog: str, known: Sequence[Option], optional: str = "") -> str:
-    """One line: "usage: jaxneg train CONFIG --workdir RUN"."""
+    """One line: "usage: jaxneg train CONFIG --workdir RUN", "--items ID | --users LOG"."""
     needed = [one.usage for one in known if one.required]
     # What has a place of its own comes first, as it is said.
     needed.sort(key=lambda text: text.startswith("-"))
-    return " ".join(["usage:", prog, *([optional] if optional else []), *needed])
+    either = " | ".join(one.usage for one in known if one.either)
+    return " ".join(
+        ["usage:", prog, *([optional] if optional else []), *needed, *([either] if either else [])]
+    )
 
 
 def _unknown(args: Sequence[str], known: Sequence[Option]) -> str | None:

@@ -295,11 +295,8 @@ def test_the_shell_sees_the_exit_codes():
         ("train", "usage: jaxneg train CONFIG --workdir RUN"),
         ("evaluate", "usage: jaxneg evaluate RUN"),
         ("prepare table", "usage: jaxneg prepare table SOURCE --out STORE"),
-        ("recommend", "usage: jaxneg recommend DIR --items ID [ID ...]"),
-        (
-            "recommend here",
-            "--items ID [ID ...] is required; usage: jaxneg recommend DIR --items ID [ID ...]",
-        ),
+        ("recommend", "usage: jaxneg recommend DIR --items ID [ID ...] | --users LOG"),
+        ("recommend here", "recommend needs either --items, a history, or --users, a log"),
         ("train --workdr new c.py", "no option --workdr; perhaps you meant --workdir"),
         ("export run --dat.store x", "no option --dat.store; perhaps you meant --data.store"),
         ("inspect store extra", "nothing takes extra"),
