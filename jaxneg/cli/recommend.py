@@ -65,7 +65,8 @@ class Recommend:
     def run(self) -> None:
         if bool(self.items) == (self.users is not None):
             raise UserError(
-                "recommend needs either --items, a history, or --users, a log; jaxneg recommend --help lists the options"
+                "recommend needs either --items, a history, or --users, a log; "
+                "jaxneg recommend --help lists the options"
             )
         if (self.users is None) != (self.out is None):
             raise UserError("--users and --out go together: a log to read, and a file for its lists")
