@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jaxneg.serve.histories import Event
 
 Id = Annotated[str, Field(max_length=512)]
-PARAMETERS = ("k", "exclude_seen", "form", "beta", "threshold")  # of the protocol
+PARAMETERS = ("k", "exclude_seen", "station", "form", "beta", "threshold")  # of the protocol
 
 
 class Told(BaseModel):
@@ -23,12 +23,15 @@ class Told(BaseModel):
 
 
 class Listener(BaseModel):
-    """The events told, behind those that the server has of the user, and how both heads make one score."""
+    """The events told, behind those that the server has of the user, and how both heads make one score.
+
+    ``station`` is where the listener is now: its items lead a list where nothing is known of the history."""
 
     model_config = ConfigDict(extra="forbid")
     events: Annotated[list[Told], Field(max_length=10_000)] = []
     user: Id | None = None
     model: Id | None = None
+    station: Id | None = None
     form: Literal["rank", "judge", "sum", "demote"] = "rank"
     beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
     threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None

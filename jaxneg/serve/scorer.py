@@ -1,7 +1,6 @@
 """Scores from an export directory alone: no store, no config, no training code."""
 
 import functools
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +13,19 @@ from jaxneg import errors, files
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import demotion, manifest as manifests
+from jaxneg.serve import demotion, heard, manifest as manifests
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
-from jaxneg.serve.histories import Event as Event, Seen, events
-from jaxneg.serve.lists import Influence, Recommendation as Recommendation, Recommendations
+from jaxneg.serve.histories import Event as Event, Known, Seen, events
+from jaxneg.serve.lists import (
+    RANK,
+    Influence,
+    Ready,
+    Recommendation as Recommendation,
+    Recommendations,
+    Wanted,
+)
 
-RANK = Form()
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
 SCORES = 1 << 24  # that are in memory together where lists are made for many
@@ -39,6 +44,7 @@ class Scorer:
         station_ids,
         attributes,
         like_VE=None,
+        at_stations=None,
     ):
         self.manifest = manifest
         self._model, self._query = model, jax.jit(model.call)
@@ -51,8 +57,8 @@ class Scorer:
         kinds = manifest["inputs"] or self._codes  # of feedback that the model was trained to see
         self._shown = np.zeros(max(self._codes.values()) + 1, bool)
         self._shown[[code for kind, code in self._codes.items() if kind in kinds]] = True
-        self._rows = {id_: row for row, id_ in enumerate(item_ids, start=1)}
-        self._stations = {id_: row for row, id_ in enumerate(station_ids, start=1)}
+        self._at_stations, self._heard = at_stations, heard.Heard(len(item_ids), at_stations)
+        self._known = Known(item_ids, station_ids, self._codes)
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Scorer":
@@ -62,12 +68,13 @@ class Scorer:
         """
         found = manifests.opened(files.local(directory, "directory"))
         known = found.item_ids, found.station_ids, found.attributes
-        return cls(found.manifest, found.model, found.params, found.item_VE, *known, found.like_VE)
+        rest = found.like_VE, found.at_stations
+        return cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
 
     def __reduce__(self):
         """A pickle holds all of the export, so that it opens where the directory is not."""
         params = jax.tree.map(np.asarray, self._params)
-        known = self._ids, list(self._stations), self._columns
+        known = self._ids, list(self._known.stations), self._columns
         return _unpickled, (
             self.manifest,
             bytes(self._model.serialize()),
@@ -75,19 +82,20 @@ class Scorer:
             np.array(self._item_VE),
             *known,
             None if self._like_VE is None else np.array(self._like_VE),
+            self._at_stations,
         )
 
     def knows(self, item: str) -> bool:
         """Whether the item is in the catalogue that the model was trained on."""
-        return item in self._rows
+        return item in self._known.items
 
     def knows_station(self, station: str) -> bool:
         """Whether the station was there in training."""
-        return station in self._stations
+        return station in self._known.stations
 
     def check(self, history: Sequence[str | Event]) -> None:
         """Raises UserError on what is no history, and on a feedback kind that does not exist."""
-        self._seen(history)
+        self._known.seen(history)
 
     def items(self, count: int) -> list[str]:
         """Ids of the items heard most often, most often first."""
@@ -111,7 +119,7 @@ class Scorer:
         a row, a code or a station that there is not, and where the model cannot be compiled or run.
         """
         inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
-        tops = self.manifest["items"], max(self._codes.values()), len(self._stations)
+        tops = self.manifest["items"], max(self._codes.values()), len(self._known.stations)
         for name, code_BL, top in zip(("item", "feedback", "station"), inputs, tops, strict=True):
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
                 wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
@@ -199,18 +207,21 @@ class Scorer:
         exclude_seen: bool = False,
         form: str | Form = RANK,
         choice: Choice = ANY,
+        station: str | None = None,
     ) -> Recommendations:
         """The k best next items for a history, oldest first, of ids that were played or of Event; best first.
 
         Items that the catalogue does not know are left out of the history, stations it does not know count as none.
-        Where no item is known the list is of what is heard most, and its ``fallback`` says so. ``form`` is the name of
+        Where no item is known the list is of what is heard most at ``station``, or that of the last event, and then
+        anywhere, and its ``fallback`` says so. ``form`` is the name of
         a serving form with the export's numbers, or what ``Scorer.form`` gives; in form demote as many items are
         looked at as it takes to be sure. A list is shorter than k where ``choice`` leaves fewer.
 
         Raises UserError on what is no id or Event, on a feedback kind that does not exist, on k below 1, on a form
         that the model cannot serve, and on an attribute that there is not.
         """
-        return self.recommend_many([history], k, exclude_seen=exclude_seen, form=form, choice=choice)[0]
+        wanted = Wanted(history, k, exclude_seen, form, choice, station)
+        return self.lists([self.ready(wanted)])[0]
 
     def recommend_many(
         self,
@@ -222,40 +233,74 @@ class Scorer:
         choice: Choice = ANY,
     ) -> list[Recommendations]:
         """``recommend`` for many histories, encoded together."""
-        k = _count(k)
+        first = self.ready(Wanted([], k, exclude_seen, form, choice))
+        found = []
+        for history in histories:
+            seen = self._known.seen(history)
+            out_N = np.concatenate([first.out_N, seen.row_T]) if exclude_seen else first.out_N
+            found.append(first._replace(seen=seen, out_N=out_N, station=self._known.station(seen)))
+        return self.lists(found)
+
+    def ready(self, wanted: Wanted) -> Ready:
+        """What is asked for, by row and code. Raises UserError as ``recommend``."""
+        history, k, exclude_seen, form, choice, station = wanted
         form = self.form(form) if isinstance(form, str) else form
-        seen = [self._seen(history) for history in histories]
-        out_N = self._left_out(choice)
-        known = [n for n, one in enumerate(seen) if one.row_T.any()]
+        seen, out_N = self._known.seen(history), self._left_out(choice)
+        if exclude_seen:
+            out_N = np.concatenate([out_N, seen.row_T])
+        return Ready(seen, _count(k), form, choice, out_N, self._known.station(seen, station))
+
+    def lists(self, ready: Sequence[Ready]) -> list[Recommendations]:
+        """Lists for many, each with its own k, form and choice, encoded together."""
+        known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
         together = max(1, SCORES // self.manifest["rows"])
-        found = [Recommendations()] * len(seen)
+        found = [Recommendations()] * len(ready)
         for first in range(0, len(known), together):
             some = known[first : first + together]
-            query_BE = self._encoded(*self._contexts([seen[n] for n in some]))
-            score_BV = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)
+            query_BE = self._encoded(*self._contexts([ready[n].seen for n in some]))
+            score_BV = self._each([ready[n].form for n in some], query_BE)
             for b, n in enumerate(some):
-                left_out_T = seen[n].row_T if exclude_seen else seen[n].row_T[:0]
-                _leave_out(score_BV[b], out_N, left_out_T)
-                found[n] = self._list(query_BE[b : b + 1], score_BV[b], form, k, choice)
-        for n in set(range(len(seen))) - set(known):
-            found[n] = self._popular(out_N, k, choice)
+                score_BV[b, PAD] = -np.inf
+                score_BV[b, ready[n].out_N] = -np.inf
+                found[n] = self._list(query_BE[b : b + 1], score_BV[b], ready[n])
+        for n in set(range(len(ready))) - set(known):
+            found[n] = self._most_heard(ready[n])
         return found
 
+    def _each(self, of: Sequence[Form], query_BE: np.ndarray) -> np.ndarray:
+        """Scores of the whole catalogue, of each query in its form; those of form demote by rank alone."""
+        of = [RANK if form.name == forms.DEMOTE else form for form in of]
+        if len({*of}) == 1:
+            return self._scored(query_BE, of[0])
+        score_BV = np.empty((len(of), self.manifest["rows"]), np.float32)
+        for form in {*of}:
+            at = [b for b, other in enumerate(of) if other == form]
+            score_BV[at] = self._scored(query_BE[at], form)
+        return score_BV
+
     def rerank(
-        self, history: Sequence[str | Event], candidates: Sequence[str], *, form: str | Form = RANK
+        self,
+        history: Sequence[str | Event],
+        candidates: Sequence[str],
+        *,
+        form: str | Form = RANK,
+        station: str | None = None,
     ) -> Recommendations:
-        """The candidates that the catalogue knows, each once, best first; their order as given where no item of the
-        history is known, and ``fallback`` is then "popularity" by count.
+        """The candidates that the catalogue knows, each once, best first; by how often they are heard where no item of
+        the history is known, as ``fallback`` then says.
 
         Raises UserError as ``recommend``, and on candidates that are no list of ids.
         """
         if isinstance(candidates, str) or not all(isinstance(one, str) for one in candidates):
             raise UserError(f"candidates are a list of ids, got {candidates!r}")
         form = self.form(form) if isinstance(form, str) else form
-        seen, row_N = self._seen(history), np.unique(self._rows_of(list(candidates)))
+        seen, row_N = self._known.seen(history), np.unique(self._known.rows(list(candidates)))
         row_N = row_N[row_N > PAD]
-        if not seen.row_T.any():  # rows are in the order of how often items are heard
-            return self._named(row_N, np.full(len(row_N), np.nan), "popularity")
+        if not seen.row_T.any():
+            here = self._known.station(seen, station)
+            order_I = self._heard.order(here)
+            row_N = order_I[np.isin(order_I, row_N)]
+            return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
         score_N = self._scored(self._encoded(*self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
@@ -274,12 +319,12 @@ class Scorer:
                 f"item {item!r} is not in the catalogue: give an id as it stands in items.parquet"
             )
         told = events(history)
-        seen = self._seen(told)
+        seen = self._known.seen(told)
         at = self._visible(seen)
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        score_B = self._scored(self._encoded(*self._contexts([kept, *less])), form, self._rows_of([item]))[
+        score_B = self._scored(self._encoded(*self._contexts([kept, *less])), form, self._known.rows([item]))[
             :, 0
         ]
         return [Influence(told[t], float(score_B[0] - score_B[1 + n])) for n, t in enumerate(at.tolist())]
@@ -302,14 +347,12 @@ class Scorer:
         allowed_V = self._attributes.allowed(choice)
         if isinstance(choice.exclude, str) or not all(isinstance(one, str) for one in choice.exclude):
             raise UserError(f"what is excluded is a list of ids, got {choice.exclude!r}")
-        row_N = self._rows_of(list(choice.exclude))
+        row_N = self._known.rows(list(choice.exclude))
         return row_N if allowed_V is None else np.union1d(row_N, np.flatnonzero(~allowed_V))
 
-    def _list(
-        self, query_1E: np.ndarray, score_V: np.ndarray, form: Form, k: int, choice: Choice
-    ) -> Recommendations:
+    def _list(self, query_1E: np.ndarray, score_V: np.ndarray, wanted: Ready) -> Recommendations:
         """The best for a context, out of the scores of what may be in its list; in form demote, those of form rank."""
-        items = self.manifest["items"]
+        items, form = self.manifest["items"], wanted.form
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             if form.name == forms.DEMOTE:
@@ -321,51 +364,23 @@ class Scorer:
             best = best[np.isfinite(score_V[best])]
             return best, score_V[best]
 
-        return self._named(*self._attributes.capped(top, k, choice, items))
+        return self._named(*self._attributes.capped(top, wanted.k, wanted.choice, items))
 
-    def _popular(self, out_N: np.ndarray, k: int, choice: Choice) -> Recommendations:
+    def _most_heard(self, wanted: Ready) -> Recommendations:
         """What is heard most of what may be in a list."""
-        allowed_V = np.ones(1 + self.manifest["items"], bool)
-        allowed_V[PAD] = allowed_V[out_N] = False
-        row_N = np.flatnonzero(allowed_V)
+        row_N = heard.among(self._heard.order(wanted.station), wanted.out_N)
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             return row_N[:n], np.full(len(row_N[:n]), np.nan)
 
-        found = self._attributes.capped(top, k, choice, self.manifest["items"])
-        return self._named(*found, "popularity")
+        found = self._attributes.capped(top, wanted.k, wanted.choice, self.manifest["items"])
+        return self._named(*found, self._heard.why(wanted.station))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
         ids = [self._ids[row] for row in (row_N - 1).tolist()]
         # What ``_make`` does, without a call of Python for each.
         make = functools.partial(tuple.__new__, Recommendation)
         return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
-
-    def _seen(self, history: Any) -> "Seen":
-        """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
-        if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
-            row_T = self._rows_of(history)
-            return Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
-        found = events(history)
-        for event in found:
-            if event.feedback not in self._codes:
-                kinds = ", ".join(self._codes)
-                raise UserError(
-                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
-                )
-        code_T = np.array([self._codes[event.feedback] for event in found], np.int32)
-        station_T = np.array([self._stations.get(event.station, PAD) for event in found], np.int32)
-        return Seen(self._rows_of([event.item for event in found]), code_T, station_T)
-
-    def _rows_of(self, items: Sequence[str]) -> np.ndarray:
-        """Rows of items; PAD of one that is not known."""
-        return np.fromiter(map(self._rows.get, items, itertools.repeat(PAD)), np.int32, len(items))
-
-
-def _leave_out(score_V: np.ndarray, out_N: np.ndarray, seen_T: np.ndarray) -> None:
-    """Scores that can be in no list: of the padding row, of what a choice leaves out, and of what was heard."""
-    score_V[PAD] = score_V[seen_T] = -np.inf
-    score_V[out_N] = -np.inf
 
 
 def _count(k: Any) -> int:

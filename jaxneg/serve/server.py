@@ -25,7 +25,7 @@ from jaxneg.files import documents
 from jaxneg.serve import requests
 from jaxneg.serve.choice import Choice
 from jaxneg.serve.histories import Event
-from jaxneg.serve.lists import Recommendations
+from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.models import Models, NoModel, Sessions
 from jaxneg.serve.scorer import Scorer
 
@@ -99,14 +99,15 @@ class Server:
         scorer, version = self.models.get(name)
         form = scorer.form(asked.form, asked.beta, asked.threshold)
         choice = Choice(asked.exclude, asked.where, asked.at_most)
-        found = scorer.recommend(history, asked.k, exclude_seen=asked.exclude_seen, form=form, choice=choice)
+        wanted = Wanted(history, asked.k, asked.exclude_seen, form, choice, asked.station)
+        found = scorer.lists([scorer.ready(wanted)])[0]
         return _answer(name, version, found) | {"unknown": _unknown(scorer, history)}
 
     def reranked(self, name: str, history: Sequence[Event], asked: requests.Candidates) -> dict[str, Any]:
         """The candidates in order; those that the model does not know beside them."""
         scorer, version = self.models.get(name)
         form = scorer.form(asked.form, asked.beta, asked.threshold)
-        found = scorer.rerank(history, asked.candidates, form=form)
+        found = scorer.rerank(history, asked.candidates, form=form, station=asked.station)
         unknown = [item for item in asked.candidates if not scorer.knows(item)]
         return _answer(name, version, found) | {"unknown": _unknown(scorer, history), "left_out": unknown}
 

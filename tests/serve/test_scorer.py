@@ -54,7 +54,7 @@ def test_recommendations_are_the_best_by_score(model):
 
 def test_feedback_and_station_change_the_scores(model):
     item = model.items(1)[0]
-    station = next(iter(model._stations))
+    station = next(iter(model._known.stations))
     assert model.knows_station(station) and not model.knows_station("none such")
     plain = model.recommend([scorer.Event(item)])
     assert plain != model.recommend([scorer.Event(item, "thumb_down")])
