@@ -38,7 +38,7 @@ from jaxneg.batch import FEEDBACK, PAD, forms
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
-from jaxneg.serve import heard, manifest as manifests
+from jaxneg.serve import heard, manifest as manifests, stations
 from jaxneg.training import curves, likes, program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -100,10 +100,9 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
         like_VE[PAD] = 0.0
         np.save(directory / manifests.LIKES, like_VE)
     shutil.copyfile(store.path / "items.parquet", directory / "items.parquet")
-    stations = pq.read_table(store.path / "stations.parquet")
-    pq.write_table(
-        stations.append_column(heard.COLUMN, heard.at_stations(store)), directory / "stations.parquet"
-    )
+    told = pq.read_table(store.path / "stations.parquet")
+    told = told.append_column(heard.COLUMN, stations.most_heard(store))
+    pq.write_table(told, directory / "stations.parquet")
 
     manifest = {
         "format": manifests.WITH_LIKES if numbers else manifests.FORMAT,

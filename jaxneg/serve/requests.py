@@ -38,9 +38,10 @@ class Listener(BaseModel):
 
 
 class Asked(Listener):
-    """A listener, and what a list may hold."""
+    """A listener, and what a list may hold; with ``describe`` it tells the attributes of its items."""
 
     k: Annotated[int, Field(ge=1, le=1_000)] = 10
+    describe: bool = False
     exclude_seen: bool = False
     exclude: Annotated[list[Id], Field(max_length=10_000)] = []
     where: Annotated[dict[Id, Annotated[list[Id], Field(max_length=1_000)]], Field(max_length=16)] = {}
@@ -53,10 +54,10 @@ class Candidates(Listener):
     candidates: Annotated[list[Id], Field(max_length=10_000)]
 
 
-class Questioned(Asked):
-    """A listener, as for a list, and an item of it."""
+class Questioned(Listener):
+    """A listener, and items of which it is asked what moved them."""
 
-    item: Id
+    items: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
 class Happened(BaseModel):

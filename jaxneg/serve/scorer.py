@@ -13,7 +13,7 @@ from jaxneg import errors, files
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import demotion, heard, manifest as manifests
+from jaxneg.serve import demotion, heard, manifest as manifests, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
@@ -25,6 +25,7 @@ from jaxneg.serve.lists import (
     Recommendations,
     Wanted,
 )
+from jaxneg.serve.matrices import Matrices
 
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
@@ -49,8 +50,7 @@ class Scorer:
         self.manifest = manifest
         self._model, self._query = model, jax.jit(model.call)
         self._params = jax.device_put(params)
-        self._item_VE = np.asarray(item_VE)  # a memory map is slower to look at
-        self._like_VE = None if like_VE is None else np.asarray(like_VE)
+        self._scores = Matrices(item_VE, like_VE, manifest["items"])
         self._ids = item_ids  # of rows 1..items
         self._columns, self._attributes = attributes, Attributes(attributes)
         self._codes = {kind: code for kind, code in manifest["feedback"].items() if kind != "pad"}
@@ -79,9 +79,9 @@ class Scorer:
             self.manifest,
             bytes(self._model.serialize()),
             params,
-            np.array(self._item_VE),
+            np.array(self._scores.item_VE),
             *known,
-            None if self._like_VE is None else np.array(self._like_VE),
+            None if self._scores.like_VE is None else np.array(self._scores.like_VE),
             self._at_stations,
         )
 
@@ -105,6 +105,19 @@ class Scorer:
     def attributes(self) -> list[str]:
         """Names of the attributes that a ``Choice`` may be of."""
         return self._attributes.names
+
+    def attributes_of(self, item: str) -> dict[str, str | None]:
+        """Attributes of an item that is known, by name; None for one that it has not."""
+        row = self._known.items[item]
+        return {name: column[row - 1].as_py() for name, column in self._columns.items()}
+
+    def search(self, text: str, count: int = 20) -> list[str]:
+        """Items whose id or attributes hold every word of a text, those heard most first."""
+        return [self._ids[row - 1] for row in self._search.rows(text, count)]
+
+    @functools.cached_property
+    def _search(self) -> searching.Search:
+        return searching.Search(self._ids, self._columns)
 
     def warmup(self) -> None:
         """Compiles for every size of batch that requests are filled up to, so that none waits for it."""
@@ -147,7 +160,7 @@ class Scorer:
         given = {key: value for key, value in (("beta", beta), ("threshold", threshold)) if value is not None}
         if forms.check(name) == forms.RANK and not given:
             return Form()
-        if self._like_VE is None:
+        if self._scores.like_VE is None:
             raise UserError(
                 f"form {name} needs a like head, which this export has not: train with --like.weight 1"
             )
@@ -157,18 +170,7 @@ class Scorer:
         self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray, form: Form = RANK
     ) -> np.ndarray:
         """Scores scores_BV of the whole catalogue in a form; those of the padding row 0 mean nothing."""
-        return self._scored(self.query(item_BL, feedback_BL, station_BL), form)
-
-    def _scored(self, query_BE: np.ndarray, form: Form, row_N: np.ndarray | None = None) -> np.ndarray:
-        """Scores of the whole catalogue by queries, or of some rows."""
-        if form.name == forms.JUDGE:
-            return self._likes(query_BE, row_N)
-        score_BV = query_BE @ (self._item_VE if row_N is None else self._item_VE[row_N]).T
-        if form.name == forms.SUM:
-            return score_BV + form.beta * self._likes(query_BE, row_N)
-        if form.name == forms.DEMOTE:
-            return score_BV + form.beta * np.minimum(self._relative(query_BE, row_N) - form.threshold, 0.0)
-        return score_BV
+        return self._scores.of(self.query(item_BL, feedback_BL, station_BL), form)
 
     def demoted(self, query_E: np.ndarray, row_N: np.ndarray, form: Form, k: int = 10) -> Reranked:
         """The k best in form demote of what an index found, and whether no other item can be above the last of them.
@@ -179,25 +181,8 @@ class Scorer:
           form: with beta and threshold.
           k: how many, at most N.
         """
-        rank_N = self._item_VE[row_N] @ query_E
-        return demotion.reranked(rank_N, self._relative(query_E[None], row_N)[0], form, k)
-
-    def _likes(self, query_BE: np.ndarray, row_N: np.ndarray | None = None) -> np.ndarray:
-        """Log odds of a like of all items, or of some."""
-        if self._like_VE is None:
-            raise UserError("this export has no like head: train with --like.weight 1")
-        return query_BE @ (self._like_VE if row_N is None else self._like_VE[row_N]).T
-
-    def _relative(self, query_BE: np.ndarray, row_N: np.ndarray | None = None) -> np.ndarray:
-        """The same less each context's mean over the catalogue."""
-        return self._likes(query_BE, row_N) - query_BE @ self._mean_1E.T
-
-    @functools.cached_property
-    def _mean_1E(self) -> np.ndarray:
-        """The mean row of the like head."""
-        assert self._like_VE is not None
-        of_items = self._like_VE[1 : 1 + self.manifest["items"]]
-        return of_items.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+        rank_N = self._scores.of(query_E[None], RANK, row_N)[0]
+        return demotion.reranked(rank_N, self._scores.relative(query_E[None], row_N)[0], form, k)
 
     def recommend(
         self,
@@ -258,7 +243,7 @@ class Scorer:
         for first in range(0, len(known), together):
             some = known[first : first + together]
             query_BE = self._encoded(*self._contexts([ready[n].seen for n in some]))
-            score_BV = self._each([ready[n].form for n in some], query_BE)
+            score_BV = self._scores.each(query_BE, [_searched(ready[n].form) for n in some])
             for b, n in enumerate(some):
                 score_BV[b, PAD] = -np.inf
                 score_BV[b, ready[n].out_N] = -np.inf
@@ -266,17 +251,6 @@ class Scorer:
         for n in set(range(len(ready))) - set(known):
             found[n] = self._most_heard(ready[n])
         return found
-
-    def _each(self, of: Sequence[Form], query_BE: np.ndarray) -> np.ndarray:
-        """Scores of the whole catalogue, of each query in its form; those of form demote by rank alone."""
-        of = [RANK if form.name == forms.DEMOTE else form for form in of]
-        if len({*of}) == 1:
-            return self._scored(query_BE, of[0])
-        score_BV = np.empty((len(of), self.manifest["rows"]), np.float32)
-        for form in {*of}:
-            at = [b for b, other in enumerate(of) if other == form]
-            score_BV[at] = self._scored(query_BE[at], form)
-        return score_BV
 
     def rerank(
         self,
@@ -301,7 +275,7 @@ class Scorer:
             order_I = self._heard.order(here)
             row_N = order_I[np.isin(order_I, row_N)]
             return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
-        score_N = self._scored(self._encoded(*self._contexts([seen])), form, row_N)[0]
+        score_N = self._scores.of(self._encoded(*self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
 
@@ -313,10 +287,16 @@ class Scorer:
         In the order of the history; events of items that are not known, and those before the last that the model
         sees, are left out. Raises UserError as ``recommend``, and on an item that is not known.
         """
+        return self.explain_many(history, [item], form=form)[0]
+
+    def explain_many(
+        self, history: Sequence[str | Event], items: Sequence[str], *, form: str | Form = RANK
+    ) -> list[list[Influence]]:
+        """``explain`` of many items at once."""
         form = self.form(form) if isinstance(form, str) else form
-        if not isinstance(item, str) or not self.knows(item):
+        if other := [item for item in items if not isinstance(item, str) or not self.knows(item)]:
             raise UserError(
-                f"item {item!r} is not in the catalogue: give an id as it stands in items.parquet"
+                f"item {other[0]!r} is not in the catalogue: give an id as it stands in items.parquet"
             )
         told = events(history)
         seen = self._known.seen(told)
@@ -324,10 +304,13 @@ class Scorer:
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        score_B = self._scored(self._encoded(*self._contexts([kept, *less])), form, self._known.rows([item]))[
-            :, 0
+        query_BE = self._encoded(*self._contexts([kept, *less]))
+        score_BN = self._scores.of(query_BE, form, self._known.rows(items))
+        change_NT = (score_BN[0] - score_BN[1:]).T.tolist()
+        return [
+            [Influence(told[t], change) for t, change in zip(at.tolist(), one, strict=True)]
+            for one in change_NT
         ]
-        return [Influence(told[t], float(score_B[0] - score_B[1 + n])) for n, t in enumerate(at.tolist())]
 
     def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
         """Items, feedback and stations that the model sees of histories, int32 [3, B, L]."""
@@ -356,7 +339,9 @@ class Scorer:
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             if form.name == forms.DEMOTE:
-                found = demotion.best(score_V, lambda row_N: self._relative(query_1E, row_N)[0], form, n)
+                found = demotion.best(
+                    score_V, lambda row_N: self._scores.relative(query_1E, row_N)[0], form, n
+                )
                 return found.at_k, found.score_k
             n = min(n, items)
             best = np.argpartition(-score_V, n - 1)[:n]
@@ -381,6 +366,11 @@ class Scorer:
         # What ``_make`` does, without a call of Python for each.
         make = functools.partial(tuple.__new__, Recommendation)
         return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
+
+
+def _searched(form: Form) -> Form:
+    """The form by which a catalogue is searched: demote looks at what ranks highest."""
+    return RANK if form.name == forms.DEMOTE else form
 
 
 def _count(k: Any) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxneg.data import stores
 from jaxneg.files.arrays import Damaged
-from jaxneg.serve import heard
+from jaxneg.serve import heard, stations
 from jaxneg.serve.choice import Choice
 from jaxneg.serve.scorer import Event, Scorer
 
@@ -32,9 +32,9 @@ def counts(store):
 
 
 def test_items_of_a_station_are_in_the_order_of_their_counts(store, counts, monkeypatch):
-    for together in (heard.TOGETHER, 50):
-        monkeypatch.setattr(heard, "TOGETHER", together)
-        column = heard.at_stations(store, most=7)
+    for together in (stations.TOGETHER, 50):
+        monkeypatch.setattr(stations, "TOGETHER", together)
+        column = stations.most_heard(store, most=7)
         assert len(column) == 4
         for station, rows in enumerate(column.to_pylist(), start=1):
             of = counts[station]

@@ -197,7 +197,9 @@ print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)]
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
     "batch", "batch.forms", "errors", "files", "files.arrays", "files.documents", "serve", "serve.demotion",
-    "serve.choice", "serve.histories", "serve.lists", "serve.manifest", "serve.module_text", "serve.scorer",
+    "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
+    "serve.matrices", "serve.module_text",
+    "serve.scorer", "serve.searching",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
