@@ -50,8 +50,8 @@ class Candidates(Listener):
     candidates: Annotated[list[Id], Field(max_length=10_000)]
 
 
-class Questioned(Asked):
-    """A listener, as for a list, and an item of it."""
+class Questioned(Listener):
+    """A listener, and an item whose score is asked about."""
 
     item: Id
 

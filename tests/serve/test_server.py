@@ -141,6 +141,21 @@ def test_candidates_are_put_in_order_and_a_place_is_explained(client, scorer):
     assert refused.status_code == 422 and "is not in the catalogue" in refused.json()["error"]
 
 
+def test_what_a_route_does_not_read_it_does_not_take(client, scorer):
+    told = {"events": as_json(next(histories(scorer, 1)))}
+    of_lists = {"k": 3, "exclude_seen": True, "exclude": [], "where": {}, "at_most": {"artist": 1}}
+    for route, more in {
+        "/explain": {"item": scorer.items(1)[0]},
+        "/rerank": {"candidates": scorer.items(2)},
+    }.items():
+        for name, value in of_lists.items():
+            refused = client.post(route, json=told | more | {name: value})
+            assert refused.status_code == 422 and f"{name}: Extra inputs" in refused.json()["error"]
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert not {*of_lists} & {*schemas["Questioned"]["properties"], *schemas["Candidates"]["properties"]}
+    assert {*of_lists} < {*schemas["Asked"]["properties"]}
+
+
 @pytest.mark.parametrize("events", [[], [{"item": "nobody's"}]])
 def test_a_listener_of_whom_nothing_is_known_gets_what_is_heard_most(client, scorer, events):
     answer = client.post("/recommend", json={"events": events, "k": 4}).json()
