@@ -70,7 +70,8 @@ class Batcher:
         if not self._waiting:
             return []
         scorer = self._waiting[0].scorer
-        most = max(1, min(MOST, int(self._together / self._takes.get(scorer, self._together))))
+        takes = self._takes.get(scorer, self._together)
+        most = max(1, min(MOST, int(self._together / takes) if takes else MOST))
         batch = [one for one in self._waiting if one.scorer is scorer][:most]
         taken = {id(one) for one in batch}
         self._waiting = [one for one in self._waiting if id(one) not in taken]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxneg import progress
 from jaxneg.errors import UserError
+from jaxneg.serve import batching
 from jaxneg.serve.scorer import Scorer
 
 MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
@@ -89,8 +90,9 @@ class Models:
 
 
 def _loaded(directory: pathlib.Path) -> Loaded:
-    """An export whose program for one listener is compiled."""
+    """An export whose programs are compiled, and whose matrices have been read."""
     scorer = Scorer.open(directory)
+    scorer.warmup(batching.MOST)
     scorer.recommend(scorer.items(1), 1)
     version = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()[:12]
     return Loaded(scorer, version)

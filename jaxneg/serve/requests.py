@@ -23,23 +23,23 @@ class Told(BaseModel):
 
 
 class Listener(BaseModel):
-    """The events told, behind those that the server has of the user, and how both heads make one score.
-
-    ``station`` is where the listener is now: its items lead a list where nothing is known of the history."""
+    """The events told, behind those that the server has of the user, and how both heads make one score."""
 
     model_config = ConfigDict(extra="forbid")
     events: Annotated[list[Told], Field(max_length=10_000)] = []
     user: Id | None = None
     model: Id | None = None
-    station: Id | None = None
     form: Literal["rank", "judge", "sum", "demote"] = "rank"
     beta: Annotated[float, Field(ge=0, le=1e9)] | None = None
     threshold: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
 
 
 class Asked(Listener):
-    """A listener, and what a list may hold; with ``describe`` it tells the attributes of its items."""
+    """A listener, and what a list may hold; with ``describe`` it tells the attributes of its items.
 
+    ``station`` is where the listener is now: its items lead a list where nothing is known of the history."""
+
+    station: Id | None = None
     k: Annotated[int, Field(ge=1, le=1_000)] = 10
     describe: bool = False
     exclude_seen: bool = False
@@ -51,6 +51,7 @@ class Asked(Listener):
 class Candidates(Listener):
     """A listener, and the items to put in order."""
 
+    station: Id | None = None
     candidates: Annotated[list[Id], Field(max_length=10_000)]
 
 

@@ -119,9 +119,9 @@ class Scorer:
     def _search(self) -> searching.Search:
         return searching.Search(self._ids, self._columns)
 
-    def warmup(self) -> None:
-        """Compiles for every size of batch that requests are filled up to, so that none waits for it."""
-        for size in LADDER:
+    def warmup(self, most: int = LADDER[-1]) -> None:
+        """Compiles for every size of batch that up to so many requests are filled up to, so that none waits for it."""
+        for size in LADDER[: 1 + next(n for n, size in enumerate(LADDER) if size >= min(most, LADDER[-1]))]:
             none_BL = np.full((size, self.manifest["length"]), PAD, np.int32)
             self.query(none_BL, none_BL, none_BL)
 

@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxneg.errors import UserError
 from jaxneg.serve import histories
@@ -20,6 +20,7 @@ class Unreached(Exception):
     """The server of the sessions does not answer."""
 
 
+@runtime_checkable
 class Sessions(Protocol):
     """Events of listeners, oldest first."""
 
