@@ -7,7 +7,8 @@
                            scores below every item
     like_embeddings.npy    like_VE, of a model with a like head: the inner product of the same query with a row is the
                            log odds that a listener likes the item if it is shown; row 0 is zero
-    items.parquet          row, item id and attributes of every row; stations.parquet likewise
+    items.parquet          row, item id and attributes of every row; stations.parquet likewise, with what is heard
+                           most at each station
     manifest.json          versions, shapes, feedback codes, a SHA-256 of every other file and one of itself
 
 E is the model's width + 1: a query ends in 1, and the last column of a row is the item's bias, 0 in a model that has
@@ -28,6 +29,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
@@ -36,7 +38,7 @@ from jaxneg.batch import FEEDBACK, PAD, forms
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
-from jaxneg.serve import manifest as manifests
+from jaxneg.serve import heard, manifest as manifests, stations
 from jaxneg.training import curves, likes, program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -97,8 +99,10 @@ def _write(trained: runs.Trained, directory: pathlib.Path) -> dict:
         like_VE = np.concatenate([like[0], like[1][:, None]], axis=1).astype(np.float32)
         like_VE[PAD] = 0.0
         np.save(directory / manifests.LIKES, like_VE)
-    for name in ("items.parquet", "stations.parquet"):
-        shutil.copyfile(store.path / name, directory / name)
+    shutil.copyfile(store.path / "items.parquet", directory / "items.parquet")
+    told = pq.read_table(store.path / "stations.parquet")
+    told = told.append_column(heard.COLUMN, stations.most_heard(store))
+    pq.write_table(told, directory / "stations.parquet")
 
     manifest = {
         "format": manifests.WITH_LIKES if numbers else manifests.FORMAT,

@@ -22,7 +22,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.files.arrays import Damaged
 from jaxneg.files.documents import Count, Range
-from jaxneg.serve import module_text
+from jaxneg.serve import heard, module_text
 
 FORMAT = 2
 WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
@@ -100,6 +100,7 @@ class Opened(NamedTuple):
     item_ids: list[str]  # of rows 1..items
     station_ids: list[str]  # of rows 1..
     attributes: dict[str, pa.Array]  # of rows 1..items, by name
+    at_stations: pa.Array | None  # rows of the items heard most at stations 1.., where they were counted
 
 
 def opened(directory: pathlib.Path) -> Opened:
@@ -168,6 +169,7 @@ def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
         _ids(directory / "items.parquet", "item", manifest["items"]),
         _ids(directory / "stations.parquet", "id", None),
         _attributes(directory / "items.parquet", manifest["items"]),
+        _at_stations(directory / "stations.parquet", manifest["items"]),
     )
 
 
@@ -182,6 +184,15 @@ def _attributes(path: pathlib.Path, rows: int) -> dict[str, pa.Array]:
     names = [name for name in arrays.columns(path) if name.startswith(ATTRIBUTE)]
     found = arrays.table(path, dict.fromkeys(names, pa.string()), rows)
     return {name.removeprefix(ATTRIBUTE): found[name].combine_chunks() for name in names}
+
+
+def _at_stations(path: pathlib.Path, items: int) -> pa.Array | None:
+    """What is heard most at each station; None in an export from before it was counted."""
+    if heard.COLUMN not in arrays.columns(path):
+        return None
+    found = arrays.table(path, {heard.COLUMN: heard.KIND}, None)[heard.COLUMN].combine_chunks()
+    heard.check(found, items, path.name)
+    return found
 
 
 def _params(path: pathlib.Path, manifest: Manifest) -> dict[str, np.ndarray]:

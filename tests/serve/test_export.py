@@ -242,7 +242,7 @@ def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store
     batches = held_out.EvalBatches(store, base.data, base.eval, "test")
     top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
     vocabulary, differs = store.vocabulary(), 0
-    stations = {row: name for name, row in model._stations.items()}
+    stations = {row: name for name, row in model._known.stations.items()}
     for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
         items = vocabulary.names(store.item_T[begin:cut])
         kinds = [FEEDBACK[code] for code in store.feedback_T[begin:cut]]

@@ -54,7 +54,7 @@ def test_recommendations_are_the_best_by_score(model):
 
 def test_feedback_and_station_change_the_scores(model):
     item = model.items(1)[0]
-    station = next(iter(model._stations))
+    station = next(iter(model._known.stations))
     assert model.knows_station(station) and not model.knows_station("none such")
     plain = model.recommend([scorer.Event(item)])
     assert plain != model.recommend([scorer.Event(item, "thumb_down")])
@@ -197,7 +197,9 @@ print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)]
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
     "batch", "batch.forms", "errors", "files", "files.arrays", "files.documents", "serve", "serve.demotion",
-    "serve.choice", "serve.histories", "serve.lists", "serve.manifest", "serve.module_text", "serve.scorer",
+    "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
+    "serve.matrices", "serve.module_text",
+    "serve.scorer", "serve.searching",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
