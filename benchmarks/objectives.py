@@ -18,7 +18,7 @@ import tempfile
 
 import numpy as np
 import real_data
-from contenders import hstu, terms
+from contenders import hstu, labels, terms
 
 from jaxneg import config as configs, files, pages, progress
 from jaxneg.batch import PAD
@@ -30,7 +30,7 @@ from jaxneg.metrics import measures
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
-CONTENDERS = (terms, hstu)  # what they register is known once they are imported
+CONTENDERS = (terms, hstu, labels)  # what they register is known once they are imported
 BASE = Config(
     data=DataConfig(length=20, batch_size=128, negatives=1, shared_negatives=256),
     model=ModelConfig(width=32, layers=1, output_attributes=True),
@@ -49,6 +49,12 @@ ARMS = {
     "softmax + JRC": ("--loss.name", "with_jrc"),
     "softmax + RCR": ("--loss.name", "with_rcr"),
     "softmax + S-DPO, no reference": ("--loss.name", "with_s_dpo", *HARD),
+    "softmax + graded targets": ("--loss.name", "with_graded"),
+    "softmax, query asked for a like": (
+        *("--loss.name", "asked_softmax"),
+        *("--model.encoder", "conditioned", "--data.target", "any"),
+    ),
+    "softmax, any target": ("--loss.name", "sampled_softmax", "--data.target", "any"),
     "HSTU, softmax + feedback": (
         "--model.encoder",
         "hstu",
