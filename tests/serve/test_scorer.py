@@ -129,7 +129,8 @@ def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
     path = copy / "model.stablehlo"
     written = path.read_bytes()
     refused = 0
-    for at in range(len(written) // 9, len(written) - 100, len(written) // 9):
+    # Behind its operations a module says where in the code they come from, by which nothing is computed.
+    for at in range(len(written) // 16, len(written) * 10 // 16, len(written) // 16):
         changed = bytearray(written)
         changed[at : at + 3] = b"\xa5\x00\x17"
         with_file(copy, path.name, bytes(changed))
@@ -138,7 +139,7 @@ def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
         except UserError as error:
             refused += 1
             assert "model.stablehlo" in str(error) and "\n" not in str(error)
-    assert refused >= 5
+    assert refused >= 6
     assert capfd.readouterr() == ("", "")
 
 
