@@ -80,7 +80,8 @@ def main() -> None:
         work = pathlib.Path(name)
         for items in asked.items:
             result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0)
-        result |= held(work, asked.items[0], asked)
+        if asked.seconds:
+            result |= held(work, asked.items[0], asked)
     result |= {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
@@ -114,6 +115,7 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
             many = asyncio.run(closed(port, bodies, CONNECTIONS, seconds))
         found[kind] |= {"http": spread(alone), "http_many": spread(many), "ready_s": ready_s}
         found[kind]["http_many"]["per_s"] = round(len(many) / seconds)
+        found[kind]["load_average"] = round(os.getloadavg()[0], 2)
     return found
 
 
