@@ -7,7 +7,7 @@ Checksums find what a disk or a copy changed. They say nothing of who made an ex
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
@@ -22,14 +22,21 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.files.arrays import Damaged
 from jaxneg.files.documents import Count, Range
-from jaxneg.serve import module_text
+from jaxneg.serve import module_text, precision
 
 FORMAT = 2
 WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
+CHOSEN = 4  # of formats and types that were asked for; all that is written now
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"
 LIKES = "like_embeddings.npy"
+ONNX = ("query.onnx", "scores.onnx", "top_k.onnx")
+INDEX = "index"  # and the name of its library behind a point
 ATTRIBUTE = "attribute_"  # before the name of an attribute, in items.parquet
 FILES = (MODEL, PARAMS, EMBEDDINGS, "items.parquet", "stations.parquet")
+HISTORY = ("item", "feedback", "station")  # inputs of every graph
+FORMATS = ("stablehlo", "onnx", "safetensors", "index", "triton", "kserve")
+Format = Literal["stablehlo", "onnx", "safetensors", "index", "triton", "kserve"]
+Library = Literal["faiss", "voyager", "usearch"]
 Platform = Literal["cpu", "cuda", "tpu", "rocm"]
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]
@@ -51,10 +58,46 @@ class Forms(TypedDict):
     demote: OfDemote
 
 
+class Tensor(TypedDict):
+    """An input or a result; text among the dimensions names what has any length."""
+
+    name: str
+    dtype: Literal["int32", "float32"]
+    shape: list[int | str]
+    what: str
+
+
+class Graph(TypedDict):
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class Kept(TypedDict):
+    """What a smaller type or an index leaves of the best items, over so many contexts."""
+
+    recall: Annotated[float, Range(0, 1)]
+    k: Size
+    contexts: Size
+    of: Literal["validation", "random"]
+
+
+class Searched(Kept):
+    library: Library
+    effort: Size  # lists, or candidates, that a search looks at
+
+
+class Source(TypedDict):
+    """Where an export comes from."""
+
+    run: str  # directory, as it was given; "" where there was none
+    catalogue: str  # checksum
+    git: str | None  # commit of the working directory
+
+
 class Manifest(TypedDict):
     """The shape of manifest.json; see ``documents``."""
 
-    format: Literal[2, 3]
+    format: Literal[2, 3, 4]
     jaxneg: str
     jax: str
     platforms: Annotated[list[Platform], Range(1)]
@@ -69,6 +112,13 @@ class Manifest(TypedDict):
     best_step: Count
     validation: dict[str, float | None]
     forms: NotRequired[Forms]  # of a model with a like head
+    # Of format 4 alone.
+    formats: NotRequired[Annotated[list[Format], Range(1)]]
+    dtype: NotRequired[precision.Dtype]
+    ranking: NotRequired[Kept]  # of a dtype that is not float32
+    index: NotRequired[Searched]
+    signature: NotRequired[dict[str, Graph]]
+    source: NotRequired[Source]
     files: dict[str, str]
 
 
@@ -126,15 +176,22 @@ def read(directory: pathlib.Path) -> Manifest:
             f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export"
         )
     version = _version(path)
-    if version not in (FORMAT, WITH_LIKES):
+    if version not in (FORMAT, WITH_LIKES, CHOSEN):
         raise UserError(
-            f"{directory} has export format {version}, this version reads {FORMAT} and {WITH_LIKES}: export again"
+            f"{directory} has export format {version}, this version reads {FORMAT} to {CHOSEN}: export again"
         )
     manifest: Manifest = documents.read(path, Manifest, "export again")
-    expected = (*FILES, LIKES) if version == WITH_LIKES else FILES
+    expected, new = names(manifest), {"formats", "dtype", "signature", "source"}
     for what, holds in {
+        "formats, dtype, signature and source: expected in format 4, and only there": {*manifest} & new
+        == (new if version == CHOSEN else set()),
+        "ranking: expected with a dtype other than float32, and only then": ("ranking" in manifest)
+        == (manifest.get("dtype", "float32") != "float32"),
+        "index: expected with an index, and only then": ("index" in manifest)
+        == ("index" in manifest.get("formats", ())),
         f"files: expected exactly {', '.join(expected)}": set(manifest["files"]) == set(expected),
-        "forms: expected with a like head, and only then": ("forms" in manifest) == (version == WITH_LIKES),
+        "forms: expected with a like head, and only then": version == CHOSEN
+        or ("forms" in manifest) == (version == WITH_LIKES),
         "feedback: expected the codes of jaxneg": manifest["feedback"]
         == dict(zip(FEEDBACK, range(6), strict=True)),
         "rows: expected more than there are items": manifest["rows"] > manifest["items"],
@@ -147,6 +204,66 @@ def read(directory: pathlib.Path) -> Manifest:
     return manifest
 
 
+def names(manifest: Manifest) -> list[str]:
+    """The files that an export is to have, but for the manifest."""
+    formats = manifest.get("formats", ["stablehlo", "safetensors"])
+    matrices = [EMBEDDINGS, LIKES] if "forms" in manifest else [EMBEDDINGS]
+    found = [PARAMS, "items.parquet", "stations.parquet", *matrices]
+    if "stablehlo" in formats:
+        found.append(MODEL)
+    if manifest.get("dtype", "float32") != "float32":
+        found += map(scales, matrices)
+    if "onnx" in formats:
+        found += ONNX
+    if "index" in manifest:
+        found.append(index_name(manifest["index"]["library"]))
+    return sorted(found)
+
+
+def scales(name: str) -> str:
+    """The file of the scales and biases of a matrix."""
+    return name.replace("_embeddings", "_scales")
+
+
+def index_name(library: str) -> str:
+    """The file of an index."""
+    return f"{INDEX}.{library}"
+
+
+def signature(length: int, width: int, *, likes: bool) -> dict[str, Graph]:
+    """The graphs of an export: what they take and give.
+
+    Args:
+      length: of a history, L.
+      width: of a query, E.
+      likes: whether there is a like head.
+    """
+
+    def tensor(name: str, dtype: Any, shape: Sequence[int | str], what: str) -> Tensor:
+        return Tensor(name=name, dtype=dtype, shape=["batch", *shape], what=what)
+
+    history = [
+        tensor("item", "int32", [length], "rows of items.parquet, oldest first; 0 on the right of the last"),
+        tensor("feedback", "int32", [length], "codes by feedback of the manifest; 0 where there is no item"),
+        tensor("station", "int32", [length], "rows of stations.parquet; 0 for none"),
+    ]
+    some = tensor("candidates", "int32", ["candidates"], "rows of items.parquet")
+    heads = [tensor("scores", "float32", ["candidates"], "what is listened to next; higher is better")]
+    wanted = [tensor("k", "int32", [1], "how many; the largest of the batch counts")]
+    if likes:
+        heads.append(tensor("likes", "float32", ["candidates"], "log odds of a like of what is shown"))
+        wanted.append(tensor("beta", "float32", [1], "weight of likes in the scores; 0 ranks"))
+    best = [
+        tensor("rows", "int32", ["k"], "of the best items, best first"),
+        tensor("scores", "float32", ["k"], "of these"),
+    ]
+    return {
+        "query": {"inputs": history, "outputs": [tensor("query", "float32", [width], "of the listener")]},
+        "scores": {"inputs": [*history, some], "outputs": heads},
+        "top_k": {"inputs": [*history, *wanted], "outputs": best},
+    }
+
+
 def _version(path: pathlib.Path) -> Any:
     values = documents.read(path, dict, "export again", seal=False)
     if "format" not in values:
@@ -155,9 +272,10 @@ def _version(path: pathlib.Path) -> Any:
 
 
 def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
-    shape = manifest["rows"], manifest["query_width"]
-    item_VE = arrays.mapped(directory / EMBEDDINGS, np.float32, shape)
-    like_VE = arrays.mapped(directory / LIKES, np.float32, shape) if "forms" in manifest else None
+    if MODEL not in manifest["files"]:
+        raise UserError(f"export {directory} has no {MODEL}: export again with stablehlo in --formats")
+    item_VE = matrix(directory, manifest, EMBEDDINGS)
+    like_VE = matrix(directory, manifest, LIKES) if "forms" in manifest else None
     params = _params(directory / PARAMS, manifest)
     return Opened(
         manifest,
@@ -169,6 +287,21 @@ def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
         _ids(directory / "stations.parquet", "id", None),
         _attributes(directory / "items.parquet", manifest["items"]),
     )
+
+
+def matrix(directory: pathlib.Path, manifest: Manifest, name: str) -> np.ndarray:
+    """A matrix of an export in float32 [V, E], memory-mapped where that is its type. Raises Damaged."""
+    dtype, rows, width = manifest.get("dtype", "float32"), manifest["rows"], manifest["query_width"]
+    if dtype == "float32":
+        return arrays.mapped(directory / name, np.float32, (rows, width))
+    kept = arrays.mapped(directory / name, precision.KEPT[dtype], (rows, width - 1))
+    scales_V2 = arrays.mapped(directory / scales(name), np.float32, (rows, 2))
+    return precision.unpacked(precision.Packed(np.asarray(kept), np.asarray(scales_V2)))
+
+
+def ids(path: pathlib.Path, column: str) -> list[str]:
+    """The ids of a vocabulary, of rows 1, 2, ... Raises Damaged."""
+    return _ids(path, column, None)
 
 
 def _ids(path: pathlib.Path, column: str, rows: int | None) -> list[str]:
