@@ -22,7 +22,7 @@ import tempfile
 import numpy as np
 
 from jaxneg import config as configs, files, metrics, pages, progress
-from jaxneg.baselines import counting
+from jaxneg.baselines import counting, least_squares
 from jaxneg.data import engine, held_out, prepare, prepare_config, readers, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, tuning
@@ -108,7 +108,7 @@ def measured(name: str, store: pathlib.Path) -> dict[str, tuning.Measured]:
     validation = list(held_out.EvalBatches(opened, config.data, config.eval, "validation"))
 
     def fit(log, sign, validate):
-        fitted = counting.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
+        fitted = least_squares.matrix_factorisation(log, sign, lambda score: validate(stripped(score)))
         start = fitted.again
         again = None if start is None else lambda seed: stripped(start(seed))
         return fitted._replace(score=stripped(fitted.score), again=again)

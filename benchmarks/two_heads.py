@@ -7,8 +7,10 @@
 Reads the sets under JAXNEG_DATA (default ../shared/data), prepared as the heads of configs/*_two_heads.py say. Trains
 that config (softmax, and a like head whose loss leaves the encoder alone, so that form rank is softmax) and, where
 ARMS says so, a model that is trained to judge alone. Numbers of the forms are chosen on validation, and so is the best
-baseline by AUC; the test is looked at with those. A cell is an arm of a seed: run again, those that are there are read.
-Prints one JSON object as its last line, and with --out writes two_heads.md and two_heads.json.
+baseline by AUC; the test is looked at with those. Beside them stand the like head before any training, which is
+factorisations alone, and what judging gains over like rates by how many signed events are seen.
+A cell is an arm of a seed: run again, those that are there are read. Prints one JSON object as its last line, and with
+--out writes two_heads.md, two_heads.json, and plots: two_heads.png, two_heads_judge.png.
 """
 
 import argparse
@@ -16,14 +18,14 @@ import json
 import pathlib
 import statistics
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import objectives
 import real_data
 
 from jaxneg import config as configs, files, metrics, pages, progress
-from jaxneg.baselines import counting, factorisations
+from jaxneg.baselines import counting, factorisations, folding
 from jaxneg.data import engine, prepare, readers, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.evaluation import eval_sets, tuning
@@ -46,7 +48,7 @@ ALONE = (
     *("--model.item-bias", "odds", "--train.monitor", "pair_accuracy"),
 )
 ARMS = {HISTORY: {HEADS: (), JUDGE: ALONE}, "simulated": {HEADS: (), JUDGE: ALONE}}
-BASELINES = counting.BASELINES | {"several_ranks": factorisations.FACTORISATIONS["several_ranks"]}
+BASELINES = tuning.BASELINES["usual"] | {"several_ranks": factorisations.FACTORISATIONS["several_ranks"]}
 # Figure in the table -> the value of each example.
 FIGURES = {
     "pair accuracy": "pair_accuracy",
@@ -54,7 +56,10 @@ FIGURES = {
     "NDCG@10": "ndcg@10",
     "disliked in the top 10": "disliked_hit_rate@10",
 }
+START = "like head at step 0"
+RATE = "like_rate"  # what item quality alone tells
 COVERAGE = "item_coverage@10"
+QUARTERS = (0.25, 0.5, 0.75)
 RESAMPLES = 1000
 
 
@@ -126,6 +131,7 @@ def trained(name: str, arm: str, seed: int, store: pathlib.Path, work: pathlib.P
         "forms": {form: str(one) for form, one in used.items()},
         "coverage": {form: report.figures[COVERAGE] for form, report in reports.items()},
         "validation": {figure: result["history"][-1].get(figure) for figure in ("like_auc", "auc")},
+        "like_auc": [[one["epoch"], one["like_auc"]] for one in result["history"] if "like_auc" in one],
         "curve": [] if chosen is None else points(score, chosen, eval_set.examples, config),
     }
     return Cell(facts, values)
@@ -138,17 +144,53 @@ def points(score, chosen: curves.Tuned, examples, config: configs.Config) -> lis
 
 
 def baseline(name: str, which: str, store: pathlib.Path) -> Cell:
-    """A baseline, tuned for AUC on validation."""
+    """A baseline, tuned for AUC on validation, or what the like head begins with."""
     config, opened = config_of(name, store), stores.Store.open(store)
     eval_set = eval_sets.EvalSet(opened, config)
     validation = curves.sample(eval_sets.EvalSet(opened, config, "validation").examples)
-    log = counting.training_log(opened)
-    one = tuning.measure_baseline(BASELINES[which], log, validation, eval_set, which)
+
+    def folded(log: counting.Log, sign: np.ndarray, validate: counting.Validate) -> counting.Fitted:
+        one = folding.fit(log, sign, validate, validation)
+        settings = {"l2": one.l2, "l2_bias": one.l2_bias}
+        return counting.Fitted(lambda batch: folding.scores(one, sign, batch), settings, "context")
+
+    log, fit = counting.training_log(opened), folded if which == START else BASELINES[which]
+    one = tuning.measure_baseline(fit, log, validation, eval_set, which)
     facts = {"settings": one.settings, "validation_auc": one.validation_auc, "seeds": one.seeds}
     return Cell(
         facts | {"coverage": {"rank": one.report.figures[COVERAGE]}, "forms": {"rank": "rank"}},
         values_of("rank", one.report),
     )
+
+
+def events(name: str, store: pathlib.Path) -> Cell:
+    """Signed events that are seen of the listener of each example."""
+    config, opened = config_of(name, store), stores.Store.open(store)
+    sign = np.asarray(opened.sign)
+    seen = [
+        ((sign[batch.feedback_BL] != 0) & (batch.item_BL > 0)).sum(1)[batch.real_B]
+        for batch in eval_sets.EvalSet(opened, config).examples
+    ]
+    return Cell({}, {"events": np.concatenate(seen)})
+
+
+def by_events(gain_X: np.ndarray, events_X: np.ndarray, user_X: np.ndarray) -> list[dict[str, Any]]:
+    """Mean of a gain in quarters of the examples by events seen, with its 95% interval over people."""
+    there_X = np.isfinite(gain_X)
+    edges = np.unique(np.quantile(events_X[there_X], QUARTERS))
+    # A full window of events is most often that of a quarter's own.
+    quarter_X = np.searchsorted(edges[edges < events_X.max()], events_X, side="right")
+    found: list[dict[str, Any]] = []
+    for quarter in np.unique(quarter_X[there_X]):
+        own_X = there_X & (quarter_X == quarter)
+        found.append(
+            {
+                "events": [int(events_X[own_X].min()), int(events_X[own_X].max())],
+                "people": len(np.unique(user_X[own_X])),
+                "gain": less(gain_X[own_X], np.zeros(own_X.sum()), user_X[own_X]),
+            }
+        )
+    return found
 
 
 def row(cells: list[Cell], form: str) -> dict[str, float]:
@@ -173,26 +215,30 @@ def less(value_X: np.ndarray, other_X: np.ndarray, user_X: np.ndarray) -> list[f
     return [metrics.mean(difference_X).value, *ends]
 
 
-def of_set(arms: dict[str, list[Cell]], baselines: dict[str, Cell]) -> dict:
-    """All that is said of a set."""
+def of_set(arms: dict[str, list[Cell]], baselines: dict[str, Cell], start: Cell, seen: Cell) -> dict:
+    """All that is said of a set; ``start`` and ``seen`` are START and its ``events``."""
     rows = {
         f"{arm}, {form}": row(cells, form) for arm, cells in arms.items() for form in cells[0].facts["forms"]
     }
-    rows |= {which: row([cell], "rank") for which, cell in baselines.items()}
+    rows |= {which: row([cell], "rank") for which, cell in [(START, start), *baselines.items()]}
     best = {title: max(one[title] for one in rows.values()) for title in ("pair accuracy", "NDCG@10")}
     for one in rows.values():
         one |= {f"{title}, share of best": one[title] / best[title] for title in best}
     heads, user_X = arms[HEADS], arms[HEADS][0].values["user"]
     known = {which: cell.facts["validation_auc"] for which, cell in baselines.items()}
     rival = max(known, key=lambda which: known[which] if np.isfinite(known[which]) else -1.0)
-    of_rival = baselines[rival].of("rank", "AUC")
+    judge_X = over_seeds(heads, "judge", "AUC")
     return {
         "examples": len(user_X),
         "users": len(np.unique(user_X)),
         "seeds": len(heads),
         "rows": rows,
         "best_baseline": rival,
-        "judge_less_baseline": less(over_seeds(heads, "judge", "AUC"), of_rival, user_X),
+        "judge_less_baseline": less(judge_X, baselines[rival].of("rank", "AUC"), user_X),
+        "judge_less_start": less(judge_X, start.of("rank", "AUC"), user_X),
+        "judge_less_rate": by_events(
+            judge_X - baselines[RATE].of("rank", "AUC"), seen.values["events"], user_X
+        ),
         "less_rank": {
             form: {
                 title: less(over_seeds(heads, form, title), over_seeds(heads, "rank", title), user_X)
@@ -203,6 +249,7 @@ def of_set(arms: dict[str, list[Cell]], baselines: dict[str, Cell]) -> dict:
         },
         "facts": {arm: [cell.facts for cell in cells] for arm, cells in arms.items()},
         "settings": {which: cell.facts["settings"] for which, cell in baselines.items()},
+        "start": start.facts["settings"],
     }
 
 
@@ -211,7 +258,11 @@ def page(sets: dict[str, dict]) -> str:
         "# One model that ranks and judges",
         "Made by `benchmarks/two_heads.py`: the test split; beta, threshold and the best baseline by AUC (bold) are "
         "chosen on validation. Models are means over seeds ± their standard deviation. Form rank is the softmax "
-        "model, as the like head leaves the encoder alone. Brackets hold 95% intervals that resample people.",
+        "model, as the like head leaves the encoder alone. Brackets hold 95% intervals that resample people. The like "
+        "head at step 0 is factorisations of the signs, solved for from the events seen; what training adds to it is "
+        "what is less it.",
+        "![Pair accuracy against NDCG@10](two_heads.png)",
+        "![What judging gains](two_heads_judge.png)",
     ]
     shares = ["pair accuracy, share of best", "NDCG@10, share of best"]
     for name, one in sets.items():
@@ -240,16 +291,94 @@ def page(sets: dict[str, dict]) -> str:
             ],
         )
         numbers = "; ".join(", ".join(list(facts["forms"].values())[2:]) for facts in one["facts"][HEADS])
-        judged = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*one["judge_less_baseline"])
+        judged, begun = (
+            "{:+.4f} [{:+.4f}, {:+.4f}]".format(*one[f"judge_less_{other}"])
+            for other in ("baseline", "start")
+        )
+        seen = pages.table(
+            ["signed events seen", "people", f"AUC of judge less {RATE}"],
+            [
+                [
+                    "{}-{}".format(*part["events"]),
+                    f"{part['people']:,}",
+                    "{:+.4f} [{:+.4f}, {:+.4f}]".format(*part["gain"]),
+                ]
+                for part in one["judge_less_rate"]
+            ],
+        )
         parts += [
             f"## {name}",
             f"{one['examples']:,} examples of {one['users']:,} people, {one['seeds']} seed(s). AUC of form judge less "
-            f"that of {one['best_baseline']}: {judged}.",
+            f"that of {one['best_baseline']}: {judged}; less the like head at step 0: {begun}.",
             table,
             apart,
+            seen,
             f"Numbers by seed: {numbers}.",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def plot(sets: dict[str, dict], out: pathlib.Path) -> None:
+    """Curves from ranking to judging, and where judging gains."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = -(-len(sets) // 3)
+    figure, panels = pyplot.subplots(rows, 3, figsize=(12, 3.6 * rows), squeeze=False)
+    for panel in panels.flat[len(sets) :]:
+        panel.axis("off")
+    for panel, (name, one) in zip(panels.flat, sets.items(), strict=False):
+        curve = over_curves([facts["curve"] for facts in one["facts"][HEADS]])
+        for form, style in (("sum", "o-"), ("demote", "s:")):
+            points = [at for which, at in curve if which[0].startswith(form)]
+            if form == "sum":  # from one end to the other
+                ends = {which[0]: at for which, at in curve}
+                points = [ends["rank"], *points, ends["judge"]]
+            else:  # those that no other of the form beats in both
+                points = sorted(at for at in points if not any(a > at[0] and b > at[1] for a, b in points))
+            panel.plot(*zip(*points, strict=True), style, ms=4, lw=1.2, label=f"two heads, {form}")
+        for n, which in enumerate([START, f"{JUDGE}, rank", *BASELINES]):
+            if which in one["rows"]:
+                at = (one["rows"][which][figure] for figure in ("pair accuracy", "NDCG@10"))
+                panel.plot(*at, "*Dv^<>P+x"[n], color=f"C{2 + n % 8}", ms=7, ls="", label=which)
+        panel.set(title=name, xlabel="pair accuracy", ylabel="NDCG@10")
+        panel.grid(alpha=0.3)
+    handles = {label: handle for p in panels.flat for handle, label in zip(*p.get_legend_handles_labels())}  # noqa: B905
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.savefig(out / "two_heads.png", dpi=110)
+
+    figure, (trained, seen) = pyplot.subplots(1, 2, figsize=(12, 4.2))
+    for n, (name, one) in enumerate(sets.items()):
+        lines = [np.array(facts["like_auc"]) for facts in one["facts"][HEADS]]
+        gain = np.mean([line[:, 1] - line[0, 1] for line in lines], axis=0)
+        trained.plot(lines[0][:, 0] / lines[0][-1, 0], gain, ".-", color=f"C{n}", lw=1.2, label=name)
+        parts = one["judge_less_rate"]
+        middle = np.array([part["gain"] for part in parts])
+        at = np.array([np.mean(part["events"]) for part in parts]) * (1 + 0.02 * n)
+        ends = np.abs(middle[:, 1:] - middle[:, :1]).T
+        seen.errorbar(at, middle[:, 0], ends, fmt=".-", color=f"C{n}", lw=1.2, capsize=2, label=name)
+    trained.set(xlabel="share of training", ylabel="validation AUC of the like head, less that at step 0")
+    seen.set(
+        xlabel="signed events seen of a listener", ylabel=f"test AUC of judge, less {RATE}", xscale="log"
+    )
+    for panel in (trained, seen):
+        panel.axhline(0, color="grey", lw=0.8)
+        panel.grid(alpha=0.3)
+    trained.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out / "two_heads_judge.png", dpi=110)
+
+
+def over_curves(seeds: list[list]) -> list[tuple[tuple[str, float | None], tuple[float, float]]]:
+    """Points of a curve, named by form, beta and quantile, each the mean over seeds of both figures."""
+    found: dict[tuple[str, float | None], list] = {}
+    for point in (point for curve in seeds for point in curve):
+        # Thresholds of a quantile differ between seeds.
+        found.setdefault((point[0].partition(", threshold")[0], point[1]), []).append(point[2:4])
+    return [(name, tuple(np.mean(points, axis=0))) for name, points in found.items()]
 
 
 def main() -> None:
@@ -278,14 +407,16 @@ def main() -> None:
                 progress.say(f"two_heads: {name}, seed {seed}, {arm}")
         baselines = {
             which: kept(cells / which, lambda: baseline(name, which, store))  # noqa: B023
-            for which in (list(BASELINES)[:2] if args.quick else BASELINES)
+            for which in ((RATE, "popularity") if args.quick else BASELINES)
         }
-        sets[name] = of_set(found, baselines)
+        start = kept(cells / "start", lambda: baseline(name, START, store))  # noqa: B023
+        sets[name] = of_set(found, baselines, start, kept(cells / "events", lambda: events(name, store)))  # noqa: B023
         progress.say(f"two_heads: {name} is done")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         files.write_json(args.out / "two_heads.json", sets)
         files.write_text(args.out / "two_heads.md", page(sets))
+        plot(sets, args.out)
     print(json.dumps({"benchmark": "two_heads", "sets": sets}))
 
 

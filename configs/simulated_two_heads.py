@@ -16,7 +16,7 @@ def get_config() -> Config:
         data=DataConfig(store="stores/simulated", length=50, batch_size=64, negatives=0, p_hard=0.0),
         model=ModelConfig(layers=1, dropout=0.3),
         loss=LossConfig(name="softmax"),
-        like=LikeConfig(weight=1.0, rows="folded", decay=5.0, learning_rate=3e-4),
+        like=LikeConfig(weight=1.0, rows="folded", decay=5.0, learning_rate=3e-5),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=100),
         train=TrainConfig(epochs=12, patience=0, monitor="ndcg@10"),
     )

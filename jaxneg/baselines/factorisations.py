@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from jaxneg.baselines import counting
+from jaxneg.baselines import counting, least_squares
 from jaxneg.baselines.counting import Fitted, Log, Score, Validate
 from jaxneg.batch import EvalBatch, folds
 
@@ -334,23 +334,23 @@ def several_ranks(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     Scores of each are standardised by example. Penalties and sweeps are those chosen for one; where biases alone are
     best, those of 4 factors at l2 5.
     """
-    chosen = {"l2": 5.0, "sweeps": 4} | {
+    chosen: dict[str, Any] = {"l2": 5.0, "sweeps": 4} | {
         name: value
-        for name, value in counting.matrix_factorisation(log, sign, validate).settings.items()
+        for name, value in least_squares.matrix_factorisation(log, sign, validate).settings.items()
         if value and name != "factors"
     }
-    fitted = counting.alternating(log, sign)
+    fitted = least_squares.alternating(log, sign)
 
     def made(seed: int = 0) -> Score:
-        sweeps = (chosen["sweeps"],)
-        scores = [fitted(rank, chosen["l2"], chosen["l2_bias"], sweeps, seed)[0][1] for rank in folds.RANKS]
+        one = chosen | {name: (chosen[name],) for name in ("sweeps", "solved_from")}
+        scores = [fitted(rank, **one, seed=seed)[0][1] for rank in folds.RANKS]
 
         def score(batch: EvalBatch) -> np.ndarray:
             return np.stack([_standard(one(batch)) for one in scores]).mean(axis=0)
 
         return score
 
-    return Fitted(made(), {"factors": folds.RANKS} | chosen, "history", made)
+    return Fitted(made(), {"factors": folds.RANKS} | chosen, chosen["solved_from"], made)
 
 
 def _standard(score_BV: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Factorisations of the signs, as rows of items with which a listener is solved for from the events that are seen.
 
-What ``counting.matrix_factorisation`` is to one number of factors, this is to several: a listener's prediction is the
-mean of theirs. ``training.fold_in`` solves for listeners on the devices, from the rows made here.
+What ``least_squares.matrix_factorisation`` is to one number of factors, this is to several: a listener's prediction
+is the mean of theirs. ``training.fold_in`` solves for listeners on the devices, from the rows made here.
 
     sign_ui ~ center + bias_u + bias_i + p_u . q_i      of each rank
     penalty = l2 |p_u|^2 + l2_bias bias_u^2             likewise of items
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxneg.baselines import counting
+from jaxneg.baselines import counting, least_squares
 from jaxneg.baselines.counting import Log, Validate
 from jaxneg.batch import PAD, EvalBatch
 from jaxneg.batch.folds import RANKS, WIDTH, Folded
@@ -34,7 +34,7 @@ def fit(log: Log, sign: np.ndarray, validate: Validate, examples: Sequence[EvalB
       validate: how good scores are.
       examples: of validation.
     """
-    rows = counting.rows_of(log)
+    rows = least_squares.rows_of(log)
 
     def made(ranks: Sequence[int], l2: float, l2_bias: float) -> Iterator[Folded]:
         """After each of SWEEPS."""
@@ -76,8 +76,8 @@ def listeners(folded: Folded, sign: np.ndarray, batch: EvalBatch) -> list[np.nda
     total = counting.contexts(batch, rows, sign[np.asarray(batch.feedback_BL)].astype(np.float32))
     found: list[np.ndarray] = []
     for number, rank in enumerate(RANKS):
-        penalty = counting.penalties(rank, folded.l2, folded.l2_bias)
-        found.append(counting.ridge(count, total, folded.factors(number), folded.center, penalty))
+        penalty = least_squares.penalties(rank, folded.l2, folded.l2_bias)
+        found.append(least_squares.ridge(count, total, folded.factors(number), folded.center, penalty))
     return found
 
 

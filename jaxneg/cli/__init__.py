@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 import types
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, runtime_checkable
 
@@ -72,6 +73,8 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     signals.open_streams()
     signals.install(*args[:1])
+    # What orbax had begun when a file failed, any verb that reads or writes a checkpoint leaves behind.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         try:
             _run(args)

@@ -27,7 +27,8 @@ GRACE = 10  # seconds for what is under way when the server is told to end
 
 @dataclass(frozen=True)
 class Serve:
-    """Serves exports over HTTP: JSON at /recommend and /feedback, the Open Inference Protocol at /v2.
+    """Serves exports over HTTP: a page to try them on at /, JSON at /recommend and /feedback, the Open Inference
+    Protocol at /v2.
 
     Ctrl-C or SIGTERM ends it when what is under way has been answered, within 10 s. Requests need a bearer token where
     JAXNEG_SERVE_TOKEN holds one."""
@@ -50,6 +51,10 @@ class Serve:
     """Seconds until a request is given up with 503."""
     threads: fields.Natural = 0
     """Threads that score; 0 takes one for each core."""
+    together: Annotated[float, fields.Bounds(0.0, 60.0)] = 0.05
+    """Seconds that a batch of requests which came together may take; 0 answers each alone."""
+    sessions: Annotated[str, tyro.conf.arg(metavar="memory|URL")] = "memory"
+    """Where the events of /feedback are kept: the server's memory, or Redis or Valkey at redis://HOST:PORT."""
 
     def run(self) -> None:
         directories, shares = named(self.exports), shared(self.split)
@@ -58,15 +63,18 @@ class Serve:
             import uvicorn
         except ImportError as error:
             raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
-        from jaxneg.serve import models, server
+        from jaxneg.serve import models, server, sessions, watching
 
-        token = os.environ.get(TOKEN, "")
+        token, kept = os.environ.get(TOKEN, ""), sessions.opened(self.sessions)
         found = models.Models(directories, shares)
-        limits = server.Limits(
-            waiting=self.waiting, seconds=self.timeout, threads=self.threads or os.cpu_count() or 1
+        limits = watching.Limits(
+            waiting=self.waiting,
+            seconds=self.timeout,
+            threads=self.threads or os.cpu_count() or 1,
+            together=self.together,
         )
         settings = uvicorn.Config(
-            server.app(found, limits, token),
+            server.app(found, limits, token, kept),
             host=self.host,
             port=self.port,
             log_level="warning",

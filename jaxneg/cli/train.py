@@ -4,7 +4,6 @@ import contextlib
 import logging
 import pathlib
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -103,10 +102,9 @@ class Train(commands.Configured):
 
 
 def _quiet() -> None:
-    """What orbax raises it logs as well, traceback and all; its event loop and Python tell of what was then undone."""
+    """What orbax raises it logs as well, traceback and all; its event loop tells of what was then undone."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _warn(config: Config) -> None:

@@ -49,7 +49,6 @@ def contents(served: Served) -> documents.Object:
         "curve": [_plain(point) for point in served.curve],
         "examples": served.examples,
         "cut": curves.CUT,
-        "share": curves.SHARE,
     }
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxneg.baselines import counting, factorisations
+from jaxneg.baselines import counting, factorisations, least_squares
 from jaxneg.batch import EvalBatch
 from jaxneg.data import held_out
 from jaxneg.evaluation import eval_sets
@@ -16,7 +16,8 @@ from jaxneg.metrics import measures, scores
 BATCHES = 16  # validation batches that baselines are tuned on, at most
 SEEDS = 3  # random starts of a baseline that has one
 
-BASELINES = {"usual": counting.BASELINES, "all": counting.BASELINES | factorisations.FACTORISATIONS}
+USUAL = counting.COUNTS | {"matrix_factorisation": least_squares.matrix_factorisation}
+BASELINES = {"usual": USUAL, "all": USUAL | factorisations.FACTORISATIONS}
 
 
 class Measured(NamedTuple):

@@ -7,7 +7,8 @@
                            scores below every item
     like_embeddings.npy    like_VE, of a model with a like head: the inner product of the same query with a row is the
                            log odds that a listener likes the item if it is shown; row 0 is zero
-    items.parquet          row, item id and attributes of every row; stations.parquet likewise
+    items.parquet          row, item id and attributes of every row; stations.parquet likewise, with what is heard
+                           most at each station
     manifest.json          versions, signature, feedback codes, a SHA-256 of every other file and one of itself
     README.md              the model card
 
@@ -35,6 +36,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
@@ -44,7 +46,17 @@ from jaxneg.batch.forms import Form
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents, locks
-from jaxneg.serve import card, contexts as measured, index, layouts, manifest as manifests, precision
+from jaxneg.serve import (
+    card,
+    contexts as measured,
+    heard,
+    index,
+    layouts,
+    manifest as manifests,
+    precision,
+    signature as signatures,
+    stations,
+)
 from jaxneg.training import curves, likes, program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -126,12 +138,14 @@ def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> di
         like_VE = np.concatenate([like[0], like[1][:, None]], axis=1).astype(np.float32)
         like_VE[PAD] = 0.0
         _save(directory, manifests.LIKES, like_VE, wanted.dtype)
-    for name in ("items.parquet", "stations.parquet"):
-        shutil.copyfile(store.path / name, directory / name)
+    shutil.copyfile(store.path / "items.parquet", directory / "items.parquet")
+    told = pq.read_table(store.path / "stations.parquet")
+    told = told.append_column(heard.COLUMN, stations.most_heard(store))
+    pq.write_table(told, directory / "stations.parquet")
     # safetensors writes for the owner alone; the umask decides, as it did for the files before.
     shutil.copymode(directory / manifests.EMBEDDINGS, directory / manifests.PARAMS)
 
-    signature = manifests.signature(config.data.length, item_VE.shape[1], likes=like_VE is not None)
+    signature = signatures.of(config.data.length, item_VE.shape[1], likes=like_VE is not None)
     more: dict[str, object] = {}
     if wanted.dtype != "float32" or "index" in formats:
         contexts = measured.validation(trained)
@@ -220,7 +234,7 @@ def _measured(
 ) -> dict[str, object]:
     """What is left of the best items by a smaller type, and by an index, which is written."""
     (item_VE, like_VE), query_XE, found = matrices, contexts.query_XE, dict[str, object]()
-    k = min(index.K, len(item_VE) - 1)
+    k = index.counted(len(item_VE) - 1)
     told = {"k": k, "contexts": len(query_XE), "of": contexts.of}
     if wanted.dtype != "float32":
         smaller_VE = precision.unpacked(precision.packed(item_VE, wanted.dtype))

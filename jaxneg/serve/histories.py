@@ -1,10 +1,12 @@
 """Histories of listeners: as they are told, and as rows and codes."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxneg.batch import PAD
 from jaxneg.errors import UserError
 
 
@@ -37,3 +39,40 @@ def events(history: Any) -> list[Event]:
         if not isinstance(event.station, str | None) or not isinstance(event.feedback, str):
             raise UserError(f"feedback and station of an event are text, got {event!r}")
     return found
+
+
+class Known:
+    """Items, stations and kinds of feedback that a model knows."""
+
+    def __init__(self, items: Sequence[str], stations: Sequence[str], codes: Mapping[str, int]):
+        """Ids of rows 1.., and codes of feedback."""
+        self.items = {id_: row for row, id_ in enumerate(items, start=1)}
+        self.stations: dict[str | None, int] = {id_: row for row, id_ in enumerate(stations, start=1)}
+        self._codes = codes
+
+    def seen(self, history: Any) -> Seen:
+        """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
+        if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
+            row_T = self.rows(history)
+            return Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
+        found = events(history)
+        for event in found:
+            if event.feedback not in self._codes:
+                kinds = ", ".join(self._codes)
+                raise UserError(
+                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
+                )
+        code_T = np.array([self._codes[event.feedback] for event in found], np.int32)
+        station_T = np.array([self.stations.get(event.station, PAD) for event in found], np.int32)
+        return Seen(self.rows([event.item for event in found]), code_T, station_T)
+
+    def rows(self, items: Sequence[str]) -> np.ndarray:
+        """Rows of items; PAD of one that is not known."""
+        return np.fromiter(map(self.items.get, items, itertools.repeat(PAD)), np.int32, len(items))
+
+    def station(self, seen: Seen, station: Any = None) -> int:
+        """Row of a listener's station: that named, else the last of the history that is known, else PAD."""
+        if station is not None and not isinstance(station, str):
+            raise UserError(f"a station is text, got {station!r}")
+        known = seen.station_T[seen.station_T != PAD]
+        return self.stations.get(station, int(known[-1]) if len(known) else PAD)

@@ -11,7 +11,7 @@ afterwards, so that only an item that it misses is lost; the export says how man
 
 import importlib
 import pathlib
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,9 +25,10 @@ PACKAGES = {"faiss": "faiss-cpu", "voyager": "voyager", "usearch": "usearch"}
 FLAT = 20_000  # items up to which all of them are looked at
 ENOUGH = 0.98  # recall of the best K at which effort is not raised further
 EFFORTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-K = 100  # of the best, that recall is measured by
+K = 100  # of the best, that recall is measured by, or a tenth of the items
 
 
+@runtime_checkable
 class Index(Protocol):
     """Rows of items by inner product. Threads may search at the same time."""
 
@@ -132,6 +133,11 @@ class Built(NamedTuple):
     recall: float
 
 
+def counted(items: int) -> int:
+    """How many of the best items recall is measured by."""
+    return min(K, max(1, items // 10))
+
+
 def rows(item_VE: np.ndarray, like_VE: np.ndarray | None) -> Float[np.ndarray, "I W"]:
     """What an index holds of the items."""
     parts = [item_VE[1:]] if like_VE is None else [item_VE[1:], like_VE[1:]]
@@ -158,7 +164,7 @@ def build(library: str, row_IW: np.ndarray, query_BW: np.ndarray) -> Built:
     """
     module, kind = _library(library)
     index: Index = kind.build(module, row_IW)
-    k = min(K, len(row_IW))
+    k = counted(len(row_IW))
     exact_Bk = precision.best(query_BW, np.pad(row_IW, ((1, 0), (0, 0))), k)
     found = 0.0
     for effort in EFFORTS:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxneg.files import arrays
-from jaxneg.serve import manifest as manifests
+from jaxneg.serve import manifest as manifests, signature
 
 
 class Finding(NamedTuple):
@@ -54,10 +54,10 @@ spec:
 """
 
 
-def write(directory: pathlib.Path, formats: Sequence[str], signature: Mapping[str, manifests.Graph]) -> None:
+def write(directory: pathlib.Path, formats: Sequence[str], graphs: Mapping[str, signature.Graph]) -> None:
     """Writes what is asked for into the directory of an export, whose graphs are there."""
     if TRITON in formats or KSERVE in formats:
-        for name, graph in signature.items():
+        for name, graph in graphs.items():
             version = directory / TRITON / name / "1"
             version.mkdir(parents=True)
             model = directory / f"{name}.onnx"
@@ -70,10 +70,10 @@ def write(directory: pathlib.Path, formats: Sequence[str], signature: Mapping[st
         (directory / KSERVE / "inference-service.yaml").write_text(SERVICE)
 
 
-def config(name: str, graph: manifests.Graph) -> str:
+def config(name: str, graph: signature.Graph) -> str:
     """The config.pbtxt of a graph; the batch is not among its dimensions, as Triton has it."""
 
-    def tensors(kind: str, of: Sequence[manifests.Tensor]) -> str:
+    def tensors(kind: str, of: Sequence[signature.Tensor]) -> str:
         lines = [
             f'  {{ name: "{one["name"]}" data_type: {TYPES[one["dtype"]]} dims: [ {_dims(one)} ] }}'
             for one in of
@@ -89,7 +89,7 @@ def config(name: str, graph: manifests.Graph) -> str:
     )
 
 
-def _dims(tensor: manifests.Tensor) -> str:
+def _dims(tensor: signature.Tensor) -> str:
     return ", ".join("-1" if isinstance(dim, str) else str(dim) for dim in tensor["shape"][1:])
 
 

@@ -7,7 +7,7 @@ Checksums find what a disk or a copy changed. They say nothing of who made an ex
 
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
@@ -22,7 +22,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.files.arrays import Damaged
 from jaxneg.files.documents import Count, Range
-from jaxneg.serve import module_text, precision
+from jaxneg.serve import heard, module_text, precision, signature
 
 FORMAT = 2
 WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
@@ -33,7 +33,6 @@ ONNX = ("query.onnx", "scores.onnx", "top_k.onnx")
 INDEX = "index"  # and the name of its library behind a point
 ATTRIBUTE = "attribute_"  # before the name of an attribute, in items.parquet
 FILES = (MODEL, PARAMS, EMBEDDINGS, "items.parquet", "stations.parquet")
-HISTORY = ("item", "feedback", "station")  # inputs of every graph
 FORMATS = ("stablehlo", "onnx", "safetensors", "index", "triton", "kserve")
 Format = Literal["stablehlo", "onnx", "safetensors", "index", "triton", "kserve"]
 Library = Literal["faiss", "voyager", "usearch"]
@@ -56,20 +55,6 @@ class Forms(TypedDict):
 
     sum: OfSum
     demote: OfDemote
-
-
-class Tensor(TypedDict):
-    """An input or a result; text among the dimensions names what has any length."""
-
-    name: str
-    dtype: Literal["int32", "float32"]
-    shape: list[int | str]
-    what: str
-
-
-class Graph(TypedDict):
-    inputs: list[Tensor]
-    outputs: list[Tensor]
 
 
 class Kept(TypedDict):
@@ -117,7 +102,7 @@ class Manifest(TypedDict):
     dtype: NotRequired[precision.Dtype]
     ranking: NotRequired[Kept]  # of a dtype that is not float32
     index: NotRequired[Searched]
-    signature: NotRequired[dict[str, Graph]]
+    signature: NotRequired[dict[str, signature.Graph]]
     source: NotRequired[Source]
     files: dict[str, str]
 
@@ -150,6 +135,7 @@ class Opened(NamedTuple):
     item_ids: list[str]  # of rows 1..items
     station_ids: list[str]  # of rows 1..
     attributes: dict[str, pa.Array]  # of rows 1..items, by name
+    at_stations: pa.Array | None  # rows of the items heard most at stations 1.., where they were counted
 
 
 def opened(directory: pathlib.Path) -> Opened:
@@ -230,40 +216,6 @@ def index_name(library: str) -> str:
     return f"{INDEX}.{library}"
 
 
-def signature(length: int, width: int, *, likes: bool) -> dict[str, Graph]:
-    """The graphs of an export: what they take and give.
-
-    Args:
-      length: of a history, L.
-      width: of a query, E.
-      likes: whether there is a like head.
-    """
-
-    def tensor(name: str, dtype: Any, shape: Sequence[int | str], what: str) -> Tensor:
-        return Tensor(name=name, dtype=dtype, shape=["batch", *shape], what=what)
-
-    history = [
-        tensor("item", "int32", [length], "rows of items.parquet, oldest first; 0 on the right of the last"),
-        tensor("feedback", "int32", [length], "codes by feedback of the manifest; 0 where there is no item"),
-        tensor("station", "int32", [length], "rows of stations.parquet; 0 for none"),
-    ]
-    some = tensor("candidates", "int32", ["candidates"], "rows of items.parquet")
-    heads = [tensor("scores", "float32", ["candidates"], "what is listened to next; higher is better")]
-    wanted = [tensor("k", "int32", [1], "how many; the largest of the batch counts")]
-    if likes:
-        heads.append(tensor("likes", "float32", ["candidates"], "log odds of a like of what is shown"))
-        wanted.append(tensor("beta", "float32", [1], "weight of likes in the scores; 0 ranks"))
-    best = [
-        tensor("rows", "int32", ["k"], "of the best items, best first"),
-        tensor("scores", "float32", ["k"], "of these"),
-    ]
-    return {
-        "query": {"inputs": history, "outputs": [tensor("query", "float32", [width], "of the listener")]},
-        "scores": {"inputs": [*history, some], "outputs": heads},
-        "top_k": {"inputs": [*history, *wanted], "outputs": best},
-    }
-
-
 def _version(path: pathlib.Path) -> Any:
     values = documents.read(path, dict, "export again", seal=False)
     if "format" not in values:
@@ -286,6 +238,7 @@ def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
         _ids(directory / "items.parquet", "item", manifest["items"]),
         _ids(directory / "stations.parquet", "id", None),
         _attributes(directory / "items.parquet", manifest["items"]),
+        _at_stations(directory / "stations.parquet", manifest["items"]),
     )
 
 
@@ -315,6 +268,15 @@ def _attributes(path: pathlib.Path, rows: int) -> dict[str, pa.Array]:
     names = [name for name in arrays.columns(path) if name.startswith(ATTRIBUTE)]
     found = arrays.table(path, dict.fromkeys(names, pa.string()), rows)
     return {name.removeprefix(ATTRIBUTE): found[name].combine_chunks() for name in names}
+
+
+def _at_stations(path: pathlib.Path, items: int) -> pa.Array | None:
+    """What is heard most at each station; None in an export from before it was counted."""
+    if heard.COLUMN not in arrays.columns(path):
+        return None
+    found = arrays.table(path, {heard.COLUMN: heard.KIND}, None)[heard.COLUMN].combine_chunks()
+    heard.check(found, items, path.name)
+    return found
 
 
 def _params(path: pathlib.Path, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -3,13 +3,12 @@
 import hashlib
 import pathlib
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxneg import progress
 from jaxneg.errors import UserError
-from jaxneg.serve.histories import Event
+from jaxneg.serve import batching
 from jaxneg.serve.scorer import Scorer
 
 MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
@@ -90,32 +89,10 @@ class Models:
                 progress.say(f"jaxneg: {name} stays as it was: {error}")
 
 
-class Sessions:
-    """What listeners did while the server ran, of each the last events; those heard of longest ago are forgotten."""
-
-    def __init__(self, users: int, events: int):
-        self._users, self._events = users, events
-        self._of: OrderedDict[str, tuple[Event, ...]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, user: str, events: Sequence[Event]) -> int:
-        """Appends events to a listener's; returns how many are kept."""
-        with self._lock:
-            kept = (*self._of.pop(user, ()), *events)[-self._events :]
-            self._of[user] = kept
-            while len(self._of) > self._users:
-                self._of.popitem(last=False)
-            return len(kept)
-
-    def of(self, user: str) -> list[Event]:
-        """A listener's events, oldest first; none of one that is not known."""
-        with self._lock:
-            return list(self._of.get(user, ()))
-
-
 def _loaded(directory: pathlib.Path) -> Loaded:
-    """An export whose program for one listener is compiled."""
+    """An export whose programs are compiled, and whose matrices have been read."""
     scorer = Scorer.open(directory)
+    scorer.warmup(batching.MOST)
     scorer.recommend(scorer.items(1), 1)
     version = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()[:12]
     return Loaded(scorer, version)

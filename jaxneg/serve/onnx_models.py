@@ -20,8 +20,9 @@ from onnx import TensorProto, helper
 
 from jaxneg.errors import UserError
 from jaxneg.files import documents
-from jaxneg.serve import manifest as manifests
+from jaxneg.serve import manifest as manifests, onnx_primitives
 from jaxneg.serve.onnx_graph import OPSET, Graph, Value
+from jaxneg.serve.signature import HISTORY, Graph as Signed, Tensor
 
 IR = 10  # version of the file format, for OPSET
 QUERY, SCORES, TOP_K = manifests.ONNX
@@ -37,7 +38,7 @@ class Query(NamedTuple):
     batch: Any  # jax's symbol of it
 
 
-def write(directory: pathlib.Path, query: Query, signature: Mapping[str, manifests.Graph]) -> None:
+def write(directory: pathlib.Path, query: Query, signature: Mapping[str, Signed]) -> None:
     """Writes the graphs into the directory of an export, whose arrays are there.
 
     Raises UserError where a model does what has no counterpart in ONNX.
@@ -76,10 +77,10 @@ class _Model:
         params = [self._param(name, places) for name in query.names]
         history = [
             Value(name, aval.shape, np.dtype(aval.dtype))
-            for name, aval in zip(manifests.HISTORY, avals[len(params) :], strict=True)
+            for name, aval in zip(HISTORY, avals[len(params) :], strict=True)
         ]
         graph.batched(history[0].name)
-        (found,) = graph.traced(query.jaxpr, [*params, *history])
+        (found,) = onnx_primitives.traced(graph, query.jaxpr, [*params, *history])
         self.query = graph.full(found, query.jaxpr.out_avals[0].shape)
 
     def _param(self, name: str, places: Mapping[str, Any]) -> Value:
@@ -130,7 +131,7 @@ class _Model:
         scale, bias = (add("Gather", [scale_V2, constant(np.array(n, np.int64))], axis=axis) for n in (0, 1))
         return add("Add", [add("Mul", [found, scale]), bias])
 
-    def model(self, told: manifests.Graph, results: Sequence[str]) -> onnx.ModelProto:
+    def model(self, told: Signed, results: Sequence[str]) -> onnx.ModelProto:
         graph = self.graph
         for name, tensor in zip(results, told["outputs"], strict=True):
             graph.nodes.append(helper.make_node("Identity", [name], [tensor["name"]]))
@@ -147,17 +148,17 @@ class _Model:
         )
 
 
-def _query(model: _Model, told: manifests.Graph) -> list[str]:
+def _query(model: _Model, told: Signed) -> list[str]:
     del told
     return [model.query]
 
 
-def _scores(model: _Model, told: manifests.Graph) -> list[str]:
+def _scores(model: _Model, told: Signed) -> list[str]:
     files = (manifests.EMBEDDINGS, manifests.LIKES)[: len(told["outputs"])]
     return [model.products(file, "candidates") for file in files]
 
 
-def _top_k(model: _Model, told: manifests.Graph) -> list[str]:
+def _top_k(model: _Model, told: Signed) -> list[str]:
     add, constant = model.graph.add, model.graph.constant
     score = model.products(manifests.EMBEDDINGS)
     if any(tensor["name"] == "beta" for tensor in told["inputs"]):
@@ -170,7 +171,7 @@ def _top_k(model: _Model, told: manifests.Graph) -> list[str]:
     return [add("Cast", [row], to=TensorProto.INT32), best]
 
 
-def _infos(tensors: Sequence[manifests.Tensor]) -> list[onnx.ValueInfoProto]:
+def _infos(tensors: Sequence[Tensor]) -> list[onnx.ValueInfoProto]:
     return [
         helper.make_tensor_value_info(one["name"], KINDS[one["dtype"]], list(one["shape"])) for one in tensors
     ]

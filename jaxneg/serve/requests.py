@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jaxneg.serve.histories import Event
 
 Id = Annotated[str, Field(max_length=512)]
-PARAMETERS = ("k", "exclude_seen", "form", "beta", "threshold")  # of the protocol
+PARAMETERS = ("k", "exclude_seen", "station", "form", "beta", "threshold")  # of the protocol
 
 
 class Told(BaseModel):
@@ -35,9 +35,13 @@ class Listener(BaseModel):
 
 
 class Asked(Listener):
-    """A listener, and what a list may hold."""
+    """A listener, and what a list may hold; with ``describe`` it tells the attributes of its items.
 
+    ``station`` is where the listener is now: its items lead a list where nothing is known of the history."""
+
+    station: Id | None = None
     k: Annotated[int, Field(ge=1, le=1_000)] = 10
+    describe: bool = False
     exclude_seen: bool = False
     exclude: Annotated[list[Id], Field(max_length=10_000)] = []
     where: Annotated[dict[Id, Annotated[list[Id], Field(max_length=1_000)]], Field(max_length=16)] = {}
@@ -47,13 +51,14 @@ class Asked(Listener):
 class Candidates(Listener):
     """A listener, and the items to put in order."""
 
+    station: Id | None = None
     candidates: Annotated[list[Id], Field(max_length=10_000)]
 
 
-class Questioned(Asked):
-    """A listener, as for a list, and an item of it."""
+class Questioned(Listener):
+    """A listener, and items of which it is asked what moved them."""
 
-    item: Id
+    items: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
 class Happened(BaseModel):

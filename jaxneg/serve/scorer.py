@@ -1,7 +1,6 @@
 """Scores from an export directory alone: no store, no config, no training code."""
 
 import functools
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +13,20 @@ from jaxneg import errors, files
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import demotion, manifest as manifests
+from jaxneg.serve import demotion, heard, manifest as manifests, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
-from jaxneg.serve.histories import Event as Event, Seen, events
-from jaxneg.serve.lists import Influence, Recommendation as Recommendation, Recommendations
+from jaxneg.serve.histories import Event as Event, Known, Seen, events
+from jaxneg.serve.lists import (
+    RANK,
+    Influence,
+    Ready,
+    Recommendation as Recommendation,
+    Recommendations,
+    Wanted,
+)
+from jaxneg.serve.matrices import Matrices
 
-RANK = Form()
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
 SCORES = 1 << 24  # that are in memory together where lists are made for many
@@ -39,20 +45,20 @@ class Scorer:
         station_ids,
         attributes,
         like_VE=None,
+        at_stations=None,
     ):
         self.manifest = manifest
         self._model, self._query = model, jax.jit(model.call)
         self._params = jax.device_put(params)
-        self._item_VE = np.asarray(item_VE)  # a memory map is slower to look at
-        self._like_VE = None if like_VE is None else np.asarray(like_VE)
+        self._scores = Matrices(item_VE, like_VE, manifest["items"])
         self._ids = item_ids  # of rows 1..items
         self._columns, self._attributes = attributes, Attributes(attributes)
         self._codes = {kind: code for kind, code in manifest["feedback"].items() if kind != "pad"}
         kinds = manifest["inputs"] or self._codes  # of feedback that the model was trained to see
         self._shown = np.zeros(max(self._codes.values()) + 1, bool)
         self._shown[[code for kind, code in self._codes.items() if kind in kinds]] = True
-        self._rows = {id_: row for row, id_ in enumerate(item_ids, start=1)}
-        self._stations = {id_: row for row, id_ in enumerate(station_ids, start=1)}
+        self._at_stations, self._heard = at_stations, heard.Heard(len(item_ids), at_stations)
+        self._known = Known(item_ids, station_ids, self._codes)
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Scorer":
@@ -62,32 +68,34 @@ class Scorer:
         """
         found = manifests.opened(files.local(directory, "directory"))
         known = found.item_ids, found.station_ids, found.attributes
-        return cls(found.manifest, found.model, found.params, found.item_VE, *known, found.like_VE)
+        rest = found.like_VE, found.at_stations
+        return cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
 
     def __reduce__(self):
         """A pickle holds all of the export, so that it opens where the directory is not."""
         params = jax.tree.map(np.asarray, self._params)
-        known = self._ids, list(self._stations), self._columns
+        known = self._ids, list(self._known.stations), self._columns
         return _unpickled, (
             self.manifest,
             bytes(self._model.serialize()),
             params,
-            np.array(self._item_VE),
+            np.array(self._scores.item_VE),
             *known,
-            None if self._like_VE is None else np.array(self._like_VE),
+            None if self._scores.like_VE is None else np.array(self._scores.like_VE),
+            self._at_stations,
         )
 
     def knows(self, item: str) -> bool:
         """Whether the item is in the catalogue that the model was trained on."""
-        return item in self._rows
+        return item in self._known.items
 
     def knows_station(self, station: str) -> bool:
         """Whether the station was there in training."""
-        return station in self._stations
+        return station in self._known.stations
 
     def check(self, history: Sequence[str | Event]) -> None:
         """Raises UserError on what is no history, and on a feedback kind that does not exist."""
-        self._seen(history)
+        self._known.seen(history)
 
     def items(self, count: int) -> list[str]:
         """Ids of the items heard most often, most often first."""
@@ -98,9 +106,22 @@ class Scorer:
         """Names of the attributes that a ``Choice`` may be of."""
         return self._attributes.names
 
-    def warmup(self) -> None:
-        """Compiles for every size of batch that requests are filled up to, so that none waits for it."""
-        for size in LADDER:
+    def attributes_of(self, item: str) -> dict[str, str | None]:
+        """Attributes of an item that is known, by name; None for one that it has not."""
+        row = self._known.items[item]
+        return {name: column[row - 1].as_py() for name, column in self._columns.items()}
+
+    def search(self, text: str, count: int = 20) -> list[str]:
+        """Items whose id or attributes hold every word of a text, those heard most first."""
+        return [self._ids[row - 1] for row in self._search.rows(text, count)]
+
+    @functools.cached_property
+    def _search(self) -> searching.Search:
+        return searching.Search(self._ids, self._columns)
+
+    def warmup(self, most: int = LADDER[-1]) -> None:
+        """Compiles for every size of batch that up to so many requests are filled up to, so that none waits for it."""
+        for size in LADDER[: 1 + next(n for n, size in enumerate(LADDER) if size >= min(most, LADDER[-1]))]:
             none_BL = np.full((size, self.manifest["length"]), PAD, np.int32)
             self.query(none_BL, none_BL, none_BL)
 
@@ -111,7 +132,7 @@ class Scorer:
         a row, a code or a station that there is not, and where the model cannot be compiled or run.
         """
         inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
-        tops = self.manifest["items"], max(self._codes.values()), len(self._stations)
+        tops = self.manifest["items"], max(self._codes.values()), len(self._known.stations)
         for name, code_BL, top in zip(("item", "feedback", "station"), inputs, tops, strict=True):
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
                 wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
@@ -139,7 +160,7 @@ class Scorer:
         given = {key: value for key, value in (("beta", beta), ("threshold", threshold)) if value is not None}
         if forms.check(name) == forms.RANK and not given:
             return Form()
-        if self._like_VE is None:
+        if self._scores.like_VE is None:
             raise UserError(
                 f"form {name} needs a like head, which this export has not: train with --like.weight 1"
             )
@@ -149,18 +170,7 @@ class Scorer:
         self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray, form: Form = RANK
     ) -> np.ndarray:
         """Scores scores_BV of the whole catalogue in a form; those of the padding row 0 mean nothing."""
-        return self._scored(self.query(item_BL, feedback_BL, station_BL), form)
-
-    def _scored(self, query_BE: np.ndarray, form: Form, row_N: np.ndarray | None = None) -> np.ndarray:
-        """Scores of the whole catalogue by queries, or of some rows."""
-        if form.name == forms.JUDGE:
-            return self._likes(query_BE, row_N)
-        score_BV = query_BE @ (self._item_VE if row_N is None else self._item_VE[row_N]).T
-        if form.name == forms.SUM:
-            return score_BV + form.beta * self._likes(query_BE, row_N)
-        if form.name == forms.DEMOTE:
-            return score_BV + form.beta * np.minimum(self._relative(query_BE, row_N) - form.threshold, 0.0)
-        return score_BV
+        return self._scores.of(self.query(item_BL, feedback_BL, station_BL), form)
 
     def demoted(self, query_E: np.ndarray, row_N: np.ndarray, form: Form, k: int = 10) -> Reranked:
         """The k best in form demote of what an index found, and whether no other item can be above the last of them.
@@ -171,25 +181,8 @@ class Scorer:
           form: with beta and threshold.
           k: how many, at most N.
         """
-        rank_N = self._item_VE[row_N] @ query_E
-        return demotion.reranked(rank_N, self._relative(query_E[None], row_N)[0], form, k)
-
-    def _likes(self, query_BE: np.ndarray, row_N: np.ndarray | None = None) -> np.ndarray:
-        """Log odds of a like of all items, or of some."""
-        if self._like_VE is None:
-            raise UserError("this export has no like head: train with --like.weight 1")
-        return query_BE @ (self._like_VE if row_N is None else self._like_VE[row_N]).T
-
-    def _relative(self, query_BE: np.ndarray, row_N: np.ndarray | None = None) -> np.ndarray:
-        """The same less each context's mean over the catalogue."""
-        return self._likes(query_BE, row_N) - query_BE @ self._mean_1E.T
-
-    @functools.cached_property
-    def _mean_1E(self) -> np.ndarray:
-        """The mean row of the like head."""
-        assert self._like_VE is not None
-        of_items = self._like_VE[1 : 1 + self.manifest["items"]]
-        return of_items.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+        rank_N = self._scores.of(query_E[None], RANK, row_N)[0]
+        return demotion.reranked(rank_N, self._scores.relative(query_E[None], row_N)[0], form, k)
 
     def recommend(
         self,
@@ -199,18 +192,21 @@ class Scorer:
         exclude_seen: bool = False,
         form: str | Form = RANK,
         choice: Choice = ANY,
+        station: str | None = None,
     ) -> Recommendations:
         """The k best next items for a history, oldest first, of ids that were played or of Event; best first.
 
         Items that the catalogue does not know are left out of the history, stations it does not know count as none.
-        Where no item is known the list is of what is heard most, and its ``fallback`` says so. ``form`` is the name of
+        Where no item is known the list is of what is heard most at ``station``, or that of the last event, and then
+        anywhere, and its ``fallback`` says so. ``form`` is the name of
         a serving form with the export's numbers, or what ``Scorer.form`` gives; in form demote as many items are
         looked at as it takes to be sure. A list is shorter than k where ``choice`` leaves fewer.
 
         Raises UserError on what is no id or Event, on a feedback kind that does not exist, on k below 1, on a form
         that the model cannot serve, and on an attribute that there is not.
         """
-        return self.recommend_many([history], k, exclude_seen=exclude_seen, form=form, choice=choice)[0]
+        wanted = Wanted(history, k, exclude_seen, form, choice, station)
+        return self.lists([self.ready(wanted)])[0]
 
     def recommend_many(
         self,
@@ -222,41 +218,64 @@ class Scorer:
         choice: Choice = ANY,
     ) -> list[Recommendations]:
         """``recommend`` for many histories, encoded together."""
-        k = _count(k)
+        first = self.ready(Wanted([], k, exclude_seen, form, choice))
+        found = []
+        for history in histories:
+            seen = self._known.seen(history)
+            out_N = np.concatenate([first.out_N, seen.row_T]) if exclude_seen else first.out_N
+            found.append(first._replace(seen=seen, out_N=out_N, station=self._known.station(seen)))
+        return self.lists(found)
+
+    def ready(self, wanted: Wanted) -> Ready:
+        """What is asked for, by row and code. Raises UserError as ``recommend``."""
+        history, k, exclude_seen, form, choice, station = wanted
         form = self.form(form) if isinstance(form, str) else form
-        seen = [self._seen(history) for history in histories]
-        out_N = self._left_out(choice)
-        known = [n for n, one in enumerate(seen) if one.row_T.any()]
+        seen, out_N = self._known.seen(history), self._left_out(choice)
+        if exclude_seen:
+            out_N = np.concatenate([out_N, seen.row_T])
+        return Ready(seen, _count(k), form, choice, out_N, self._known.station(seen, station))
+
+    def lists(self, ready: Sequence[Ready]) -> list[Recommendations]:
+        """Lists for many, each with its own k, form and choice, encoded together."""
+        known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
         together = max(1, SCORES // self.manifest["rows"])
-        found = [Recommendations()] * len(seen)
+        found = [Recommendations()] * len(ready)
         for first in range(0, len(known), together):
             some = known[first : first + together]
-            query_BE = self._encoded(*self._contexts([seen[n] for n in some]))
-            score_BV = self._scored(query_BE, RANK if form.name == forms.DEMOTE else form)
+            query_BE = self._encoded(*self._contexts([ready[n].seen for n in some]))
+            score_BV = self._scores.each(query_BE, [_searched(ready[n].form) for n in some])
             for b, n in enumerate(some):
-                left_out_T = seen[n].row_T if exclude_seen else seen[n].row_T[:0]
-                _leave_out(score_BV[b], out_N, left_out_T)
-                found[n] = self._list(query_BE[b : b + 1], score_BV[b], form, k, choice)
-        for n in set(range(len(seen))) - set(known):
-            found[n] = self._popular(out_N, k, choice)
+                score_BV[b, PAD] = -np.inf
+                score_BV[b, ready[n].out_N] = -np.inf
+                found[n] = self._list(query_BE[b : b + 1], score_BV[b], ready[n])
+        for n in set(range(len(ready))) - set(known):
+            found[n] = self._most_heard(ready[n])
         return found
 
     def rerank(
-        self, history: Sequence[str | Event], candidates: Sequence[str], *, form: str | Form = RANK
+        self,
+        history: Sequence[str | Event],
+        candidates: Sequence[str],
+        *,
+        form: str | Form = RANK,
+        station: str | None = None,
     ) -> Recommendations:
-        """The candidates that the catalogue knows, each once, best first; their order as given where no item of the
-        history is known, and ``fallback`` is then "popularity" by count.
+        """The candidates that the catalogue knows, each once, best first; by how often they are heard where no item of
+        the history is known, as ``fallback`` then says.
 
         Raises UserError as ``recommend``, and on candidates that are no list of ids.
         """
         if isinstance(candidates, str) or not all(isinstance(one, str) for one in candidates):
             raise UserError(f"candidates are a list of ids, got {candidates!r}")
         form = self.form(form) if isinstance(form, str) else form
-        seen, row_N = self._seen(history), np.unique(self._rows_of(list(candidates)))
+        seen, row_N = self._known.seen(history), np.unique(self._known.rows(list(candidates)))
         row_N = row_N[row_N > PAD]
-        if not seen.row_T.any():  # rows are in the order of how often items are heard
-            return self._named(row_N, np.full(len(row_N), np.nan), "popularity")
-        score_N = self._scored(self._encoded(*self._contexts([seen])), form, row_N)[0]
+        if not seen.row_T.any():
+            here = self._known.station(seen, station)
+            order_I = self._heard.order(here)
+            row_N = order_I[np.isin(order_I, row_N)]
+            return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
+        score_N = self._scores.of(self._encoded(*self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
 
@@ -268,21 +287,30 @@ class Scorer:
         In the order of the history; events of items that are not known, and those before the last that the model
         sees, are left out. Raises UserError as ``recommend``, and on an item that is not known.
         """
+        return self.explain_many(history, [item], form=form)[0]
+
+    def explain_many(
+        self, history: Sequence[str | Event], items: Sequence[str], *, form: str | Form = RANK
+    ) -> list[list[Influence]]:
+        """``explain`` of many items at once."""
         form = self.form(form) if isinstance(form, str) else form
-        if not isinstance(item, str) or not self.knows(item):
+        if other := [item for item in items if not isinstance(item, str) or not self.knows(item)]:
             raise UserError(
-                f"item {item!r} is not in the catalogue: give an id as it stands in items.parquet"
+                f"item {other[0]!r} is not in the catalogue: give an id as it stands in items.parquet"
             )
         told = events(history)
-        seen = self._seen(told)
+        seen = self._known.seen(told)
         at = self._visible(seen)
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        score_B = self._scored(self._encoded(*self._contexts([kept, *less])), form, self._rows_of([item]))[
-            :, 0
+        query_BE = self._encoded(*self._contexts([kept, *less]))
+        score_BN = self._scores.of(query_BE, form, self._known.rows(items))
+        change_NT = (score_BN[0] - score_BN[1:]).T.tolist()
+        return [
+            [Influence(told[t], change) for t, change in zip(at.tolist(), one, strict=True)]
+            for one in change_NT
         ]
-        return [Influence(told[t], float(score_B[0] - score_B[1 + n])) for n, t in enumerate(at.tolist())]
 
     def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
         """Items, feedback and stations that the model sees of histories, int32 [3, B, L]."""
@@ -302,18 +330,18 @@ class Scorer:
         allowed_V = self._attributes.allowed(choice)
         if isinstance(choice.exclude, str) or not all(isinstance(one, str) for one in choice.exclude):
             raise UserError(f"what is excluded is a list of ids, got {choice.exclude!r}")
-        row_N = self._rows_of(list(choice.exclude))
+        row_N = self._known.rows(list(choice.exclude))
         return row_N if allowed_V is None else np.union1d(row_N, np.flatnonzero(~allowed_V))
 
-    def _list(
-        self, query_1E: np.ndarray, score_V: np.ndarray, form: Form, k: int, choice: Choice
-    ) -> Recommendations:
+    def _list(self, query_1E: np.ndarray, score_V: np.ndarray, wanted: Ready) -> Recommendations:
         """The best for a context, out of the scores of what may be in its list; in form demote, those of form rank."""
-        items = self.manifest["items"]
+        items, form = self.manifest["items"], wanted.form
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             if form.name == forms.DEMOTE:
-                found = demotion.best(score_V, lambda row_N: self._relative(query_1E, row_N)[0], form, n)
+                found = demotion.best(
+                    score_V, lambda row_N: self._scores.relative(query_1E, row_N)[0], form, n
+                )
                 return found.at_k, found.score_k
             n = min(n, items)
             best = np.argpartition(-score_V, n - 1)[:n]
@@ -321,19 +349,17 @@ class Scorer:
             best = best[np.isfinite(score_V[best])]
             return best, score_V[best]
 
-        return self._named(*self._attributes.capped(top, k, choice, items))
+        return self._named(*self._attributes.capped(top, wanted.k, wanted.choice, items))
 
-    def _popular(self, out_N: np.ndarray, k: int, choice: Choice) -> Recommendations:
+    def _most_heard(self, wanted: Ready) -> Recommendations:
         """What is heard most of what may be in a list."""
-        allowed_V = np.ones(1 + self.manifest["items"], bool)
-        allowed_V[PAD] = allowed_V[out_N] = False
-        row_N = np.flatnonzero(allowed_V)
+        row_N = heard.among(self._heard.order(wanted.station), wanted.out_N)
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             return row_N[:n], np.full(len(row_N[:n]), np.nan)
 
-        found = self._attributes.capped(top, k, choice, self.manifest["items"])
-        return self._named(*found, "popularity")
+        found = self._attributes.capped(top, wanted.k, wanted.choice, self.manifest["items"])
+        return self._named(*found, self._heard.why(wanted.station))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
         ids = [self._ids[row] for row in (row_N - 1).tolist()]
@@ -341,31 +367,10 @@ class Scorer:
         make = functools.partial(tuple.__new__, Recommendation)
         return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
 
-    def _seen(self, history: Any) -> "Seen":
-        """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
-        if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
-            row_T = self._rows_of(history)
-            return Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
-        found = events(history)
-        for event in found:
-            if event.feedback not in self._codes:
-                kinds = ", ".join(self._codes)
-                raise UserError(
-                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
-                )
-        code_T = np.array([self._codes[event.feedback] for event in found], np.int32)
-        station_T = np.array([self._stations.get(event.station, PAD) for event in found], np.int32)
-        return Seen(self._rows_of([event.item for event in found]), code_T, station_T)
 
-    def _rows_of(self, items: Sequence[str]) -> np.ndarray:
-        """Rows of items; PAD of one that is not known."""
-        return np.fromiter(map(self._rows.get, items, itertools.repeat(PAD)), np.int32, len(items))
-
-
-def _leave_out(score_V: np.ndarray, out_N: np.ndarray, seen_T: np.ndarray) -> None:
-    """Scores that can be in no list: of the padding row, of what a choice leaves out, and of what was heard."""
-    score_V[PAD] = score_V[seen_T] = -np.inf
-    score_V[out_N] = -np.inf
+def _searched(form: Form) -> Form:
+    """The form by which a catalogue is searched: demote looks at what ranks highest."""
+    return RANK if form.name == forms.DEMOTE else form
 
 
 def _count(k: Any) -> int:

@@ -1,9 +1,9 @@
 """What each serving form gives: the curve from the form that ranks to the one that judges, and the numbers to take.
 
 Numbers are chosen on validation examples: beta out of BETAS, the threshold of demotion out of QUANTILES of the like
-logits of the catalogue there, less each listener's mean. Of a form's points those are kept that have SHARE of the best
-NDCG of all points; the one with the highest pair accuracy among them is chosen. A curve is of some batches, spread
-evenly, and of their top CUT.
+logits of the catalogue there, less each listener's mean. Of a form's points that one is chosen which keeps most of
+both: whose lesser share is the largest, of the best pair accuracy and of the best NDCG of all points. A curve is of
+some batches, spread evenly, and of their top CUT.
 """
 
 import math
@@ -23,8 +23,7 @@ from jaxneg.training import catalogue, likes, runs
 BATCHES = 16  # that a curve is of, at most
 BETAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 DEMOTED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # betas of demotion
-QUANTILES = (0.5, 0.75, 0.9)
-SHARE = 0.97
+QUANTILES = (0.5, 0.6, 0.75, 0.9)
 ITEMS = 1000  # of the catalogue whose like logits a quantile is of, per example
 CUT = measures.CUT
 
@@ -131,24 +130,26 @@ def thresholds(
 
 
 def chosen(points: Sequence[Point]) -> dict[str, Point]:
-    """The point of each form, by name: with the highest pair accuracy of those that keep SHARE of the best NDCG.
+    """The point of each form, by name, that keeps most of the best pair accuracy and of the best NDCG of all points.
 
-    Where none of a form's does, the one of the highest NDCG; of equal ones the first.
+    That is the one whose lesser share is the largest, of equal ones the first. A figure that no point has, or that
+    is 0 for all, does not count.
     """
-    best = max((point.ndcg for point in points if math.isfinite(point.ndcg)), default=0.0)
-    found: dict[str, Point] = {}
-    for name in forms.NAMES:
-        own = [point for point in points if point.form.name == name]
-        kept = [point for point in own if point.ndcg >= SHARE * best]
-        if kept:
-            found[name] = max(kept, key=lambda point: _number(point.pair_accuracy))
-        else:
-            found[name] = max(own, key=lambda point: _number(point.ndcg))
-    return found
+    best = [max(_number(figure) for figure in figures) for figures in zip(*map(_both, points), strict=True)]
+
+    def kept(point: Point) -> float:
+        shares = [_number(own) / most for own, most in zip(_both(point), best, strict=True) if most > 0]
+        return min(shares, default=0.0)
+
+    return {name: max((one for one in points if one.form.name == name), key=kept) for name in forms.NAMES}
+
+
+def _both(point: Point) -> tuple[float, float]:
+    return point.pair_accuracy, point.ndcg
 
 
 def _number(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf
+    return value if math.isfinite(value) else 0.0
 
 
 def tuned(trained: runs.Trained, score: catalogue.CatalogueScore | None = None) -> Tuned | None:

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from jaxneg.baselines import counting, votes
+from jaxneg.baselines import counting, least_squares, votes
 from jaxneg.batch import CODE, EvalBatch
+from jaxneg.evaluation import tuning
 
 SIGN = np.array([0, 0, -1, -1, 1, 1], np.int8)
 SKIP, PLAY, UNKNOWN = CODE["skip"], CODE["play"], CODE["unknown"]
@@ -56,9 +57,9 @@ def first(score):
     return 0.0
 
 
-@pytest.mark.parametrize("name", counting.BASELINES)
+@pytest.mark.parametrize("name", tuning.BASELINES["usual"])
 def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
-    fitted = counting.BASELINES[name](LOG, SIGN, first)
+    fitted = tuning.BASELINES["usual"][name](LOG, SIGN, first)
     score_BV = np.asarray(fitted(BATCH))
     assert score_BV.shape == (3, 6)
     assert score_BV.dtype == np.float32
@@ -66,14 +67,16 @@ def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
     np.testing.assert_array_equal(score_BV, fitted(BATCH))
 
 
-@pytest.mark.parametrize("name", counting.BASELINES)
+@pytest.mark.parametrize("name", tuning.BASELINES["usual"])
 def test_a_log_of_one_neutral_event_is_fitted(name):
     log = make_log([(0, 0, 1, 0)], items=2, users=1)
-    score_BV = counting.BASELINES[name](log, SIGN, lambda score: math.nan)(make_batch([[(1, PLAY)]], [0]))
+    score_BV = tuning.BASELINES["usual"][name](log, SIGN, lambda score: math.nan)(
+        make_batch([[(1, PLAY)]], [0])
+    )
     assert np.isfinite(score_BV).all()
 
 
-@pytest.mark.parametrize("name", counting.BASELINES)
+@pytest.mark.parametrize("name", tuning.BASELINES["usual"])
 def test_the_best_settings_on_validation_are_kept(name):
     """Validation here likes whatever was tried fifth, or only."""
     seen = []
@@ -82,7 +85,7 @@ def test_the_best_settings_on_validation_are_kept(name):
         seen.append(np.asarray(score(BATCH)))
         return 1.0 if len(seen) == 5 else 0.0
 
-    fitted = counting.BASELINES[name](LOG, SIGN, validate)
+    fitted = tuning.BASELINES["usual"][name](LOG, SIGN, validate)
     if name == "like_rate":
         np.testing.assert_array_equal(fitted(BATCH), seen[4])
         assert fitted.settings == {"strength": 20}
@@ -213,7 +216,7 @@ def test_ridge_equals_normal_equations_of_each_row():
     other_VF = rng.standard_normal((6, 3)).astype(np.float32)
     penalty = np.diag([2.0, 2.0, 0.5]).astype(np.float32)
     as_table = lambda dense: counting.sp.csr_array(dense.astype(np.float32))  # noqa: E731
-    found = counting.ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
+    found = least_squares.ridge(as_table(count), as_table(total), other_VF, 0.2, penalty)
     for row in range(4):
         left, right = penalty.astype(np.float64), np.zeros(3)
         for column in range(6):
@@ -238,7 +241,7 @@ def test_matrix_factorisation_finds_tastes_and_folds_in_new_users():
         score_BV = score(known)
         return float(score_BV[0, 1:11].mean() - score_BV[0, 11:].mean())
 
-    fitted = counting.matrix_factorisation(log, SIGN, validate)
+    fitted = least_squares.matrix_factorisation(log, SIGN, validate)
     assert fitted.settings["factors"] > 0
     for batch in (known, strangers):
         score_BV = fitted(batch)
@@ -247,7 +250,19 @@ def test_matrix_factorisation_finds_tastes_and_folds_in_new_users():
 
 
 def test_a_context_of_the_log_does_not_count_twice_in_matrix_factorisation():
-    fitted = counting.matrix_factorisation(LOG, SIGN, first)
+    fitted = least_squares.matrix_factorisation(LOG, SIGN, first)
     repeated, empty = make_batch([[(1, PLAY), (2, PLAY)]], [0]), make_batch([[]], [0])
     np.testing.assert_array_equal(fitted(repeated), fitted(empty))
     assert not np.array_equal(fitted(make_batch([[(4, PLAY)]], [0])), fitted(empty))
+
+
+def test_a_user_may_be_solved_for_from_the_context_alone_as_a_stranger_is():
+    fitted = least_squares.alternating(LOG, SIGN)
+    (of_history, history), (of_context, context) = fitted(
+        2, 1.0, 1.0, (3,), solved_from=("history", "context"), seed=1
+    )
+    assert (of_history["solved_from"], of_context["solved_from"]) == ("history", "context")
+    plays = [[(1, PLAY), (4, SKIP)]]
+    known, stranger = make_batch(plays, [0]), make_batch(plays, [LOG.users])
+    np.testing.assert_array_equal(context(known), history(stranger))
+    assert not np.allclose(history(known), context(known))

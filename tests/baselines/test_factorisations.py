@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from jaxneg.baselines import counting, factorisations
+from jaxneg.baselines import counting, factorisations, least_squares
 from jaxneg.batch import CODE, EvalBatch
 from jaxneg.config import EvalConfig
 from jaxneg.metrics import measures
@@ -276,7 +276,7 @@ def test_the_mean_of_several_ranks_is_of_standardised_scores():
     log, batch = make_log(events, 20, 30), make_batch([[], [(1, PLAY)]], users=[0, 30])
     many = factorisations.several_ranks(log, SIGN, first)
     penalties = {name: many.settings[name] for name in ("l2", "l2_bias")}
-    fitted, expected = counting.alternating(log, SIGN), np.zeros((2, 20))
+    fitted, expected = least_squares.alternating(log, SIGN), np.zeros((2, 20))
     for rank in (2, 3, 4, 6, 8, 16):
         ((_, score),) = fitted(rank, **penalties, sweeps=(many.settings["sweeps"],))
         for example, score_V in enumerate(score(batch)):

@@ -2,16 +2,20 @@
 
 import builtins
 import errno
+import gc
 import io
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxneg import cli
@@ -132,6 +136,29 @@ def test_too_many_open_files_are_called_so(here):
     said = ended.stderr.decode()
     assert ended.returncode == 2 and len(said.splitlines()) == 1, said
     assert "Too many open files: raise the limit, as ulimit -n 4096 does" in said and "damaged" not in said
+
+
+@pytest.mark.parametrize("verb", ["evaluate run", "export run --out new"])
+def test_what_orbax_leaves_undone_is_not_told_beside(verb, here, monkeypatch, capfd):
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    real = ocp.CheckpointManager
+
+    def without_files(*args, **options):
+        free = min(set(range(1000)) - set(map(int, os.listdir("/proc/self/fd"))))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        try:
+            return real(*args, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    monkeypatch.setattr(ocp, "CheckpointManager", without_files)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # of the loop, see jaxneg/__main__.py
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        code, said = verbs.inside(verb, capfd)
+        gc.collect()
+    assert code == 2 and "Too many open files: raise the limit" in said and len(said.splitlines()) == 1, said
+    assert not [one for one in told if issubclass(one.category, RuntimeWarning)]
 
 
 @pytest.mark.parametrize(

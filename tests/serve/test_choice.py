@@ -204,7 +204,7 @@ def test_what_makes_no_sense_is_refused(choice, told, model):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(3))
 def test_rows_and_codes_that_there_are_not_are_refused(at, model):
-    top = (model.manifest["items"], 5, len(model._stations))[at]
+    top = (model.manifest["items"], 5, len(model._known.stations))[at]
     for wrong in (-1, top + 1):
         context = np.zeros((3, 2, model.manifest["length"]), np.int32)
         context[at, 1, 0] = wrong

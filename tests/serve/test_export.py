@@ -83,7 +83,7 @@ def test_fused_attention_is_exported_as_plain_which_runs_anywhere(
 def test_the_files_say_what_they_hold(trained, exported):
     live, out = trained("tied"), exported("tied")
     manifest = json.loads((out / "manifest.json").read_text())
-    assert set(manifest["files"]) | {"manifest.json"} == {path.name for path in out.iterdir()}
+    assert set(manifest["files"]) | {"manifest.json", "README.md"} == {path.name for path in out.iterdir()}
     for name, expected in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == expected
     tables = live.state.tables
@@ -242,7 +242,7 @@ def test_every_listener_is_served_the_top_ten_of_evaluation(options, small_store
     batches = held_out.EvalBatches(store, base.data, base.eval, "test")
     top_Xk = np.concatenate([np.argsort(-score(batch)[:, 1:], axis=1)[:, :10] for batch in batches])
     vocabulary, differs = store.vocabulary(), 0
-    stations = {row: name for name, row in model._stations.items()}
+    stations = {row: name for name, row in model._known.stations.items()}
     for x, (begin, cut) in enumerate(zip(batches.begin_X, batches.cut_X, strict=True)):
         items = vocabulary.names(store.item_T[begin:cut])
         kinds = [FEEDBACK[code] for code in store.feedback_T[begin:cut]]

@@ -17,7 +17,7 @@ from fastapi import testclient
 
 from jaxneg.cli import serve
 from jaxneg.errors import UserError
-from jaxneg.serve import models, server
+from jaxneg.serve import models, server, watching
 from jaxneg.serve.choice import Choice
 from jaxneg.serve.scorer import Event, Scorer
 
@@ -131,14 +131,30 @@ def test_candidates_are_put_in_order_and_a_place_is_explained(client, scorer):
     expected = scorer.rerank(history, names)
     assert [one["item"] for one in answer["recommendations"]] == [one.item for one in expected]
     assert answer["left_out"] == ["nobody's"] and answer["fallback"] is None
-    answer = client.post("/explain", json={"events": as_json(history), "item": names[7]}).json()
-    expected = scorer.explain(history, names[7])
-    assert [one["item"] for one in answer["events"]] == [one.event.item for one in expected]
-    np.testing.assert_allclose(
-        [one["change"] for one in answer["events"]], [one.change for one in expected], rtol=1e-4, atol=1e-6
-    )
-    refused = client.post("/explain", json={"events": as_json(history), "item": "nobody's"})
+    answer = client.post("/explain", json={"events": as_json(history), "items": names[7:9]}).json()
+    for found, name in zip(answer["items"], names[7:9], strict=True):
+        expected = scorer.explain(history, name)
+        assert found["item"] == name
+        assert [one["item"] for one in answer["events"]] == [one.event.item for one in expected]
+        changes = [one.change for one in expected]
+        np.testing.assert_allclose(found["changes"], changes, rtol=1e-4, atol=1e-6)
+    refused = client.post("/explain", json={"events": as_json(history), "items": [names[7], "nobody's"]})
     assert refused.status_code == 422 and "is not in the catalogue" in refused.json()["error"]
+
+
+def test_what_a_route_does_not_read_it_does_not_take(client, scorer):
+    told = {"events": as_json(next(histories(scorer, 1)))}
+    of_lists = {"k": 3, "exclude_seen": True, "exclude": [], "where": {}, "at_most": {"artist": 1}}
+    for route, more in {
+        "/explain": {"items": scorer.items(1)},
+        "/rerank": {"candidates": scorer.items(2)},
+    }.items():
+        for name, value in of_lists.items():
+            refused = client.post(route, json=told | more | {name: value})
+            assert refused.status_code == 422 and f"{name}: Extra inputs" in refused.json()["error"]
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert not {*of_lists} & {*schemas["Questioned"]["properties"], *schemas["Candidates"]["properties"]}
+    assert {*of_lists} < {*schemas["Asked"]["properties"]}
 
 
 @pytest.mark.parametrize("events", [[], [{"item": "nobody's"}]])
@@ -158,15 +174,6 @@ def test_feedback_is_kept_for_the_lists_that_follow(client, scorer):
     assert [one["item"] for one in answer["recommendations"]] == [
         one.item for one in scorer.recommend(history)
     ]
-
-
-def test_sessions_forget_the_oldest_events_and_who_was_heard_of_longest_ago():
-    sessions = models.Sessions(users=2, events=3)
-    for user, item in [("a", "1"), ("b", "1"), ("a", "2"), ("c", "1")]:
-        sessions.add(user, [Event(item)])
-    assert [event.item for event in sessions.of("a")] == ["1", "2"] and sessions.of("b") == []
-    assert sessions.add("a", [Event("3"), Event("4")]) == 3
-    assert [event.item for event in sessions.of("a")] == ["2", "3", "4"]
 
 
 BAD = {
@@ -235,8 +242,8 @@ def test_too_many_and_too_slow_requests_are_sent_away(found, monkeypatch):
     def slow(*_):
         time.sleep(0.3)
 
-    monkeypatch.setattr(server.Server, "recommended", slow)
-    limits = server.Limits(waiting=2, seconds=0.1, threads=1)
+    monkeypatch.setattr(Scorer, "lists", slow)
+    limits = watching.Limits(waiting=2, seconds=0.1, threads=1)
     with (
         testclient.TestClient(server.app(found, limits)) as client,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
