@@ -198,7 +198,7 @@ ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
     "batch", "batch.forms", "errors", "files", "files.arrays", "files.documents", "serve", "serve.demotion",
     "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
-    "serve.matrices", "serve.module_text",
+    "serve.matrices", "serve.module_text", "serve.nearest",
     "serve.precision", "serve.scorer", "serve.searching", "serve.signature",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
