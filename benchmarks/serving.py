@@ -51,7 +51,7 @@ from evaluation import write_million
 
 from jaxneg.data import stores
 from jaxneg.embeddings import sharding
-from jaxneg.serve import export
+from jaxneg.serve import export, index
 from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
@@ -94,8 +94,8 @@ def main() -> None:
 def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
     """One user and many, direct and over HTTP."""
     found, exact = {}, None
-    for kind in ("exact", *(["index"] if indexed() else [])):
-        place = exported(work / f"{items}_{kind}", items, seed=0, index=kind == "index")
+    for kind in ("exact", *(["index"] if index.installed("faiss") else [])):
+        place = exported(work / f"{items}_{kind}", items, seed=0, with_index=kind == "index")
         scorer, asked = Scorer.open(place), None
         scorer.warmup()
         asked = histories(scorer)
@@ -121,7 +121,7 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
 
 def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     """What holds at capacity, at twice that, while exports are swapped, when requests are nonsense, after a kill."""
-    places = [exported(work / f"held_{n}", items, seed=n, index=False) for n in range(2)]
+    places = [exported(work / f"held_{n}", items, seed=n, with_index=False) for n in range(2)]
     expected = []  # by export, the list of each history
     for place in places:
         scorer = Scorer.open(place)
@@ -150,11 +150,11 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     return found
 
 
-def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib.Path:
+def exported(place: pathlib.Path, items: int, seed: int, with_index: bool) -> pathlib.Path:
     """An export of a model that was not trained, whose item rows lie around centres."""
     store_path = place.with_name(f"store_{items}")
     if not store_path.exists():
-        write_million(store_path, users=64, items=items, length=LENGTH)
+        write_million(store_path, users=512, items=items, length=LENGTH)
         rows = np.arange(1, items + 1, dtype=np.int32)
         words = {"row": rows, "item": [f"item_{row}" for row in rows], "count": np.ones(items, np.int64)}
         pq.write_table(pa.table(words), store_path / "items.parquet")
@@ -163,6 +163,8 @@ def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib
             store_path / "stations.parquet",
         )
     store = stores.Store.open(store_path)
+    # An index is tuned by validation: the event before the last.
+    store = dataclasses.replace(store, session_train_end=np.asarray(store.session_valid_end) - 1)
     setting = train_step.setting(LENGTH, str(store_path))
     setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, seed=seed))
     built = program.build(setting, program.catalogue_of(store), sharding.make_mesh(1))
@@ -174,12 +176,10 @@ def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib
     row_VD *= np.abs(np.asarray(state.tables["item_VD"])).std() / row_VD.std()
     state = state._replace(tables=state.tables | {"item_VD": jnp.asarray(row_VD)})
     result = {"best_step": 0, "monitor": "auc", "best_score": 0.5}
-    export.export(runs.Trained(setting, store, built.model, state, result, built.layout), place)
+    formats = (*export.DEFAULT.formats, *(["index"] if with_index else []))
+    trained = runs.Trained(setting, store, built.model, state, result, built.layout)
+    export.export(trained, place, export.Wanted(formats))
     return place
-
-
-def indexed() -> bool:
-    return False
 
 
 def histories(scorer: Scorer) -> list[list[str]]:

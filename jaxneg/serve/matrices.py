@@ -20,7 +20,7 @@ class Matrices:
     def __init__(self, item_VE: Any, like_VE: Any, items: int):
         self.item_VE = np.asarray(item_VE)  # a memory map is slower to look at
         self.like_VE = None if like_VE is None else np.asarray(like_VE)
-        self._items = items
+        self.items = items
 
     def of(
         self, query_BE: Float[np.ndarray, "B E"], form: Form, row_N: Int[np.ndarray, "N"] | None = None
@@ -63,7 +63,7 @@ class Matrices:
     def _mean_1E(self) -> np.ndarray:
         """The mean row of the like head."""
         assert self.like_VE is not None
-        of_items = self.like_VE[1 : 1 + self._items]
+        of_items = self.like_VE[1 : 1 + self.items]
         return of_items.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
 
 

@@ -1,5 +1,6 @@
 """Lists out of a catalogue: of all of it, or of what an index finds, which is scored exactly."""
 
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxneg.batch import PAD, forms
-from jaxneg.serve import demotion, matrices
+from jaxneg.serve import demotion, index as indexes, manifest as manifests, matrices
 from jaxneg.serve.choice import Attributes
 from jaxneg.serve.lists import Ready
 from jaxneg.serve.matrices import Matrices
@@ -16,6 +17,25 @@ from jaxneg.serve.matrices import Matrices
 Search = Callable[[np.ndarray, forms.Form, int], np.ndarray]
 MOST = 2048  # items that an index is asked for; a list that needs more is made of the whole catalogue
 TIMES = 4  # as many as are wanted, where some may be passed over or fall
+
+
+def opened(
+    directory: pathlib.Path, manifest: manifests.Manifest, scores: Matrices, attributes: Attributes
+) -> "Nearest | None":
+    """Lists by the index of an export; None where it has none, or its library is not there.
+
+    Raises UserError where it cannot be read.
+    """
+    if "index" not in manifest or not indexes.installed(manifest["index"]["library"]):
+        return None
+    library, effort = manifest["index"]["library"], manifest["index"]["effort"]
+    index = indexes.opened(library, directory / manifests.index_name(library), effort)
+    likes = scores.like_VE is not None
+
+    def search(query_BE: np.ndarray, form: forms.Form, n: int) -> np.ndarray:
+        return index.search(indexes.queries(query_BE, form, likes=likes), n)
+
+    return Nearest(search, scores, attributes)
 
 
 class Best(NamedTuple):
@@ -70,6 +90,7 @@ class Nearest:
         some += len(wanted.out_N)
         if some > MOST:
             return None
+        some = min(some, self._scores.items)
         row_N = self._search(query_1E, form, some)[0]
         # All that was found, also what is left out: by it is known how high the rest can be in form demote.
         rank_N = (

@@ -13,7 +13,7 @@ from jaxneg import errors, files
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import demotion, heard, manifest as manifests, searching
+from jaxneg.serve import demotion, heard, manifest as manifests, nearest, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
@@ -64,15 +64,22 @@ class Scorer:
         self._nearest: Nearest | None = None  # where the catalogue has an index
 
     @classmethod
-    def open(cls, directory: str | pathlib.Path) -> "Scorer":
+    def open(cls, directory: str | pathlib.Path, *, index: bool = True) -> "Scorer":
         """The scorer of an export directory.
+
+        Where that has an index, and its library is there, lists are made of what it finds, scored exactly; without
+        ``index`` they are of the whole catalogue, as are those of a scorer out of a pickle.
 
         Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
         """
-        found = manifests.opened(files.local(directory, "directory"))
+        place = files.local(directory, "directory")
+        found = manifests.opened(place)
         known = found.item_ids, found.station_ids, found.attributes
         rest = found.like_VE, found.at_stations
-        return cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
+        made = cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
+        if index:
+            made._nearest = nearest.opened(place, found.manifest, made._scores, made._attributes)
+        return made
 
     def __reduce__(self):
         """A pickle holds all of the export, so that it opens where the directory is not."""
