@@ -164,7 +164,15 @@ def exported(place: pathlib.Path, items: int, seed: int, with_index: bool) -> pa
         )
     store = stores.Store.open(store_path)
     # An index is tuned by validation: the event before the last.
-    store = dataclasses.replace(store, session_train_end=np.asarray(store.session_valid_end) - 1)
+    counts = store.metadata.counts | {
+        "events": len(store.item_T),
+        "users": 512,
+        "sessions": 512,
+        "items": items,
+    }
+    metadata = dataclasses.replace(store.metadata, counts=counts)
+    tuned = np.asarray(store.session_valid_end) - 1
+    store = dataclasses.replace(store, metadata=metadata, session_train_end=tuned)
     setting = train_step.setting(LENGTH, str(store_path))
     setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, seed=seed))
     built = program.build(setting, program.catalogue_of(store), sharding.make_mesh(1))
