@@ -28,9 +28,7 @@ class Export:
     """Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary
     and model card; on request ONNX, an index, layouts of Triton and KServe. Or checks an export against its run."""
 
-    directory: tyro.conf.Positional[
-        Annotated[pathlib.Path | None, fields.option("RUN", "or --check")]
-    ] = None
+    directory: tyro.conf.Positional[Annotated[pathlib.Path | None, fields.option("RUN", "or --check")]] = None
     """Run directory of jaxneg train."""
     out: Annotated[pathlib.Path | None, fields.option("DIR", "with RUN")] = None
     """Directory to write; must not exist yet."""
