@@ -35,7 +35,7 @@ class Matrices:
 
     def each(self, query_BE: Float[np.ndarray, "B E"], of: Sequence[Form]) -> Float[np.ndarray, "B V"]:
         """Scores of the whole catalogue, of each query in a form of its own."""
-        if len({*of}) == 1:
+        if len(of) == 1 or len({*of}) == 1:
             return self.of(query_BE, of[0])
         score_BV = np.empty((len(of), len(self.item_VE)), np.float32)
         for form in {*of}:

@@ -29,6 +29,7 @@ from jaxneg.serve.matrices import Matrices
 
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
+NO_ROWS = np.zeros(0, np.int32)
 SCORES = 1 << 24  # that are in memory together where lists are made for many
 
 
@@ -142,14 +143,21 @@ class Scorer:
     def _encoded(self, *context: np.ndarray) -> np.ndarray:
         """``query`` of contexts that are in order."""
         size, found = len(context[0]), list[np.ndarray]()
+        if size in LADDER:
+            return self._run(context)
         for first in range(0, max(size, 1), LADDER[-1]):
             some = [code_BL[first : first + LADDER[-1]] for code_BL in context]
             missing = next(step for step in LADDER if step >= len(some[0])) - len(some[0])
             filled = [np.pad(code_BL, ((0, missing), (0, 0))) if missing else code_BL for code_BL in some]
-            # A module that parses may still have shapes that do not fit: that shows when it is compiled.
-            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
-                found.append(np.asarray(self._query(self._params, *filled))[: len(some[0])])
+            found.append(self._run(filled)[: len(some[0])])
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, context: Sequence[np.ndarray]) -> np.ndarray:
+        try:
+            return np.asarray(self._query(self._params, *context))
+        except BaseException:  # of a module that parses shapes may not fit: that shows when it is compiled
+            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+                raise
 
     def form(self, name: Any = forms.RANK, beta: Any = None, threshold: Any = None) -> Form:
         """A serving form: rank, judge, sum or demote, with the export's numbers or others. See ``jaxneg.batch.forms``.
@@ -239,18 +247,17 @@ class Scorer:
         """Lists for many, each with its own k, form and choice, encoded together."""
         known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
         together = max(1, SCORES // self.manifest["rows"])
-        found = [Recommendations()] * len(ready)
+        found: dict[int, Recommendations] = {}
         for first in range(0, len(known), together):
             some = known[first : first + together]
             query_BE = self._encoded(*self._contexts([ready[n].seen for n in some]))
             score_BV = self._scores.each(query_BE, [_searched(ready[n].form) for n in some])
             for b, n in enumerate(some):
                 score_BV[b, PAD] = -np.inf
-                score_BV[b, ready[n].out_N] = -np.inf
+                if len(ready[n].out_N):
+                    score_BV[b, ready[n].out_N] = -np.inf
                 found[n] = self._list(query_BE[b : b + 1], score_BV[b], ready[n])
-        for n in set(range(len(ready))) - set(known):
-            found[n] = self._most_heard(ready[n])
-        return found
+        return [found[n] if n in found else self._most_heard(one) for n, one in enumerate(ready)]
 
     def rerank(
         self,
@@ -314,7 +321,7 @@ class Scorer:
 
     def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
         """Items, feedback and stations that the model sees of histories, int32 [3, B, L]."""
-        context = np.full((3, len(seen), self.manifest["length"]), PAD, np.int32)
+        context = np.zeros((3, len(seen), self.manifest["length"]), np.int32)  # PAD
         for b, one in enumerate(seen):
             at = self._visible(one)
             context[:, b, : len(at)] = one.row_T[at], one.code_T[at], one.station_T[at]
@@ -322,11 +329,13 @@ class Scorer:
 
     def _visible(self, seen: "Seen") -> np.ndarray:
         """Places of the events of a history that the model sees."""
-        known = np.flatnonzero(seen.row_T)
+        known = seen.row_T.nonzero()[0]
         return known[latest(self._shown[seen.code_T[known]], self.manifest["length"])]
 
     def _left_out(self, choice: Choice) -> np.ndarray:
         """Rows that may be in no list, whoever's."""
+        if choice is ANY:
+            return NO_ROWS
         allowed_V = self._attributes.allowed(choice)
         if isinstance(choice.exclude, str) or not all(isinstance(one, str) for one in choice.exclude):
             raise UserError(f"what is excluded is a list of ids, got {choice.exclude!r}")
@@ -344,10 +353,12 @@ class Scorer:
                 )
                 return found.at_k, found.score_k
             n = min(n, items)
-            best = np.argpartition(-score_V, n - 1)[:n]
-            best = best[np.argsort(-score_V[best], kind="stable")]
-            best = best[np.isfinite(score_V[best])]
-            return best, score_V[best]
+            least_V = -score_V
+            best = least_V.argpartition(n - 1)[:n]
+            best = best[least_V[best].argsort(kind="stable")]
+            score_N = score_V[best]
+            finite_N = np.isfinite(score_N)
+            return (best, score_N) if finite_N.all() else (best[finite_N], score_N[finite_N])
 
         return self._named(*self._attributes.capped(top, wanted.k, wanted.choice, items))
 
@@ -362,10 +373,12 @@ class Scorer:
         return self._named(*found, self._heard.why(wanted.station))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
-        ids = [self._ids[row] for row in (row_N - 1).tolist()]
-        # What ``_make`` does, without a call of Python for each.
-        make = functools.partial(tuple.__new__, Recommendation)
-        return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
+        ids = map(self._ids.__getitem__, (row_N - 1).tolist())
+        return Recommendations(map(_recommendation, zip(ids, score_N.tolist(), strict=True)), fallback)
+
+
+# What ``_make`` does, without a call of Python for each.
+_recommendation = functools.partial(tuple.__new__, Recommendation)
 
 
 def _searched(form: Form) -> Form:
@@ -374,6 +387,8 @@ def _searched(form: Form) -> Form:
 
 
 def _count(k: Any) -> int:
+    if type(k) is int and k > 0:
+        return k
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise UserError(f"k must be a whole number, got {k!r}")
     if k < 1:
