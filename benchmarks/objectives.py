@@ -18,7 +18,7 @@ import tempfile
 
 import numpy as np
 import real_data
-from contenders import hstu, terms
+from contenders import hstu, labels, terms
 
 from jaxneg import config as configs, files, pages, progress
 from jaxneg.batch import PAD
@@ -30,7 +30,7 @@ from jaxneg.metrics import measures
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
-CONTENDERS = (terms, hstu)  # what they register is known once they are imported
+CONTENDERS = (terms, hstu, labels)  # what they register is known once they are imported
 BASE = Config(
     data=DataConfig(length=20, batch_size=128, negatives=1, shared_negatives=256),
     model=ModelConfig(width=32, layers=1, output_attributes=True),
@@ -49,6 +49,12 @@ ARMS = {
     "softmax + JRC": ("--loss.name", "with_jrc"),
     "softmax + RCR": ("--loss.name", "with_rcr"),
     "softmax + S-DPO, no reference": ("--loss.name", "with_s_dpo", *HARD),
+    "softmax + graded targets": ("--loss.name", "with_graded"),
+    "softmax, query asked for a like": (
+        *("--loss.name", "asked_softmax"),
+        *("--model.encoder", "conditioned", "--data.target", "any"),
+    ),
+    "softmax, any target": ("--loss.name", "sampled_softmax", "--data.target", "any"),
     "HSTU, softmax + feedback": (
         "--model.encoder",
         "hstu",
@@ -161,8 +167,8 @@ def markdown(found: dict) -> str:
         f"`.venv/bin/python benchmarks/objectives.py`: mean over seeds ± standard deviation, "
         f"{found['epochs']} epochs at most, the checkpoint chosen by validation AUC. Softmax is against 256 shared "
         "random items and one of the target's own. Liked less disliked is the share of liked targets in the top 10 "
-        "less that of disliked ones; head, middle and tail hold a third of the training events each. JRC, RCR, S-DPO "
-        "and HSTU stand in `benchmarks/contenders/`, not in the library.",
+        "less that of disliked ones; head, middle and tail hold a third of the training events each. JRC, RCR, S-DPO, "
+        "graded targets, queries asked for an outcome and HSTU stand in `benchmarks/contenders/`, not in the library.",
     ]
     for name, of_set in found["sets"].items():
         rows = [
@@ -186,21 +192,25 @@ def _cell(value: float | None, deviation: float | None, figure: str) -> str:
 
 
 def plot(sets: dict, path: pathlib.Path) -> None:
-    """NDCG@10 by pair accuracy, a point an arm; a ring where another arm has more of both."""
+    """NDCG@10 by pair accuracy, a mark an arm; hollow where another arm has more of both."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(sets), figsize=(7 * len(sets), 5), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 5.4), squeeze=False)
     for ax, (name, of_set) in zip(axes[0], sets.items(), strict=True):
         points = {arm: (line["user_pair_accuracy"], line["ndcg@10"]) for arm, line in of_set["arms"].items()}
-        for arm, (x, y) in points.items():
+        for n, (arm, (x, y)) in enumerate(points.items()):
             beaten = any(a > x and b > y for a, b in points.values())
-            ax.scatter([x], [y], facecolors="none" if beaten else "tab:blue", edgecolors="tab:blue")
-            ax.annotate(arm, (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
+            color, mark = f"C{n % 10}", "os^vDPX<>*hpd"[n % 13]
+            ax.plot(x, y, mark, ms=8, color=color, mfc="none" if beaten else color, ls="", label=arm)
         ax.set(title=name, xlabel="pair accuracy, per user", ylabel="NDCG@10")
-    figure.tight_layout()
+        ax.grid(alpha=0.3)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, frameon=False
+    )
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
     figure.savefig(path, dpi=110)
 
 

@@ -2,15 +2,17 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
 from jaxneg.config import fields, rules
+from jaxneg.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,42 @@ class Moved:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix,
-    vocabulary."""
+    """Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary
+    and model card; on request ONNX, an index, layouts of Triton and KServe. Or checks an export against its run."""
 
-    directory: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("RUN")]] = commands.REQUIRED
+    directory: tyro.conf.Positional[
+        Annotated[pathlib.Path | None, fields.option("RUN", "with --check none")]
+    ] = None
     """Run directory of jaxneg train."""
-    out: Annotated[pathlib.Path, commands.path("DIR")] = commands.REQUIRED
+    out: Annotated[pathlib.Path | None, fields.option("DIR", "with --check none")] = None
     """Directory to write; must not exist yet."""
+    formats: Annotated[tuple[str, ...], commands.several("FORMAT", "stablehlo safetensors")] = ()
+    """What to write: stablehlo, onnx, safetensors, index, triton, kserve; also as one word with commas. Parameters are
+    always written as safetensors, and triton and kserve are of onnx."""
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type of the item matrices; the best items that a smaller one keeps are counted."""
+    index: Literal["faiss", "voyager", "usearch"] = "faiss"
+    """Library of the index."""
+    check: Annotated[pathlib.Path | None, fields.option("DIR", "none")] = None
+    """Export to check: checksums, and what each file answers beside its run; exit code 1 where they differ."""
     data: Moved = field(default_factory=Moved)
 
     def run(self) -> None:
+        if self.check is not None:
+            if self.directory or self.out:
+                raise UserError(
+                    "--check goes alone: jaxneg export --check DIR, or jaxneg export RUN --out DIR"
+                )
+            return _check(self.check)
+        if self.directory is None or self.out is None:
+            raise UserError(
+                "export needs a run and --out: jaxneg export RUN --out DIR; --check DIR checks an export"
+            )
+        formats = tuple(part for word in self.formats for part in word.split(",") if part)
+        from jaxneg.serve import manifest as manifests
+
+        if unknown := [name for name in formats if name not in manifests.FORMATS]:
+            raise UserError(f"--formats {unknown[0]}: there are {', '.join(manifests.FORMATS)}")
         config = commands.read_run(self.directory)
         if self.data.store:
             data = dataclasses.replace(config.data, store=self.data.store)
@@ -40,10 +68,29 @@ class Export:
         from jaxneg.serve import export
         from jaxneg.training import runs
 
-        manifest = export.export(runs.load(self.directory, config), self.out)
+        wanted = export.Wanted(formats or export.DEFAULT.formats, self.dtype, self.index, self.directory)
+        manifest = export.export(runs.load(self.directory, config), self.out, wanted)
+        for what, of in ((self.dtype, "ranking"), (f"the index by {self.index}", "index")):
+            if found := manifest.get(of):
+                kept = f"{found['recall']:.2%} of the best {found['k']}"
+                progress.say(
+                    f"jaxneg: {what} keeps {kept}, over {found['contexts']:,} {found['of']} contexts"
+                )
         progress.say(
             f"{self.out}: {manifest['items']:,} items; next, jaxneg recommend {self.out} --items ID ID"
         )
+
+
+def _check(directory: pathlib.Path) -> None:
+    from jaxneg.serve import checking
+
+    differs = []
+    for found in checking.check(directory):
+        print(f"{'ok' if found.holds else 'DIFFERS':8} {found.name}: {found.text}", flush=True)
+        differs += [] if found.holds else [found.name]
+    if differs:
+        progress.say(f"jaxneg: {directory} differs in {', '.join(differs)}: export again")
+        sys.exit(1)
 
 
 def parse(args: Sequence[str]) -> Export:

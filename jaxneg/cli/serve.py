@@ -60,18 +60,27 @@ class Serve:
         directories, shares = named(self.exports), shared(self.split)
         try:
             import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            import threadpoolctl
             import uvicorn
         except ImportError as error:
             raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
-        from jaxneg.serve import models, server, sessions, watching
+        import jax
 
+        from jaxneg.serve import models, server, sessions, watching
+        from jaxneg.training import compiled
+
+        threads = self.threads or os.cpu_count() or 1
+        # Threads that each bring others of their own stand in one another's way: half of the lists in a second.
+        each = max(1, (os.cpu_count() or 1) // threads)
+        threadpoolctl.threadpool_limits(each, "blas")
+        os.environ.setdefault("OMP_NUM_THREADS", str(each))
+        # A new start, and an export of the same shape as the one before, find their programs compiled.
+        compiled.keep()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
         token, kept = os.environ.get(TOKEN, ""), sessions.opened(self.sessions)
         found = models.Models(directories, shares)
         limits = watching.Limits(
-            waiting=self.waiting,
-            seconds=self.timeout,
-            threads=self.threads or os.cpu_count() or 1,
-            together=self.together,
+            waiting=self.waiting, seconds=self.timeout, threads=threads, together=self.together
         )
         settings = uvicorn.Config(
             server.app(found, limits, token, kept),

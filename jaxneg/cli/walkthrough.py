@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import time
 
 from jaxneg import files, progress
@@ -17,6 +18,7 @@ from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs
 
 MARK = "made-by-jaxneg-demo"
+PAGE = {"hard": "export", "random": "export_random"}  # models that its page has side by side
 CONFIG = Config(
     data=DataConfig(length=20, p_hard=0.5, negatives=4, batch_size=128),
     model=ModelConfig(width=64, layers=1, output_attributes=True),
@@ -70,6 +72,7 @@ def _demo(out: pathlib.Path) -> documents.Object:
 
     progress.say("5/5 export: StableHLO, safetensors, item matrix, vocabulary")
     export.export(trained, out / "export")
+    export.export(runs.load(out / "random"), out / "export_random")
     model = scorer.Scorer.open(out / "export")
     history = [scorer.Event(item, "play") for item in model.items(3)]
     best = ", ".join(one.item for one in model.recommend(history, 3))
@@ -79,6 +82,8 @@ def _demo(out: pathlib.Path) -> documents.Object:
     for title, path in (("report", "hard/report.html"), ("exported model", "export"), ("store", "store")):
         progress.say(f"  {title:15} {out / path}")
     progress.say(f"\n{endings.evaluated(out / 'hard', {**found, 'time_to_target': []})}")
+    hard, random = (shlex.quote(f"{name}={out / path}") for name, path in PAGE.items())
+    progress.say(f"a page to mark songs on, and see both models' lists change: jaxneg serve {hard} {random}")
     progress.say(endings.then("your own log: jaxneg prepare table LOG --help"))
     for one in found["time_to_target"]:
         progress.say(f"\n{one['spoken']}")

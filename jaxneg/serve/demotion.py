@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxneg.batch.forms import Form
+from jaxneg.serve import matrices
 
 START = 64  # items that are looked at first, at least
 TIMES = 4  # as many as are wanted, or more
@@ -78,7 +79,7 @@ def best(
         return Best(np.zeros(0, np.int64), np.zeros(0), 0)
     while True:
         looked = min(looked, there)
-        at_N = np.sort(np.argpartition(-rank_V, looked - 1)[:looked])
+        at_N = np.sort(matrices.highest(rank_V, looked))
         found = reranked(rank_V[at_N], like_of(at_N), form, k)
         if found.exact or looked == there:
             return Best(at_N[found.at_k], found.score_k, looked)

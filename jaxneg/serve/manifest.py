@@ -22,14 +22,20 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.files.arrays import Damaged
 from jaxneg.files.documents import Count, Range
-from jaxneg.serve import heard, module_text
+from jaxneg.serve import heard, module_text, precision, signature
 
 FORMAT = 2
 WITH_LIKES = 3  # with a like head, which versions that read format 2 alone do not know
+CHOSEN = 4  # of formats and types that were asked for; all that is written now
 MODEL, PARAMS, EMBEDDINGS = "model.stablehlo", "params.safetensors", "item_embeddings.npy"
 LIKES = "like_embeddings.npy"
+ONNX = ("query.onnx", "scores.onnx", "top_k.onnx")
+INDEX = "index"  # and the name of its library behind a point
 ATTRIBUTE = "attribute_"  # before the name of an attribute, in items.parquet
 FILES = (MODEL, PARAMS, EMBEDDINGS, "items.parquet", "stations.parquet")
+FORMATS = ("stablehlo", "onnx", "safetensors", "index", "triton", "kserve")
+Format = Literal["stablehlo", "onnx", "safetensors", "index", "triton", "kserve"]
+Library = Literal["faiss", "voyager", "usearch"]
 Platform = Literal["cpu", "cuda", "tpu", "rocm"]
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Kind = Literal["unknown", "thumb_down", "skip", "play", "thumb_up"]
@@ -51,10 +57,32 @@ class Forms(TypedDict):
     demote: OfDemote
 
 
+class Kept(TypedDict):
+    """What a smaller type or an index leaves of the best items, over so many contexts."""
+
+    recall: Annotated[float, Range(0, 1)]
+    k: Size
+    contexts: Size
+    of: Literal["validation", "random"]
+
+
+class Searched(Kept):
+    library: Library
+    effort: Size  # lists, or candidates, that a search looks at
+
+
+class Source(TypedDict):
+    """Where an export comes from."""
+
+    run: str  # directory, as it was given; "" where there was none
+    catalogue: str  # checksum
+    git: str | None  # commit of the working directory
+
+
 class Manifest(TypedDict):
     """The shape of manifest.json; see ``documents``."""
 
-    format: Literal[2, 3]
+    format: Literal[2, 3, 4]
     jaxneg: str
     jax: str
     platforms: Annotated[list[Platform], Range(1)]
@@ -69,6 +97,13 @@ class Manifest(TypedDict):
     best_step: Count
     validation: dict[str, float | None]
     forms: NotRequired[Forms]  # of a model with a like head
+    # Of format 4 alone.
+    formats: NotRequired[Annotated[list[Format], Range(1)]]
+    dtype: NotRequired[precision.Dtype]
+    ranking: NotRequired[Kept]  # of a dtype that is not float32
+    index: NotRequired[Searched]
+    signature: NotRequired[dict[str, signature.Graph]]
+    source: NotRequired[Source]
     files: dict[str, str]
 
 
@@ -127,15 +162,22 @@ def read(directory: pathlib.Path) -> Manifest:
             f"{directory} is no export (it has no manifest.json): give the --out of jaxneg export"
         )
     version = _version(path)
-    if version not in (FORMAT, WITH_LIKES):
+    if version not in (FORMAT, WITH_LIKES, CHOSEN):
         raise UserError(
-            f"{directory} has export format {version}, this version reads {FORMAT} and {WITH_LIKES}: export again"
+            f"{directory} has export format {version}, this version reads {FORMAT} to {CHOSEN}: export again"
         )
     manifest: Manifest = documents.read(path, Manifest, "export again")
-    expected = (*FILES, LIKES) if version == WITH_LIKES else FILES
+    expected, new = names(manifest), {"formats", "dtype", "signature", "source"}
     for what, holds in {
+        "formats, dtype, signature and source: expected in format 4, and only there": {*manifest} & new
+        == (new if version == CHOSEN else set()),
+        "ranking: expected with a dtype other than float32, and only then": ("ranking" in manifest)
+        == (manifest.get("dtype", "float32") != "float32"),
+        "index: expected with an index, and only then": ("index" in manifest)
+        == ("index" in manifest.get("formats", ())),
         f"files: expected exactly {', '.join(expected)}": set(manifest["files"]) == set(expected),
-        "forms: expected with a like head, and only then": ("forms" in manifest) == (version == WITH_LIKES),
+        "forms: expected with a like head, and only then": version == CHOSEN
+        or ("forms" in manifest) == (version == WITH_LIKES),
         "feedback: expected the codes of jaxneg": manifest["feedback"]
         == dict(zip(FEEDBACK, range(6), strict=True)),
         "rows: expected more than there are items": manifest["rows"] > manifest["items"],
@@ -148,6 +190,32 @@ def read(directory: pathlib.Path) -> Manifest:
     return manifest
 
 
+def names(manifest: Manifest) -> list[str]:
+    """The files that an export is to have, but for the manifest."""
+    formats = manifest.get("formats", ["stablehlo", "safetensors"])
+    matrices = [EMBEDDINGS, LIKES] if "forms" in manifest else [EMBEDDINGS]
+    found = [PARAMS, "items.parquet", "stations.parquet", *matrices]
+    if "stablehlo" in formats:
+        found.append(MODEL)
+    if manifest.get("dtype", "float32") != "float32":
+        found += map(scales, matrices)
+    if "onnx" in formats:
+        found += ONNX
+    if "index" in manifest:
+        found.append(index_name(manifest["index"]["library"]))
+    return sorted(found)
+
+
+def scales(name: str) -> str:
+    """The file of the scales and biases of a matrix."""
+    return name.replace("_embeddings", "_scales")
+
+
+def index_name(library: str) -> str:
+    """The file of an index."""
+    return f"{INDEX}.{library}"
+
+
 def _version(path: pathlib.Path) -> Any:
     values = documents.read(path, dict, "export again", seal=False)
     if "format" not in values:
@@ -156,9 +224,10 @@ def _version(path: pathlib.Path) -> Any:
 
 
 def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
-    shape = manifest["rows"], manifest["query_width"]
-    item_VE = arrays.mapped(directory / EMBEDDINGS, np.float32, shape)
-    like_VE = arrays.mapped(directory / LIKES, np.float32, shape) if "forms" in manifest else None
+    if MODEL not in manifest["files"]:
+        raise UserError(f"export {directory} has no {MODEL}: export again with stablehlo in --formats")
+    item_VE = matrix(directory, manifest, EMBEDDINGS)
+    like_VE = matrix(directory, manifest, LIKES) if "forms" in manifest else None
     params = _params(directory / PARAMS, manifest)
     return Opened(
         manifest,
@@ -171,6 +240,21 @@ def _contents(directory: pathlib.Path, manifest: Manifest) -> Opened:
         _attributes(directory / "items.parquet", manifest["items"]),
         _at_stations(directory / "stations.parquet", manifest["items"]),
     )
+
+
+def matrix(directory: pathlib.Path, manifest: Manifest, name: str) -> np.ndarray:
+    """A matrix of an export in float32 [V, E], memory-mapped where that is its type. Raises Damaged."""
+    dtype, rows, width = manifest.get("dtype", "float32"), manifest["rows"], manifest["query_width"]
+    if dtype == "float32":
+        return arrays.mapped(directory / name, np.float32, (rows, width))
+    kept = arrays.mapped(directory / name, precision.KEPT[dtype], (rows, width - 1))
+    scales_V2 = arrays.mapped(directory / scales(name), np.float32, (rows, 2))
+    return precision.unpacked(precision.Packed(np.asarray(kept), np.asarray(scales_V2)))
+
+
+def ids(path: pathlib.Path, column: str) -> list[str]:
+    """The ids of a vocabulary, of rows 1, 2, ... Raises Damaged."""
+    return _ids(path, column, None)
 
 
 def _ids(path: pathlib.Path, column: str, rows: int | None) -> list[str]:

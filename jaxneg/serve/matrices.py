@@ -11,6 +11,9 @@ from jaxneg.batch import forms
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 
+PARTS = 64  # scores of which only the highest is looked at first
+LOWEST = float(np.finfo(np.float32).min)  # of finite scores
+
 
 class Matrices:
     """Rows of the items as they rank, and as they are judged where the model has a like head."""
@@ -63,3 +66,18 @@ class Matrices:
         assert self.like_VE is not None
         of_items = self.like_VE[1 : 1 + self._items]
         return of_items.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+
+
+def highest(score_V: Float[np.ndarray, "V"], n: int) -> Int[np.ndarray, "N"]:
+    """Places of the n highest that are finite, best first, of equal ones the first.
+
+    Of as many parts of the scores as one likes, n have their highest score at or above the n-th highest of these: what
+    is lower cannot be among the n. So most scores are looked at twice, and few are put in order.
+    """
+    of_parts = score_V
+    if len(score_V) > 2 * PARTS * n:
+        whole = len(score_V) - len(score_V) % PARTS
+        of_parts = score_V[:whole].reshape(PARTS, -1).max(axis=0)
+    least = np.partition(of_parts, len(of_parts) - n)[len(of_parts) - n]
+    at = (score_V >= max(least, LOWEST)).nonzero()[0]
+    return at[(-score_V[at]).argsort(kind="stable")[:n]]

@@ -26,6 +26,7 @@ from jaxneg.serve.lists import (
     Wanted,
 )
 from jaxneg.serve.matrices import Matrices
+from jaxneg.serve.nearest import Nearest, Whole
 
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
@@ -60,6 +61,8 @@ class Scorer:
         self._shown[[code for kind, code in self._codes.items() if kind in kinds]] = True
         self._at_stations, self._heard = at_stations, heard.Heard(len(item_ids), at_stations)
         self._known = Known(item_ids, station_ids, self._codes)
+        self._whole = Whole(self._scores, self._attributes, manifest["items"])
+        self._nearest: Nearest | None = None  # where the catalogue has an index
 
     @classmethod
     def open(cls, directory: str | pathlib.Path) -> "Scorer":
@@ -245,18 +248,24 @@ class Scorer:
 
     def lists(self, ready: Sequence[Ready]) -> list[Recommendations]:
         """Lists for many, each with its own k, form and choice, encoded together."""
-        known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
-        together = max(1, SCORES // self.manifest["rows"])
         found: dict[int, Recommendations] = {}
-        for first in range(0, len(known), together):
-            some = known[first : first + together]
-            query_BE = self._encoded(*self._contexts([ready[n].seen for n in some]))
-            score_BV = self._scores.each(query_BE, [_searched(ready[n].form) for n in some])
+        known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
+        for first in range(0, len(known), LADDER[-1]):
+            some = known[first : first + LADDER[-1]]
+            query_BE, rest = self._encoded(*self._contexts([ready[n].seen for n in some])), list[int]()
             for b, n in enumerate(some):
-                score_BV[b, PAD] = -np.inf
-                if len(ready[n].out_N):
-                    score_BV[b, ready[n].out_N] = -np.inf
-                found[n] = self._list(query_BE[b : b + 1], score_BV[b], ready[n])
+                nearest = self._nearest and self._nearest.best(query_BE[b : b + 1], ready[n])
+                if nearest is None:
+                    rest.append(b)
+                else:
+                    found[n] = self._named(*nearest)
+            together = max(1, SCORES // self.manifest["rows"])
+            for low in range(0, len(rest), together):
+                at = rest[low : low + together]
+                query_NE = query_BE if len(at) == len(query_BE) else query_BE[at]
+                best = self._whole.best(query_NE, [ready[some[b]] for b in at])
+                for b, one in zip(at, best, strict=True):
+                    found[some[b]] = self._named(*one)
         return [found[n] if n in found else self._most_heard(one) for n, one in enumerate(ready)]
 
     def rerank(
@@ -342,26 +351,6 @@ class Scorer:
         row_N = self._known.rows(list(choice.exclude))
         return row_N if allowed_V is None else np.union1d(row_N, np.flatnonzero(~allowed_V))
 
-    def _list(self, query_1E: np.ndarray, score_V: np.ndarray, wanted: Ready) -> Recommendations:
-        """The best for a context, out of the scores of what may be in its list; in form demote, those of form rank."""
-        items, form = self.manifest["items"], wanted.form
-
-        def top(n: int) -> tuple[np.ndarray, np.ndarray]:
-            if form.name == forms.DEMOTE:
-                found = demotion.best(
-                    score_V, lambda row_N: self._scores.relative(query_1E, row_N)[0], form, n
-                )
-                return found.at_k, found.score_k
-            n = min(n, items)
-            least_V = -score_V
-            best = least_V.argpartition(n - 1)[:n]
-            best = best[least_V[best].argsort(kind="stable")]
-            score_N = score_V[best]
-            finite_N = np.isfinite(score_N)
-            return (best, score_N) if finite_N.all() else (best[finite_N], score_N[finite_N])
-
-        return self._named(*self._attributes.capped(top, wanted.k, wanted.choice, items))
-
     def _most_heard(self, wanted: Ready) -> Recommendations:
         """What is heard most of what may be in a list."""
         row_N = heard.among(self._heard.order(wanted.station), wanted.out_N)
@@ -379,11 +368,6 @@ class Scorer:
 
 # What ``_make`` does, without a call of Python for each.
 _recommendation = functools.partial(tuple.__new__, Recommendation)
-
-
-def _searched(form: Form) -> Form:
-    """The form by which a catalogue is searched: demote looks at what ranks highest."""
-    return RANK if form.name == forms.DEMOTE else form
 
 
 def _count(k: Any) -> int:

@@ -88,7 +88,7 @@ def queries(
     """Queries of listeners from all events seen, by the normal equations."""
     x_BLRK, y_BLR, real_BL = _equations(weights, item_BL, feedback_BL)
     x_BLRK = x_BLRK * real_BL[..., None, None]
-    left_BRKK = jnp.einsum("BLRK,BLRJ->BRKJ", x_BLRK, x_BLRK) + jax.vmap(jnp.diag)(_penalties(weights))[None]
+    left_BRKK = jnp.einsum("BLRK,BLRJ->BRKJ", x_BLRK, x_BLRK) + _diagonal(weights)[None]
     right_BRK = jnp.einsum("BLRK,BLR->BRK", x_BLRK, y_BLR)
     return _queries(weights, _solved(left_BRKK, right_BRK))
 
@@ -154,14 +154,20 @@ def _penalties(weights: Weights) -> Float[Array, "R K"]:
 def _solved(left_BRKK: Float[Array, "B R K K"], right_BRK: Float[Array, "B R K"]) -> Float[Array, "B R K"]:
     """Solutions by elimination without pivots, which positive definite matrices need none of.
 
-    Sums and products alone, so that an export runs wherever those do.
+    Sums, products and slices alone, so that an export runs wherever those do.
     """
     both = jnp.concatenate([left_BRKK, right_BRK[..., None]], axis=-1)
     for k in range(K):
-        row = both[..., k : k + 1, :] / both[..., k : k + 1, k : k + 1]
-        column = both[..., k : k + 1].at[..., k, 0].add(-1.0)
-        both = both - column * row
-    return both[..., -1]
+        row = jax.lax.slice_in_dim(both, k, k + 1, axis=-2)
+        column = jax.lax.slice_in_dim(both, k, k + 1, axis=-1)
+        row = row / jax.lax.slice_in_dim(row, k, k + 1, axis=-1)
+        unit_11K1 = (np.arange(K) == k).astype(np.float32)[None, None, :, None]
+        both = both - (column - unit_11K1) * row
+    return jax.lax.index_in_dim(both, K, axis=-1, keepdims=False)
+
+
+def _diagonal(weights: Weights) -> Float[Array, "R K K"]:
+    return _penalties(weights)[..., None] * np.eye(K, dtype=np.float32)[None]
 
 
 def _queries(weights: Weights, p: Float[Array, "*S R K"]) -> Float[Array, "*S G"]:

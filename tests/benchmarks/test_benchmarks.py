@@ -31,6 +31,7 @@ KEYS = {
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
+    "serving": {"sizes", "capacity", "twice", "swaps", "restart"},
     "simulate": {"sessions_per_s"},
     "softmax": {"seconds", "temporary_bytes", "gradient_apart", "million_items"},
     "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
@@ -43,7 +44,8 @@ KEYS = {
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
-# test_peers.py, objectives by test_objectives.py, time_to_target by sweep/test_sweep.py.
+# test_peers.py, objectives by test_objectives.py, serving by serve/test_server.py and test_batching.py,
+# time_to_target by sweep/test_sweep.py.
 LONG = (
     "big_data",
     "catalogue",
@@ -52,6 +54,7 @@ LONG = (
     "fuzz",
     "objectives",
     "peers",
+    "serving",
     "study",
     "time_to_quality",
     "time_to_target",
@@ -62,9 +65,15 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 def test_every_benchmark_is_known():
     # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py; three need real data;
     # accelerators.py prints a line for each cell, see test_accelerators.py.
-    assert set(SCRIPTS) - {"real_data", "hard_opinion", "claims", "plan", "accelerators", "two_heads"} == set(
-        KEYS
-    )
+    assert set(SCRIPTS) - {
+        "real_data",
+        "hard_opinion",
+        "claims",
+        "plan",
+        "accelerators",
+        "two_heads",
+        "ablation",
+    } == set(KEYS)
 
 
 def by_itself(name):
@@ -158,6 +167,14 @@ def check(name, found):
         for way in (packed, alone):
             assert way["sequences_per_s_min"] <= way["sequences_per_s"] <= way["sequences_per_s_max"]
         assert found["ratio_min"] <= found["ratio"] <= found["ratio_max"] and found["ratio"] > 3
+    if name == "serving":
+        for part in ("capacity", "twice", "swaps"):
+            assert found[part]["wrong"] == found[part]["lost"] == 0 and {*found[part]["answers"]} <= {
+                "200",
+                "503",
+            }
+        assert found["swaps"]["swaps"] == 2 and found["restart"]["exit_code"] == 0
+        assert found["sizes"]["2000"]["exact"]["http"]["p50"] > 0
     if name == "pipeline":
         assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
         assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxneg.batch import CODE
 from jaxneg.config import ModelConfig, parts
-from jaxneg.training import losses
+from jaxneg.training import losses, objective, scoring
 
 BENCHMARKS = str(pathlib.Path(__file__).parents[2] / "benchmarks")
 
@@ -22,11 +23,13 @@ BENCHMARKS = str(pathlib.Path(__file__).parents[2] / "benchmarks")
 def objectives():
     """The script; what it registers is forgotten again."""
     before = {kind: dict(rows) for kind, rows in parts.KINDS.items()}
+    replaced = objective.loss, scoring.encode, scoring.last_hidden
     sys.path.insert(0, BENCHMARKS)
     try:
         yield importlib.import_module("objectives")
     finally:
         sys.path.remove(BENCHMARKS)
+        objective.loss, scoring.encode, scoring.last_hidden = replaced
         for kind, rows in before.items():
             parts.KINDS[kind].clear()
             parts.KINDS[kind].update(rows)
@@ -154,3 +157,68 @@ def test_hits_by_popularity_by_hand(objectives):
     assert found["liked_less_disliked_head"] == pytest.approx(1 - 1)  # row 1, liked and disliked
     assert found["liked_less_disliked_middle"] == 0  # row 2, neither in the top 10
     assert found["liked_less_disliked_tail"] == pytest.approx(1 / 2 - 0)  # rows 3 and 4 against row 4
+
+
+def test_a_grade_is_that_of_the_feedback_that_the_target_shows_next(objectives):
+    up, play, skip, down = (CODE[kind] for kind in ("thumb_up", "play", "skip", "thumb_down"))
+    feedback_BL = np.array([[play, up, down, skip], [play, skip, play, 0]])
+    label_BL = np.array(
+        [[1, -1, -1, 1], [-1, 1, 0, 0]], np.int8
+    )  # the last of a row is seen by its sign alone
+    expected = [[1.0, -1.0, -0.5, 0.5], [-0.5, 0.5, 0.0, 0.0]]
+    np.testing.assert_array_equal(objectives.labels.grades(feedback_BL, label_BL), expected)
+
+
+def test_graded_targets_are_their_loop(objectives):
+    rng = np.random.default_rng(1)
+    pos_BL, neg_BLN = (
+        rng.normal(size=(2, 4)).astype(np.float32),
+        rng.normal(size=(2, 4, 3)).astype(np.float32),
+    )
+    grade_BL = np.array([[1.0, -1.0, 0.5, 0.0], [0.5, -0.5, 0.0, 1.0]], np.float32)
+    ranking, weights, judging = 0.0, 0.0, []
+    for pos, neg_N, grade in zip(pos_BL.ravel(), neg_BLN.reshape(-1, 3), grade_BL.ravel(), strict=True):
+        if grade > 0:
+            share = math.exp(pos) / (math.exp(pos) + sum(math.exp(neg) for neg in neg_N))
+            ranking, weights = ranking - 2 * grade * math.log(share), weights + 2 * grade
+        if grade:
+            liked = (1 + grade) / 2
+            judging.append(-liked * math.log(sigmoid(pos)) - (1 - liked) * math.log(1 - sigmoid(pos)))
+    arrays = map(jnp.asarray, (pos_BL, neg_BLN, grade_BL > 0))
+    found = objectives.labels.with_graded(*arrays, label_BL=jnp.asarray(grade_BL))
+    assert float(found) == pytest.approx(ranking / weights + np.mean(judging), rel=1e-5)
+
+
+def test_a_query_is_asked_for_what_came_in_training_and_for_a_like_afterwards(objectives, monkeypatch):
+    labels, rng = objectives.labels, np.random.default_rng(2)
+    shapes = {
+        "wanted": (3, 4),
+        "into.kernel": (8, 8),
+        "into.bias": (8,),
+        "out.kernel": (8, 4),
+        "out.bias": (4,),
+    }
+    params = {f"encoder.{name}": jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    weights, h_BLD = SimpleNamespace(params=params), jnp.float32(rng.normal(size=(1, 3, 4)))
+
+    def by_hand(h_D, outcome):
+        both = np.concatenate([h_D, params["encoder.wanted"][outcome]])
+        hidden = both @ params["encoder.into.kernel"] + params["encoder.into.bias"]
+        hidden = [x * (1 + math.erf(x / 2**0.5)) / 2 for x in hidden]
+        return h_D + np.array(hidden) @ params["encoder.out.kernel"] + params["encoder.out.bias"]
+
+    monkeypatch.setattr(labels, "_encode", lambda *_: h_BLD)
+    monkeypatch.setattr(labels, "_last_hidden", lambda *_: h_BLD[:, 0])
+    monkeypatch.setattr(labels, "_loss", lambda *_: labels.encode(None, weights, None))
+    task = SimpleNamespace(
+        config=SimpleNamespace(loss=SimpleNamespace(name=""), model=SimpleNamespace(encoder="conditioned"))
+    )
+    batch = SimpleNamespace(label_BL=jnp.array([[1, 0, -1]], jnp.int8))
+    found = labels.loss(task, weights, batch, None)
+    expected = [by_hand(h_D, outcome) for h_D, outcome in zip(h_BLD[0], [1, 0, 2], strict=True)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(labels.last_hidden(None, weights, None)[0], expected[0], rtol=1e-4, atol=1e-5)
+    # Nothing else is asked for anything.
+    np.testing.assert_array_equal(labels.encode(None, weights, None), h_BLD)
+    none = SimpleNamespace(params={})
+    np.testing.assert_array_equal(labels.last_hidden(None, none, None), h_BLD[:, 0])

@@ -46,8 +46,8 @@ MORE = {
 
 
 @pytest.fixture(scope="session")
-def trained(small_store, tmp_path_factory):
-    """name in MODELS -> its run, trained once."""
+def run(small_store, tmp_path_factory):
+    """name in MODELS -> the directory of its run, trained once."""
     directory = tmp_path_factory.mktemp("runs")
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, store=str(small_store)))
 
@@ -56,9 +56,15 @@ def trained(small_store, tmp_path_factory):
             model = dataclasses.replace(config.model, **MODELS[name])
             changed = configs.override(dataclasses.replace(config, model=model), MORE.get(name, []))
             loop.train(changed, directory / name)
-        return runs.load(directory / name)
+        return directory / name
 
     return of
+
+
+@pytest.fixture(scope="session")
+def trained(run):
+    """name in MODELS -> its run, read."""
+    return lambda name: runs.load(run(name))
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_fused_attention_is_exported_as_plain_which_runs_anywhere(
 def test_the_files_say_what_they_hold(trained, exported):
     live, out = trained("tied"), exported("tied")
     manifest = json.loads((out / "manifest.json").read_text())
-    assert set(manifest["files"]) | {"manifest.json"} == {path.name for path in out.iterdir()}
+    assert set(manifest["files"]) | {"manifest.json", "README.md"} == {path.name for path in out.iterdir()}
     for name, expected in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == expected
     tables = live.state.tables

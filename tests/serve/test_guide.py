@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from jaxneg.serve import export
+
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guide" / "serving.md"
 
 
@@ -38,3 +40,17 @@ def test_an_index_of_inner_products_gives_the_same(space):
     exec(code("export.deserialize"), space)
     exec(code("faiss.IndexFlatIP"), space)
     assert [item for item, _ in space["by_faiss"]] == [item for item, _ in space["by_hand"]]
+
+
+@pytest.mark.slow
+def test_onnxruntime_alone_gives_the_same(trained, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    export.export(trained("tied"), tmp_path / "exports" / "mine", export.Wanted(("stablehlo", "onnx")))
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    exec(code("onnxruntime.InferenceSession"), space)
+    exec(code("Scorer.open"), space)
+    assert [space["scorer"].items(80)[row - 1] for row in space["rows"][0]] == [
+        one.item for one in space["best"]
+    ]
+    np.testing.assert_allclose(space["scores"][0], [one.score for one in space["best"]], rtol=1e-5)
