@@ -12,6 +12,7 @@ from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 
 PARTS = 64  # scores of which only the highest is looked at first
+LOWEST = float(np.finfo(np.float32).min)  # of finite scores
 
 
 class Matrices:
@@ -37,7 +38,7 @@ class Matrices:
 
     def each(self, query_BE: Float[np.ndarray, "B E"], of: Sequence[Form]) -> Float[np.ndarray, "B V"]:
         """Scores of the whole catalogue, of each query in a form of its own."""
-        if len({*of}) == 1:
+        if len(of) == 1 or len({*of}) == 1:
             return self.of(query_BE, of[0])
         score_BV = np.empty((len(of), len(self.item_VE)), np.float32)
         for form in {*of}:
@@ -78,5 +79,5 @@ def highest(score_V: Float[np.ndarray, "V"], n: int) -> Int[np.ndarray, "N"]:
         whole = len(score_V) - len(score_V) % PARTS
         of_parts = score_V[:whole].reshape(PARTS, -1).max(axis=0)
     least = np.partition(of_parts, len(of_parts) - n)[len(of_parts) - n]
-    at = np.flatnonzero(score_V >= max(least, np.finfo(score_V.dtype).min))
-    return at[np.argsort(-score_V[at], kind="stable")[:n]]
+    at = (score_V >= max(least, LOWEST)).nonzero()[0]
+    return at[(-score_V[at]).argsort(kind="stable")[:n]]

@@ -41,7 +41,8 @@ class Whole:
     def _one(self, query_1E: np.ndarray, score_V: np.ndarray, wanted: Ready) -> Best:
         form = wanted.form
         score_V[PAD] = -np.inf
-        score_V[wanted.out_N] = -np.inf
+        if len(wanted.out_N):
+            score_V[wanted.out_N] = -np.inf
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             if form.name == forms.DEMOTE:
