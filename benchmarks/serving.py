@@ -25,6 +25,7 @@ import argparse
 import asyncio
 import collections
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -51,7 +52,7 @@ from evaluation import write_million
 
 from jaxneg.data import stores
 from jaxneg.embeddings import sharding
-from jaxneg.serve import export, index
+from jaxneg.serve import export
 from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
@@ -80,8 +81,7 @@ def main() -> None:
         work = pathlib.Path(name)
         for items in asked.items:
             result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0)
-        if asked.seconds:
-            result |= held(work, asked.items[0], asked)
+        result |= held(work, asked.items[0], asked)
     result |= {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
@@ -94,8 +94,8 @@ def main() -> None:
 def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
     """One user and many, direct and over HTTP."""
     found, exact = {}, None
-    for kind in ("exact", *(["index"] if index.installed("faiss") else [])):
-        place = exported(work / f"{items}_{kind}", items, seed=0, with_index=kind == "index")
+    for kind in ("exact", *(["index"] if indexed() else [])):
+        place = exported(work / f"{items}_{kind}", items, seed=0, index=kind == "index")
         scorer, asked = Scorer.open(place), None
         scorer.warmup()
         asked = histories(scorer)
@@ -115,13 +115,12 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
             many = asyncio.run(closed(port, bodies, CONNECTIONS, seconds))
         found[kind] |= {"http": spread(alone), "http_many": spread(many), "ready_s": ready_s}
         found[kind]["http_many"]["per_s"] = round(len(many) / seconds)
-        found[kind]["load_average"] = round(os.getloadavg()[0], 2)
     return found
 
 
 def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     """What holds at capacity, at twice that, while exports are swapped, when requests are nonsense, after a kill."""
-    places = [exported(work / f"held_{n}", items, seed=n, with_index=False) for n in range(2)]
+    places = [exported(work / f"held_{n}", items, seed=n, index=False) for n in range(2)]
     expected = []  # by export, the list of each history
     for place in places:
         scorer = Scorer.open(place)
@@ -150,11 +149,11 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     return found
 
 
-def exported(place: pathlib.Path, items: int, seed: int, with_index: bool) -> pathlib.Path:
+def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib.Path:
     """An export of a model that was not trained, whose item rows lie around centres."""
     store_path = place.with_name(f"store_{items}")
     if not store_path.exists():
-        write_million(store_path, users=512, items=items, length=LENGTH)
+        write_million(store_path, users=64, items=items, length=LENGTH)
         rows = np.arange(1, items + 1, dtype=np.int32)
         words = {"row": rows, "item": [f"item_{row}" for row in rows], "count": np.ones(items, np.int64)}
         pq.write_table(pa.table(words), store_path / "items.parquet")
@@ -163,16 +162,6 @@ def exported(place: pathlib.Path, items: int, seed: int, with_index: bool) -> pa
             store_path / "stations.parquet",
         )
     store = stores.Store.open(store_path)
-    # An index is tuned by validation: the event before the last.
-    counts = store.metadata.counts | {
-        "events": len(store.item_T),
-        "users": 512,
-        "sessions": 512,
-        "items": items,
-    }
-    metadata = dataclasses.replace(store.metadata, counts=counts)
-    tuned = np.asarray(store.session_valid_end) - 1
-    store = dataclasses.replace(store, metadata=metadata, session_train_end=tuned)
     setting = train_step.setting(LENGTH, str(store_path))
     setting = dataclasses.replace(setting, train=dataclasses.replace(setting.train, seed=seed))
     built = program.build(setting, program.catalogue_of(store), sharding.make_mesh(1))
@@ -184,10 +173,14 @@ def exported(place: pathlib.Path, items: int, seed: int, with_index: bool) -> pa
     row_VD *= np.abs(np.asarray(state.tables["item_VD"])).std() / row_VD.std()
     state = state._replace(tables=state.tables | {"item_VD": jnp.asarray(row_VD)})
     result = {"best_step": 0, "monitor": "auc", "best_score": 0.5}
-    formats = (*export.DEFAULT.formats, *(["index"] if with_index else []))
+    formats = (*export.DEFAULT.formats, "index") if index else export.DEFAULT.formats
     trained = runs.Trained(setting, store, built.model, state, result, built.layout)
     export.export(trained, place, export.Wanted(formats))
     return place
+
+
+def indexed() -> bool:
+    return importlib.util.find_spec("faiss") is not None
 
 
 def histories(scorer: Scorer) -> list[list[str]]:

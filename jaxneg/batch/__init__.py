@@ -35,7 +35,7 @@ def latest(shown_T: np.ndarray, length: int) -> np.ndarray:
       shown_T: bool, where an event is of a kind that is an input.
       length: events that the model sees, L.
     """
-    return np.flatnonzero(shown_T)[-length:]
+    return shown_T.nonzero()[0][-length:]
 
 
 class Form(NamedTuple):

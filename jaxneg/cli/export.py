@@ -28,11 +28,9 @@ class Export:
     """Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary
     and model card; on request ONNX, an index, layouts of Triton and KServe. Or checks an export against its run."""
 
-    directory: tyro.conf.Positional[
-        Annotated[pathlib.Path | None, fields.option("RUN", "with --check none")]
-    ] = None
+    directory: tyro.conf.Positional[Annotated[pathlib.Path | None, fields.option("RUN", "or --check")]] = None
     """Run directory of jaxneg train."""
-    out: Annotated[pathlib.Path | None, fields.option("DIR", "with --check none")] = None
+    out: Annotated[pathlib.Path | None, fields.option("DIR", "with RUN")] = None
     """Directory to write; must not exist yet."""
     formats: Annotated[tuple[str, ...], commands.several("FORMAT", "stablehlo safetensors")] = ()
     """What to write: stablehlo, onnx, safetensors, index, triton, kserve; also as one word with commas. Parameters are
@@ -41,7 +39,7 @@ class Export:
     """Type of the item matrices; the best items that a smaller one keeps are counted."""
     index: Literal["faiss", "voyager", "usearch"] = "faiss"
     """Library of the index."""
-    check: Annotated[pathlib.Path | None, fields.option("DIR", "none")] = None
+    check: Annotated[pathlib.Path | None, fields.option("DIR", "or RUN")] = None
     """Export to check: checksums, and what each file answers beside its run; exit code 1 where they differ."""
     data: Moved = field(default_factory=Moved)
 

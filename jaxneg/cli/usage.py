@@ -46,7 +46,7 @@ def page(known: Sequence[options.Option], prog: str, help: str, common: Sequence
 
 def _entry(one: options.Option) -> list[str]:
     default = "" if one.required or one.default in ("False", "''", "()", "") else f" (default: {one.default})"
-    if one.either:
+    if one.default.startswith(("or ", "with ")):  # it names another option
         default = f" ({one.default})"
     lines = textwrap.wrap(one.help + default, WIDTH - COLUMN) or [""]
     if (

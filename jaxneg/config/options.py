@@ -33,7 +33,7 @@ class Option(NamedTuple):
     @property
     def either(self) -> bool:
         """Whether a call gives this option or the one that its default names, as "or --users"."""
-        return self.default.startswith("or --")
+        return self.default.startswith("or ")
 
     @property
     def usage(self) -> str:

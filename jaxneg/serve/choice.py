@@ -73,9 +73,9 @@ class Attributes:
           choice: with caps.
           most: items that there are.
         """
-        caps = [(self._of(name)[0], _cap(name, cap)) for name, cap in choice.at_most.items()]
-        if not caps:
+        if not choice.at_most:
             return top(k)
+        caps = [(self._of(name)[0], _cap(name, cap)) for name, cap in choice.at_most.items()]
         looked = min(max(FIRST * k, k), most)
         while True:
             row_N, score_N = top(looked)

@@ -48,13 +48,13 @@ class Known:
         """Ids of rows 1.., and codes of feedback."""
         self.items = {id_: row for row, id_ in enumerate(items, start=1)}
         self.stations: dict[str | None, int] = {id_: row for row, id_ in enumerate(stations, start=1)}
-        self._codes = codes
+        self._codes, self._play_1 = codes, np.array([codes.get("play", PAD)], np.int32)
 
     def seen(self, history: Any) -> Seen:
         """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
-        if isinstance(history, list | tuple) and {*map(type, history)} == {str}:
+        if type(history) in (list, tuple) and {*map(type, history)} == {str}:
             row_T = self.rows(history)
-            return Seen(row_T, np.full_like(row_T, self._codes["play"]), np.zeros_like(row_T))
+            return Seen(row_T, self._play_1.repeat(len(row_T)), np.zeros(len(row_T), np.int32))
         found = events(history)
         for event in found:
             if event.feedback not in self._codes:
@@ -74,5 +74,5 @@ class Known:
         """Row of a listener's station: that named, else the last of the history that is known, else PAD."""
         if station is not None and not isinstance(station, str):
             raise UserError(f"a station is text, got {station!r}")
-        known = seen.station_T[seen.station_T != PAD]
+        known = seen.station_T[seen.station_T.nonzero()[0]]
         return self.stations.get(station, int(known[-1]) if len(known) else PAD)

@@ -12,6 +12,7 @@ from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 
 PARTS = 64  # scores of which only the highest is looked at first
+LOWEST = float(np.finfo(np.float32).min)  # of finite scores
 
 
 class Matrices:
@@ -20,7 +21,7 @@ class Matrices:
     def __init__(self, item_VE: Any, like_VE: Any, items: int):
         self.item_VE = np.asarray(item_VE)  # a memory map is slower to look at
         self.like_VE = None if like_VE is None else np.asarray(like_VE)
-        self.items = items
+        self._items = items
 
     def of(
         self, query_BE: Float[np.ndarray, "B E"], form: Form, row_N: Int[np.ndarray, "N"] | None = None
@@ -37,7 +38,7 @@ class Matrices:
 
     def each(self, query_BE: Float[np.ndarray, "B E"], of: Sequence[Form]) -> Float[np.ndarray, "B V"]:
         """Scores of the whole catalogue, of each query in a form of its own."""
-        if len({*of}) == 1:
+        if len(of) == 1 or len({*of}) == 1:
             return self.of(query_BE, of[0])
         score_BV = np.empty((len(of), len(self.item_VE)), np.float32)
         for form in {*of}:
@@ -63,7 +64,7 @@ class Matrices:
     def _mean_1E(self) -> np.ndarray:
         """The mean row of the like head."""
         assert self.like_VE is not None
-        of_items = self.like_VE[1 : 1 + self.items]
+        of_items = self.like_VE[1 : 1 + self._items]
         return of_items.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
@@ -78,5 +79,5 @@ def highest(score_V: Float[np.ndarray, "V"], n: int) -> Int[np.ndarray, "N"]:
         whole = len(score_V) - len(score_V) % PARTS
         of_parts = score_V[:whole].reshape(PARTS, -1).max(axis=0)
     least = np.partition(of_parts, len(of_parts) - n)[len(of_parts) - n]
-    at = np.flatnonzero(score_V >= max(least, np.finfo(score_V.dtype).min))
-    return at[np.argsort(-score_V[at], kind="stable")[:n]]
+    at = (score_V >= max(least, LOWEST)).nonzero()[0]
+    return at[(-score_V[at]).argsort(kind="stable")[:n]]

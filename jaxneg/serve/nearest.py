@@ -1,6 +1,5 @@
 """Lists out of a catalogue: of all of it, or of what an index finds, which is scored exactly."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxneg.batch import PAD, forms
-from jaxneg.serve import demotion, index as indexes, manifest as manifests, matrices
+from jaxneg.serve import demotion, matrices
 from jaxneg.serve.choice import Attributes
 from jaxneg.serve.lists import Ready
 from jaxneg.serve.matrices import Matrices
@@ -17,25 +16,6 @@ from jaxneg.serve.matrices import Matrices
 Search = Callable[[np.ndarray, forms.Form, int], np.ndarray]
 MOST = 2048  # items that an index is asked for; a list that needs more is made of the whole catalogue
 TIMES = 4  # as many as are wanted, where some may be passed over or fall
-
-
-def opened(
-    directory: pathlib.Path, manifest: manifests.Manifest, scores: Matrices, attributes: Attributes
-) -> "Nearest | None":
-    """Lists by the index of an export; None where it has none, or its library is not there.
-
-    Raises UserError where it cannot be read.
-    """
-    if "index" not in manifest or not indexes.installed(manifest["index"]["library"]):
-        return None
-    library, effort = manifest["index"]["library"], manifest["index"]["effort"]
-    index = indexes.opened(library, directory / manifests.index_name(library), effort)
-    likes = scores.like_VE is not None
-
-    def search(query_BE: np.ndarray, form: forms.Form, n: int) -> np.ndarray:
-        return index.search(indexes.queries(query_BE, form, likes=likes), n)
-
-    return Nearest(search, scores, attributes)
 
 
 class Best(NamedTuple):
@@ -61,7 +41,8 @@ class Whole:
     def _one(self, query_1E: np.ndarray, score_V: np.ndarray, wanted: Ready) -> Best:
         form = wanted.form
         score_V[PAD] = -np.inf
-        score_V[wanted.out_N] = -np.inf
+        if len(wanted.out_N):
+            score_V[wanted.out_N] = -np.inf
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
             if form.name == forms.DEMOTE:
@@ -90,7 +71,6 @@ class Nearest:
         some += len(wanted.out_N)
         if some > MOST:
             return None
-        some = min(some, self._scores.items)
         row_N = self._search(query_1E, form, some)[0]
         # All that was found, also what is left out: by it is known how high the rest can be in form demote.
         rank_N = (

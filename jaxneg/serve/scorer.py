@@ -13,7 +13,7 @@ from jaxneg import errors, files
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import demotion, heard, manifest as manifests, nearest, searching
+from jaxneg.serve import demotion, heard, manifest as manifests, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
@@ -30,6 +30,7 @@ from jaxneg.serve.nearest import Nearest, Whole
 
 # Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
 LADDER = (1, 8, 64, 256)
+NO_ROWS = np.zeros(0, np.int32)
 SCORES = 1 << 24  # that are in memory together where lists are made for many
 
 
@@ -65,24 +66,25 @@ class Scorer:
 
     @classmethod
     def open(cls, directory: str | pathlib.Path, *, index: bool = True) -> "Scorer":
-        """The scorer of an export directory.
+        """The scorer of an export directory, which finds items by the export's index where it has one.
 
-        Where that has an index, and its library is there, lists are made of what it finds, scored exactly; without
-        ``index`` they are of the whole catalogue, as are those of a scorer out of a pickle.
-
-        Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
+        Without ``index`` it looks at all items. Raises UserError where a file is missing, altered or of another format,
+        see ``serve.manifest``, and where the library of the index is not there.
         """
-        place = files.local(directory, "directory")
-        found = manifests.opened(place)
+        directory = files.local(directory, "directory")
+        found = manifests.opened(directory)
         known = found.item_ids, found.station_ids, found.attributes
         rest = found.like_VE, found.at_stations
-        made = cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
-        if index:
-            made._nearest = nearest.opened(place, found.manifest, made._scores, made._attributes)
-        return made
+        scorer = cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
+        if index and "index" in found.manifest:
+            from jaxneg.serve import index as indexes  # an export without one does not need it
+
+            search = indexes.searching(directory, found.manifest)
+            scorer._nearest = Nearest(search, scorer._scores, scorer._attributes)
+        return scorer
 
     def __reduce__(self):
-        """A pickle holds all of the export, so that it opens where the directory is not."""
+        """A pickle holds all of the export but its index, so that it opens where the directory is not."""
         params = jax.tree.map(np.asarray, self._params)
         known = self._ids, list(self._known.stations), self._columns
         return _unpickled, (
@@ -152,14 +154,21 @@ class Scorer:
     def _encoded(self, *context: np.ndarray) -> np.ndarray:
         """``query`` of contexts that are in order."""
         size, found = len(context[0]), list[np.ndarray]()
+        if size in LADDER:
+            return self._run(context)
         for first in range(0, max(size, 1), LADDER[-1]):
             some = [code_BL[first : first + LADDER[-1]] for code_BL in context]
             missing = next(step for step in LADDER if step >= len(some[0])) - len(some[0])
             filled = [np.pad(code_BL, ((0, missing), (0, 0))) if missing else code_BL for code_BL in some]
-            # A module that parses may still have shapes that do not fit: that shows when it is compiled.
-            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
-                found.append(np.asarray(self._query(self._params, *filled))[: len(some[0])])
+            found.append(self._run(filled)[: len(some[0])])
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, context: Sequence[np.ndarray]) -> np.ndarray:
+        try:
+            return np.asarray(self._query(self._params, *context))
+        except BaseException:  # of a module that parses shapes may not fit: that shows when it is compiled
+            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+                raise
 
     def form(self, name: Any = forms.RANK, beta: Any = None, threshold: Any = None) -> Form:
         """A serving form: rank, judge, sum or demote, with the export's numbers or others. See ``jaxneg.batch.forms``.
@@ -247,7 +256,7 @@ class Scorer:
 
     def lists(self, ready: Sequence[Ready]) -> list[Recommendations]:
         """Lists for many, each with its own k, form and choice, encoded together."""
-        found = [Recommendations()] * len(ready)
+        found: dict[int, Recommendations] = {}
         known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
         for first in range(0, len(known), LADDER[-1]):
             some = known[first : first + LADDER[-1]]
@@ -261,12 +270,11 @@ class Scorer:
             together = max(1, SCORES // self.manifest["rows"])
             for low in range(0, len(rest), together):
                 at = rest[low : low + together]
-                best = self._whole.best(query_BE[at], [ready[some[b]] for b in at])
+                query_NE = query_BE if len(at) == len(query_BE) else query_BE[at]
+                best = self._whole.best(query_NE, [ready[some[b]] for b in at])
                 for b, one in zip(at, best, strict=True):
                     found[some[b]] = self._named(*one)
-        for n in set(range(len(ready))) - set(known):
-            found[n] = self._most_heard(ready[n])
-        return found
+        return [found[n] if n in found else self._most_heard(one) for n, one in enumerate(ready)]
 
     def rerank(
         self,
@@ -330,7 +338,7 @@ class Scorer:
 
     def _contexts(self, seen: Sequence["Seen"]) -> np.ndarray:
         """Items, feedback and stations that the model sees of histories, int32 [3, B, L]."""
-        context = np.full((3, len(seen), self.manifest["length"]), PAD, np.int32)
+        context = np.zeros((3, len(seen), self.manifest["length"]), np.int32)  # PAD
         for b, one in enumerate(seen):
             at = self._visible(one)
             context[:, b, : len(at)] = one.row_T[at], one.code_T[at], one.station_T[at]
@@ -338,11 +346,13 @@ class Scorer:
 
     def _visible(self, seen: "Seen") -> np.ndarray:
         """Places of the events of a history that the model sees."""
-        known = np.flatnonzero(seen.row_T)
+        known = seen.row_T.nonzero()[0]
         return known[latest(self._shown[seen.code_T[known]], self.manifest["length"])]
 
     def _left_out(self, choice: Choice) -> np.ndarray:
         """Rows that may be in no list, whoever's."""
+        if choice is ANY:
+            return NO_ROWS
         allowed_V = self._attributes.allowed(choice)
         if isinstance(choice.exclude, str) or not all(isinstance(one, str) for one in choice.exclude):
             raise UserError(f"what is excluded is a list of ids, got {choice.exclude!r}")
@@ -360,13 +370,17 @@ class Scorer:
         return self._named(*found, self._heard.why(wanted.station))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
-        ids = [self._ids[row] for row in (row_N - 1).tolist()]
-        # What ``_make`` does, without a call of Python for each.
-        make = functools.partial(tuple.__new__, Recommendation)
-        return Recommendations(map(make, zip(ids, score_N.tolist(), strict=True)), fallback)
+        ids = map(self._ids.__getitem__, (row_N - 1).tolist())
+        return Recommendations(map(_recommendation, zip(ids, score_N.tolist(), strict=True)), fallback)
+
+
+# What ``_make`` does, without a call of Python for each.
+_recommendation = functools.partial(tuple.__new__, Recommendation)
 
 
 def _count(k: Any) -> int:
+    if type(k) is int and k > 0:
+        return k
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise UserError(f"k must be a whole number, got {k!r}")
     if k < 1:

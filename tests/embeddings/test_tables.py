@@ -147,7 +147,7 @@ def test_a_change_of_all_rows_is_one_of_each(rows):
 
 CONFIG = Config(
     data=DataConfig(length=L, batch_size=B, negatives=2, shared_negatives=5),
-    model=ModelConfig(width=8, heads=2, dropout=0.1, output_attributes=True, tied=False),
+    model=ModelConfig(width=8, heads=2, layers=1, dropout=0.1, output_attributes=True, tied=False),
     optim=OptimConfig(learning_rate=0.05, warmup_steps=2, rows="adagrad", row_learning_rate=0.2),
 )
 CATALOGUE = program.Catalogue(items=V - 1, stations=3, attributes=(3, 3))

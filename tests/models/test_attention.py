@@ -11,6 +11,7 @@ from flax import nnx
 from jaxneg.config import ModelConfig
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention, splash
+from tests.marks import rest_slow
 
 B, H, K = 3, 2, 8
 BODIES = {
@@ -67,7 +68,7 @@ LENGTHS = (
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", rest_slow(LENGTHS, [7, attention.BLOCK + 1, LENGTHS[-1]]))
 @pytest.mark.parametrize("body", BODIES)
 def test_every_body_is_the_square(body, length, packed, causal):
     parts, segment_BL = made(length, packed=packed)

@@ -1,12 +1,10 @@
 """Lists by an index that finds all it should are those of the whole catalogue, in every form and with every filter."""
 
-import pickle
-
 import numpy as np
 import pytest
 
 from jaxneg.batch import forms
-from jaxneg.serve import export, matrices, nearest
+from jaxneg.serve import matrices, nearest
 from jaxneg.serve.choice import Choice
 from jaxneg.serve.scorer import Event, Scorer
 
@@ -81,26 +79,3 @@ def test_what_an_index_does_not_find_is_not_made_up(model, monkeypatch):
     expected = model.recommend(history, 5)
     monkeypatch.setattr(model, "_nearest", none)
     assert model.recommend(history, 5) == expected
-
-
-@pytest.mark.parametrize("library", ["faiss", "voyager", "usearch"])
-def test_an_export_with_an_index_is_served_by_it(library, trained, tmp_path):
-    """A graph misses some of the ten, as it was tuned by more; what it finds has its score."""
-    pytest.importorskip(library)
-    wanted = export.Wanted(("stablehlo", "safetensors", "index"), library=library)
-    export.export(trained("with a like head"), tmp_path / "out", wanted)
-    model, exact = Scorer.open(tmp_path / "out"), Scorer.open(tmp_path / "out", index=False)
-    assert model._nearest is not None and exact._nearest is None
-    rng, names, shares = np.random.default_rng(0), model.items(99), []
-    for name in ("rank", "judge", "sum", "demote"):
-        for n in range(10):
-            history = [Event(str(one), "play") for one in rng.choice(names, 1 + n % 5)]
-            found = model.recommend(history, 10, form=name, exclude_seen=True)
-            expected = dict(exact.recommend(history, 10**6, form=name, exclude_seen=True))
-            best = list(expected)[:10]
-            shares.append(len({*best} & {one.item for one in found}) / 10)
-            scores = [expected[one.item] for one in found]
-            np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-4, atol=1e-5)
-    assert np.mean(shares) >= (1.0 if library == "faiss" else 0.9)
-    again = pickle.loads(pickle.dumps(model))
-    assert again.recommend(names[:2]) == exact.recommend(names[:2])

@@ -197,7 +197,7 @@ print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)]
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
     "batch", "batch.forms", "errors", "files", "files.arrays", "files.documents", "serve", "serve.demotion",
-    "serve.choice", "serve.heard", "serve.histories", "serve.index", "serve.lists", "serve.manifest",
+    "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
     "serve.matrices", "serve.module_text", "serve.nearest",
     "serve.precision", "serve.scorer", "serve.searching", "serve.signature",
 }
