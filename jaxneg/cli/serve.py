@@ -3,6 +3,7 @@
 import os
 import pathlib
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Serve:
         each = max(1, (os.cpu_count() or 1) // threads)
         threadpoolctl.threadpool_limits(each, "blas")
         os.environ.setdefault("OMP_NUM_THREADS", str(each))
+        # What reads and refuses requests waits no longer for what scores them.
+        sys.setswitchinterval(0.0005)
         # A new start, and an export of the same shape as the one before, find their programs compiled.
         compiled.keep()
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
