@@ -1,6 +1,6 @@
 """Whether StableHLO, ONNX and the Scorer answer as the model does: queries, scores and the best 100, per encoder.
 
-    python benchmarks/parity.py --out parity.json
+    python benchmarks/parity.py > parity.json
 
 Random histories of every length from none to the longest, of all items, feedback kinds and stations; and, for the
 Scorer, of longer ones with items that the catalogue does not know. Models have random weights, wide enough that scores
@@ -41,16 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--quick", action="store_true", help="one encoder, 50 histories")
     parser.add_argument("--count", type=int, default=1_000, help="histories")
-    parser.add_argument("--out", type=pathlib.Path)
-    args = parser.parse_args()
+    asked = parser.parse_args()
+    names, count = (["gru4rec"], 50) if asked.quick else (list(ENCODERS), asked.count)
     with tempfile.TemporaryDirectory() as scratch:
         store = stored(pathlib.Path(scratch))
-        found = {name: one(name, store, pathlib.Path(scratch), args.count) for name in ENCODERS}
-    if args.out:
-        args.out.write_text(
-            json.dumps({"histories": args.count, "jax": jax.__version__, **found}, indent=1) + "\n"
-        )
+        found = {name: one(name, store, pathlib.Path(scratch), count) for name in names}
+    print(json.dumps({"benchmark": "parity", "histories": count, "jax": jax.__version__, "models": found}))
 
 
 def stored(directory: pathlib.Path) -> pathlib.Path:
@@ -92,7 +90,6 @@ def one(name: str, store: pathlib.Path, scratch: pathlib.Path, count: int) -> di
         "ONNX best 100, rows": off(np.take_along_axis(score_XI, row_Xk - 1, axis=1), top_Xk),
         "Scorer best 100": lists(model, trained, np.random.default_rng(1), count),
     }
-    print(name, "  ".join(f"{what} {number:.1e}" for what, number in found.items()), flush=True)
     return found
 
 

@@ -25,6 +25,7 @@ import argparse
 import asyncio
 import collections
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -172,12 +173,14 @@ def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib
     row_VD *= np.abs(np.asarray(state.tables["item_VD"])).std() / row_VD.std()
     state = state._replace(tables=state.tables | {"item_VD": jnp.asarray(row_VD)})
     result = {"best_step": 0, "monitor": "auc", "best_score": 0.5}
-    export.export(runs.Trained(setting, store, built.model, state, result, built.layout), place)
+    formats = (*export.DEFAULT.formats, "index") if index else export.DEFAULT.formats
+    trained = runs.Trained(setting, store, built.model, state, result, built.layout)
+    export.export(trained, place, export.Wanted(formats))
     return place
 
 
 def indexed() -> bool:
-    return False
+    return importlib.util.find_spec("faiss") is not None
 
 
 def histories(scorer: Scorer) -> list[list[str]]:

@@ -59,6 +59,8 @@ class Recommend:
         float | None, fields.Bounds(-1e9, 1e9), fields.option("FLOAT", "that of the export")
     ] = None
     """Log odds of a like below which form demote moves an item down."""
+    exact: commands.Flag = False
+    """Look at all items, also where the export has an index."""
     json: commands.Flag = False
     """Print one JSON object."""
 
@@ -76,7 +78,7 @@ class Recommend:
             )
         from jaxneg.serve import scorer
 
-        model = scorer.Scorer.open(self.export)
+        model = scorer.Scorer.open(self.export, index=not self.exact)
         form = model.form(self.form, self.beta, self.threshold)
         recommend_many = functools.partial(
             model.recommend_many, k=self.k, exclude_seen=self.exclude_seen, form=form, choice=self._choice()

@@ -52,8 +52,8 @@ def text(trained: runs.Trained, manifest: Mapping[str, Any], run: pathlib.Path |
     parts = [
         "---\nlibrary_name: jaxneg\ntags:\n- recommender-systems\n- sequential-recommendation\n---",
         f"# {config.model.encoder} for the next song",
-        f"Learned from {data.counts['events']:,} events of {data.counts['users']:,} users, with their "
-        f"rejections, to rank {manifest['items']:,} items. Exported by jaxneg {manifest['jaxneg']}"
+        f"Learned from {len(trained.store.item_T):,} events of {trained.store.users:,} users, with "
+        f"their rejections, to rank {manifest['items']:,} items. Exported by jaxneg {manifest['jaxneg']}"
         f" from {manifest['source']['run'] or 'a run'} at step {manifest['best_step']:,}"
         + (f", git commit {manifest['source']['git']}." if manifest["source"]["git"] else "."),
         "## Figures",

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxneg.batch import FEEDBACK, MASK, PAD
 from jaxneg.data import held_out
+from jaxneg.errors import UserError
 from jaxneg.training import runs
 
 MOST = 1_000
@@ -25,14 +26,16 @@ class Contexts(NamedTuple):
 def validation(trained: runs.Trained, most: int = MOST) -> Contexts:
     """Contexts of the validation events; drawn ones where there are none."""
     config, store = trained.config, trained.store
+    try:
+        batches = held_out.EvalBatches(store, config.data, config.eval, "validation")
+    except UserError:  # there is no example
+        sizes = store.items, store.metadata.counts["stations"]
+        return drawn(np.random.default_rng(0), most, config.data.length, sizes)
     parts: list[tuple[np.ndarray, ...]] = []
-    for batch in held_out.EvalBatches(store, config.data, config.eval, "validation"):
+    for batch in batches:
         parts.append(tuple(leaf[batch.real_B] for leaf in batch[:3]))
         if sum(len(part[0]) for part in parts) >= most:
             break
-    if not sum(len(part[0]) for part in parts):
-        stations = store.metadata.counts["stations"]
-        return drawn(np.random.default_rng(0), most, config.data.length, (store.items, stations))
     item, feedback, station = (np.concatenate(leaves)[:most] for leaves in zip(*parts, strict=True))
     return Contexts(item, feedback, station, "validation")
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxneg.batch import forms
+from jaxneg.batch import PAD, forms
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.serve import precision
+from jaxneg.serve import manifest as manifests, nearest, precision
 
 PACKAGES = {"faiss": "faiss-cpu", "voyager": "voyager", "usearch": "usearch"}
 FLAT = 20_000  # items up to which all of them are looked at
@@ -53,6 +53,7 @@ class _Faiss:
         else:
             lists = int(4 * items**0.5)
             inner = module.IndexIVFFlat(module.IndexFlatIP(width), width, lists, module.METRIC_INNER_PRODUCT)
+            inner.cp.niter, inner.cp.max_points_per_centroid = 10, 64  # a million items in half a minute
             inner.train(row_IW)
         inner.add(row_IW)
         return cls(module, inner)
@@ -86,7 +87,11 @@ class _Voyager:
         return cls(module.Index.load(str(path)))
 
     def search(self, query_BW: np.ndarray, k: int) -> np.ndarray:
-        return self._inner.query(query_BW, k, query_ef=max(self.effort, k))[0].astype(np.int64) + 1
+        try:
+            found = self._inner.query(query_BW, k, query_ef=max(self.effort, k))[0]
+        except RuntimeError:  # it finds fewer, and gives none
+            return np.full((len(query_BW), k), PAD, np.int64)
+        return found.astype(np.int64) + 1
 
     def save(self, path: pathlib.Path) -> None:
         self._inner.save(str(path))
@@ -185,6 +190,20 @@ def opened(library: str, path: pathlib.Path, effort: int) -> Index:
         raise UserError(f"{path} cannot be read by {library}: {reason}: export again") from error
     found.effort = effort
     return found
+
+
+def searching(directory: pathlib.Path, manifest: manifests.Manifest) -> nearest.Search:
+    """What finds the items of an export that has an index, for ``nearest.Nearest``. Raises UserError as ``opened``."""
+    assert "index" in manifest
+    told = manifest["index"]
+    found = opened(told["library"], directory / manifests.index_name(told["library"]), told["effort"])
+    likes, items = "forms" in manifest, manifest["items"]
+
+    def search(query_BE: np.ndarray, form: Form, n: int) -> np.ndarray:
+        row_BN = found.search(queries(query_BE, form, likes=likes), min(n, items))
+        return np.pad(row_BN, ((0, 0), (0, n - row_BN.shape[1])), constant_values=PAD)
+
+    return search
 
 
 def _library(name: str) -> tuple[Any, Any]:

@@ -65,18 +65,26 @@ class Scorer:
         self._nearest: Nearest | None = None  # where the catalogue has an index
 
     @classmethod
-    def open(cls, directory: str | pathlib.Path) -> "Scorer":
-        """The scorer of an export directory.
+    def open(cls, directory: str | pathlib.Path, *, index: bool = True) -> "Scorer":
+        """The scorer of an export directory, which finds items by the export's index where it has one.
 
-        Raises UserError where a file is missing, altered or of another format; see ``serve.manifest``.
+        Without ``index`` it looks at all items. Raises UserError where a file is missing, altered or of another format,
+        see ``serve.manifest``, and where the library of the index is not there.
         """
-        found = manifests.opened(files.local(directory, "directory"))
+        directory = files.local(directory, "directory")
+        found = manifests.opened(directory)
         known = found.item_ids, found.station_ids, found.attributes
         rest = found.like_VE, found.at_stations
-        return cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
+        scorer = cls(found.manifest, found.model, found.params, found.item_VE, *known, *rest)
+        if index and "index" in found.manifest:
+            from jaxneg.serve import index as indexes  # an export without one does not need it
+
+            search = indexes.searching(directory, found.manifest)
+            scorer._nearest = Nearest(search, scorer._scores, scorer._attributes)
+        return scorer
 
     def __reduce__(self):
-        """A pickle holds all of the export, so that it opens where the directory is not."""
+        """A pickle holds all of the export but its index, so that it opens where the directory is not."""
         params = jax.tree.map(np.asarray, self._params)
         known = self._ids, list(self._known.stations), self._columns
         return _unpickled, (

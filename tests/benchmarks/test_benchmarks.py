@@ -28,6 +28,7 @@ KEYS = {
     "ml1m": {"sasrec", "gsasrec", "popularity"},
     "objectives": {"sets", "epochs"},
     "packing": {"ratio", "packed", "alone", "plan_s", "plan_per_s"},
+    "parity": {"histories", "models"},
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
@@ -167,6 +168,8 @@ def check(name, found):
         for way in (packed, alone):
             assert way["sequences_per_s_min"] <= way["sequences_per_s"] <= way["sequences_per_s_max"]
         assert found["ratio_min"] <= found["ratio"] <= found["ratio_max"] and found["ratio"] > 3
+    if name == "parity":
+        assert all(off <= 1e-5 for of in found["models"].values() for off in of.values())
     if name == "serving":
         for part in ("capacity", "twice", "swaps"):
             assert found[part]["wrong"] == found[part]["lost"] == 0 and {*found[part]["answers"]} <= {

@@ -278,3 +278,25 @@ def test_a_missing_library_is_one_line(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^ONNX needs onnx: pip install 'jaxneg\[onnx\]'$"):
         export.export(untrained("caser"), tmp_path / "out", export.Wanted(("triton",)))
+
+
+@pytest.mark.slow
+def test_an_index_finds_what_a_search_of_everything_finds(everything, monkeypatch):
+    """faiss looks at all of so few items, so that lists are the same; what is left out is left out."""
+    exact, found = scorer.Scorer.open(everything, index=False), scorer.Scorer.open(everything)
+    monkeypatch.setattr(found, "_whole", None)  # nothing is scored but what the index finds
+    history = [
+        scorer.Event(item, kind) for item, kind in zip(exact.items(4), ["play", "skip"] * 2, strict=True)
+    ]
+    choice = scorer.Choice(exclude=exact.items(9)[5:])
+    for form in (
+        "rank",
+        "judge",
+        exact.form("sum", 0.5),
+        exact.form("sum", 3.0),
+        exact.form("demote", 2.0, 0.0),
+    ):
+        told = {"form": form, "choice": choice, "exclude_seen": True}
+        lists = [one.recommend(history, 8, **told) for one in (exact, found)]
+        assert [one.item for one in lists[0]] == [one.item for one in lists[1]]
+        np.testing.assert_allclose(*([one.score for one in each] for each in lists), rtol=CLOSE, atol=CLOSE)
