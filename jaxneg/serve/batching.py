@@ -12,6 +12,7 @@ from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.scorer import Scorer
 
 MOST = 64  # requests of a batch
+QUICK = 0.002  # seconds that are not worth another thread: to be woken can take longer where cores are busy
 NEWEST = 0.2  # weight of the last batch in what a request is known to take
 
 
@@ -61,8 +62,21 @@ class Batcher:
         while self._free and (batch := self._next()):
             self._free -= 1
             self.sizes.append(len(batch))
+            if self._takes.get(batch[0].scorer, QUICK) * len(batch) < QUICK:
+                self._here(batch)
+                return
             work = loop.run_in_executor(self._pool, _lists, batch[0].scorer, [one.wanted for one in batch])
-            work.add_done_callback(lambda done, batch=batch: self._end(batch, done))
+            work.add_done_callback(lambda done, batch=batch: (self._end(batch, done), self._start()))
+
+    def _here(self, batch: Sequence[Waiting]) -> None:
+        """Answers in this thread. What came in the meantime is read before the next batch."""
+        done = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(_lists(batch[0].scorer, [one.wanted for one in batch]))
+        except Exception as error:  # it is each asker's
+            done.set_exception(error)
+        self._end(batch, done)
+        asyncio.get_running_loop().call_soon(self._start)
 
     def _next(self) -> list[Waiting]:
         """The oldest request and others of its model; those whose listener has gone are dropped."""
@@ -71,7 +85,8 @@ class Batcher:
             return []
         scorer = self._waiting[0].scorer
         takes = self._takes.get(scorer, self._together)
-        most = max(1, min(MOST, int(self._together / takes) if takes else MOST))
+        within = QUICK if takes < QUICK <= self._together else self._together
+        most = max(1, min(MOST, int(0.99 * within / takes) if takes else MOST))
         batch = [one for one in self._waiting if one.scorer is scorer][:most]
         taken = {id(one) for one in batch}
         self._waiting = [one for one in self._waiting if id(one) not in taken]
@@ -96,7 +111,6 @@ class Batcher:
                 one.answer.set_exception(answer)
             else:
                 one.answer.cancel()
-        self._start()
 
 
 def _lists(scorer: Scorer, wanted: Sequence[Wanted]) -> tuple[list[object], float]:

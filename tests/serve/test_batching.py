@@ -1,7 +1,6 @@
 """Requests that come together are one batch, each with its own choices; none waits for others to come."""
 
 import asyncio
-import threading
 import time
 from concurrent import futures
 
@@ -105,8 +104,10 @@ def test_who_has_gone_is_not_answered_and_more_than_can_wait_are_sent_away(pool)
 
 
 @pytest.mark.slow
-def test_lists_made_together_are_those_made_alone(exported, pool):
-    """Histories, forms, filters and numbers of items drawn alike, from many threads at a time."""
+@pytest.mark.parametrize("quick", [0.0, 1e6])
+def test_lists_made_together_are_those_made_alone(quick, exported, pool, monkeypatch):
+    """Histories, forms, filters and numbers of items drawn alike, in other threads and in that of the loop."""
+    monkeypatch.setattr(batching, "QUICK", quick)
     model = Scorer.open(exported("with a like head"))
     rng, names = np.random.default_rng(0), model.items(10**6)
     wanted = []
@@ -120,14 +121,14 @@ def test_lists_made_together_are_those_made_alone(exported, pool):
             model.form(name) if name in ("rank", "judge") else model.form(name, beta=float(rng.uniform(0, 3)))
         )
         wanted.append(Wanted(history, int(rng.integers(1, 30)), bool(rng.random() < 0.5), form, choice))
-    batcher = Batcher(pool, 2, 60.0, 10.0)
+    batcher = Batcher(pool, 2, 1e6, 1e6)
 
     async def all_():
         await batcher.recommended(model, wanted[0])
         return await asyncio.gather(*(batcher.recommended(model, one) for one in wanted))
 
     found = asyncio.run(all_())
-    assert max(batcher.sizes) > 8 and threading.active_count() > 1  # how many come together is the clock's
+    assert max(batcher.sizes) > 20
     for one, asked_ in zip(found, wanted, strict=True):
         history, k, exclude_seen, form, choice, _ = asked_
         alone = model.recommend(history, k, exclude_seen=exclude_seen, form=form, choice=choice)
