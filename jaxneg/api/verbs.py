@@ -230,21 +230,35 @@ def _side(given: Any, name: str) -> targets.Side:
     return targets.Side(f"run{'s' * (len(paths) > 1)} {', '.join(map(str, paths))}", traces)
 
 
-def export(run: Run | Path, out: Path, *, store: Path | None = None) -> Export:
-    """Writes a run's best checkpoint for serving: StableHLO, safetensors, item matrix, vocabulary.
+def export(
+    run: Run | Path,
+    out: Path,
+    *,
+    formats: Sequence[str] = (),
+    dtype: str = "float32",
+    index: str = "faiss",
+    store: Path | None = None,
+) -> Export:
+    """Writes a run's best checkpoint for serving: StableHLO, safetensors, item matrix, vocabulary; ONNX or an index
+    where they are asked for.
 
     Args:
       run: that has ended, or its directory.
       out: directory to write; must not exist yet.
+      formats: of "stablehlo", "onnx", "safetensors", "index", "triton" and "kserve"; none gives the first and third.
+      dtype: of the item matrices, "float32", "bfloat16" or "int8".
+      index: its library, "faiss", "voyager" or "usearch".
       store: where the run's store has moved.
 
-    Raises UserError on a run that has not ended and on a directory that is there; nothing is written then.
+    Raises UserError on a run that has not ended, on a directory that is there, and on words that are none of these;
+    nothing is written then.
     """
     from jaxneg.serve import export as exports
     from jaxneg.training import runs
 
     path, target = files.local(run, "run"), files.local(out, "out")
-    manifest = exports.export(runs.load(path, _config(runs.read_config(path), store)), target)
+    wanted = exports.Wanted(tuple(formats) or exports.DEFAULT.formats, dtype, index, path)
+    manifest = exports.export(runs.load(path, _config(runs.read_config(path), store)), target, wanted)
     return Export(target, manifest)
 
 

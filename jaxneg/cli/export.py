@@ -55,18 +55,15 @@ class Export:
                 "export needs a run and --out: jaxneg export RUN --out DIR; --check DIR checks an export"
             )
         formats = tuple(part for word in self.formats for part in word.split(",") if part)
-        from jaxneg.serve import manifest as manifests
-
-        if unknown := [name for name in formats if name not in manifests.FORMATS]:
-            raise UserError(f"--formats {unknown[0]}: there are {', '.join(manifests.FORMATS)}")
-        config = commands.read_run(self.directory)
-        if self.data.store:
-            data = dataclasses.replace(config.data, store=self.data.store)
-            config = rules.check(dataclasses.replace(config, data=data))
         from jaxneg.serve import export
         from jaxneg.training import runs
 
         wanted = export.Wanted(formats or export.DEFAULT.formats, self.dtype, self.index, self.directory)
+        export.check(wanted)
+        config = commands.read_run(self.directory)
+        if self.data.store:
+            data = dataclasses.replace(config.data, store=self.data.store)
+            config = rules.check(dataclasses.replace(config, data=data))
         manifest = export.export(runs.load(self.directory, config), self.out, wanted)
         for what, of in ((self.dtype, "ranking"), (f"the index by {self.index}", "index")):
             if found := manifest.get(of):

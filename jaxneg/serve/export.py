@@ -80,7 +80,7 @@ DEFAULT = Wanted()
 def export(trained: runs.Trained, out: pathlib.Path, wanted: Wanted = DEFAULT) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
     target = files.local(out, "--out")
-    _check_packages(wanted.formats)
+    check(wanted)
     try:
         with locks.new_directory(target, f"--out {out}") as partial:
             return _write(trained, partial, wanted)
@@ -91,12 +91,21 @@ def export(trained: runs.Trained, out: pathlib.Path, wanted: Wanted = DEFAULT) -
         raise UserError(f"cannot write {out}: {reason}") from error
 
 
-def _check_packages(formats: Sequence[str]) -> None:
-    """Raises UserError where what writes a format is not there, before anything else is done."""
-    if {"onnx", "triton", "kserve"} & {*formats}:
+def check(wanted: Wanted) -> None:
+    """Raises UserError on words that are none, and where what writes a format is not there, before anything is done."""
+    for option, given, there in (
+        *(("formats", name, manifests.FORMATS) for name in wanted.formats),
+        ("dtype", wanted.dtype, precision.DTYPES),
+        ("index", wanted.library, tuple(index.KINDS)),
+    ):
+        if given not in there:
+            raise UserError(f"--{option} {given}: there are {', '.join(there)}")
+    if {"onnx", "triton", "kserve"} & {*wanted.formats}:
         for package in ("onnx", "onnxruntime"):
             if not importlib.util.find_spec(package):
                 raise UserError(f"ONNX needs {package}: pip install 'jaxneg[onnx]'")
+    if "index" in wanted.formats:
+        index.check(wanted.library)
 
 
 def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> dict:

@@ -206,6 +206,11 @@ def searching(directory: pathlib.Path, manifest: manifests.Manifest) -> nearest.
     return search
 
 
+def check(library: str) -> None:
+    """Raises UserError where a library is not there."""
+    _library(library)
+
+
 def _library(name: str) -> tuple[Any, Any]:
     module, kind = KINDS[name]
     try:

@@ -183,6 +183,10 @@ def test_embeddings_are_those_of_the_export(run, store, tmp_path):
         == jaxneg.Scorer.open(exported.path).recommend([jaxneg.Event(found.ids[0]), history[1]], 5)
     )
     assert exported.figures == {"pair_accuracy": run.result["best_score"]} and "items" in repr(exported)
+    with pytest.raises(jaxneg.UserError, match="--formats onx: there are stablehlo, onnx"):
+        jaxneg.export(run, tmp_path / "other", formats=["onx"])
+    with pytest.raises(jaxneg.UserError, match="--dtype int4: there are float32, bfloat16, int8"):
+        jaxneg.export(run, tmp_path / "other", dtype="int4")
     with pytest.raises(jaxneg.UserError, match="a history is a list"):
         run.recommend(found.ids[0])
     with pytest.raises(jaxneg.UserError, match="exists"):

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -275,6 +276,9 @@ def test_what_cannot_be_asked_for_is_one_line(tmp_path, capsys):
 
 
 def test_a_missing_library_is_one_line(untrained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"^an index by faiss needs faiss-cpu: pip install 'jaxneg\[ann\]'$"):
+        export.export(untrained("caser"), tmp_path / "out", export.Wanted(("index",)))
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^ONNX needs onnx: pip install 'jaxneg\[onnx\]'$"):
         export.export(untrained("caser"), tmp_path / "out", export.Wanted(("triton",)))
