@@ -14,7 +14,7 @@ from jaxneg.batch import forms
 from jaxneg.batch.forms import Form
 from jaxneg.config import LikeConfig, TrainConfig, UserError
 from jaxneg.data import biases, opinions, stores
-from jaxneg.embeddings import layouts, sharding, tables, topk
+from jaxneg.embeddings import layouts, optim, sharding, tables, topk
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import catalogue, likes, loop, objective, processes, program, records, runs, scoring
 from tests.marks import rest_slow
@@ -119,6 +119,31 @@ def test_decay_draws_rows_of_likes_to_zero_and_no_biases():
     assert size[1] < 0.9 * size[0]
     bias = [np.linalg.norm(state.tables["like_bias_V"]) for state in (free, held)]
     assert bias[1] > 0.9 * bias[0]
+
+
+def test_a_step_takes_rate_times_decay_of_rows_of_likes_and_of_nothing_else():
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        shapes = {likes.ROW: (8,)}, {"like_VD": (5, 8), "like_bias_V": (5,), "item_VD": (5, 8)}
+        return tuple(
+            {name: rng.normal(size=shape).astype(np.float32) for name, shape in one.items()} for one in shapes
+        )
+
+    trained, gradients = drawn(), drawn()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def changes(decay, trained, gradients):
+        config = dataclasses.replace(CONFIG.optim, warmup_steps=0, weight_decay=0.1)
+        optimizer = optim.dense_optimizer(config, 10, LikeConfig(weight=1.0, decay=decay, learning_rate=0.5))
+        return optimizer.update(gradients, optimizer.init(trained), trained)[0]
+
+    for free, held, value in zip(
+        *(changes(decay, trained, gradients) for decay in (0.0, 3.0)), trained, strict=True
+    ):
+        for name in value:
+            drawn_in = 0.5 * 3 * value[name] if name == "like_VD" else 0.0
+            np.testing.assert_allclose(free[name] - held[name], drawn_in, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def by_hand(form, rank_BV, like_BV):
