@@ -81,15 +81,16 @@ def run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]
 def body(graph: Graph, jaxpr: Any, inputs: Sequence[Value], outputs: int) -> onnx.GraphProto:
     """A jaxpr as the graph within a node: its last inputs are those of the graph, ``outputs`` its results."""
     outer, graph.nodes = graph.nodes, []
-    own = [Value(graph.fresh(), v.aval.shape, v.aval.dtype) for v in jaxpr.jaxpr.invars[len(inputs) :]]
-    results = run(graph, jaxpr.jaxpr, jaxpr.consts, [*inputs, *own])
+    consts, jaxpr = getattr(jaxpr, "consts", ()), getattr(jaxpr, "jaxpr", jaxpr)
+    own = [Value(graph.fresh(), v.aval.shape, v.aval.dtype) for v in jaxpr.invars[len(inputs) :]]
+    results = run(graph, jaxpr, consts, [*inputs, *own])
     # A result must be of a node of its own, and not an input or the result of another.
     names = [
         graph.add("Identity", [graph.full(value, var.aval.shape)])
-        for value, var in zip(results, jaxpr.jaxpr.outvars, strict=True)
+        for value, var in zip(results, jaxpr.outvars, strict=True)
     ]
     assert len(names) == outputs
-    kinds = [onnx_graph.kind(onnx_graph.kept(var.aval.dtype)) for var in jaxpr.jaxpr.outvars]
+    kinds = [onnx_graph.kind(onnx_graph.kept(var.aval.dtype)) for var in jaxpr.outvars]
     found = helper.make_graph(
         graph.nodes,
         "step",
@@ -118,6 +119,12 @@ def _convert(graph: Graph, eqn: Any, inputs: list[Value], avals: list[Any]) -> l
         names = [graph.full(inputs[0], avals[0].shape), parts]
         found = graph.several("Split", names, len(out), axis=params["axis"])
         return [Value(one, aval.shape, aval.dtype) for one, aval in zip(found, out, strict=True)]
+    if name == "unstack":  # of newer jax, for what older ones slice
+        parts = graph.constant(np.ones(len(out), np.int64))
+        found = graph.several(
+            "Split", [graph.full(inputs[0], avals[0].shape), parts], len(out), axis=params.get("axis", 0)
+        )
+        return [graph.reshaped(Value(one, (None,), out[0].dtype), out[0].shape) for one in found]
     return [_one(graph, name, params, inputs, avals, out[0])]
 
 
@@ -303,14 +310,18 @@ def _scan(
     graph: Graph, params: Mapping[str, Any], inputs: list[Value], avals: list[Any], out: list[Any]
 ) -> list[Value]:
     """A loop over the first axis of what comes after the constants and the state."""
-    consts, states = params["num_consts"], params["num_carry"]
-    step = body(graph, params["jaxpr"], inputs[:consts], len(out))
+    step = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    # What is taken and given an event at a time has one dimension more outside; jax names the counts by its version.
+    read = sum(len(a.shape) > len(v.aval.shape) for a, v in zip(avals, step.invars, strict=True))
+    states = sum(len(a.shape) == len(v.aval.shape) for a, v in zip(out, step.outvars, strict=True))
+    consts = len(avals) - read - states
+    loop = body(graph, params["jaxpr"], inputs[:consts], len(out))
     rest = [
         graph.full(value, aval.shape) for value, aval in zip(inputs[consts:], avals[consts:], strict=True)
     ]
     events, made = len(rest) - states, len(out) - states
     way = {"scan_input_directions": [1] * events, "scan_output_directions": [1] * made}
     found = graph.several(
-        "Scan", rest, len(out), body=step, num_scan_inputs=events, **(way if params["reverse"] else {})
+        "Scan", rest, len(out), body=loop, num_scan_inputs=events, **(way if params["reverse"] else {})
     )
     return [Value(name, aval.shape, aval.dtype) for name, aval in zip(found, out, strict=True)]

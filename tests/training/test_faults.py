@@ -37,7 +37,7 @@ def one_device_each(monkeypatch):
 def rehearsal(tmp_path_factory):
     directory = tmp_path_factory.mktemp("faults")
     faults.store(directory)
-    return faults.Rehearsal(directory, processes=2, epochs=1)
+    return faults.Rehearsal(directory, processes=2, epochs=2)
 
 
 @pytest.fixture(scope="module")
