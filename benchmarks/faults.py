@@ -48,6 +48,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 EVERY = 7  # steps between checkpoints
 STEPS_PER_FAULT = 45  # so that a run outlasts its faults
 LONGEST = 300.0  # seconds to wait for anything
+FEW = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
 CONFIG = f"""
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 
@@ -162,14 +163,14 @@ def strike(
     return time.monotonic() - began, codes
 
 
-def store(directory: pathlib.Path) -> None:
-    """Writes a store of a few hundred simulated sessions."""
-    config = simulator.SimulateConfig(users=60, items=80, sessions=300, stations=4, artists=10)
+def store(directory: pathlib.Path, config: simulator.SimulateConfig = FEW) -> pathlib.Path:
+    """Writes a log of simulated listeners and its store, whose path it returns."""
     simulator.write(simulator.simulate(config), directory / "log.parquet")
     reader, con = readers.READERS["table"], engine.connect()
     events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
     settings = PrepareConfig(session="given", split="time")
     prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
+    return directory / "store"
 
 
 def same(a: Any, b: Any) -> bool:

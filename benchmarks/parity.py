@@ -12,13 +12,13 @@ import json
 import pathlib
 import tempfile
 
+import faults  # beside this script
 import jax
 import numpy as np
 
 from jaxneg import config as configs
 from jaxneg.batch import FEEDBACK
-from jaxneg.data import engine, prepare, readers, stores
-from jaxneg.data.prepare_config import PrepareConfig
+from jaxneg.data import stores
 from jaxneg.embeddings import sharding
 from jaxneg.serve import contexts, export, manifest as manifests, onnx_models
 from jaxneg.serve.scorer import Event, Scorer
@@ -35,6 +35,7 @@ ENCODERS = {
     "sasrec with a like head": "--like.weight 1 --like.rows folded",
 }
 K = 100
+LISTENERS = simulator.SimulateConfig(users=300, items=1_000, sessions=1_500, stations=6, artists=40)
 
 
 def main() -> None:
@@ -46,19 +47,9 @@ def main() -> None:
     asked = parser.parse_args()
     names, count = (["gru4rec"], 50) if asked.quick else (list(ENCODERS), asked.count)
     with tempfile.TemporaryDirectory() as scratch:
-        store = stored(pathlib.Path(scratch))
+        store = faults.store(pathlib.Path(scratch), LISTENERS)
         found = {name: one(name, store, pathlib.Path(scratch), count) for name in names}
     print(json.dumps({"benchmark": "parity", "histories": count, "jax": jax.__version__, "models": found}))
-
-
-def stored(directory: pathlib.Path) -> pathlib.Path:
-    config = simulator.SimulateConfig(users=300, items=1_000, sessions=1_500, stations=6, artists=40)
-    simulator.write(simulator.simulate(config), directory / "log.parquet")
-    reader, con = readers.READERS["table"], engine.connect()
-    events = reader.read(con, directory / "log.parquet", reader.Options(attributes=("artist",)))
-    settings = PrepareConfig(session="given", split="time")
-    prepare.prepare(events, directory / "store", settings, con, reader="table", source="simulated")
-    return directory / "store"
 
 
 def one(name: str, store: pathlib.Path, scratch: pathlib.Path, count: int) -> dict:

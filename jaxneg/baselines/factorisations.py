@@ -342,8 +342,7 @@ def several_ranks(log: Log, sign: np.ndarray, validate: Validate) -> Fitted:
     fitted = least_squares.alternating(log, sign)
 
     def made(seed: int = 0) -> Score:
-        one = chosen | {name: (chosen[name],) for name in ("sweeps", "solved_from")}
-        scores = [fitted(rank, **one, seed=seed)[0][1] for rank in folds.RANKS]
+        scores = [least_squares.single(fitted, chosen | {"factors": rank}, seed) for rank in folds.RANKS]
 
         def score(batch: EvalBatch) -> np.ndarray:
             return np.stack([_standard(one(batch)) for one in scores]).mean(axis=0)

@@ -44,8 +44,7 @@ def matrix_factorisation(log: Log, sign: np.ndarray, validate: Validate) -> Fitt
         )
 
     def again(settings: dict[str, Any], seed: int) -> Score:
-        one = {name: (settings[name],) for name in ("sweeps", "solved_from")}
-        return fitted(**settings | one, seed=seed)[0][1]
+        return single(fitted, settings, seed)
 
     biases = choose([one for l2_bias in (1.0, 3.0, 10.0, 30.0) for one in fitted(0, 0.0, l2_bias, (3, 12))])
     l2_bias = biases.settings["l2_bias"]
@@ -138,6 +137,12 @@ def alternating(log: Log, sign: np.ndarray) -> Callable[..., list[Candidate]]:
         return score
 
     return fitted
+
+
+def single(fitted: Callable[..., list[Candidate]], settings: dict[str, Any], seed: int) -> Score:
+    """What ``alternating`` fits with the settings of one candidate, from a random start."""
+    one = {name: (settings[name],) for name in ("sweeps", "solved_from")}
+    return fitted(**settings | one, seed=seed)[0][1]
 
 
 def ridge(
