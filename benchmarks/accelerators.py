@@ -36,26 +36,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import batch as batches
+from jaxneg import batch as batches, chips
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import sharding
 from jaxneg.training import program
 
-# TFLOP/s of dense products of bfloat16 and of float32 by the start of a device's name; the first that fits.
-PEAKS = {
-    "NVIDIA B200": (2250, 1125),
-    "NVIDIA H100 PCIe": (756, 378),
-    "NVIDIA H100": (989, 495),
-    "NVIDIA H200": (989, 495),
-    "NVIDIA GH200": (989, 495),
-    "NVIDIA A100": (312, 156),
-    "NVIDIA L40S": (362, 183),
-    "NVIDIA L4": (121, 60),
-    "TPU v4": (275, 275),
-    "TPU v5 lite": (197, 197),
-    "TPU v5": (459, 459),
-    "TPU v6 lite": (918, 918),
-}
 LAYERS = 2
 TRACED = 3  # steps
 
@@ -156,7 +141,8 @@ def measured(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     median, positions = statistics.median(ms), rows * length
     costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
     products = flop(rows, length, width) / mesh.size
-    peak = args.peak or published(jax.devices()[0].device_kind, config.model.dtype)
+    published = chips.peak(jax.devices()[0].device_kind, config.model.dtype)
+    peak = args.peak or (published and published / 1e12)
 
     def share(flop: float) -> float | None:
         return round(flop / (median * 1e9 * peak), 4) if peak else None
@@ -202,12 +188,6 @@ def made(shapes: batches.Batch, items: int, sequences: int) -> batches.Batch:
 def flop(rows: int, length: int, width: int) -> float:
     """FLOP of the matrix products of one step."""
     return 3 * rows * length * (LAYERS * (12 * width**2 + 2 * length * width) + 4 * width)
-
-
-def published(device: str, dtype: str) -> float | None:
-    """TFLOP/s of a kind of device, if known."""
-    found = next((peaks for name, peaks in PEAKS.items() if device.startswith(name)), None)
-    return found and float(found[dtype == "float32"])
 
 
 def longest(steps: Any) -> list[dict[str, Any]]:

@@ -5,11 +5,14 @@ compiles or sorts. So a thread is woken by the system itself. It removes what is
 the process at once, for everything here appears whole or not at all. Where there is something to save, in ``deferred``,
 it leaves that to whoever reads the flag, and only a second signal ends at once.
 
+SIGUSR1 ends nothing: it has the process write where each of its threads is.
+
 Nothing heavy is imported here: signals are to be caught before anything else is.
 """
 
 import atexit
 import contextlib
+import faulthandler
 import io
 import os
 import signal
@@ -58,6 +61,8 @@ def install(verb: str = "") -> None:
     consequence(CONSEQUENCES.get(verb, "start it again"))
     if _woken is not None or threading.current_thread() is not threading.main_thread():
         return
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # where there is no such signal
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     _woken, end = os.pipe()
     os.set_blocking(end, False)
     signal.set_wakeup_fd(end, warn_on_full_buffer=False)
@@ -73,6 +78,12 @@ def catch() -> None:
     for number in CAUGHT:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
+
+
+def show_stacks() -> None:
+    """Writes where each thread of this process is to standard error, as SIGUSR1 has it do at any time."""
+    with contextlib.suppress(OSError, ValueError):
+        faulthandler.dump_traceback(file=2, all_threads=True)
 
 
 def stand_by() -> None:

@@ -152,6 +152,11 @@ def _baseline(workdir: pathlib.Path, monitor: str) -> tuple[str, float] | None:
 
 
 def _seconds(result: records.Result) -> str:
+    """Where the time went: what took a hundredth of it or more."""
+    wall, spent = result.get("wall_seconds"), result.get("time_spent")
+    if wall is not None and spent is not None:
+        parts = [f"{seconds:.1f} {what}" for what, seconds in spent.items() if seconds >= 0.01 * wall]
+        return f"{wall:.1f} seconds, goodput {result.get('goodput', 0.0):.0%}: {', '.join(parts)}"
     parts = [
         f"{seconds:.1f} {what}"
         for seconds, what in (

@@ -1,5 +1,7 @@
 """What settings must be together, beyond what each field takes by itself."""
 
+import re
+
 from jaxneg import figures
 from jaxneg.config import parts
 from jaxneg.config.fields import settled
@@ -34,6 +36,12 @@ def check(config: Config) -> Config:
             "--train.monitor",
             f"one of {figures.SPOKEN}",
             config.train.monitor,
+        ),
+        (
+            re.fullmatch(r"(\d{1,9}:[1-9]\d{0,8})?", config.train.profile) is not None,
+            "--train.profile",
+            "START:STEPS, as 100:5",
+            config.train.profile,
         ),
         (len(config.eval.ks) > 0, "--eval.ks", "one cut-off or more", config.eval.ks),
     ]

@@ -209,6 +209,16 @@ class TrainConfig:
     seed: Annotated[Seed, TRAINING] = 0  # of initialisation and dropout
     stuck_after: Annotated[Natural, NOTHING] = 1800
     """seconds without a step until the process ends with code 75; 0 waits for ever"""
+    profile: Annotated[str, option("START:STEPS", "none"), NOTHING] = ""
+    """steps that are traced for TensorBoard and Perfetto, into profile/ of the run, as 100:5"""
+
+    @property
+    def profiled(self) -> range:
+        """The steps that are traced, counted from 0. Raises ValueError where ``profile`` is no START:STEPS."""
+        if not self.profile:
+            return range(0)
+        start, steps = map(int, self.profile.split(":"))
+        return range(start, start + steps)
 
 
 @dataclass(frozen=True)

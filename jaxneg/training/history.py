@@ -23,6 +23,11 @@ class Progress:
     compile_seconds: float = 0.0
     hard: int = 0  # hard negatives drawn
     negatives: int = 0  # negatives in all
+    spent: dict[str, float] = field(
+        default_factory=dict[str, float]
+    )  # seconds by what is no step: see ``goodput``
+    began: float = 0.0  # when the run did, in seconds since 1970
+    away: float = 0.0  # seconds in which no process was there
 
     @classmethod
     def from_json(cls, values: documents.Object) -> "Progress":

@@ -25,17 +25,22 @@ from jaxneg.files import documents, locks
 from jaxneg.training import (
     advice,
     agreement,
+    alerts,
     beginning,
     checkpoint,
     claims,
     compiled,
     convergence,
+    cost,
+    goodput,
+    interval,
     jobs,
     logs,
     processes,
     program,
     records,
     steps,
+    traces,
     validation,
 )
 from jaxneg.training.history import Progress
@@ -124,7 +129,10 @@ def _train(job: Job, watch: Watch) -> records.Result:
             loop = Loop(job, attribute_VA, past or Progress(), checkpoints, writer, watch, watchdog.feed)
             for line in jobs.opening(job, state.params, loop.progress.step):
                 watch.say(line)
-            return loop.run(state, facts)
+            try:
+                return loop.run(state, facts)
+            finally:
+                loop.trace.end(loop.progress.step)
     finally:
         checkpoints.close()
         writer.close()
@@ -173,14 +181,16 @@ class Loop:
     writer: logs.Writer
     watch: Watch
     feed: Callable[[int], None]  # of the watchdog: that a step was reached
-    # metrics of steps not logged yet, of one or of several in a row
-    pending: list[dict[str, jax.Array]] = field(default_factory=list[dict[str, jax.Array]])
-    mark: float = 0.0  # when the steps began that the next flush waits for
-    logged: float = field(default_factory=time.perf_counter)
-    began: float = field(default_factory=time.perf_counter)  # of this part of the run
-    before: float = 0.0  # seconds of the parts before it
     compiled: set[int] = field(default_factory=set[int])  # of how many steps programs are
     expected: bool = False  # whether it was said how long it will take
+
+    def __post_init__(self) -> None:
+        job, workdir = self.job, self.job.workdir
+        self.interval, self.alerts = interval.Interval(), alerts.Alerts()
+        self.trace = traces.Trace(job.config.train.profiled, workdir, self.watch.say)
+        self.cost = cost.of(job)
+        ended = (workdir / "result.json").is_file()
+        self.clock = goodput.Clock(workdir, self.progress, ended=ended, silent=not processes.first())
 
     def run(self, state: steps.State, facts: dict[str, float | None]) -> records.Result:
         """Trains to the end, and gives what ``result.json`` then holds.
@@ -190,14 +200,13 @@ class Loop:
           facts: of the data, for the result.
         """
         job, train = self.job, self.job.config.train
-        self.before = self.progress.seconds
         validate_every = train.evaluate_every or job.per_epoch
         save_every = train.checkpoint_every or validate_every
         step = begun = self.progress.step
         source = job.batches.since(step)
         score, fresh = None, step == 0 and not self.progress.history
         while True:
-            self.feed(step)
+            self._alive(step)
             stopping = self.watch.stop(step)
             due = fresh or (step > 0 and step != self.progress.step)
             if due and (step % validate_every == 0 or step == job.total):
@@ -219,27 +228,28 @@ class Loop:
                 raise processes.Stopped(f"stopped after step {step} of {job.total}")
             if processes.first() and step == begun:  # what an earlier end said no longer holds
                 (job.workdir / "result.json").unlink(missing_ok=True)
-            if not self.pending:
-                self.mark = time.perf_counter()
+            self.trace(step, lambda: self._flush(step))  # noqa: B023 (called at once)
+            idle_since = self.interval.begin()
             with errors.carried("batches could not be made ahead", AGAIN, OURS):
                 made = [next(source) for _ in range(self._together(step, validate_every, save_every))]
+            self.interval.batched(idle_since)
             state, found = self._update(state, made)
-            if self._waiting >= train.log_every:
+            if self.interval.steps >= train.log_every:
                 self.checkpoints.check()
                 self._tell(step, self._flush(step))
-            self.pending.append(found)
+            self.interval.pending.append(found)
             step += len(made)
 
-    @property
-    def _waiting(self) -> int:
-        """Steps not logged yet."""
-        return sum(line["loss"].size for line in self.pending)
+    def _alive(self, step: int, stage: str = "training") -> None:
+        """Says that a step was reached, or that something long before the next one goes on."""
+        self.feed(step)
+        self.clock.beat(step, self.job.total, stage)
 
     def _together(self, step: int, *every: int) -> int:
         """How many of the next steps one call takes: several only where nothing is due before the last of them."""
         train = self.job.config.train
         due = [each - step % each for each in every]
-        left = min(self.job.total - step, train.log_every - self._waiting % train.log_every, *due)
+        left = min(self.job.total - step, train.log_every - self.interval.steps % train.log_every, *due)
         return train.steps_per_dispatch if train.steps_per_dispatch <= left else 1
 
     def _update(self, state: steps.State, made: list[Batch]) -> tuple[steps.State, dict[str, jax.Array]]:
@@ -248,7 +258,7 @@ class Loop:
         new = count not in self.compiled
         if new:
             self._tell(self.progress.step, {}, "compiling")
-            jax.block_until_ready(self.pending)
+            jax.block_until_ready(self.interval.pending)
         began = time.perf_counter()
         if count == 1:
             batch = sharding.put_fields(made[0], built.layout.mesh)
@@ -262,15 +272,10 @@ class Loop:
             jax.block_until_ready(found)
         if new:
             seconds = time.perf_counter() - began
-            self.mark = self.mark + seconds if self.pending else time.perf_counter()
+            self.interval.compiled(seconds)
             self.progress.compile_seconds += seconds
             self.compiled.add(count)
         return state, found
-
-    @property
-    def _seconds(self) -> float:
-        """Of the whole run so far."""
-        return self.before + time.perf_counter() - self.began
 
     def _tell(self, step: int, line: Mapping[str, float], stage: str = "") -> None:
         """Shows where the run is, with the loss, and the last and the best validation and how many it is of."""
@@ -297,22 +302,20 @@ class Loop:
         )
 
     def _save(self, step: int, state: steps.State, score: float | None) -> None:
-        self.progress.step, self.progress.seconds = step, self._seconds
+        self.progress.step, self.progress.seconds = step, self.clock.seconds
         # The first of equal scores is the best step; with a score of their own, later ones would displace it.
         of_best = -math.inf if score is None or step != self.progress.best_step else score
-        self.checkpoints.save(step, state, self.progress.to_json(), of_best)
+        with self.clock.spent(goodput.SAVING):
+            self.checkpoints.save(step, state, self.progress.to_json(), of_best)
 
     def _flush(self, step: int) -> dict[str, float]:
         """Logs the mean over steps since the last line. Raises UserError where a loss is not finite."""
-        if not self.pending:
+        if not self.interval.pending:
             return {}
-        for line in self.pending:
+        for line in self.interval.pending:
             jax.block_until_ready(line)
-            self.feed(step)
-        lines = jax.device_get(self.pending)
-        self.pending = []
-        found = {name: np.hstack([line[name] for line in lines]) for name in lines[0]}  # of each step
-        count = len(found["loss"])
+            self._alive(step)
+        count, found, seconds, since, waited = self.interval.sums()
         loss = float(found["loss"].mean(dtype=np.float64))
         if not math.isfinite(loss):
             bad = int(np.isfinite(found["loss"]).argmin())
@@ -326,31 +329,35 @@ class Loop:
         )
         self.progress.hard += hard
         self.progress.negatives += negatives
-        now = time.perf_counter()
-        self.progress.device_seconds += now - self.mark
-        self._expect(step, count, now - self.mark)
-        self.mark = now
+        self.progress.device_seconds += seconds
+        self.clock.count(goodput.WAITING, waited)
+        self._expect(step, count, seconds)
         line = {
             "epoch": step / self.job.per_epoch,
             "loss": loss,
             "hard_share": hard / max(negatives, 1),
             "gradient_norm": float(found["gradient_norm"][-1]),
-            "sequences_per_s": count * self.job.batches.sequences_per_step / (now - self.logged),
+            "sequences_per_s": count * self.job.batches.sequences_per_step / since,
         }
+        waiting = waited / max(seconds, 1e-9)
         told = {
-            "step_seconds": (now - self.logged) / count,
-            "positions_per_s": positions / (now - self.logged),
+            "step_seconds": since / count,
+            "positions_per_s": positions / since,
+            "waiting": waiting,
             "device_memory": processes.device_memory(),
         }
-        self.logged = now
+        told |= {} if self.cost is None else {"mfu": self.cost.mfu(since / count)}
+        for alert in self.alerts(step, float(found["gradient_norm"].max()), waiting):
+            self.watch.say(alert)
         self.writer.write(step, line | told)
         return line
 
     def _validate(self, step: int, state: steps.State) -> float:
         """The figure that decides, after all figures are noted."""
         job, monitor = self.job, self.job.config.train.monitor
-        found = job.validation(state, self.attribute_VA, lambda: self.feed(step))
-        self.logged = time.perf_counter()
+        with self.clock.spent(goodput.VALIDATING):
+            found = job.validation(state, self.attribute_VA, lambda: self._alive(step, goodput.VALIDATING))
+        self.interval.logged = time.perf_counter()
         if monitor not in found:
             raise UserError(
                 f"validation {monitor} is no number at step {step}: "
@@ -360,7 +367,7 @@ class Loop:
             "step": step,
             "epoch": step / job.per_epoch,
             "sequences": round(step * self.job.batches.sequences_per_step),
-            "seconds": self._seconds,
+            "seconds": self.clock.seconds,
             "device_seconds": self.progress.device_seconds,
             **found,
         }
@@ -372,11 +379,13 @@ class Loop:
         return found[monitor]
 
     def _finish(self, step: int, stopped: str, facts: dict[str, float | None]) -> records.Result:
-        self.checkpoints.wait()
+        with self.clock.spent(goodput.SAVING):
+            self.checkpoints.wait()
         self.checkpoints.prune(self.progress.best_step)
         counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
+        result |= self.clock.goodput()
         if processes.first():
             files.write_json(self.job.workdir / "result.json", documents.sealed(result))
         return cast(records.Result, result)

@@ -291,6 +291,7 @@ class Watchdog:
                 _say(
                     f"no progress for {waited:.0f} s after step {self._step}: a device or another process is stuck"
                 )
+                signals.show_stacks()
                 locks.release_all()
                 os._exit(LOST)
 

@@ -37,8 +37,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 AGAIN = "train again in a new --workdir"
 # What training writes into the directory of a run.
-WRITTEN = ("config.json", "environment.json", "store.json", "metrics.jsonl", "result.json")
-FOLDERS = ("checkpoints", "tensorboard")
+WRITTEN = ("config.json", "environment.json", "store.json", "metrics.jsonl", "result.json", "heartbeat.json")
+FOLDERS = ("checkpoints", "tensorboard", "profile")
 
 
 class TrainedOn(TypedDict):
