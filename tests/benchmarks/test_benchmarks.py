@@ -40,13 +40,14 @@ KEYS = {
     "time_to_quality": {"sets", "recipe"},
     "time_to_target": {"sets", "options"},
     "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
+    "warm_start": {"sets", "options"},
 }
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
 # test_peers.py, objectives by test_objectives.py, serving by serve/test_server.py and test_batching.py,
-# time_to_target by sweep/test_sweep.py.
+# time_to_target by sweep/test_sweep.py, warm_start by training/test_warm_start.py.
 LONG = (
     "big_data",
     "catalogue",
@@ -59,6 +60,7 @@ LONG = (
     "study",
     "time_to_quality",
     "time_to_target",
+    "warm_start",
 )
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
