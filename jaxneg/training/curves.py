@@ -2,8 +2,8 @@
 
 Numbers are chosen on validation examples: beta out of BETAS, the threshold of demotion out of QUANTILES of the like
 logits of the catalogue there, less each listener's mean. Of a form's points that one is chosen which keeps most of
-both: whose lesser share is the largest, of the best pair accuracy and of the best NDCG of all points. A curve is of
-some batches, spread evenly, and of their top CUT.
+both: whose lesser share is the largest, of the best AUC and of the best NDCG of all points. AUC is what pair accuracy
+estimates from one pair an example, with less noise. A curve is of some batches, spread evenly, and of their top CUT.
 """
 
 import math
@@ -36,6 +36,7 @@ class Point(NamedTuple):
     pair_accuracy: float
     ndcg: float  # of liked items, at CUT
     disliked_hit_rate: float  # share of disliked items in the top CUT
+    auc: float  # of liked over disliked items of an example: pair accuracy over all its pairs, where that has one
 
 
 class Tuned(NamedTuple):
@@ -86,10 +87,8 @@ def curve(
     ]
 
 
-def _figures(
-    batch: EvalBatch, scored: scores.Scored, config: EvalConfig
-) -> tuple[metrics.Mean, metrics.Mean, metrics.Mean]:
-    """Pair accuracy, NDCG of liked items and share of disliked ones in the top CUT, of the real examples of a batch."""
+def _figures(batch: EvalBatch, scored: scores.Scored, config: EvalConfig) -> tuple[metrics.Mean, ...]:
+    """Figures of a ``Point``, of the real examples of a batch."""
     real = np.flatnonzero(batch.real_B)
     scored = scores.of_rows(scored, real, len(batch.real_B))
     batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
@@ -104,7 +103,9 @@ def _figures(
 
     ndcg_B = metrics.over_targets(metrics.ndcg(ranks(batch.liked_BC), CUT))
     hit_B = metrics.over_targets(metrics.hit_rate(ranks(batch.disliked_BC), CUT))
-    return correct, metrics.mean(ndcg_B), metrics.mean(hit_B)
+    liked, disliked = scored.of(batch.liked_BC), scored.of(batch.disliked_BC)
+    auc_B = metrics.pairs(liked, batch.liked_BC, disliked, batch.disliked_BC).auc_B
+    return correct, metrics.mean(ndcg_B), metrics.mean(hit_B), metrics.mean(auc_B)
 
 
 def thresholds(
@@ -130,7 +131,7 @@ def thresholds(
 
 
 def chosen(points: Sequence[Point]) -> dict[str, Point]:
-    """The point of each form, by name, that keeps most of the best pair accuracy and of the best NDCG of all points.
+    """The point of each form, by name, that keeps most of the best AUC and of the best NDCG of all points.
 
     That is the one whose lesser share is the largest, of equal ones the first. A figure that no point has, or that
     is 0 for all, does not count.
@@ -145,7 +146,7 @@ def chosen(points: Sequence[Point]) -> dict[str, Point]:
 
 
 def _both(point: Point) -> tuple[float, float]:
-    return point.pair_accuracy, point.ndcg
+    return point.auc, point.ndcg
 
 
 def _number(value: float) -> float:

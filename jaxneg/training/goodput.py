@@ -117,16 +117,16 @@ class Clock:
 
         ``time_spent`` has seconds by what they went into, which add up to ``wall_seconds``.
         """
-        progress = self._progress
-        wall = max(self._now() - progress.began, self.seconds)
+        progress, seconds = self._progress, self.seconds
+        wall = max(self._began + seconds - self._before - progress.began, seconds)
         # Steps count until their results are there, so that what they waited for is among them.
         waited = min(progress.spent.get(WAITING, 0.0), progress.device_seconds)
         steps = progress.device_seconds - waited
         spent = {"steps": steps, COMPILING: progress.compile_seconds, WAITING: waited}
         spent |= {what: progress.spent.get(what, 0.0) for what in (VALIDATING, SAVING)}
-        away = min(progress.away, wall - self.seconds)
-        spent[OTHER] = max(0.0, self.seconds - sum(spent.values()))
-        spent |= {AGAIN: wall - self.seconds - away, AWAY: away}
+        away = min(progress.away, wall - seconds)
+        spent[OTHER] = max(0.0, seconds - sum(spent.values()))
+        spent |= {AGAIN: wall - seconds - away, AWAY: away}
         return {"wall_seconds": wall, "goodput": steps / max(wall, 1e-9), "time_spent": spent}
 
 

@@ -3,7 +3,7 @@
 import collections
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ import jax
 from jaxneg.config import Config
 from jaxneg.data import pipeline, stores
 from jaxneg.training import program, validation
+
+TIMED = 5  # steps after which it is said how long the others will take
 
 
 class Job(NamedTuple):
@@ -58,6 +60,22 @@ def opening(job: Job, params: Mapping[str, jax.Array], step: int) -> Iterator[st
     begun = f", from step {step:,} on" if step else ""
     yield f"train steps       {job.per_epoch:,} an epoch, {job.total:,} in all{begun}"
     yield f"train results     {job.workdir}"
+
+
+class Forecast:
+    """Says once how long the rest of a job will take, by its first steps after compiling."""
+
+    def __init__(self, job: Job, say: Callable[[str], None]):
+        self._job, self._say, self._said = job, say, False
+
+    def __call__(self, step: int, steps: int, seconds: float) -> None:
+        """Takes in that the ``steps`` before ``step`` took so many seconds."""
+        job = self._job
+        if self._said or steps < min(TIMED, job.total - step):
+            return
+        self._said, each = True, seconds / steps
+        epoch, rest = spoken(each * job.per_epoch), spoken(each * (job.total - step))
+        self._say(f"train time        about {epoch} an epoch and {rest} to the end, with validations on top")
 
 
 def spoken(seconds: float) -> str:

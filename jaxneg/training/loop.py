@@ -27,6 +27,7 @@ from jaxneg.training import (
     agreement,
     alerts,
     beginning,
+    carry,
     checkpoint,
     claims,
     compiled,
@@ -36,6 +37,7 @@ from jaxneg.training import (
     interval,
     jobs,
     logs,
+    origin as origins,
     processes,
     program,
     records,
@@ -46,7 +48,6 @@ from jaxneg.training import (
 from jaxneg.training.history import Progress
 from jaxneg.training.jobs import Job
 
-TIMED = 5  # steps after which it is said how long the others will take
 AGAIN = "the same command continues from the last checkpoint"
 # What the thread that makes batches raises where it is wrong itself.
 OURS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -81,16 +82,18 @@ def train(
     """
     config = rules.check(config)
     with contextlib.ExitStack() as hold:
-        job = _claimed(config, files.local(workdir, "--workdir"), hold)
-        return _train(job, Watch(on_progress, stop, say if processes.first() else _silent))
+        job, origin = _claimed(config, files.local(workdir, "--workdir"), hold)
+        return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent))
 
 
 def _silent(line: str) -> None:
     """Says nothing: one process of many tells a person what all do."""
 
 
-def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
-    """The job of a config whose run directory is claimed; ``hold`` holds it to the end."""
+def _claimed(
+    config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack
+) -> tuple[Job, origins.Origin | None]:
+    """The job of a config whose run directory is claimed, and what it starts from; ``hold`` holds it to the end."""
     compiled.keep()
     processes.agree("config", agreement.of_config(config))
     with processes.together("store"):
@@ -104,24 +107,28 @@ def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) 
         built = program.build(config, program.catalogue_of(store), mesh, total, batches.form)
         evaluated = validation.Validation(config, store, built)
         sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
+        origin = origins.of(config, store, workdir)
+        if origin is not None:
+            carry.check(origin, built)
         if processes.first():
             claims.check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
-            claims.claim(config, store, workdir, batches.steps_per_epoch)
+            start = None if origin is None else origin.told
+            claims.claim(config, store, workdir, batches.steps_per_epoch, start)
     if processes.many():
         with processes.together("claim"):
             claims.check_shared(workdir)
-    return Job(config, workdir, store, batches, built, evaluated)
+    return Job(config, workdir, store, batches, built, evaluated), origin
 
 
-def _train(job: Job, watch: Watch) -> records.Result:
+def _train(job: Job, origin: origins.Origin | None, watch: Watch) -> records.Result:
     layout = job.built.layout
     attribute_VA = sharding.put(layout.by_row(np.asarray(job.store.attribute_VA)), layout.mesh, "VA")
     checkpoints = checkpoint.Checkpointer(job.workdir / "checkpoints")
     writer = logs.Writer(job.workdir, silent=not processes.first())
     try:
-        state, past = _beginning(job, checkpoints, watch)
+        state, past = _beginning(job, origin, checkpoints, watch)
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if past is None else past.step)
         facts = _facts(job)
@@ -129,17 +136,17 @@ def _train(job: Job, watch: Watch) -> records.Result:
             loop = Loop(job, attribute_VA, past or Progress(), checkpoints, writer, watch, watchdog.feed)
             for line in jobs.opening(job, state.params, loop.progress.step):
                 watch.say(line)
-            try:
+            if origin is not None:
+                watch.say(f"train start       from {origins.spoken(origin.told)}")
+            with contextlib.closing(loop.trace):
                 return loop.run(state, facts)
-            finally:
-                loop.trace.end(loop.progress.step)
     finally:
         checkpoints.close()
         writer.close()
 
 
 def _beginning(
-    job: Job, checkpoints: checkpoint.Checkpointer, watch: Watch
+    job: Job, origin: origins.Origin | None, checkpoints: checkpoint.Checkpointer, watch: Watch
 ) -> tuple[steps.State, Progress | None]:
     """The state and the progress of the latest checkpoint; without one the first state of all, and None."""
     restored = checkpoints.restore(
@@ -148,7 +155,8 @@ def _beginning(
     if restored is None:
         if job.config.like.folds:
             watch.on_progress(0, job.total, {}, stage="factorising")
-        return job.built.init(**beginning.of(job)), None
+        first = job.built.init(**beginning.of(job))
+        return first if origin is None else carry.state(origin, job.built, job.store, first), None
     state, values = restored
     if "step" not in values:
         raise UserError(f"checkpoint of {job.workdir} says nothing of its step: choose a new --workdir")
@@ -182,13 +190,12 @@ class Loop:
     watch: Watch
     feed: Callable[[int], None]  # of the watchdog: that a step was reached
     compiled: set[int] = field(default_factory=set[int])  # of how many steps programs are
-    expected: bool = False  # whether it was said how long it will take
 
     def __post_init__(self) -> None:
         job, workdir = self.job, self.job.workdir
         self.interval, self.alerts = interval.Interval(), alerts.Alerts()
         self.trace = traces.Trace(job.config.train.profiled, workdir, self.watch.say)
-        self.cost = cost.of(job)
+        self.cost, self.forecast = cost.of(job), jobs.Forecast(job, self.watch.say)
         ended = (workdir / "result.json").is_file()
         self.clock = goodput.Clock(workdir, self.progress, ended=ended, silent=not processes.first())
 
@@ -290,17 +297,6 @@ class Loop:
             }
         self.watch.on_progress(step, self.job.total, found, stage=stage)
 
-    def _expect(self, step: int, steps: int, seconds: float) -> None:
-        """Says once how long the rest will take, by the first steps after compiling."""
-        if self.expected or steps < min(TIMED, self.job.total - step):
-            return
-        self.expected, each = True, seconds / steps
-        rest = (self.job.total - step) * each
-        self.watch.say(
-            f"train time        about {jobs.spoken(each * self.job.per_epoch)} an epoch and {jobs.spoken(rest)} to the "
-            "end, with validations on top"
-        )
-
     def _save(self, step: int, state: steps.State, score: float | None) -> None:
         self.progress.step, self.progress.seconds = step, self.clock.seconds
         # The first of equal scores is the best step; with a score of their own, later ones would displace it.
@@ -331,7 +327,7 @@ class Loop:
         self.progress.negatives += negatives
         self.progress.device_seconds += seconds
         self.clock.count(goodput.WAITING, waited)
-        self._expect(step, count, seconds)
+        self.forecast(step, count, seconds)
         line = {
             "epoch": step / self.job.per_epoch,
             "loss": loss,
@@ -386,6 +382,8 @@ class Loop:
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
         result |= self.clock.goodput()
+        if (start := records.started_from(self.job.workdir)) is not None:
+            result["started_from"] = start
         if processes.first():
             files.write_json(self.job.workdir / "result.json", documents.sealed(result))
         return cast(records.Result, result)

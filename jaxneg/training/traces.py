@@ -3,6 +3,7 @@
 # jax.profiler.start_trace leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ class Trace:
     def __init__(self, steps: range, directory: pathlib.Path, say: Callable[[str], None]):
         self._steps, self._directory, self._say = steps, directory / FOLDER, say
         self._since: int | None = None
+        self._reached = 0
 
     def __call__(self, step: int, settle: Callable[[], object]) -> None:
         """Begins or ends the trace where ``step`` says so.
@@ -34,6 +36,7 @@ class Trace:
           step: the next one to be taken.
           settle: returns once those before it are done.
         """
+        self._reached = step
         if self._since is None and step in self._steps:
             settle()
             with self._carried():
@@ -41,9 +44,9 @@ class Trace:
             self._since = step
         elif self._since is not None and step >= self._steps.stop:
             settle()
-            self.end(step)
+            self.close()
 
-    def end(self, step: int) -> None:
+    def close(self) -> None:
         """Ends a trace that has begun, where there is one."""
         if self._since is None:
             return
@@ -51,9 +54,9 @@ class Trace:
         with self._carried():
             jax.profiler.stop_trace()
         self._say(
-            f"train profile     steps {since + 1:,} to {step:,} in {self._directory}: open it with TensorBoard (pip "
-            "install tensorboard-plugin-profile), or its perfetto_trace.json.gz at ui.perfetto.dev"
+            f"train profile     steps {since + 1:,} to {self._reached:,} in {self._directory}: open it with "
+            "TensorBoard (pip install tensorboard-plugin-profile), or its perfetto_trace.json.gz at ui.perfetto.dev"
         )
 
-    def _carried(self):
+    def _carried(self) -> contextlib.AbstractContextManager[None]:
         return errors.carried(f"the trace in {self._directory} could not be written", WITHOUT)

@@ -45,21 +45,6 @@ def test_a_smoke_run_prints_a_line_for_each_cell(module, monkeypatch, capsys):
         assert sum(one["share"] for one in line["operations"]) <= 1
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
-        ("NVIDIA H100 PCIe", "bfloat16", 756),
-        ("NVIDIA A100-SXM4-80GB", "float32", 156),
-        ("TPU v5 lite", "bfloat16", 197),
-        ("TPU v5", "float32", 459),
-        ("cpu", "bfloat16", None),
-    ],
-)
-def test_peaks_are_of_the_kind_of_device(module, device, dtype, peak):
-    assert module.published(device, dtype) == peak
-
-
 def test_a_cell_without_room_is_a_line_that_says_so(module, monkeypatch, capsys):
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room for 5 bytes\nand more")

@@ -22,8 +22,8 @@ CONFIG = Config(
 )
 
 
-def point(name, pair_accuracy, ndcg, beta=0.0):
-    return curves.Point(Form(name, beta), None, pair_accuracy, ndcg, 0.0)
+def point(name, auc, ndcg, beta=0.0):
+    return curves.Point(Form(name, beta), None, 0.5, ndcg, 0.0, auc)
 
 
 def test_the_point_that_keeps_most_of_both_is_chosen():
@@ -45,7 +45,7 @@ def test_the_point_that_keeps_most_of_both_is_chosen():
         "demote": 2,
     }
     # Without pairs there is nothing to weigh: the best ranking.
-    blind = [one._replace(pair_accuracy=float("nan")) for one in points]
+    blind = [one._replace(auc=float("nan")) for one in points]
     assert curves.chosen(blind)["sum"].form.beta == 0.5
 
 
@@ -71,6 +71,7 @@ def test_points_of_a_curve_are_what_a_full_evaluation_finds(exclude_seen, run, m
     for one in curves.curve(score, batches, config.eval, [(0.5, 0.1)]):
         figures = eval_set.measure(score.in_form(one.form)).figures
         assert one.pair_accuracy == pytest.approx(figures["pair_accuracy"], abs=1e-9)
+        assert one.auc == pytest.approx(figures["auc"], abs=1e-9)
         assert one.ndcg == pytest.approx(figures["ndcg@10"], abs=1e-9)
         disliked = figures["hit_rate@10"] - figures["delta_hit_rate@10"]
         assert one.disliked_hit_rate == pytest.approx(disliked, abs=0.02)

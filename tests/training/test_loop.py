@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import progress
+from jaxneg import chips, progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, histories, pipeline, sequences, stores
 from jaxneg.embeddings import layouts, sharding
@@ -78,6 +79,11 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     )
     assert 0 < result["device_seconds"] and 0 < result["compile_seconds"]
     assert result["device_seconds"] + result["compile_seconds"] < result["seconds"]
+    assert sum(result["time_spent"].values()) == pytest.approx(result["wall_seconds"])
+    assert result["wall_seconds"] == pytest.approx(
+        result["seconds"], abs=2.0
+    )  # the end of the last checkpoint
+    assert 0 < result["goodput"] < 1
     assert abs(result["hard_share"] - 0.5) < 0.1  # below p_hard where a user has no negatives
     lines = logs.read(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -94,6 +100,26 @@ def test_a_run_leaves_what_it_should(small_store, tmp_path):
     )
     trained = runs.load(tmp_path / "run")
     assert int(trained.state.step) == result["best_step"]
+
+
+def test_a_run_is_traced_and_says_its_share_of_the_peak(small_store, tmp_path, monkeypatch):
+    monkeypatch.setitem(chips.PEAKS, "cpu", chips.Peak(1.0, 1.0))
+    config = of(CONFIG, small_store, train={"epochs": 1, "devices": 1, "profile": "2:3"})
+    said = []
+    result = loop.train(config, tmp_path / "run", say=said.append)
+    [trace] = (tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz")
+    found = json.loads(gzip.decompress(trace.read_bytes()))
+    assert any("train_step" in event.get("name", "") for event in found["traceEvents"])
+    assert sum("steps 3 to 5 in" in line for line in said) == 1
+    lines = [line for line in logs.read(tmp_path / "run") if "loss" in line]
+    flop = [line["mfu"] * line["step_seconds"] * 1e12 for line in lines]
+    assert max(flop) == pytest.approx(min(flop))
+    # Of each position, forward and twice that backward: 6 D^2 multiply-adds of the block's layers; the half square,
+    # scores, norms and Adam come on top.
+    batches = pipeline.of_config(config, stores.Store.open(small_store))
+    products = 3 * batches.form.rows * batches.form.length * 2 * 6 * config.model.width**2
+    assert products < flop[0] < 10 * products
+    assert lines[-1]["step"] == result["steps"] and all(0 <= line["waiting"] <= 1 for line in lines)
 
 
 def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):

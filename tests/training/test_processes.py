@@ -151,7 +151,9 @@ def test_the_watchdog_ends_a_process_that_is_stuck(exits, capfd):
         assert exits == []
         time.sleep(0.6)
     assert exits == [processes.LOST]
-    assert "no progress for 0 s after step 7: a device or another process is stuck" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "no progress for 0 s after step 7: a device or another process is stuck" in said
+    assert "most recent call first" in said  # and where it is stuck
 
 
 @pytest.mark.slow
