@@ -14,6 +14,7 @@ from jaxneg import callbacks, progress
 from jaxneg.cli import commands
 from jaxneg.config import Config, fields, loading
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.training import records
 
 
@@ -76,7 +77,7 @@ class Train(commands.Configured):
         try:
             before = None
             with contextlib.suppress(UserError):  # training says it
-                before = runs.ended(self.workdir)
+                before = runs.ended(addresses.listed(self.workdir, "--workdir"))
             with progress.Steps("train") as steps, processes.Terminate() as stop:
                 on_progress = steps if processes.first() else progress.silent
                 result = loop.train(config, self.workdir, on_progress, stop, progress.say)
@@ -98,7 +99,7 @@ class Train(commands.Configured):
                 f"{self.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
                 "training; --data.hard-opinion says what counts of them"
             )
-        progress.say(endings.trained(self.workdir, result, before))
+        progress.say(endings.trained(addresses.listed(self.workdir, "--workdir"), result, before))
 
 
 def _quiet() -> None:
