@@ -268,20 +268,25 @@ def _s3() -> Any:
 def _gs() -> Any:
     # Not the class of the package's own file, which asks of each bucket over gRPC what kind it is.
     library = importlib.import_module("gcsfs.core")
-    logging.getLogger("gcsfs").setLevel(
-        logging.CRITICAL + 1
-    )  # what it raises it logs as well, traceback and all
+    _silence("gcsfs")
     emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
     more = {"token": "anon"} if emulated else {}
-    return library.GCSFileSystem(
-        use_listings_cache=False, skip_instance_cache=True, requests_timeout=SECONDS, **more
-    )
+    whole = library.GCSFileSystem
+    # Its requests without their own retries, of which six take most of a minute, whatever the reason.
+    once = type("Once", (whole,), {"_request": getattr(whole._request, "__wrapped__", whole._request)})
+    return once(use_listings_cache=False, skip_instance_cache=True, requests_timeout=SECONDS, **more)
 
 
 def _az() -> Any:
     library = importlib.import_module("adlfs")
+    _silence("asyncio")  # of requests that were given up as the process ends
     more = {} if os.environ.get("FSSPEC_ABFS_ANON") else {"anon": False}
     return library.AzureBlobFileSystem(use_listings_cache=False, skip_instance_cache=True, **more)
+
+
+def _silence(name: str) -> None:
+    """Keeps a library from logging what it raises as well, traceback and all."""
+    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 _CONNECT: dict[str, Callable[[], Any]] = {"s3": _s3, "gs": _gs, "az": _az}
