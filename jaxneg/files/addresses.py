@@ -37,7 +37,7 @@ def local(
       marker: name of a file without which nothing is there.
       wanted: which objects are asked for.
     """
-    at = files.given(path, option)
+    at = path if isinstance(path, Address) else files.given(path, option)
     return at if isinstance(at, pathlib.Path) else snapshots.fetched(at, marker, wanted)
 
 

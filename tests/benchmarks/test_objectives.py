@@ -1,9 +1,6 @@
 """Objectives outside the library against slow loops, HSTU against a plain one, and hits by popularity by hand."""
 
-import importlib
 import math
-import pathlib
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -13,26 +10,8 @@ import pytest
 from flax import nnx
 
 from jaxneg.batch import CODE
-from jaxneg.config import ModelConfig, parts
-from jaxneg.training import losses, objective, scoring
-
-BENCHMARKS = str(pathlib.Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    """The script; what it registers is forgotten again."""
-    before = {kind: dict(rows) for kind, rows in parts.KINDS.items()}
-    replaced = objective.loss, scoring.encode, scoring.last_hidden
-    sys.path.insert(0, BENCHMARKS)
-    try:
-        yield importlib.import_module("objectives")
-    finally:
-        sys.path.remove(BENCHMARKS)
-        objective.loss, scoring.encode, scoring.last_hidden = replaced
-        for kind, rows in before.items():
-            parts.KINDS[kind].clear()
-            parts.KINDS[kind].update(rows)
+from jaxneg.config import ModelConfig
+from jaxneg.training import losses
 
 
 def sigmoid(x):
