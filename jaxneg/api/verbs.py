@@ -139,7 +139,7 @@ def _started(config: Config, run: Run | Path | None) -> Config:
 
 def _config(config: Config | Path, store: Path | None) -> Config:
     if isinstance(config, str | os.PathLike):
-        config = loading.load(os.fspath(config))
+        config = loading.load(addresses.local(config, "config"))
     config = fields.settled(config, Config)
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))

@@ -11,7 +11,7 @@ import tyro
 
 from jaxneg import files
 from jaxneg.cli import usage
-from jaxneg.config import Config, fields, options, rules, saved
+from jaxneg.config import Config, fields, loading, options, rules, saved
 from jaxneg.files import addresses
 
 C = TypeVar("C")
@@ -87,6 +87,11 @@ def with_config(kind: type[K], args: Sequence[str], verb: str, read: Callable[[p
         files.given(args[0], kind.PLACE.upper())
         return parse(read(pathlib.Path(args[0])))
     return parse(read(getattr(parse(Config()), kind.PLACE)))
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """The config that an experiment's file gives."""
+    return loading.load(addresses.local(path, "CONFIG"))
 
 
 def read_run(directory: str | os.PathLike[str]) -> Config:

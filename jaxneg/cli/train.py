@@ -12,7 +12,7 @@ import tyro
 
 from jaxneg import callbacks, progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields, loading
+from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
 from jaxneg.files import addresses
 from jaxneg.training import records
@@ -126,4 +126,4 @@ def _warn(config: Config) -> None:
 
 
 def parse(args: Sequence[str]) -> Train:
-    return commands.with_config(Train, args, "train", loading.load)
+    return commands.with_config(Train, args, "train", commands.read_config)

@@ -7,7 +7,6 @@ from jaxneg.config import experiments, options, rules
 from jaxneg.config.fields import settled
 from jaxneg.config.schema import Config
 from jaxneg.errors import UserError
-from jaxneg.files import addresses
 
 
 def load(path: str | pathlib.Path) -> Config:
@@ -15,7 +14,6 @@ def load(path: str | pathlib.Path) -> Config:
 
     Its values are what the fields take; whether they go together, ``check`` says once options had their say.
     """
-    path = addresses.local(path, "CONFIG")
     with experiments.loaded(path, "a config ends in .py and defines get_config() -> Config") as module:
         config = experiments.called(module.get_config)
         if not isinstance(config, Config):

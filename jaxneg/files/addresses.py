@@ -9,6 +9,7 @@ whatever a person is told (``errors.spoken``).
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import secrets
