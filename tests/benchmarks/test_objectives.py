@@ -16,6 +16,8 @@ from jaxneg.batch import CODE
 from jaxneg.config import ModelConfig, parts
 from jaxneg.training import losses, objective, scoring
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = str(pathlib.Path(__file__).parents[2] / "benchmarks")
 
 
