@@ -80,16 +80,17 @@ FIGURES = {
 }
 
 
-def prepared(name: str, work: pathlib.Path, quick: bool) -> pathlib.Path:
-    """The store of a set."""
+def prepared(name: str, work: pathlib.Path, quick: bool, seed: int = LISTENERS.seed) -> pathlib.Path:
+    """The store of a set; ``seed`` is that of simulated listeners."""
     if name != "simulated":
         return real_data.prepared(name, work)
-    store = work / "stores" / name
+    store = work / "stores" / (name if seed == LISTENERS.seed else f"{name}_{seed}")
     if not (store / "metadata.json").exists():
-        log = work / "simulated.parquet"
+        log = work / f"{store.name}.parquet"
         work.mkdir(parents=True, exist_ok=True)
-        few = dataclasses.replace(LISTENERS, users=150, sessions=1000)
-        simulator.write(simulator.simulate(few if quick else LISTENERS), log)
+        listeners = dataclasses.replace(LISTENERS, seed=seed)
+        few = dataclasses.replace(listeners, users=150, sessions=1000)
+        simulator.write(simulator.simulate(few if quick else listeners), log)
         reader, con = readers.READERS["table"], engine.connect()
         settings = prepare_config.with_defaults(PrepareConfig(session="given"), **reader.settings)
         events = reader.read(con, log, reader.Options(attributes=("artist",)))

@@ -96,9 +96,15 @@ def table(rows: list[options.Option], effects: Mapping[str, str] | None = None) 
         value = _metavar(row.metavar)
         value = "flag" if not value and row.default in ("False", "True") else _code(value)
         default = _default(row.default)
-        last = [effects[row.names[0]]] if effects else []
-        lines.append("| " + " | ".join([_code(row.names[0]), value, default, _cell(row.help), *last]) + " |")
+        last = [effects[_own(row)]] if effects else []
+        names = " or ".join(dict.fromkeys(map(_code, (_own(row), row.names[0]))))
+        lines.append("| " + " | ".join([names, value, default, _cell(row.help), *last]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _own(row: options.Option) -> str:
+    """The name of an option that is a field of a config, whatever short name comes first; else its first one."""
+    return next((name for name in row.names if "." in name), row.names[0])
 
 
 def _default(text: str) -> str:
@@ -123,7 +129,7 @@ def page() -> str:
         prefix = f"--{part.name}."
         text += [
             f"### `{prefix}*`: {PARTS[part.name]}\n",
-            table([row for row in config if row.names[0].startswith(prefix)], _effects(part, prefix)),
+            table([row for row in config if _own(row).startswith(prefix)], _effects(part, prefix)),
         ]
     of_config = {row.names[0] for row in config}
     text.append("## The verbs\n")

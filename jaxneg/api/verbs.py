@@ -91,6 +91,7 @@ def train(
     workdir: Path,
     *,
     store: Path | None = None,
+    warm_start: Run | Path | None = None,
     callbacks: Sequence[Any] = (),
     progress: bool = True,
 ) -> Run:
@@ -100,30 +101,39 @@ def train(
       config: the experiment, or a Python file with ``get_config() -> Config``.
       workdir: of the run: made if new.
       store: to read, instead of ``config.data.store``.
+      warm_start: a run that has ended, to start from on a later log, instead of ``config.train.warm_start``: its best
+        weights and the moments of its optimiser, rows of items, stations and attributes by raw id.
       callbacks: who is told of the run: functions of a step and its figures, objects with methods of
         ``jaxneg.callbacks.Callback``, and "tensorboard", "wandb" or "mlflow".
       progress: show how far it is, on standard error.
 
-    Raises UserError on settings that make no sense, on a store that is not there, on a directory of another experiment
-    and on a loss that is not finite.
+    Raises UserError on settings that make no sense, on a store that is not there, on a directory of another experiment,
+    on a run of another model to start from, and on a loss that is not finite.
     """
     from jaxneg.training import logs
 
     told = telling.Callbacks(callbacks)
     with told.around(), logs.also(told):
-        run = _train(config, workdir, store, progress)
+        run = _train(_started(_config(config, store), warm_start), workdir, progress)
         told.end(run.result)
     return run
 
 
-def _train(config: Config | Path, workdir: Path, store: Path | None, progress: bool) -> Run:
+def _train(config: Config, workdir: Path, progress: bool) -> Run:
     from jaxneg.training import loop
 
-    config = _config(config, store)
     with _steps("train", progress) as steps:
         say = bars.say if progress else lambda _: None
         loop.train(config, files.local(workdir, "workdir"), steps, say=say)
     return open_run(workdir)
+
+
+def _started(config: Config, run: Run | Path | None) -> Config:
+    """The config of a run that starts from another."""
+    if run is None:
+        return config
+    start = os.fspath(files.local(run, "warm_start"))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, warm_start=start))
 
 
 def _config(config: Config | Path, store: Path | None) -> Config:

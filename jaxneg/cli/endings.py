@@ -63,9 +63,15 @@ def trained(workdir: pathlib.Path, result: records.Result, before: records.Resul
         lines.append(f"  of {of_what}")
     lines.append(f"  {convergence.spoken(result)}")
     first = result["history"][0].get(monitor)
+    if start := result.get("started_from"):
+        lines.append(
+            f"  started from {start['run']} at step {start['step']:,}, with {start['items_carried']:,} of "
+            f"{start['items']:,} items and {start['events_carried']:.1%} of the training events"
+        )
     if len(result["history"]) > 1 and first is not None and result["best_score"] <= first:
         lines.append(
             f"  nothing was learned: no validation {figures.title(monitor)} is above the one before training"
+            + (", whose weights are kept" if start else "")
         )
     lines.append(f"  {_seconds(result)}")
     if finished:

@@ -39,6 +39,7 @@ class Train(commands.Configured):
         "--train.patience",
         "--train.monitor",
         "--train.seed",
+        "--from",
     )
 
     config: tyro.conf.Positional[Annotated[pathlib.Path, commands.path("CONFIG")]] = commands.REQUIRED

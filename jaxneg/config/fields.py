@@ -111,10 +111,17 @@ Part = Annotated[float, inside(0, 1, "[)")]
 Proper = Annotated[float, Bounds(0, 1, open_low=True, open_high=True, spoken="above 0 and below 1")]
 
 
-def option(metavar: str, otherwise: str) -> Any:
-    """Annotation of an option that may stay open; --help says ``otherwise`` as its default."""
+def option(metavar: str, otherwise: str, *aliases: str) -> Any:
+    """Annotation of an option that may stay open; --help says ``otherwise`` as its default.
+
+    Args:
+      metavar: of its value.
+      otherwise: what happens without it.
+      aliases: further names, as "--from".
+    """
     return tyro.conf.arg(
         metavar=metavar,
+        aliases=aliases,
         help_behavior_hint=lambda default: f"(default: {otherwise if default in ('None', '') else default})",
     )
 

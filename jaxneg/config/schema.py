@@ -207,6 +207,10 @@ class TrainConfig:
     shards: Annotated[Positive, NOTHING] = 1
     """devices that share the rows of the item tables; each has all of them with 1"""
     seed: Annotated[Seed, TRAINING] = 0  # of initialisation and dropout
+    warm_start: Annotated[Where, option("RUN", "none", "--from"), NOTHING] = ""
+    """run to start from; its best weights, rows of items and the like by raw id, whichever its store was"""
+    warm_optimizer: Annotated[bool, TRAINING] = True
+    """start with the moments of that run's optimiser too"""
     stuck_after: Annotated[Natural, NOTHING] = 1800
     """seconds without a step until the process ends with code 75; 0 waits for ever"""
 

@@ -183,6 +183,31 @@ def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
     )
 
 
+def moved(mesh: Mesh, table_VX: jax.Array, at_W: jax.Array) -> jax.Array:
+    """Rows of a table at places in it, as the table of another catalogue: both in parts along the axis "model".
+
+    The parts of the new table are asked for one after the other, so that no device has more than two of them.
+    """
+    owners = mesh.shape[MODEL]
+
+    def local(part: jax.Array, at_P: jax.Array) -> jax.Array:
+        size, asked, own = len(part), len(at_P), lax.axis_index(MODEL)
+        at_W = sharding.all_gather(at_P, MODEL)
+
+        def turn(owner: jax.Array, found: jax.Array) -> jax.Array:
+            at = lax.dynamic_slice_in_dim(at_W, owner * asked, asked) - own * size
+            here = jnp.where((at >= 0) & (at < size), at, NONE)
+            return jnp.where(owner == own, sharding.psum(_at(part, here), MODEL), found)
+
+        empty = jnp.zeros((asked, *part.shape[1:]), part.dtype)
+        return sharding.repeated(jnp.asarray(owners), turn, empty)
+
+    along = PartitionSpec(MODEL)
+    return jax.shard_map(local, mesh=mesh, in_specs=(along, along), out_specs=along, check_vma=False)(
+        table_VX, at_W
+    )
+
+
 def _specs() -> tuple[PartitionSpec, ...]:
     return EACH, EACH, EACH, EACH, ALL
 

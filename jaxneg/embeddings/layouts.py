@@ -259,8 +259,9 @@ class Sharded:
         ) -> Updated:
             assert route is not None
             (params, by_row), (of_params, moments) = trained, state
+            count = optim.updates(of_params)
             updates, of_params = dense.update(gradients.params, of_params, params)
-            change = functools.partial(of_rows.change, step)
+            change = functools.partial(of_rows.change, step, count=count)
             touched = {name: of for name, of in gradients.tables.items() if name in moments}
             touched = {name: of for name, of in touched.items() if name not in gradients.catalogue}
             by_row, moments = self.changed((by_row, moments), route, touched, change)
@@ -268,7 +269,7 @@ class Sharded:
                 total = exchange.send(
                     self.mesh, route, gradients.tables[name].row_KUX, [of_all], optim.add_to_rows
                 )
-                found = of_rows.change_all(step, by_row[name], *moments[name].values(), *total)
+                found = of_rows.change_all(step, by_row[name], *moments[name].values(), *total, count=count)
                 by_row[name], *new = found
                 moments[name] = dict(zip(moments[name], new, strict=True))
             norm = optax.tree.norm(gradients.params)
@@ -301,6 +302,11 @@ class Sharded:
 
     def all_rows(self, rows: Rows, weights: Weights) -> heads.Heads | None:
         return None
+
+
+def mesh_for(config: OptimConfig, mesh: Mesh) -> Mesh:
+    """A mesh of the same devices on which the tables of a config can lie, whatever those of the mesh are."""
+    return sharding.mesh_of(mesh.devices.flat) if config.rows == "dense" else mesh
 
 
 def of_config(config: OptimConfig, mesh: Mesh, items: int) -> Layout:

@@ -87,6 +87,16 @@ def _apart(
     return optax.GradientTransformation(init, update)
 
 
+def updates(state: Any) -> jax.Array:
+    """int32, updates that the moments in a state have seen: its run's, and another's that they were taken over from."""
+    return next(node.count for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node))
+
+
+def is_adam(node: object) -> bool:
+    """Whether a part of a state holds the moments of Adam."""
+    return isinstance(node, optax.ScaleByAdamState)
+
+
 def of_likes(name: str) -> bool:
     """Whether a parameter or a table is the like head's."""
     return name.startswith(("like.", "like_"))
@@ -126,10 +136,10 @@ class RowOptimizer(NamedTuple):
     """
 
     init: Callable[[dict[str, jax.Array]], Moments]  # of tables by name, such as item_VD
-    # (step, part, moments of it ..., row_Q, gradient_QX) -> part, moments. Rows are distinct; those past the end of
-    # the part are ignored.
+    # (step, part, moments of it ..., row_Q, gradient_QX, count=None) -> part, moments. Rows are distinct; those past
+    # the end of the part are ignored. ``count``: updates that the moments have seen, where these are not the steps.
     change: Callable[..., tuple[jax.Array, ...]]
-    # (step, table, moments of it ..., gradient of all rows) -> table, moments
+    # (step, table, moments of it ..., gradient of all rows, count=None) -> table, moments
     change_all: Callable[..., tuple[jax.Array, ...]]
 
 
@@ -156,7 +166,7 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
         return {table: dict(moment(table, name) for name in names) for table in tables if not fixed(table)}
 
     def delta(
-        step: jax.Array, gradient_QX: jax.Array, *moments: jax.Array
+        step: jax.Array, count: jax.Array | None, gradient_QX: jax.Array, *moments: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         scale = jnp.asarray(rate(step))
         if config.rows == "sgd":
@@ -168,14 +178,16 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
             return -scale * gradient_QX / by_row_QX, (sum_Q,)
         first_QX = b1 * moments[0] + (1 - b1) * gradient_QX
         second_QX = b2 * moments[1] + (1 - b2) * jnp.square(gradient_QX)
-        count = step.astype(jnp.float32) + 1.0
-        unbiased_QX = jnp.sqrt(second_QX / (1 - b2**count)) + EPSILON
-        return -scale * first_QX / (1 - b1**count) / unbiased_QX, (first_QX, second_QX)
+        seen = (step if count is None else count).astype(jnp.float32) + 1.0
+        unbiased_QX = jnp.sqrt(second_QX / (1 - b2**seen)) + EPSILON
+        return -scale * first_QX / (1 - b1**seen) / unbiased_QX, (first_QX, second_QX)
 
-    def change(step: jax.Array, part: jax.Array, *rest: jax.Array) -> tuple[jax.Array, ...]:
+    def change(
+        step: jax.Array, part: jax.Array, *rest: jax.Array, count: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         *moments, row_Q, gradient_QX = rest
         at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
-        added_QX, updated = delta(step, gradient_QX, *at_rows)
+        added_QX, updated = delta(step, count, gradient_QX, *at_rows)
         return (
             part.at[row_Q].add(added_QX, mode="drop", unique_indices=True),
             *(
@@ -184,9 +196,11 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
             ),
         )
 
-    def change_all(step: jax.Array, table: jax.Array, *rest: jax.Array) -> tuple[jax.Array, ...]:
+    def change_all(
+        step: jax.Array, table: jax.Array, *rest: jax.Array, count: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         *moments, gradient = rest
-        added, updated = delta(step, gradient, *moments)
+        added, updated = delta(step, count, gradient, *moments)
         return table + added, *updated
 
     return RowOptimizer(init, change, change_all)

@@ -26,12 +26,14 @@ from jaxneg.training import (
     advice,
     agreement,
     beginning,
+    carry,
     checkpoint,
     claims,
     compiled,
     convergence,
     jobs,
     logs,
+    origin as origins,
     processes,
     program,
     records,
@@ -76,16 +78,18 @@ def train(
     """
     config = rules.check(config)
     with contextlib.ExitStack() as hold:
-        job = _claimed(config, files.local(workdir, "--workdir"), hold)
-        return _train(job, Watch(on_progress, stop, say if processes.first() else _silent))
+        job, origin = _claimed(config, files.local(workdir, "--workdir"), hold)
+        return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent))
 
 
 def _silent(line: str) -> None:
     """Says nothing: one process of many tells a person what all do."""
 
 
-def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) -> Job:
-    """The job of a config whose run directory is claimed; ``hold`` holds it to the end."""
+def _claimed(
+    config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack
+) -> tuple[Job, origins.Origin | None]:
+    """The job of a config whose run directory is claimed, and what it starts from; ``hold`` holds it to the end."""
     compiled.keep()
     processes.agree("config", agreement.of_config(config))
     with processes.together("store"):
@@ -99,24 +103,28 @@ def _claimed(config: Config, workdir: pathlib.Path, hold: contextlib.ExitStack) 
         built = program.build(config, program.catalogue_of(store), mesh, total, batches.form)
         evaluated = validation.Validation(config, store, built)
         sharding.check_batch(config.data.batch_size, mesh, config.optim.accumulate)
+        origin = origins.of(config, store, workdir)
+        if origin is not None:
+            carry.check(origin, built)
         if processes.first():
             claims.check_vacant(workdir)
             hold.enter_context(locks.held(locks.inside(workdir), f"--workdir {workdir}"))
             files.clean_inside(workdir)
-            claims.claim(config, store, workdir, batches.steps_per_epoch)
+            start = None if origin is None else origin.told
+            claims.claim(config, store, workdir, batches.steps_per_epoch, start)
     if processes.many():
         with processes.together("claim"):
             claims.check_shared(workdir)
-    return Job(config, workdir, store, batches, built, evaluated)
+    return Job(config, workdir, store, batches, built, evaluated), origin
 
 
-def _train(job: Job, watch: Watch) -> records.Result:
+def _train(job: Job, origin: origins.Origin | None, watch: Watch) -> records.Result:
     layout = job.built.layout
     attribute_VA = sharding.put(layout.by_row(np.asarray(job.store.attribute_VA)), layout.mesh, "VA")
     checkpoints = checkpoint.Checkpointer(job.workdir / "checkpoints")
     writer = logs.Writer(job.workdir, silent=not processes.first())
     try:
-        state, past = _beginning(job, checkpoints, watch)
+        state, past = _beginning(job, origin, checkpoints, watch)
         # Without a checkpoint the validation at step 0, too, is written again.
         writer.rewind(-1 if past is None else past.step)
         facts = _facts(job)
@@ -124,6 +132,8 @@ def _train(job: Job, watch: Watch) -> records.Result:
             loop = Loop(job, attribute_VA, past or Progress(), checkpoints, writer, watch, watchdog.feed)
             for line in jobs.opening(job, state.params, loop.progress.step):
                 watch.say(line)
+            if origin is not None:
+                watch.say(f"train start       from {origins.spoken(origin.told)}")
             return loop.run(state, facts)
     finally:
         checkpoints.close()
@@ -131,7 +141,7 @@ def _train(job: Job, watch: Watch) -> records.Result:
 
 
 def _beginning(
-    job: Job, checkpoints: checkpoint.Checkpointer, watch: Watch
+    job: Job, origin: origins.Origin | None, checkpoints: checkpoint.Checkpointer, watch: Watch
 ) -> tuple[steps.State, Progress | None]:
     """The state and the progress of the latest checkpoint; without one the first state of all, and None."""
     restored = checkpoints.restore(
@@ -140,7 +150,8 @@ def _beginning(
     if restored is None:
         if job.config.like.folds:
             watch.on_progress(0, job.total, {}, stage="factorising")
-        return job.built.init(**beginning.of(job)), None
+        first = job.built.init(**beginning.of(job))
+        return first if origin is None else carry.state(origin, job.built, job.store, first), None
     state, values = restored
     if "step" not in values:
         raise UserError(f"checkpoint of {job.workdir} says nothing of its step: choose a new --workdir")
@@ -377,6 +388,8 @@ class Loop:
         counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
+        if (start := records.started_from(self.job.workdir)) is not None:
+            result["started_from"] = start
         if processes.first():
             files.write_json(self.job.workdir / "result.json", documents.sealed(result))
         return cast(records.Result, result)

@@ -17,10 +17,25 @@ from jaxneg.training import convergence
 
 State = Literal["ended", "stopped", "running", "failed", "damaged"]
 AGAIN = "train again in a new --workdir"
+WARM = "warm_start.json"
 CONTENTS = {"store.json", "environment.json", "metrics.jsonl", "checkpoints"}  # of a run, beside config.json
 # What nobody looks for runs in: files of stores and exports say what they are.
 OTHERS = {"metadata.json", "manifest.json"}
 SHOWN = ("pair_accuracy", "auc")  # beside the figure that decides
+
+
+class StartedFrom(TypedDict):
+    """What warm_start.json, and result.json with it, hold of the run that another one started from."""
+
+    run: str  # its directory, as it was named
+    catalogue: str  # a checksum of its catalogue
+    step: documents.Count  # of the checkpoint
+    monitor: str  # the figure that chose it
+    score: float
+    optimizer: bool  # whether moments came too
+    items: documents.Count  # of the new catalogue
+    items_carried: documents.Count
+    events_carried: float  # share of the training events, of items that were there
 
 
 class Result(TypedDict):
@@ -48,6 +63,7 @@ class Result(TypedDict):
     sequences_to_convergence: NotRequired[float | None]
     seconds_to_convergence: NotRequired[float | None]
     not_converged: NotRequired[str | None]
+    started_from: NotRequired[StartedFrom]
 
 
 class Failure(TypedDict):
@@ -60,6 +76,12 @@ class Failure(TypedDict):
 def failure_path(sweep: pathlib.Path, cell: str) -> pathlib.Path:
     """Where a sweep says why a cell failed."""
     return sweep / "failed" / f"{cell}.json"
+
+
+def started_from(directory: pathlib.Path) -> StartedFrom | None:
+    """Which run that in a directory started from; None where it began anew."""
+    path = directory / WARM
+    return documents.read(path, StartedFrom, AGAIN, more=True) if os.path.lexists(path) else None
 
 
 def stands(result: Result, epochs: int, directory: pathlib.Path) -> bool:

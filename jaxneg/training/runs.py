@@ -3,6 +3,8 @@
 config.json         the experiment, as resolved
 environment.json    versions, devices, command
 store.json          which catalogue and which preparation of the log it was trained on
+raw_ids/            ids of the items, stations and values of attributes behind the rows of its tables
+warm_start.json     which run it started from, if from one
 metrics.jsonl       figures by step; tensorboard/ holds the same
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
@@ -37,8 +39,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 AGAIN = "train again in a new --workdir"
 # What training writes into the directory of a run.
-WRITTEN = ("config.json", "environment.json", "store.json", "metrics.jsonl", "result.json")
-FOLDERS = ("checkpoints", "tensorboard")
+WRITTEN = ("config.json", "environment.json", "store.json", "warm_start.json", "metrics.jsonl", "result.json")
+FOLDERS = ("checkpoints", "tensorboard", "raw_ids")
 
 
 class TrainedOn(TypedDict):
@@ -169,12 +171,27 @@ def load(
     asked, shared = shared, shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
     mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
     built = program.build(config, program.catalogue_of(store), mesh)
-    step = result["best_step"] if step is None else step
+    state = restored(directory, built.state, result["best_step"] if step is None else step)
+    layout = built.layout
+    if not shared:
+        by_item = jax.tree.map(jnp.asarray, layout.by_item(state.tables))
+        state, layout = state._replace(tables=by_item), layouts.Whole(mesh, store.items)
+    return Trained(config, store, built.model, state, result, layout, asked)
+
+
+def restored(directory: pathlib.Path, abstract: steps.State, step: int) -> steps.State:
+    """The state in a checkpoint of a run. Raises UserError where it is missing or damaged.
+
+    Args:
+      directory: of the run, which is left as it is.
+      abstract: shapes, dtypes and shardings.
+      step: of the checkpoint.
+    """
     if not (directory / "checkpoints" / str(step)).is_dir():
         raise UserError(f"checkpoint {step} of {directory} is missing: train again in a new --workdir")
     checkpoints = checkpoint.Checkpointer(directory / "checkpoints", read_only=True)
     try:
-        found = checkpoints.restore(built.state, step)
+        found = checkpoints.restore(abstract, step)
     except UserError as error:
         raise UserError(f"{error}: {AGAIN}") from error
     finally:
@@ -182,12 +199,7 @@ def load(
     assert found is not None  # a step was named
     if found[1].get("step") != step:
         raise UserError(f"checkpoint {step} of {directory} is of another step: {AGAIN}")
-    state = found[0]
-    layout = built.layout
-    if not shared:
-        by_item = jax.tree.map(jnp.asarray, layout.by_item(state.tables))
-        state, layout = state._replace(tables=by_item), layouts.Whole(mesh, store.items)
-    return Trained(config, store, built.model, state, result, layout, asked)
+    return found[0]
 
 
 def evaluated(trained: Trained) -> tables.Weights:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxneg import models
 from jaxneg.batch import PAD, Batch
 from jaxneg.config import Config
-from jaxneg.embeddings import layouts, tables
+from jaxneg.embeddings import layouts, optim, tables
 from jaxneg.embeddings.layouts import Gradients, Trained
 from jaxneg.embeddings.tables import Weights
 from jaxneg.training import fold_in, likes, objective
@@ -112,8 +112,10 @@ def train_step(
     )
     average = state.average
     if config.optim.average > 0:
-        # The first averages forget the initial weights: 2/11, 3/12, 4/13, ... of the old one at most.
-        decay = jnp.minimum(config.optim.average, (2.0 + state.step) / (11.0 + state.step))
+        # The first averages forget the initial weights: 2/11, 3/12, 4/13, ... of the old one at most. Weights that have
+        # been trained before are not initial ones.
+        count = optim.updates(state.opt_state)
+        decay = jnp.minimum(config.optim.average, (2.0 + count) / (11.0 + count))
 
         def moved(old: jax.Array, new: jax.Array) -> jax.Array:
             return decay * old + (1.0 - decay) * new

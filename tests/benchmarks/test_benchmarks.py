@@ -39,14 +39,17 @@ KEYS = {
     "study": {"sweeps", "claims"},
     "time_to_quality": {"sets", "recipe"},
     "time_to_target": {"sets", "options"},
+    "two_heads": {"sets"},
     "train_step": {"positions_per_s", "L50", "L200", "matmul_gflops"},
+    "warm_start": {"sets", "options"},
 }
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
 # training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
 # data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
 # data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
 # test_peers.py, objectives by test_objectives.py, serving by serve/test_server.py and test_batching.py,
-# time_to_target by sweep/test_sweep.py.
+# time_to_target by sweep/test_sweep.py, two_heads by test_two_heads.py and training/test_likes.py, warm_start by
+# training/test_warm_start.py.
 LONG = (
     "big_data",
     "catalogue",
@@ -59,22 +62,16 @@ LONG = (
     "study",
     "time_to_quality",
     "time_to_target",
+    "two_heads",
+    "warm_start",
 )
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
 def test_every_benchmark_is_known():
-    # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py; three need real data;
+    # claims.py only reads, see test_claims.py; plan.py compiles for minutes, see test_plan.py; two need real data;
     # accelerators.py prints a line for each cell, see test_accelerators.py.
-    assert set(SCRIPTS) - {
-        "real_data",
-        "hard_opinion",
-        "claims",
-        "plan",
-        "accelerators",
-        "two_heads",
-        "ablation",
-    } == set(KEYS)
+    assert set(SCRIPTS) - {"real_data", "hard_opinion", "claims", "plan", "accelerators"} == set(KEYS)
 
 
 def by_itself(name):

@@ -1,9 +1,6 @@
 """Objectives outside the library against slow loops, HSTU against a plain one, and hits by popularity by hand."""
 
-import importlib
 import math
-import pathlib
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -35,6 +32,8 @@ def objectives():
         for kind, rows in before.items():
             parts.KINDS[kind].clear()
             parts.KINDS[kind].update(rows)
+from jaxneg.config import ModelConfig
+from jaxneg.training import losses
 
 
 def sigmoid(x):

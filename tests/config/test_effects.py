@@ -8,7 +8,7 @@ from jaxneg import config as configs
 from jaxneg.config import Config, Effect, fields
 
 # By hand: between the parts of a continued run these change nothing that it computes.
-RESUMED = """train.epochs train.patience train.log_every train.devices train.shards train.stuck_after
+RESUMED = """train.epochs train.warm_start train.patience train.log_every train.devices train.shards train.stuck_after
 train.steps_per_dispatch data.store eval.batch_size eval.ks eval.bands eval.bootstrap
 eval.exclude_seen""".split()
 # And with another of these a checkpoint is of another model, or scores otherwise than it was trained to.

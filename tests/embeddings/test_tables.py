@@ -134,6 +134,18 @@ def test_row_optimizers_follow_their_formulas_and_leave_other_rows_alone(rows):
     np.testing.assert_array_equal(found[0][jnp.array([1, 2, 4])], table[[1, 2, 4]])
 
 
+def test_moments_that_have_seen_more_updates_than_the_run_has_steps_are_corrected_for_those():
+    config = OptimConfig(rows="lazy_adam", row_learning_rate=0.3, warmup_steps=4)
+    optimizer = optim.row_optimizer(config, 10)
+    rng = np.random.default_rng(0)
+    table, gradient, first, second = (rng.normal(size=(2, 4)).astype(np.float32) for _ in range(4))
+    beside = (jnp.asarray(first), jnp.square(second), jnp.arange(2), jnp.asarray(gradient))
+    changed, *_ = optimizer.change(jnp.int32(1), jnp.asarray(table), *beside, count=jnp.int32(29))
+    rate = 0.3 * 1 / 4  # of the schedule, which goes by the steps of the run
+    delta, _ = by_hand("lazy_adam", gradient, (first, second.astype(np.float64) ** 2), 30, rate, config.b2)
+    np.testing.assert_allclose(changed, table + delta, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", ["sgd", "adagrad", "lazy_adam"])
 def test_a_change_of_all_rows_is_one_of_each(rows):
     optimizer = optim.row_optimizer(OptimConfig(rows=rows, row_learning_rate=0.3, warmup_steps=0), 10)

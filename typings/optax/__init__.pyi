@@ -3,12 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 from jax.typing import ArrayLike
 from optax import tree as tree
 
 Params = TypeVar("Params")
 Schedule = Callable[[ArrayLike], ArrayLike]  # step -> value
 OptState = Any
+
+class ScaleByAdamState(NamedTuple):
+    count: jax.Array
+    mu: Any
+    nu: Any
 
 class GradientTransformation(NamedTuple):
     init: Callable[[Any], OptState]
