@@ -10,30 +10,10 @@ import pytest
 from flax import nnx
 
 from jaxneg.batch import CODE
-from jaxneg.config import ModelConfig, parts
-from jaxneg.training import losses, objective, scoring
-
-pytestmark = pytest.mark.slow
-
-BENCHMARKS = str(pathlib.Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    """The script; what it registers is forgotten again."""
-    before = {kind: dict(rows) for kind, rows in parts.KINDS.items()}
-    replaced = objective.loss, scoring.encode, scoring.last_hidden
-    sys.path.insert(0, BENCHMARKS)
-    try:
-        yield importlib.import_module("objectives")
-    finally:
-        sys.path.remove(BENCHMARKS)
-        objective.loss, scoring.encode, scoring.last_hidden = replaced
-        for kind, rows in before.items():
-            parts.KINDS[kind].clear()
-            parts.KINDS[kind].update(rows)
 from jaxneg.config import ModelConfig
 from jaxneg.training import losses
+
+pytestmark = pytest.mark.slow
 
 
 def sigmoid(x):
