@@ -94,7 +94,11 @@ def put(bucket: Bucket, made: pathlib.Path, marker: str) -> None:
     """Puts the files of a directory in place of what is there; ``marker``, the name of one of them, last."""
     names = [str(path.relative_to(made)) for path in _below(made)]
     there = bucket.listed()
-    bucket.write(UNFINISHED, json.dumps({"marker": marker, "files": names}, indent=2).encode())
+    told = json.dumps({"marker": marker, "files": names}, indent=2).encode()
+    for _ in range(TIMES):  # as of files, in ``put_all``
+        bucket.write(UNFINISHED, told)
+        if bucket.read(UNFINISHED) == told:
+            break
     bucket.remove([marker] if marker in there else [])
     bucket.remove(name for name in there if everything(name) and name not in names)
     put_all(bucket, made, [name for name in names if name != marker])
