@@ -36,10 +36,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneg import batch as batches, chips
+from jaxneg import batch as batches
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
 from jaxneg.embeddings import sharding
-from jaxneg.training import program
+from jaxneg.training import chips, program
 
 LAYERS = 2
 TRACED = 3  # steps

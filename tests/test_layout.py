@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxneg"
 
 # Zones of a level do not know each other, unless KNOWN says so.
 LEVELS = [
-    {"errors", "figures", "pages", "signals", "batch", "chips", "progress", "shown", "files"},
+    {"errors", "figures", "pages", "signals", "batch", "progress", "shown", "files"},
     {"config", "callbacks"},
     {"data", "models", "metrics", "embeddings", "baselines"},
     {"training"},

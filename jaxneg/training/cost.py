@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
-from jaxneg import chips
-from jaxneg.training import program
+from jaxneg.training import chips, program
 from jaxneg.training.jobs import Job
 
 

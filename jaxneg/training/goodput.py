@@ -19,6 +19,8 @@ from jaxneg.files import documents
 from jaxneg.training.history import Progress
 
 HEARTBEAT = "heartbeat.json"
+RESULT = "result.json"
+TOLD = ("wall_seconds", "goodput", "time_spent")  # of its contents
 EVERY = 1.0  # seconds between signs of life, at least
 # What time goes into beside steps, in the order in which it is told.
 COMPILING, WAITING, VALIDATING, SAVING = "compiling", "waiting for batches", "validating", "saving"
@@ -36,6 +38,12 @@ class Beat(TypedDict):
     process: NotRequired[documents.Count]
     began: float  # when the run did
     away: float  # seconds until now in which no process was there
+
+
+class Ended(TypedDict):
+    """What the result of a run holds at least."""
+
+    steps: documents.Count
 
 
 class Clock:
@@ -128,6 +136,14 @@ class Clock:
         spent[OTHER] = max(0.0, seconds - sum(spent.values()))
         spent |= {AGAIN: wall - seconds - away, AWAY: away}
         return {"wall_seconds": wall, "goodput": steps / max(wall, 1e-9), "time_spent": spent}
+
+
+def told(directory: pathlib.Path) -> tuple[int, dict[str, object]] | None:
+    """The steps of a run that has ended, and what its ``result.json`` says of its time; None of one that has not."""
+    with contextlib.suppress(OSError, documents.Wrong):
+        found: documents.Object = documents.parsed(documents.content(directory / RESULT), Ended, more=True)
+        return found["steps"], {name: found[name] for name in TOLD if name in found}
+    return None
 
 
 def beat(directory: pathlib.Path) -> Beat | None:

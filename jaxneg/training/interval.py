@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -22,9 +22,12 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _is_there(value: jax.Array) -> bool:
-    """Whether a device has computed it."""
-    return bool(value.is_ready())  # pyright: ignore
+class Promised(Protocol):
+    """An array of JAX, of whose methods its types leave one out."""
+
+    def is_ready(self) -> bool:
+        """Whether a device has computed it."""
+        ...
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Interval:
         now = _now()
         if not self.pending:
             self.mark = now
-        return now if not self.pending or _is_there(self.pending[-1]["loss"]) else None
+        return now if not self.pending or cast(Promised, self.pending[-1]["loss"]).is_ready() else None
 
     def batched(self, idle_since: float | None) -> None:
         """Says that batches are there."""

@@ -198,7 +198,8 @@ class Loop:
         self.interval, self.alerts = interval.Interval(), alerts.Alerts()
         self.trace = traces.Trace(job.config.train.profiled, workdir, self.watch.say)
         self.cost, self.forecast = cost.of(job), jobs.Forecast(job, self.watch.say)
-        ended = (workdir / "result.json").is_file()
+        self.told = goodput.told(workdir)
+        ended = self.told is not None
         self.clock = goodput.Clock(workdir, self.progress, ended=ended, silent=not processes.first())
 
     def run(self, state: steps.State, facts: dict[str, float | None]) -> records.Result:
@@ -383,7 +384,8 @@ class Loop:
         counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
-        result |= self.clock.goodput()
+        # Where nothing was left to train, that of the end.
+        result |= self.told[1] if self.told and self.told[0] == step else self.clock.goodput()
         if (start := records.started_from(self.job.workdir)) is not None:
             result["started_from"] = start
         if processes.first():

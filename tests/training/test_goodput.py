@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from jaxneg import chips
-from jaxneg.training import alerts, cost, goodput
+from jaxneg.training import alerts, chips, cost, goodput
 from jaxneg.training.history import Progress
 
 

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneg import chips, progress
+from jaxneg import progress
 from jaxneg.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from jaxneg.data import held_out, histories, pipeline, sequences, stores
 from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
-from jaxneg.training import advice, checkpoint, logs, loop, program, runs, validation
+from jaxneg.training import advice, checkpoint, chips, logs, loop, program, runs, validation
 
 pytestmark = pytest.mark.slow
 
