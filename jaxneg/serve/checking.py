@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxneg import files
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.files import arrays
+from jaxneg.files import addresses, arrays
 from jaxneg.files.arrays import Damaged
 from jaxneg.serve import contexts, index as indexes, layouts, manifest as manifests, precision, signature
 from jaxneg.serve.layouts import Finding
@@ -38,7 +37,7 @@ class _Told(NamedTuple):
 
 def check(directory: str | pathlib.Path) -> Iterator[Finding]:
     """Looks at every file of an export, one after the other. Raises UserError where there is no manifest to go by."""
-    directory = files.local(directory, "directory")
+    directory = addresses.local(directory, "directory", addresses.EXPORT)
     manifest = manifests.read(directory)
     whole = True
     for name, expected in manifest["files"].items():
