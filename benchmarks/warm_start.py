@@ -274,7 +274,9 @@ def _time(name: str, arm: str, args: argparse.Namespace) -> dict[str, Any]:
         )
         for of in (arm, ANEW)
     ]
-    return dict(targets.compare(*sides))
+    found = dict(targets.compare(*sides))
+    del found["differs"]  # it names the directories of runs
+    return found
 
 
 def page(sets: dict[str, dict]) -> str:
