@@ -69,6 +69,7 @@ class Train(commands.Configured):
 
     def _run(self, told: callbacks.Callbacks) -> None:
         config = self.experiment
+        from jaxneg.data import stores
         from jaxneg.training import loop, processes, runs
 
         processes.start(self.coordinator, self.processes, self.process, detect=self.cluster == "auto")
@@ -78,7 +79,8 @@ class Train(commands.Configured):
             before = None
             with contextlib.suppress(UserError):  # training says it
                 before = runs.ended(self.workdir)
-            with progress.Steps("train") as steps, processes.Terminate() as stop:
+            store = stores.named(f"{self.config} or --data.store says so")
+            with store, progress.Steps("train") as steps, processes.Terminate() as stop:
                 on_progress = steps if processes.first() else progress.silent
                 result = loop.train(config, self.workdir, on_progress, stop, progress.say)
         except processes.Stopped as stopped:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxneg import files
+from jaxneg import errors, files
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 from jaxneg.files import arrays
@@ -37,22 +37,37 @@ class _Told(NamedTuple):
 
 
 def check(directory: str | pathlib.Path) -> Iterator[Finding]:
-    """Looks at every file of an export, one after the other. Raises UserError where there is no manifest to go by."""
+    """Looks at every file of an export, one after the other.
+
+    Raises UserError where there is no manifest to go by, and OSError on a file that may not be read.
+    """
     directory = files.local(directory, "directory")
     manifest = manifests.read(directory)
     whole = True
     for name, expected in manifest["files"].items():
-        same = (directory / name).is_file() and arrays.sha256(directory / name) == expected
-        if not same:
+        if told := _altered(directory / name, expected):
             whole = False
-            yield Finding(name, False, "missing or altered: its checksum differs")
+            yield Finding(name, False, told, damaged=True)
+    texts = manifest.get("texts", {})
+    for name, expected in texts.items():
+        if told := _altered(directory / name, expected):
+            yield Finding(name, False, told, damaged=True)
     if not whole:
         return
-    yield Finding("manifest.json", True, f"{len(manifest['files'])} checksums agree")
+    yield Finding("manifest.json", True, f"{len(manifest['files']) + len(texts)} checksums agree")
     try:
         yield from _answers(directory, manifest)
     except Damaged as error:
-        yield Finding(str(error).split()[0], False, str(error))
+        yield Finding(str(error).split()[0], False, str(error), damaged=True)
+
+
+def _altered(path: pathlib.Path, expected: str) -> str | None:
+    """What is wrong with a file that is not as it was written. Raises OSError where it may not be read."""
+    if not path.exists():
+        return "is missing"
+    if not path.is_file():
+        return "is no file"
+    return None if arrays.sha256(path) == expected else "was altered: its checksum differs"
 
 
 def _answers(directory: pathlib.Path, manifest: manifests.Manifest) -> Iterator[Finding]:
@@ -69,7 +84,8 @@ def _answers(directory: pathlib.Path, manifest: manifests.Manifest) -> Iterator[
     formats, found = manifest.get("formats", ["stablehlo"]), dict[str, np.ndarray]()
     if "stablehlo" in formats:
         opened = manifests.opened(directory)
-        found[manifests.MODEL] = np.asarray(jax.jit(opened.model.call)(opened.params, *history[:3]))
+        with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+            found[manifests.MODEL] = np.asarray(jax.jit(opened.model.call)(opened.params, *history[:3]))
     if "onnx" in formats:
         found[manifests.ONNX[0]] = _run(directory, manifests.ONNX[0], history, {})[0]
     told, finding = _live(directory, manifest, history)
@@ -157,7 +173,8 @@ def _run(
     except ImportError as error:
         raise UserError(f"{name} needs {error.name}: pip install 'jaxneg[onnx]'") from error
     told = dict(zip(signature.HISTORY, history[:3], strict=True))
-    return onnx_models.call(onnx_models.session(directory / name), {**told, **more})
+    with errors.carried(f"{directory / name} cannot be run by onnxruntime", "export again"):
+        return onnx_models.call(onnx_models.session(directory / name), {**told, **more})
 
 
 def _compared(name: str, what: str, wanted: np.ndarray, found: np.ndarray, told: _Told) -> Finding:

@@ -285,6 +285,23 @@ def test_a_missing_library_is_one_line(untrained, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_server_looks_at_all_items_where_it_is_told_to(everything, monkeypatch):
+    history = [scorer.Event(item) for item in scorer.Scorer.open(everything).items(3)]
+    exact = scorer.Scorer.open(everything, index=False).recommend(history)
+
+    def searched(*_):
+        raise UserError("an index was opened")
+
+    monkeypatch.setattr("jaxneg.serve.index.searching", searched)
+    found = cli.command("serve", [f"m={everything}", "--exact"]).opened()
+    assert found.get("m").scorer.recommend(history) == exact
+    found.reload("m")  # nor is it opened later on
+    assert found.get("m").scorer.recommend(history) == exact
+    with pytest.raises(UserError, match="an index was opened"):
+        cli.command("serve", [f"m={everything}"]).opened()
+
+
+@pytest.mark.slow
 def test_an_index_finds_what_a_search_of_everything_finds(everything, monkeypatch):
     """faiss looks at all of so few items, so that lists are the same; what is left out is left out."""
     exact, found = scorer.Scorer.open(everything, index=False), scorer.Scorer.open(everything)
