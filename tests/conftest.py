@@ -1,6 +1,5 @@
 """Eight CPU devices, strict ranks, warnings as errors, and shapes and types checked on every call of the package."""
 
-import collections
 import dataclasses
 import functools
 import gc
@@ -29,14 +28,24 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Started in the background of a shell this ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import beartype  # noqa: E402
+import beartype.claw  # noqa: E402
 import jaxtyping  # noqa: E402
 
-_hook = jaxtyping.install_import_hook("jaxneg", "beartype.beartype")
+# jaxtyping holds the shapes of all arrays of a call against one another, which takes a tenth of the time of what calls
+# many small functions: in zones that name no shape types alone are checked.
+PACKAGE = pathlib.Path(__file__).parents[1] / "jaxneg"
+TYPES = ("config", "data")
+SHAPES = sorted({path.stem for path in PACKAGE.iterdir()} - {*TYPES, "__pycache__"})
+_hook = jaxtyping.install_import_hook([f"jaxneg.{name}" for name in SHAPES], "beartype.beartype")
+beartype.claw.beartype_packages(
+    [f"jaxneg.{name}" for name in TYPES],
+    conf=beartype.BeartypeConf(claw_is_pep526=False, is_pep484_tower=True),
+)
 
 import coverage  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from _pytest import runner  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Libraries hold millions of objects that stay: a tenth of the time went into looking through them again and again.
@@ -44,29 +53,16 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 
 
-def _with_room(function, *args, **kwargs):
-    return function(*args, **kwargs)
-
-
-# Python's frames lie in pieces of 16 kB, and a call from the end of one maps a further piece and frees it again: of a
-# stack as deep as that of a test millions do. A frame that is larger itself leaves a MB of its piece to all above it.
-_with_room.__code__ = _with_room.__code__.replace(co_stacksize=(1 << 17) + 1)
-_protocol = runner.runtestprotocol
-
-
-@functools.wraps(_protocol)
-def _run(item, *args, **kwargs):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
     measured = coverage.Coverage.current() if "slow" in item.keywords else None
     if measured is None or os.environ.get("JAXNEG_COVER") == "all":
-        return _with_room(_protocol, item, *args, **kwargs)
+        return (yield)
     measured.stop()  # Python traces at half speed: see CONTRIBUTING.md
     try:
-        return _with_room(_protocol, item, *args, **kwargs)
+        return (yield)
     finally:
         measured.start()
-
-
-runner.runtestprotocol = _run
 
 
 # Of two processes that take a file at a time, neither is to begin a long one when the other is done.
@@ -166,45 +162,6 @@ def programs_made_once():
         patch.setattr(validation.Validation, "__init__", prepared)
         patch.setattr(program, "build", once)
         patch.setattr(models, "build", model_once)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def queries_written_once():
-    """A query that ibis has written as SQL is not written again, whatever connection it is for.
-
-    For that tables are named by their order in a connection.
-    """
-    import ibis
-    from ibis.backends import duckdb
-
-    from jaxneg.data import engine
-
-    connect, count = engine.connect, collections.Counter()
-
-    @functools.wraps(connect)
-    def connected(*args, **kwargs):
-        count.clear()
-        return connect(*args, **kwargs)
-
-    def name(namespace):
-        count[namespace] += 1
-        return f"{namespace}_{count[namespace]}"
-
-    @functools.lru_cache(512)  # each holds on to its connection
-    def written(table):
-        expression = table.to_expr()
-        return expression.get_backend().compile(expression)
-
-    def query(con, table):
-        con._run_pre_execute_hooks(table)
-        return written(table.op())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "connect", connected)
-        patch.setattr(engine, "_query", query)
-        patch.setattr(ibis.util, "gen_name", name)
-        patch.setattr(duckdb.Backend, "db_identity", "duckdb")
         yield
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from jaxneg import progress
 from jaxneg.batch import CODE, FEEDBACK
 from jaxneg.data import engine, events, stores
-from jaxneg.data.events import Sign
+from jaxneg.data.metadata import Sign
 from jaxneg.data.writer import StoreWriter
 
 # The part before the time, so that equal times cannot mix parts; columns after the order settle no real tie.

@@ -9,12 +9,13 @@ positive or negative is decided by a polarity when the log is prepared.
 # pyright: reportCallIssue=false, reportOperatorIssue=false
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
 from jaxneg.data import engine
+from jaxneg.data.metadata import Sign
 from jaxneg.errors import UserError
 
 # unknown: seen, but no opinion can be read from it
@@ -37,7 +38,6 @@ EVENT_SCHEMA = ibis.schema(
 )
 
 # Sign of each kind. The first is what `prepare` takes unless the reader or the user says otherwise.
-Sign = Literal[-1, 0, 1]
 PRESETS: dict[str, dict[str, Sign]] = {
     "default": {"thumb_up": 1, "play": 1, "skip": -1, "thumb_down": -1, "unknown": 0},
     # MSSD: a play against a skip

@@ -5,11 +5,10 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxneg.data.events import Sign
 from jaxneg.errors import UserError
 from jaxneg.files import arrays as guarded, documents
 from jaxneg.files.arrays import Damaged
@@ -17,6 +16,8 @@ from jaxneg.files.arrays import Damaged
 FORMAT = "jaxneg store"
 VERSION = 3
 READS = (1, 2, 3)  # versions; 1 has no shards, 1 and 2 no checksums
+
+Sign = Literal[-1, 0, 1]  # of a kind of feedback
 
 # Field of Store -> file (without .npy) and dtype.
 ARRAYS = {

@@ -8,7 +8,7 @@ from jaxneg.batch import FEEDBACK
 from jaxneg.config import fields
 from jaxneg.config.fields import Bounds, Pattern, Positive, Proper, Share, above, settled
 from jaxneg.data import events, split
-from jaxneg.data.events import Sign
+from jaxneg.data.metadata import Sign
 from jaxneg.errors import UserError
 
 LONGEST_GAP = 1e9  # minutes, 1,900 years

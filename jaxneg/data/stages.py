@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 from jaxneg import progress
 from jaxneg.batch import CODE
 from jaxneg.data import engine, events, prepare_config, sessions, split
-from jaxneg.data.events import Sign
+from jaxneg.data.metadata import Sign
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.errors import UserError
 

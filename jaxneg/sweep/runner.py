@@ -125,7 +125,7 @@ def _places(workdir: pathlib.Path, jobs: int) -> list[workers.Place]:
     """Where workers run. Each cell compiles anew, and most alike, so that they share what one has compiled."""
     compiled = {
         "JAX_COMPILATION_CACHE_DIR": str(workdir.absolute() / "compiled"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     chosen = {name: value for name, value in compiled.items() if name not in os.environ}
     return [one._replace(environment={**chosen, **one.environment}) for one in workers.places(jobs)]

@@ -1,12 +1,16 @@
 """What a run begins with: biases of items and factorisations, from what the training log says."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from jaxneg.baselines import counting, folding
 from jaxneg.data import biases, held_out, stores
 from jaxneg.metrics import measures
 from jaxneg.training import fold_in
 from jaxneg.training.jobs import Job
+
+if TYPE_CHECKING:
+    from jaxneg.baselines import counting
 
 BATCHES = 16  # of validation that penalties are chosen on, at most
 
@@ -31,11 +35,13 @@ def fitted(store: stores.Store, validation: held_out.EvalBatches) -> fold_in.Fir
 
     The whole log is in memory of each host while they are fitted.
     """
+    from jaxneg.baselines import counting, folding  # scipy's sparse matrices take long to import
+
     every = max(-(-len(validation) // BATCHES), 1)
     examples = [validation[k] for k in range(0, len(validation), every)]
     sign = np.asarray(store.sign)
 
-    def validate(score: counting.Score) -> float:
+    def validate(score: "counting.Score") -> float:
         return measures.separation(score, examples)["auc"]
 
     return fold_in.first(folding.fit(counting.training_log(store), sign, validate, examples), sign)

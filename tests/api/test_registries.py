@@ -88,6 +88,7 @@ def test_two_files_cannot_mean_different_things_by_a_name(tmp_path):
         configs.from_json(text)
 
 
+@pytest.mark.slow
 def test_what_a_session_registers_must_be_registered_again():
     code = PLAIN + "\nprint(jaxneg.config.to_json(jaxneg.Config(loss=jaxneg.LossConfig(name='mine'))))"
     ran = subprocess.run(

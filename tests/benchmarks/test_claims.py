@@ -132,6 +132,7 @@ def test_intervals_that_hold_both_nothing_and_what_was_published_are_no_test(cla
     assert claims.Difference(sum(ends) / 2, *ends).reaches(0.03) is said
 
 
+@pytest.mark.slow
 def test_rules_compare_cells_that_sweeps_have(claims, study):
     have: dict[str, set[tuple[str, ...]]] = {"baselines": {(name,) for name in claims.ORDERED}}
     for name in study.SWEEPS:

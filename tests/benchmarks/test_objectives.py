@@ -13,6 +13,8 @@ from jaxneg.batch import CODE
 from jaxneg.config import ModelConfig
 from jaxneg.training import losses
 
+pytestmark = pytest.mark.slow
+
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))

@@ -145,6 +145,7 @@ def written(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_plots_are_pictures_that_the_report_shows(written):
     text = (written / "report.md").read_text()
     drawn = sorted((written / "plots").glob("*.png"))

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxneg
-from jaxneg import config as configs
+from jaxneg import cli, config as configs
 from jaxneg.config import parts
 from jaxneg.models import nnx
 
@@ -75,30 +73,12 @@ def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_sto
 
 
 @pytest.mark.slow
-def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path):
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "jaxneg",
-            "sweep",
-            str(EXAMPLES / "own_loss.py"),
-            "--workdir",
-            str(tmp_path / "sweep"),
-            *SMALL,
-            "--data.store",
-            str(small_store),
-            "--set",
-            "loss.name=focal",
-            "--seeds",
-            "1",
-            "--jobs",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["JAXNEG_TESTS_COMPILER"]},
-    )
-    assert ran.returncode == 0, ran.stderr
+def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"]
+    )  # of the worker, a process of its own
+    words = f"--data.store {small_store} --set loss.name=focal --seeds 1 --jobs 1"
+    place = ["sweep", str(EXAMPLES / "own_loss.py"), "--workdir", str(tmp_path / "sweep")]
+    cli.main([*place, *SMALL, *words.split()])
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())
     assert [(cell["labels"], cell["n"]) for cell in table["cells"]] == [({"name": "focal"}, 1)]

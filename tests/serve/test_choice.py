@@ -51,6 +51,7 @@ def by_hand(columns, score_V, choice, k):
     return kept[:k]
 
 
+@pytest.mark.slow
 def test_filters_and_caps_hold_in_ten_thousand_requests():
     rng, short = np.random.default_rng(0), 0
     for _ in range(10_000):

@@ -42,6 +42,7 @@ def whole(rank_V, like_V, form):
     )
 
 
+@pytest.mark.slow
 def test_the_best_by_demotion_are_those_of_all_scores_and_a_certificate_never_lies(monkeypatch):
     """10,000 random cases: whatever was looked at first, what comes out is the top k of all; and where a certificate
     is given for N items, no other one is above the last of their best."""

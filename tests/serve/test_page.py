@@ -25,6 +25,7 @@ def found(exported):
     return models.Models({"one": exported("tied"), "two": exported("with a like head")})
 
 
+@pytest.mark.slow
 def test_the_page_is_shown_without_a_token_and_loads_nothing_from_elsewhere(found):
     with testclient.TestClient(server.app(found, token="secret")) as client:
         page, *rest = (client.get(path) for path in server.FILES)

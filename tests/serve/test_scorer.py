@@ -124,6 +124,7 @@ def test_an_altered_file_is_refused(name, copy):
         scorer.Scorer.open(copy)
 
 
+@pytest.mark.slow
 def test_a_damaged_model_with_a_mended_sum_is_refused_in_one_line(copy, capfd):
     """MLIR writes its complaints to the stream of errors itself, past Python's."""
     path = copy / "model.stablehlo"

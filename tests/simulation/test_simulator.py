@@ -9,6 +9,7 @@ import pytest
 
 from jaxneg.config import UserError
 from jaxneg.simulation import listeners, simulator
+from tests.marks import rest_slow
 
 THUMB_DOWN, SKIP, PLAY, THUMB_UP = 2, 3, 4, 5
 CONFIG = simulator.SimulateConfig(users=2500, sessions=17_000, seed=11)
@@ -47,6 +48,7 @@ def positive_of(events):
 # Calibration. The figures are MSSD's; the tolerances are several standard errors at this size.
 
 
+@pytest.mark.slow
 def test_session_lengths_are_those_of_mssd(events):
     lengths = np.bincount(events.session)
     assert lengths.size == CONFIG.sessions
@@ -95,6 +97,7 @@ def test_thumbs_are_rare_and_follow_the_fit(simulation, events):
     assert (given == 0).mean() > 0.2  # many never give one: skips reach listeners that thumbs do not
 
 
+@pytest.mark.slow
 def test_skip_rate_and_thumb_rate_are_settings():
     config = dataclasses.replace(CONFIG, skip_rate=0.3, thumb_rate=0.1, habit=0.0)
     events = events_of(simulator.simulate(config))
@@ -281,7 +284,7 @@ def test_same_seed_same_bytes(tmp_path):
 # Files.
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("suffix", rest_slow(["parquet", "csv"], ["parquet"]))
 def test_written_log_and_truth_come_back(tmp_path, suffix):
     config = simulator.SimulateConfig(users=1200, sessions=17_000, items=300, artists=60, stations=5)
     simulation, out, told = simulator.simulate(config), tmp_path / "new" / f"log.{suffix}", []
@@ -352,6 +355,7 @@ def test_presets_are_sound():
         assert listeners.check(config) is config
 
 
+@pytest.mark.slow
 def test_speed():
     """Far below what it does, so that a busy machine passes: benchmarks/simulate.py has the figure."""
     simulation = simulator.simulate(simulator.SimulateConfig(users=4000, sessions=simulator.BLOCK["people"]))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -390,7 +391,6 @@ def base(small_store):
     """A small experiment on one device; what one sweep compiles serves the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"])
-        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
         patch.setenv("JAX_PLATFORMS", "cpu")
         yield configs.override(Config(), ["--data.store", str(small_store), *OPTIONS])
 
@@ -403,7 +403,7 @@ def swept(base, tmp_path_factory):
         base,
         SPEC,
         workdir,
-        jobs=2,
+        jobs=1,  # test_workers.py has two at a time
         baselines=True,
         say=said.append,
         on_progress=lambda done, total, figures, stage: seen.append((done, total)),
@@ -498,6 +498,15 @@ def test_another_experiment_is_refused(base, copied, monkeypatch):
     )
     with pytest.raises(UserError, match=message):
         runner.sweep(other, SPEC, copied)
+
+
+def test_what_workers_are_told_of_compiled_programs_jax_knows(tmp_path, monkeypatch):
+    for name in ("DIR", "MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(f"JAX_COMPILATION_CACHE_{name}", raising=False)
+        monkeypatch.delenv(f"JAX_PERSISTENT_CACHE_{name}", raising=False)
+    for place in runner._places(tmp_path, 2):
+        told = {name for name in place.environment if name.startswith("JAX_")}
+        assert len(told) >= 2 and all(hasattr(jax.config, name.lower()) for name in told), told
 
 
 def test_fewer_jobs_than_none_are_refused(base, tmp_path):

@@ -15,7 +15,6 @@ from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.metrics import measures
 from jaxneg.training import fold_in, likes, loop, program, runs, steps
-from tests.marks import rest_slow
 from tests.training import test_loop, test_steps
 from tests.training.test_steps import ATTRIBUTE_VA, CONFIG, D, V
 
@@ -158,6 +157,7 @@ def started(config):
     return steps.init_state(recipe, folded=fold_in.first(folded(), SIGN)), update
 
 
+@pytest.mark.slow
 def test_training_changes_neither_factors_nor_numbers():
     decaying = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, weight_decay=0.5))
     first, update = started(with_folding(decaying, decay=0.5))
@@ -203,7 +203,8 @@ def test_devices_that_share_rows_fold_in_as_one_does():
     assert np.abs(found[1]["like_VD"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("packed", rest_slow(["never", "always"], ["always"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", ["never", "always"])
 def test_a_run_begins_at_the_factorisation_and_goes_on_exactly(packed, small_store, tmp_path):
     options = f"--like.weight 1 --like.rows folded --data.packed {packed} --train.epochs 2".split()
     config = configs.override(test_loop.of(test_loop.CONFIG, small_store), options)

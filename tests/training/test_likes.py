@@ -65,6 +65,7 @@ def test_the_loss_is_cross_entropy_of_the_events_that_got_feedback(rows):
     np.testing.assert_allclose(found - rest, 3 * np.mean(lost), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_from_likes_where_it_is_asked_to():
     batch = make_batch()
 
@@ -97,7 +98,7 @@ def trained(decay):
     return test_steps.run(with_head(DECAY, decay=decay, learning_rate=0.5))[0]
 
 
-@pytest.mark.parametrize("decay", [0.0, 2.0])
+@pytest.mark.parametrize("decay", rest_slow([0.0, 2.0], [0.0]))
 def test_a_head_of_its_own_leaves_what_ranks_as_it_would_be_without_it(decay):
     plain, _ = test_steps.run(DECAY)
     state = trained(decay)

@@ -10,7 +10,6 @@ import pytest
 from jax.extend import core as jax_core
 
 from jaxneg import config as configs
-from jaxneg.batch import Form
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserError, parts
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention
@@ -90,8 +89,7 @@ def test_the_residual_stream_is_of_its_dtype_and_the_states_hardly_others(encode
 
     def streams(config):
         """dtypes of the sums x + y of whole activations that are no bias: two a block, and none else of 16 bits."""
-        built = program.build(config, CATALOGUE, sharding.make_mesh(1), form=Form(B, L))
-        model = built.model
+        model = program.build_model(config, CATALOGUE)
         shapes = [jnp.zeros((B, L, D)), *(jnp.ones((B, L), kind) for kind in (jnp.int32, jnp.int32, bool))]
         traced = jax.make_jaxpr(lambda *seen: model.encode(*seen, None))(
             model.init(jax.random.key(0)), *shapes
@@ -105,14 +103,27 @@ def test_the_residual_stream_is_of_its_dtype_and_the_states_hardly_others(encode
 
     count = 2 * CONFIG.model.layers
     assert streams(narrow).count(jnp.bfloat16) == count and jnp.bfloat16 not in streams(wide)
-    exact, *rounded = (states(one)[0] for one in (changed(wide, mask=mask, dtype="float32"), wide, narrow))
+    exact, *rounded = (hidden(one) for one in (changed(wide, mask=mask, dtype="float32"), wide, narrow))
     errors = [float(jnp.sqrt(((h - exact) ** 2).mean() / (exact**2).mean())) for h in rounded]
     # Each sum in bfloat16 is off by at most 2^-9 of itself.
     assert errors[0] < errors[1] < math.hypot(errors[0], count * 2**-9)
 
 
-def states(config, *, packed=False, seed=0):
+def hidden(config):
+    """Hidden states, at the real positions."""
+    total, params, row_BLD = summed(config)
+    return jax.jit(total)(params, row_BLD)[1]
+
+
+def states(config, *, packed=False):
     """Hidden states and their gradients to parameters and rows."""
+    total, params, row_BLD = summed(config, packed=packed)
+    gradients, h_BLD = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, row_BLD)
+    return h_BLD, gradients
+
+
+def summed(config, *, packed=False, seed=0):
+    """A function of parameters and rows: a sum of hidden states, and these; and what to give it."""
     model = program.build_model(config, CATALOGUE)
     rng = np.random.default_rng(seed)
     B, L, D = 3, 6, 8
@@ -128,8 +139,7 @@ def states(config, *, packed=False, seed=0):
         h_BLD = model.encode(params, row_BLD, feedback_BL, station_BL, mask_BL, None, segment_BL)
         return (h_BLD * weight_BLD).sum(), jnp.where(mask_BL[..., None], h_BLD, 0.0)
 
-    gradients, h_BLD = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, row_BLD)
-    return h_BLD, gradients
+    return total, params, row_BLD
 
 
 @pytest.mark.parametrize("encoder", BLOCKS)
@@ -184,9 +194,10 @@ def gradients(config):
     row_BLD = jnp.asarray(rng.normal(size=(3, 6, 8)), jnp.float32)
     code_BL, mask_BL = jnp.asarray(rng.integers(1, 4, (3, 6)), jnp.int32), jnp.ones((3, 6), bool)
     key = jax.random.key(5)
-    return jax.grad(
-        lambda params: (model.encode(params, row_BLD, code_BL, code_BL, mask_BL, key) ** 3).sum()
-    )(model.init(jax.random.key(2)))
+    cubes = jax.jit(
+        jax.grad(lambda params: (model.encode(params, row_BLD, code_BL, code_BL, mask_BL, key) ** 3).sum())
+    )
+    return cubes(model.init(jax.random.key(2)))
 
 
 def test_rematerialisation_keeps_less_for_the_gradient():

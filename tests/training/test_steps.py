@@ -369,6 +369,7 @@ def test_one_and_eight_devices_give_the_same_losses(config, shared):
     assert alone[-1] < alone[0]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_another_seed_other_bits():
     first, second = run()[0], run()[0]
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
