@@ -44,17 +44,19 @@ def check(directory: str | pathlib.Path) -> Iterator[Finding]:
     directory = files.local(directory, "directory")
     manifest = manifests.read(directory)
     whole = True
-    for name, expected in manifest["files"].items():
+    sums = {**manifest["files"], **manifest.get("texts", {})}
+    for name, expected in sums.items():
         if told := _altered(directory / name, expected):
             whole = False
             yield Finding(name, False, told, damaged=True)
-    texts = manifest.get("texts", {})
-    for name, expected in texts.items():
-        if told := _altered(directory / name, expected):
-            yield Finding(name, False, told, damaged=True)
     if not whole:
         return
-    yield Finding("manifest.json", True, f"{len(manifest['files']) + len(texts)} checksums agree")
+    yield Finding("manifest.json", True, f"{len(sums)} checksums agree")
+    for found in layouts.check(directory, manifest):
+        whole = whole and found.holds
+        yield found
+    if not whole:
+        return
     try:
         yield from _answers(directory, manifest)
     except Damaged as error:
@@ -162,7 +164,6 @@ def _of_arrays(
         yield Finding(
             name, recall >= known["recall"] - LOST - (manifest.get("dtype") != "float32") * LOST, text
         )
-    yield from layouts.check(directory, manifest)
 
 
 def _run(

@@ -9,6 +9,9 @@ import shutil
 
 import pytest
 
+from jaxneg import errors
+from jaxneg.cli import export as verb
+from jaxneg.errors import UserError
 from jaxneg.serve import export, manifest as manifests
 from tests import verbs
 
@@ -86,19 +89,23 @@ def test_a_spoilt_file_is_named_in_one_line(how, whole, tmp_path, capfd):
     shutil.copytree(whole, copy)
     for name in files(whole):
         SPOILS[how](copy / name)
-        code, said = verbs.inside(f"export --check {copy}", capfd)
-        told = said.removeprefix(f"jaxneg: export {copy} is damaged: ")
+        with pytest.raises(UserError) as error:  # exit code 2, as the last of these says
+            verb.Export(check=copy).run()
+        said = str(error.value)
+        told = said.removeprefix(f"export {copy} is damaged: ")
         if (copy / name).is_dir():
             (copy / name).rmdir()
         shutil.copy2(whole / name, copy / name)
-        assert (code, len(said.splitlines())) == (2, 1), (name, said)
+        assert len(said.splitlines()) == 1, (name, said)
         folder = pathlib.PurePath(name).parent
         named = [name, str(copy / name), str(folder.parent if folder.name == "1" else folder)]
         if name == "manifest.json":
             assert str(copy) in said, said
         else:
             assert told != said and any(one in told for one in named), (name, said)
-    assert verbs.inside(f"export --check {copy}", capfd) == (0, "")
+    SPOILS[how](copy / "top_k.onnx")
+    code, said = verbs.inside(f"export --check {copy}", capfd)
+    assert (code, said) == (2, f"jaxneg: export {copy} is damaged: top_k.onnx: export again\n")
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, capfd, monkeypatch):
@@ -115,6 +122,11 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, capfd, monkeyp
     monkeypatch.setattr(io, "open", refuse)
     for name in files(whole):
         denied = str(whole / name)
-        code, said = verbs.inside(f"export --check {whole}", capfd)
-        assert (code, len(said.splitlines())) == (2, 1) and "damaged" not in said, (name, said)
-        assert denied in said and "Permission denied: choose another place, or change its permissions" in said
+        with pytest.raises((OSError, UserError)) as error:
+            verb.Export(check=whole).run()
+        found = error.value
+        said = errors.with_remedy(found) if isinstance(found, UserError) else str(errors.trouble(found))
+        assert denied in said and "Permission denied" in said and "damaged" not in said, (name, said)
+    code, said = verbs.inside(f"export --check {whole}", capfd)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert said.endswith("Permission denied: choose another place, or change its permissions\n")
