@@ -45,6 +45,10 @@ EXHAUSTED = (
     (MemoryError, "", MEMORY),
 )
 
+# Paths that stand for something else, and what they are called when a person is told of them.
+SPOKEN: dict[str, str] = {}
+SLASHES = re.compile(r"\b(s3|gs|az):/(?=[^/\s])")
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one clear line, exit code 2, no traceback.
@@ -54,6 +58,16 @@ class UserError(Exception):
     """
 
     by_all = False
+
+    def __init__(self, text: object = ""):
+        super().__init__(spoken(str(text)))
+
+
+def spoken(text: str) -> str:
+    """A text in which paths are called as their user does: by an address, whose slashes pathlib has made one."""
+    for path, name in SPOKEN.items():
+        text = text.replace(path, name)
+    return SLASHES.sub(r"\1://", text)
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:

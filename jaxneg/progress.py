@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from jaxneg import errors
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -112,11 +114,12 @@ def _number(value: float | int) -> str:
 def say(text: str) -> None:
     """A line for the person, on standard error, so that standard output stays for results."""
     with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
-        print(text, file=sys.stderr, flush=True)
+        print(errors.spoken(text), file=sys.stderr, flush=True)
 
 
 def show_markdown(text: str) -> None:
     """A report on standard output: laid out on a terminal, as it is elsewhere."""
+    text = errors.spoken(text)
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown

@@ -22,6 +22,7 @@ LEVELS = [
 ]
 KNOWN = {
     ("files", "errors"),  # what is wrong with a file is a person's to mend
+    ("progress", "errors"),  # and what a person is told calls paths by their names
     ("batch", "errors"),  # and what is wrong with a request
     ("baselines", "data"),  # they are fitted to a store's training events
     ("embeddings", "metrics"),  # ranks by scores in one place are the metrics' own

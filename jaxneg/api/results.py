@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from jaxneg import figures, shown
+from jaxneg import errors, figures, shown
 from jaxneg.config import Config
 from jaxneg.data import stores
+from jaxneg.files import addresses
 from jaxneg.training import records, target_words, targets
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class _Place:
         return str(self.path)
 
     def __repr__(self) -> str:
-        return shown.text(*self._table())
+        return errors.spoken(shown.text(*self._table()))
 
     def _repr_html_(self) -> str:
-        return shown.table(*self._table())
+        return errors.spoken(shown.table(*self._table()))
 
     def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
         raise NotImplementedError
@@ -136,7 +137,7 @@ class Run(_Place):
         """Lines of metrics.jsonl, oldest first: of training, and of validation with names that begin so."""
         from jaxneg.training import logs
 
-        return logs.read(self.path)
+        return logs.read(addresses.run(self.path, "run"))
 
     def item_embeddings(self) -> Embeddings:
         """Rows of all items of the best checkpoint. Raises UserError on a run that has not ended."""
@@ -144,7 +145,7 @@ class Run(_Place):
 
         from jaxneg.training import runs, scoring, steps
 
-        trained = runs.load(self.path, self.config)
+        trained = runs.load(addresses.run(self.path, "run"), self.config)
         weights = steps.evaluated(trained.state, jnp.asarray(trained.store.attribute_VA))
         row_VD, bias_V, *_ = scoring.catalogue_rows(trained.model, weights)
         ids = tuple(trained.store.vocabulary().ids.to_pylist())
@@ -168,7 +169,7 @@ class Run(_Place):
 
         with tempfile.TemporaryDirectory() as scratch:
             out = pathlib.Path(scratch) / "export"
-            export.export(runs.load(self.path, self.config), out)
+            export.export(runs.load(addresses.run(self.path, "run"), self.config), out)
             return scorer.Scorer.open(out)
 
     def _table(self) -> tuple[str, list[tuple[object, ...]], tuple[object, ...]]:
@@ -218,10 +219,10 @@ class Runs(Sequence[records.Summary]):
         return Runs(found) if isinstance(place, slice) else found
 
     def __repr__(self) -> str:
-        return shown.text(*self._table())
+        return errors.spoken(shown.text(*self._table()))
 
     def _repr_html_(self) -> str:
-        return shown.table(*self._table())
+        return errors.spoken(shown.table(*self._table()))
 
     def _table(self) -> tuple[str, list[list[Any]], list[str]]:
         heads, rows = records.table(self.summaries)

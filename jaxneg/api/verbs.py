@@ -6,7 +6,7 @@ import difflib
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxneg import callbacks as telling, errors, files, progress as bars
@@ -14,6 +14,7 @@ from jaxneg.api import frames
 from jaxneg.api.results import Export, Report, Run, Runs, Store, TimeToTarget
 from jaxneg.config import Config, fields, loading, rules
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.training import targets
 
 Path = str | os.PathLike[str]
@@ -55,7 +56,8 @@ def prepare(log: Any, out: Path, *, reader: str = "table", progress: bool = True
     of_reader = fields.built(chosen.Options, {k: v for k, v in options.items() if k in own})
     settings = fields.built(prepare_config.PrepareConfig, {k: v for k, v in options.items() if k not in own})
     settings = prepare_config.with_defaults(settings, **chosen.settings)
-    target = files.local(out, "out")
+    files.given(out, "out")
+    target = pathlib.Path(out)
     with _source(log, reader) as (path, named), _steps("prepare", progress) as steps:
         ingest.ingest(reader, path, of_reader, target, settings, spoken=named, on_progress=steps)
     return Store.open(target)
@@ -68,10 +70,7 @@ def _source(log: Any, reader: str) -> Iterator[tuple[pathlib.Path, str]]:
         if not isinstance(log, str | os.PathLike):
             kind = type(log).__name__
             raise UserError(f"log must be a path or a frame of pandas, polars or arrow, got {kind}")
-        path = pathlib.Path(log)
-        if not path.exists():
-            raise UserError(f"no such file or directory: {path}")
-        yield path, str(path)
+        yield pathlib.Path(log), os.fspath(log)
         return
     if reader != "table":
         raise UserError(f"reader {reader!r} reads files: give a path, or a frame without reader")
@@ -124,7 +123,8 @@ def _train(config: Config, workdir: Path, progress: bool) -> Run:
 
     with _steps("train", progress) as steps:
         say = bars.say if progress else lambda _: None
-        loop.train(config, files.local(workdir, "workdir"), steps, say=say)
+        files.given(workdir, "workdir")
+        loop.train(config, pathlib.Path(workdir), steps, say=say)
     return open_run(workdir)
 
 
@@ -132,13 +132,14 @@ def _started(config: Config, run: Run | Path | None) -> Config:
     """The config of a run that starts from another."""
     if run is None:
         return config
-    start = os.fspath(files.local(run, "warm_start"))
+    files.given(run, "warm_start")
+    start = os.fspath(run)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, warm_start=start))
 
 
 def _config(config: Config | Path, store: Path | None) -> Config:
     if isinstance(config, str | os.PathLike):
-        config = loading.load(os.fspath(config))
+        config = loading.load(addresses.local(config, "config"))
     config = fields.settled(config, Config)
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=os.fspath(store)))
@@ -149,8 +150,8 @@ def open_run(workdir: Path) -> Run:
     """The run of a directory. Raises UserError if it is none."""
     from jaxneg.training import runs
 
-    path = files.local(workdir, "workdir")
-    return Run(path, runs.read_config(path), runs.ended(path) or {})
+    here = addresses.run(workdir, "workdir")
+    return Run(pathlib.Path(workdir), runs.read_config(here), runs.ended(here) or {})
 
 
 def runs(*places: Path) -> Runs:
@@ -160,7 +161,7 @@ def runs(*places: Path) -> Runs:
     """
     from jaxneg.training import records
 
-    return Runs(tuple(records.summaries([files.local(place, "place") for place in places or (".",)])))
+    return Runs(tuple(records.summaries([addresses.listed(place, "place") for place in places or (".",)])))
 
 
 def evaluate(
@@ -187,7 +188,6 @@ def evaluate(
     Raises UserError on a run that has not ended and on one whose store is gone or another.
     """
     from jaxneg.evaluation import report
-    from jaxneg.training import runs
 
     for name, value, known in (
         ("split", split, ("test", "validation")),
@@ -195,18 +195,28 @@ def evaluate(
     ):
         if value not in known:
             raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    path = files.local(run, "run")
+    with addresses.held(run, "run", "report") as path:
+        values = _evaluate(path, report.Asked(split, _others(compare), baselines), store, options, progress)
+    return Report(pathlib.Path(run) / "report.md", values)
+
+
+def _others(compare: Sequence[Run | Path]) -> list[pathlib.Path]:
+    several = [compare] if isinstance(compare, str | os.PathLike) else compare
+    return [addresses.run(other, "compare") for other in several]
+
+
+def _evaluate(
+    path: pathlib.Path, asked_of: Any, store: Path | None, options: dict[str, Any], progress: bool
+) -> Mapping[str, Any]:
+    from jaxneg.evaluation import report
+    from jaxneg.training import runs
+
     config = runs.read_config(path)
     asked = {one.name: getattr(config.eval, one.name) for one in dataclasses.fields(config.eval)} | options
     config = dataclasses.replace(config, eval=fields.built(type(config.eval), asked, "--eval."))
-    others = [
-        files.local(other, "compare")
-        for other in ([compare] if isinstance(compare, str | os.PathLike) else compare)
-    ]
     with _steps("evaluate", progress) as steps:
         trained = runs.load(path, _config(config, store), shared=True)
-        values = report.evaluate_run(trained, path, report.Asked(split, others, baselines), steps)
-    return Report(path / "report.md", values)
+        return report.evaluate_run(trained, path, asked_of, steps)
 
 
 def time_to_target(run: Some, other: Some) -> TimeToTarget:
@@ -227,7 +237,7 @@ def _side(given: Any, name: str) -> targets.Side:
     several = [one.path for one in given] if isinstance(given, Runs) else given
     if isinstance(several, str | os.PathLike):
         several = [several]
-    paths = [files.local(one, name) for one in several]
+    paths = [addresses.run(one, name) for one in several]
     if not paths:
         raise UserError(f"{name} names no run: give a directory that jaxneg.train left")
     traces = [targets.trace(path) for path in paths]
@@ -266,7 +276,8 @@ def export(
     from jaxneg.serve import export as exports
     from jaxneg.training import runs
 
-    path, target = files.local(run, "run"), files.local(out, "out")
+    files.given(out, "out")
+    path, target = addresses.run(run, "run"), pathlib.Path(out)
     wanted = exports.Wanted(tuple(formats) or exports.DEFAULT.formats, dtype, index, path)
     manifest = exports.export(runs.load(path, _config(runs.read_config(path), store)), target, wanted)
     return Export(target, manifest)

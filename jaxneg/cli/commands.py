@@ -11,7 +11,8 @@ import tyro
 
 from jaxneg import files
 from jaxneg.cli import usage
-from jaxneg.config import Config, fields, options, rules, saved
+from jaxneg.config import Config, fields, loading, options, rules, saved
+from jaxneg.files import addresses
 
 C = TypeVar("C")
 K = TypeVar("K", bound="Configured")
@@ -83,12 +84,18 @@ def with_config(kind: type[K], args: Sequence[str], verb: str, read: Callable[[p
         return parsed(kind, args, verb, default=kind(**saved.parts_of(base)), common=kind.COMMON)
 
     if args and not args[0].startswith("-"):
-        return parse(read(files.local(args[0], kind.PLACE.upper())))
+        files.given(args[0], kind.PLACE.upper())
+        return parse(read(pathlib.Path(args[0])))
     return parse(read(getattr(parse(Config()), kind.PLACE)))
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """The config that an experiment's file gives."""
+    return loading.load(addresses.local(path, "CONFIG"))
 
 
 def read_run(directory: str | os.PathLike[str]) -> Config:
     """The config of a run."""
     from jaxneg.training import runs
 
-    return runs.read_config(pathlib.Path(directory))
+    return runs.read_config(addresses.settings(directory, "RUN"))

@@ -12,6 +12,7 @@ import tyro
 from jaxneg import progress
 from jaxneg.cli import commands
 from jaxneg.config import fields
+from jaxneg.files import addresses
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,18 @@ class Evaluate(commands.Configured):
     """Print one JSON object."""
 
     def run(self) -> None:
-        config, directory = self.experiment, self.directory
+        with addresses.held(self.directory, "RUN", "report") as directory:
+            self._run(directory)
+
+    def _run(self, directory: pathlib.Path) -> None:
+        config = self.experiment
         from jaxneg.cli import endings
         from jaxneg.evaluation import report
         from jaxneg.training import runs
 
         with progress.Steps("evaluate") as steps:
             trained = runs.load(directory, config, shared=True)
-            others = [pathlib.Path(other) for other in self.compare]
+            others = [addresses.run(other, "--compare") for other in self.compare]
             asked = report.Asked(self.split, others, self.baselines)
             found = report.evaluate_run(trained, directory, asked, steps)
         if self.json:

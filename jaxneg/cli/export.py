@@ -13,6 +13,7 @@ from jaxneg import progress
 from jaxneg.cli import commands
 from jaxneg.config import fields, rules
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Export:
         if self.data.store:
             data = dataclasses.replace(config.data, store=self.data.store)
             config = rules.check(dataclasses.replace(config, data=data))
-        manifest = export.export(runs.load(self.directory, config), self.out, wanted)
+        directory = addresses.run(self.directory, "RUN")
+        manifest = export.export(runs.load(directory, config), self.out, wanted)
         for what, of in ((self.dtype, "ranking"), (f"the index by {self.index}", "index")):
             if found := manifest.get(of):
                 kept = f"{found['recall']:.2%} of the best {found['k']}"

@@ -10,7 +10,7 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields, loading
+from jaxneg.config import fields
 from jaxneg.errors import UserError
 
 
@@ -89,4 +89,4 @@ class Plan(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Plan:
-    return commands.with_config(Plan, args, "plan", loading.load)
+    return commands.with_config(Plan, args, "plan", commands.read_config)

@@ -37,8 +37,6 @@ class Prepare(Generic[O]):
     name: tyro.conf.Suppress[str] = ""
 
     def run(self) -> None:
-        if not self.source.exists():
-            raise UserError(f"no such file or directory: {self.source}")
         with progress.Steps("prepare") as steps:
             metadata = ingest.ingest(
                 self.name, self.source, self.reader, self.out, self.settings, on_progress=steps

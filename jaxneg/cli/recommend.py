@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jaxneg import files, progress
+from jaxneg import progress
 from jaxneg.cli import commands
 from jaxneg.config import fields
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 
 if TYPE_CHECKING:
     from jaxneg.serve import choice, scorer
@@ -132,13 +133,17 @@ class Recommend:
         from jaxneg.data import engine, readers
         from jaxneg.serve import bulk
 
-        out = files.local(out, "--out")
-        if out.exists():
-            raise UserError(f"--out {out} exists: choose another file, or remove it")
+        users = addresses.local(users, "--users")
         reader, con = readers.READERS["table"], engine.connect()
-        with engine.reading(users), progress.Steps("recommend") as steps:
+        with (
+            addresses.written(out, "--out") as target,
+            engine.reading(users),
+            progress.Steps("recommend") as steps,
+        ):
+            if target.exists():
+                raise UserError(f"--out {out} exists: choose another file, or remove it")
             log = engine.keep(con, "log", reader.read(con, users, reader.Options()))
-            done, without = bulk.write(log, recommend_many, out, steps)
+            done, without = bulk.write(log, recommend_many, target, steps)
         popular = (
             f"; {without:,} of them, of whom no item is known, got what is heard most" if without else ""
         )

@@ -14,9 +14,10 @@ import rich.table
 import rich.text
 import tyro
 
-from jaxneg import figures, files, progress, shown
+from jaxneg import figures, progress, shown
 from jaxneg.cli import commands
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.training import records
 
 NARROWEST = 12  # characters of a run's name
@@ -39,7 +40,7 @@ class Runs:
     """Print one JSON object, a list of all runs with all their settings."""
 
     def run(self) -> None:
-        found = records.summaries([files.local(place, "DIR") for place in self.places])
+        found = records.summaries([addresses.listed(place, "DIR") for place in self.places])
         if self.figure:
             found = _sorted(found, self.figure)
         if self.json:

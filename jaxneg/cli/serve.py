@@ -116,13 +116,14 @@ class Serve:
         return models.Models(named(self.exports), shared(self.split), index=not self.exact)
 
 
-def named(exports: Sequence[str]) -> dict[str, pathlib.Path]:
-    """Directories by name. Raises UserError where two have one name."""
-    found: dict[str, pathlib.Path] = {}
+def named(exports: Sequence[str]) -> dict[str, pathlib.Path | files.Address]:
+    """Directories, or addresses, by name. Raises UserError where two have one name."""
+    found: dict[str, pathlib.Path | files.Address] = {}
     for export in exports:
         name, equals, place = export.partition("=")
-        directory = files.local(place if equals else export, "directory")
-        name = name if equals else directory.resolve().name
+        directory = files.given(place if equals else export, "directory")
+        if not equals:
+            name = directory.resolve().name if isinstance(directory, pathlib.Path) else directory.name
         if not name or "/" in name:
             raise UserError(f"{export} gives no name of a model: write NAME=DIR")
         if name in found:

@@ -10,8 +10,9 @@ import tyro
 
 from jaxneg import progress
 from jaxneg.cli import commands
-from jaxneg.config import fields, loading
+from jaxneg.config import fields
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Sweep(commands.Configured):
         from jaxneg.data import stores
         from jaxneg.sweep import grids, runner
 
-        spec = grids.with_axes(grids.load(self.config), self.set)
+        spec = grids.with_axes(grids.load(addresses.local(self.config, "CONFIG")), self.set)
         spec = dataclasses.replace(spec, seeds=self.seeds or spec.seeds)
-        grids.refuse_swept(loading.load(self.config), config, spec)
+        grids.refuse_swept(commands.read_config(self.config), config, spec)
         store = stores.named(f"{self.config} or --data.store says so")
         with store, progress.Steps("sweep") as steps:
             table = runner.sweep(
@@ -76,4 +77,4 @@ class Sweep(commands.Configured):
 
 
 def parse(args: Sequence[str]) -> Sweep:
-    return commands.with_config(Sweep, args, "sweep", loading.load)
+    return commands.with_config(Sweep, args, "sweep", commands.read_config)

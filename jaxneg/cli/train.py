@@ -12,8 +12,9 @@ import tyro
 
 from jaxneg import callbacks, progress
 from jaxneg.cli import commands
-from jaxneg.config import Config, fields, loading
+from jaxneg.config import Config, fields
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.training import records
 
 
@@ -78,7 +79,7 @@ class Train(commands.Configured):
         try:
             before = None
             with contextlib.suppress(UserError):  # training says it
-                before = runs.ended(self.workdir)
+                before = runs.ended(addresses.listed(self.workdir, "--workdir"))
             store = stores.named(f"{self.config} or --data.store says so")
             with store, progress.Steps("train") as steps, processes.Terminate() as stop:
                 on_progress = steps if processes.first() else progress.silent
@@ -101,7 +102,7 @@ class Train(commands.Configured):
                 f"{self.workdir}: {liked:.1%} of the hard negatives are songs that their listener likes elsewhere in "
                 "training; --data.hard-opinion says what counts of them"
             )
-        progress.say(endings.trained(self.workdir, result, before))
+        progress.say(endings.trained(addresses.listed(self.workdir, "--workdir"), result, before))
 
 
 def _quiet() -> None:
@@ -127,4 +128,4 @@ def _warn(config: Config) -> None:
 
 
 def parse(args: Sequence[str]) -> Train:
-    return commands.with_config(Train, args, "train", loading.load)
+    return commands.with_config(Train, args, "train", commands.read_config)

@@ -96,7 +96,7 @@ class Effect(enum.Enum):
 
 
 class Local:
-    """Of text: a path of a file system, or none, and no address such as gs://bucket/name."""
+    """Of text: a path of a file system, an address of a bucket such as gs://bucket/name, or none."""
 
 
 Where = Annotated[str, Local()]
@@ -314,7 +314,7 @@ def _text(value: Any, kind: type, notes: list[Any], option: str) -> Any:
         if not re.fullmatch(pattern.expression, path):
             raise UserError(f"{option} must be {pattern.spoken}, got {path}")
     if kind is not str or any(isinstance(one, Local) for one in notes):
-        files.local(path, option)
+        files.given(path, option)
     return value if type(value) is kind or (kind is not str and isinstance(value, kind)) else kind(path)
 
 

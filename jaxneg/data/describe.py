@@ -11,6 +11,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from jaxneg import errors
 from jaxneg.data import opinions, stores
 from jaxneg.data.shards import Events
 from jaxneg.errors import UserError
@@ -33,7 +34,7 @@ def describe(store: stores.Store) -> dict[str, Any]:
     users = max(store.users, 1)
     count = store.vocabulary().count
     return {
-        "path": str(store.path),
+        "path": errors.spoken(str(store.path)),
         **{name: value for name, value in dataclasses.asdict(store.metadata).items() if name != "files"},
         "bytes": sum(store.metadata.files.values()),
         "time": {"first": first, "last": last},

@@ -4,12 +4,13 @@ import os
 import pathlib
 from typing import Any
 
-from jaxneg import files, progress
+from jaxneg import errors, files, progress
 from jaxneg.data import engine, prepare, readers
 from jaxneg.data.metadata import Metadata
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.writer import StoreWriter
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 
 
 def ingest(
@@ -39,6 +40,22 @@ def ingest(
         os.path.abspath(out).encode()
     except UnicodeEncodeError as error:  # which the engine's place for scratch files would have to be
         raise UserError(f"--out {str(out)!r} must be a path in UTF-8: choose another place") from error
+    path = addresses.local(source, "SOURCE")
+    if not path.exists():
+        raise UserError(f"no such file or directory: {source}")
+    with addresses.written(out, "--out", addresses.STORE, replaces=True) as target:
+        return _ingest(reader, path, options, target, settings, spoken or str(source), on_progress)
+
+
+def _ingest(
+    reader: str,
+    source: pathlib.Path,
+    options: Any,
+    out: pathlib.Path,
+    settings: PrepareConfig,
+    spoken: str,
+    on_progress: progress.OnProgress,
+) -> Metadata:
     place = StoreWriter(out)
     with engine.reading(source), files.unfinished(place.path):
         # What memory cannot hold goes where the store is written, and away with its other scratch files.
@@ -49,6 +66,6 @@ def ingest(
             settings,
             con,
             reader=reader,
-            source=spoken or str(source),
+            source=errors.spoken(spoken),
             on_progress=on_progress,
         )

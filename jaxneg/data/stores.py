@@ -31,13 +31,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxneg import files
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import checks
 from jaxneg.data.metadata import ARRAYS, EVENTS, Metadata, damaged, file_names, named as named, read
 from jaxneg.data.shards import Events, Sharded
 from jaxneg.errors import UserError
-from jaxneg.files import arrays as guarded
+from jaxneg.files import addresses, arrays as guarded
 from jaxneg.files.arrays import Damaged
 
 SPLITS = ("train", "validation", "test")
@@ -94,7 +93,7 @@ class Store:
         Its arrays are mapped: a store that is cut short in place while it is open ends the process with SIGBUS, as any
         mapped file does. Write beside it and rename, as ``prepare`` and plain rsync do, and rsync --inplace does not.
         """
-        path = files.local(path, "store")
+        path = addresses.local(path, "store", addresses.STORE)
         metadata = read(path)
         try:
             checks.names(metadata)

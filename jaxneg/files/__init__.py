@@ -18,6 +18,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxneg import errors
@@ -30,6 +31,9 @@ LEFT = re.compile(r"(.+)\.jaxneg-(tmp|old)-[0-9a-f-]+")
 # Up to 0.1 they were called so.
 LEFT_BEFORE = re.compile(r"(.+)\.(tmp)-\d+|.+\.(json|md|csv|npz)\.tmp|metrics\.tmp")
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib takes // for /
+BUCKETS = ("s3", "gs", "az")
+ADDRESS = re.compile(r"(s3|gs|az):/+(.*)", re.DOTALL)  # what ``files.addresses`` reads and writes
+FILE = re.compile(r"file:/+(.*)", re.DOTALL)
 LONGEST = 200  # bytes of a name that others are made of
 WHOLE = 1 << 26  # bytes up to which a fingerprint reads all of a file
 BLOCK = 1 << 16
@@ -48,15 +52,10 @@ def local(path: Any, option: str) -> pathlib.Path:
     if "\0" in os.fspath(path):
         raise UserError(f"{option} must be a path, which has no null character, got {os.fspath(path)!r}")
     if match := REMOTE.fullmatch(os.fspath(path)):
-        scheme, rest = match.groups()
-        rest = f"/{rest}" if scheme == "file" else rest
-        mend = (
-            f"give the path, {rest}"
-            if scheme == "file"
-            else "copy it to a disk, or mount it, and give that path"
-        )
+        here = " here" if match[1] in BUCKETS else " and buckets at s3://, gs:// and az://"
         raise UserError(
-            f"{option} {scheme}://{rest}: only paths of file systems can be read and written: {mend}"
+            f"{option} {match[1]}://{match[2]}: only paths of file systems{here} can be read and written: copy it to a "
+            "disk, or mount it, and give that path"
         )
     path = pathlib.Path(path)
     for part, up in zip(path.parents, path.parts[:0:-1], strict=False):
@@ -65,6 +64,48 @@ def local(path: Any, option: str) -> pathlib.Path:
                 f"{option} {path} leads through {part}, which is no directory: make it, or leave it out"
             )
     return path
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where objects lie: s3://bucket/key."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2] or self.bucket
+
+    @property
+    def parent(self) -> "Address":
+        return Address(self.scheme, self.bucket, self.key.rpartition("/")[0])
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
+
+
+def address(path: str | os.PathLike[str], option: str) -> Address | None:
+    """The address that a path is, if it is one of a bucket. Raises UserError, naming the option, on what is none."""
+    match = ADDRESS.fullmatch(os.fspath(path))
+    if match is None:
+        return None
+    bucket, *parts = [part for part in match[2].split("/") if part] or [""]
+    found = Address(match[1], bucket, "/".join(parts))
+    if not bucket or {".", ".."} & {*parts}:
+        raise UserError(f"{option} {found}: write a bucket and a name in it, as in {match[1]}://bucket/name")
+    return found
+
+
+def given(path: Any, option: str) -> pathlib.Path | Address:
+    """The path, or the address. Raises UserError, naming the option, on what is neither; asks nobody whether it is."""
+    if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str) and "\0" not in text:
+        if match := FILE.fullmatch(text):
+            return local(f"/{match[1]}", option)
+        if (at := address(text, option)) is not None:
+            return at
+    return local(path, option)
 
 
 def real(path: str | os.PathLike[str]) -> pathlib.Path:

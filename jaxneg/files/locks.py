@@ -24,8 +24,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from jaxneg import files
 from jaxneg.errors import UserError
@@ -38,7 +39,14 @@ WRITING = 2.0  # seconds that a lock may be empty, as its owner is just making i
 SETTLE = 0.5  # seconds in which two that take one lock at once find out
 LOST = 75  # exit code of a process that finds its lock taken: start it again to continue
 
-_held: set["Lock"] = set()
+_held: set["Held"] = set()
+
+
+@runtime_checkable
+class Held(Protocol):
+    """A lock of any kind that this process holds."""
+
+    def release(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,13 @@ class Owner:
             secrets.token_hex(8),
         )
 
+    @classmethod
+    def named(cls, values: Mapping[str, Any]) -> "Owner | None":
+        """The one that a lock names; None where it names none. Raises TypeError on other fields than its own."""
+        found = cls(**values)
+        valid = all(isinstance(getattr(found, f.name), f.type) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+        return found if valid else None
+
     def dead(self) -> bool | None:
         """Whether the process is gone; None where the table of processes of this machine does not know."""
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
@@ -94,8 +109,7 @@ class Lock:
                 os.utime(self.fd)
             other = _owner_at(self.path)
             if other is not None and other.token != self.owner.token and not self._ended.is_set():
-                _say(f"{self.path.parent} was taken by {other}, as this process stood still for too long")
-                os._exit(LOST)
+                lost(self.path.parent, other)
 
     def release(self) -> None:
         """Lets others in. Released already: does nothing."""
@@ -191,6 +205,22 @@ def _check_vacant(target: pathlib.Path, what: str) -> None:
         raise UserError(f"{what} exists: choose a new directory, or remove it first")
 
 
+def hold(lock: Held) -> None:
+    """Notes a lock of another kind, so that it is released where the process ends at once."""
+    _held.add(lock)
+
+
+def let_go(lock: Held) -> None:
+    """Forgets a lock that is released."""
+    _held.discard(lock)
+
+
+def lost(place: object, other: Owner) -> NoReturn:
+    """Ends the process, whose lock on a place another has taken."""
+    say(f"{place} was taken by {other}, as this process stood still for too long")
+    os._exit(LOST)
+
+
 def release_all() -> None:
     """Lets others in everywhere, as this process is about to end at once."""
     for lock in list(_held):
@@ -268,7 +298,7 @@ class _Watch:
             raise UserError(f"{self._what} is in use by {owner}: wait until it ends, or stop it")
         if not self._told:
             self._told = True
-            _say(f"{self._what} was in use by {owner}: waiting {STALE:g} s for a sign of life")
+            say(f"{self._what} was in use by {owner}: waiting {STALE:g} s for a sign of life")
         return waited > STALE
 
 
@@ -312,10 +342,7 @@ def _owner_at(path: pathlib.Path) -> Owner | None:
 
 def _read(fd: int) -> Owner | None:
     try:
-        values = json.loads(os.pread(fd, 1 << 16, 0))
-        owner = Owner(**values)
-        valid = all(isinstance(getattr(owner, f.name), f.type) for f in dataclasses.fields(Owner))  # type: ignore[arg-type]
-        return owner if valid else None
+        return Owner.named(json.loads(os.pread(fd, 1 << 16, 0)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -350,6 +377,7 @@ def _started(process: int) -> str | None:
     return ""
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on standard error."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"jaxneg: {text}", file=sys.stderr, flush=True)

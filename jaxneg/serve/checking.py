@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxneg import errors, files
+from jaxneg import errors
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
-from jaxneg.files import arrays
+from jaxneg.files import addresses, arrays
 from jaxneg.files.arrays import Damaged
 from jaxneg.serve import contexts, index as indexes, layouts, manifest as manifests, precision, signature
 from jaxneg.serve.layouts import Finding
@@ -41,7 +41,7 @@ def check(directory: str | pathlib.Path) -> Iterator[Finding]:
 
     Raises UserError where there is no manifest to go by, and OSError on a file that may not be read.
     """
-    directory = files.local(directory, "directory")
+    directory = addresses.local(directory, "directory", addresses.EXPORT)
     manifest = manifests.read(directory)
     whole = True
     sums = {**manifest["files"], **manifest.get("texts", {})}

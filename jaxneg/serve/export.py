@@ -40,12 +40,12 @@ import pyarrow.parquet as pq
 from jax import export as jax_export
 from safetensors import SafetensorError, numpy as safetensors
 
-from jaxneg import files, models
+from jaxneg import models
 from jaxneg.batch import FEEDBACK, PAD, forms
 from jaxneg.batch.forms import Form
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
-from jaxneg.files import arrays, documents, locks
+from jaxneg.files import addresses, arrays, documents, locks
 from jaxneg.serve import (
     card,
     contexts as measured,
@@ -79,10 +79,12 @@ DEFAULT = Wanted()
 
 def export(trained: runs.Trained, out: pathlib.Path, wanted: Wanted = DEFAULT) -> dict:
     """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
-    target = files.local(out, "--out")
     check(wanted)
     try:
-        with locks.new_directory(target, f"--out {out}") as partial:
+        with (
+            addresses.written(out, "--out", addresses.EXPORT) as target,
+            locks.new_directory(target, f"--out {out}") as partial,
+        ):
             return _write(trained, partial, wanted)
     except FileExistsError as error:
         raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxneg import progress
+from jaxneg import files, progress
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.serve import batching
 from jaxneg.serve.scorer import Scorer
 
+Place = pathlib.Path | files.Address
 MANIFEST = "manifest.json"  # written last, so that what it stands in is whole
 
 
@@ -30,7 +32,7 @@ class Models:
 
     def __init__(
         self,
-        directories: Mapping[str, pathlib.Path],
+        directories: Mapping[str, Place],
         shares: Mapping[str, float] | None = None,
         *,
         index: bool = True,
@@ -50,7 +52,7 @@ class Models:
         if not sum(shares.values()) > 0 or min(shares.values()) < 0:
             raise UserError(f"--split needs shares of 0 or more, and one above 0, got {_shares(shares)}")
         self._directories, self._shares, self._index = dict(directories), shares, index
-        self._seen = {name: _stamp(path) for name, path in directories.items()}
+        self._seen = {name: addresses.stamp(path, MANIFEST) for name, path in directories.items()}
         self._loaded = {name: _loaded(path, index) for name, path in directories.items()}
         self._swapping = threading.Lock()
 
@@ -78,7 +80,7 @@ class Models:
         """Opens an export anew, and its version; where that raises UserError the one before goes on."""
         self.get(name)
         with self._swapping:
-            stamp = _stamp(self._directories[name])
+            stamp = addresses.stamp(self._directories[name], MANIFEST)
             self._loaded[name] = found = _loaded(self._directories[name], self._index)
             self._seen[name] = stamp
         return found.version
@@ -86,7 +88,10 @@ class Models:
     def reload_changed(self) -> None:
         """Opens what has changed on disk; says what could not be, once for each change."""
         for name, path in self._directories.items():
-            stamp = _stamp(path)
+            try:
+                stamp = addresses.stamp(path, MANIFEST)
+            except UserError:  # of a bucket that is not reached: the next look may find it
+                continue
             if stamp in (None, self._seen[name]):
                 continue
             try:
@@ -96,8 +101,9 @@ class Models:
                 progress.say(f"jaxneg: {name} stays as it was: {error}")
 
 
-def _loaded(directory: pathlib.Path, index: bool) -> Loaded:
+def _loaded(place: Place, index: bool) -> Loaded:
     """An export whose programs are compiled, and whose matrices have been read."""
+    directory = addresses.local(place, "directory", MANIFEST)
     scorer = Scorer.open(directory, index=index)
     scorer.warmup(batching.MOST)
     scorer.recommend(scorer.items(1), 1)
@@ -105,16 +111,7 @@ def _loaded(directory: pathlib.Path, index: bool) -> Loaded:
     return Loaded(scorer, version)
 
 
-def _stamp(directory: pathlib.Path) -> tuple[int, int] | None:
-    """What changes when an export is written anew; None while there is none."""
-    try:
-        found = (directory / MANIFEST).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-def _listed(directories: Mapping[str, pathlib.Path]) -> str:
+def _listed(directories: Mapping[str, Place]) -> str:
     return (
         f"there are {', '.join(directories)}"
         if len(directories) > 1

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from jaxneg import errors, files
+from jaxneg import errors
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
+from jaxneg.files import addresses
 from jaxneg.serve import demotion, heard, manifest as manifests, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
@@ -71,7 +72,7 @@ class Scorer:
         Without ``index`` it looks at all items. Raises UserError where a file is missing, altered or of another format,
         see ``serve.manifest``, and where the library of the index is not there.
         """
-        directory = files.local(directory, "directory")
+        directory = addresses.local(directory, "directory", addresses.EXPORT)
         found = manifests.opened(directory)
         known = found.item_ids, found.station_ids, found.attributes
         rest = found.like_VE, found.at_stations

@@ -26,7 +26,7 @@ from jaxneg.batch import CODE
 from jaxneg.config.fields import Bounds, Positive, Seed, settled
 from jaxneg.data import stores
 from jaxneg.errors import UserError
-from jaxneg.files import locks
+from jaxneg.files import addresses, locks
 from jaxneg.serve import scorer
 from jaxneg.simulation import policies as arms_, simulator, trials, visits as visit
 from jaxneg.simulation.listeners import LONGEST
@@ -74,8 +74,10 @@ def ab(
     Raises UserError where one of them is missing, damaged, or not of the same log.
     """
     config = check(config)
-    target = files.local(out, "--out")
-    with locks.new_directory(target, f"--out {out}") as partial:
+    with (
+        addresses.written(out, "--out", "ab.json") as target,
+        locks.new_directory(target, f"--out {out}") as partial,
+    ):
         values = _run(exports, truth, store, config, on_progress)
         files.write_json(partial / "ab.json", values)
         files.write_text(partial / "ab.md", markdown(values))

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from jaxneg import batch, files, progress
 from jaxneg.errors import UserError
-from jaxneg.files import arrays, documents, locks
+from jaxneg.files import addresses, arrays, documents, locks
 from jaxneg.simulation import independent, listeners, people
 from jaxneg.simulation.listeners import LONGEST, SimulateConfig, Truth
 
@@ -282,16 +282,17 @@ def write(
     Both go to temporary files beside ``out`` that are renamed when complete, so a crash leaves no half a log.
     ``on_progress`` is told the sessions written, out of all.
     """
-    out = files.local(out, "--out")
+    out = pathlib.Path(out)
     if out.suffix not in (".parquet", ".csv"):
         raise UserError(f"--out must end in .parquet or .csv, got {out}")
-    truth_out = out.with_name(f"{out.name}.truth.npz")
     try:
-        with locks.held(locks.beside(out), f"--out {out}"):
-            _write(simulation, files.real(out), files.real(truth_out), on_progress)
+        with addresses.written(out, "--out", replaces=True) as place:
+            truth_out = place.with_name(f"{place.name}.truth.npz")
+            with locks.held(locks.beside(place), f"--out {out}"):
+                _write(simulation, files.real(place), files.real(truth_out), on_progress)
     except OSError as error:
         raise UserError(f"could not write {out}: {error.strerror or error}") from error
-    return truth_out
+    return out.with_name(f"{out.name}.truth.npz")
 
 
 def _write(
@@ -364,7 +365,7 @@ def reopen(path: str | pathlib.Path) -> Simulation:
     Raises UserError where the file is missing, is no truth, or this version would make another log from it.
     """
     try:
-        held = arrays.npz(pathlib.Path(path))
+        held = arrays.npz(addresses.local(path, "--truth"))
         if "config" not in held:
             raise UserError(f"{path} is no truth that this version wrote: run jaxneg simulate again")
         config = documents.parsed(str(held["config"]), SimulateConfig)

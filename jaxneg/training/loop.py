@@ -21,7 +21,7 @@ from jaxneg.config import Config, rules
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
-from jaxneg.files import documents, locks
+from jaxneg.files import addresses, documents, locks
 from jaxneg.training import (
     advice,
     agreement,
@@ -77,8 +77,10 @@ def train(
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     """
     config = rules.check(config)
-    with contextlib.ExitStack() as hold:
-        job, origin = _claimed(config, files.local(workdir, "--workdir"), hold)
+    if processes.many():  # all write to one directory
+        workdir = files.local(workdir, "--workdir")
+    with addresses.held(workdir, "--workdir") as place, contextlib.ExitStack() as hold:
+        job, origin = _claimed(config, place, hold)
         return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent))
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxneg import figures, files
+from jaxneg import errors, figures, files
 from jaxneg.config import Config, Effect, saved
 from jaxneg.data import raw_ids, stores
 from jaxneg.errors import UserError
-from jaxneg.files import arrays
+from jaxneg.files import addresses, arrays
 from jaxneg.training import program, records, runs
 
 OPTION = "--from"
@@ -52,7 +52,7 @@ def of(config: Config, store: stores.Store, workdir: pathlib.Path) -> Origin | N
     """
     if not config.train.warm_start or files.numbered(workdir / "checkpoints"):
         return None
-    path = files.local(config.train.warm_start, OPTION)
+    path = addresses.run(config.train.warm_start, OPTION)
     if files.real(path) == files.real(workdir):
         raise UserError(f"{OPTION} {path} is the --workdir itself: leave it out to continue the run")
     if not path.is_dir():
@@ -136,7 +136,7 @@ def _told(
     """What is carried, of what."""
     (path, result), count, carried = run, store.vocabulary().count, item_V[1:] > 0
     return {
-        "run": str(path),
+        "run": errors.spoken(str(path)),
         "catalogue": runs.catalogue_of(path) or "",
         "step": result["best_step"],
         "monitor": result["monitor"],

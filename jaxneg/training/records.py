@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from jaxneg import figures, files
+from jaxneg import errors, figures, files
 from jaxneg.config import Config, saved
 from jaxneg.errors import UserError
 from jaxneg.files import documents, locks
@@ -134,7 +134,7 @@ class Summary:
         """All of it for JSON, with the best and the last validation in place of the history."""
         own = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "history"}
         derived = {"monitor": self.monitor, "best": dict(self.best), "last": dict(self.last)}
-        return own | {"path": str(self.path), "settings": dict(self.settings)} | derived
+        return own | {"path": errors.spoken(str(self.path)), "settings": dict(self.settings)} | derived
 
 
 def summaries(places: Sequence[pathlib.Path]) -> list[Summary]:
@@ -248,7 +248,7 @@ def table(
     rows: list[list[object]] = []
     for one in runs:
         name = figure or one.monitor
-        row: list[object] = [str(one.path), *(one.settings.get(setting) for setting in names)]
+        row: list[object] = [errors.spoken(str(one.path)), *(one.settings.get(setting) for setting in names)]
         row += [name if full else figures.title(name)] if several or full else []
         n = one.best.get("pairs" if name in figures.OF_PAIRS else "examples")
         row += [one.best.get(name), one.best.get("epoch"), one.last.get(name)]

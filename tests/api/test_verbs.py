@@ -128,7 +128,7 @@ def test_a_store_shows_itself(store):
         ({"reader": "tabel"}, "no reader 'tabel'"),
         ({"min_item_count": 0}, "--min-item-count must be at least 1, got 0"),
         ({"session": "gapp"}, "--session must be one of .*perhaps you meant gap"),
-        ({"out": "gs://bucket/store"}, "only paths of file systems"),
+        ({"out": "hdfs://bucket/store"}, "only paths of file systems"),
         ({"time": "reaction"}, "reaction"),
     ],
 )

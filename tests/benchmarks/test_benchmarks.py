@@ -14,6 +14,7 @@ KEYS = {
     "catalogue": {"ratio", "ratios", "ms_per_step"},
     "evaluation": {"seconds", "films", "million", "matmul_gflops"},
     "faults": {"kills", "sigterms", "equal", "saved_on_sigterm"},
+    "faults_buckets": {"rounds", "kills", "faults", "same_as_undisturbed", "half_written_read"},
     "faults_verbs": {"held", "wrong", "seconds_undisturbed"},
     "big_data": {
         "events",
@@ -44,16 +45,17 @@ KEYS = {
     "warm_start": {"sets", "options"},
 }
 # They start processes, or train for a minute. What they hold is held without them, in little: faults by
-# training/test_loop.py and test_processes.py, faults_verbs by cli/test_stops.py and cli/test_streams.py, fuzz by
-# data/test_corpus.py and cli/test_bad_input.py, study by sweep/test_sweep.py and test_claims.py, big_data by
-# data/test_orders.py and data/test_prepare.py, catalogue by embeddings/test_tables.py, peers and time_to_quality by
-# test_peers.py, objectives by test_objectives.py, serving by serve/test_server.py and test_batching.py,
-# time_to_target by sweep/test_sweep.py, two_heads by test_two_heads.py and training/test_likes.py, warm_start by
-# training/test_warm_start.py.
+# training/test_loop.py and test_processes.py, faults_buckets by files/test_buckets.py, faults_verbs by
+# cli/test_stops.py and cli/test_streams.py, fuzz by data/test_corpus.py and cli/test_bad_input.py, study by
+# sweep/test_sweep.py and test_claims.py, big_data by data/test_orders.py and data/test_prepare.py, catalogue by
+# embeddings/test_tables.py, peers and time_to_quality by test_peers.py, objectives by test_objectives.py, serving by
+# serve/test_server.py and test_batching.py, time_to_target by sweep/test_sweep.py, two_heads by test_two_heads.py and
+# training/test_likes.py, warm_start by training/test_warm_start.py.
 LONG = (
     "big_data",
     "catalogue",
     "faults",
+    "faults_buckets",
     "faults_verbs",
     "fuzz",
     "objectives",
@@ -136,6 +138,8 @@ def check(name, found):
     assert found["benchmark"] == name
     if name == "catalogue":
         assert found["ratio"] == found["ratios"]["adagrad"] > 0 and min(found["ms_per_step"].values()) > 0
+    if name == "faults_buckets":
+        assert found["same_as_undisturbed"] == found["rounds"] > 0 == found["half_written_read"]
     if name == "faults_verbs":
         assert found["wrong"] == []
     if name == "ml1m":

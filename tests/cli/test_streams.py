@@ -25,24 +25,24 @@ from tests.marks import rest_slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 ADDRESSES = [
-    "prepare table gs://bucket/log.csv --out new",
-    "prepare table log.csv --out s3://bucket/store",
-    "inspect az://box/store",
-    "simulate --out file:///tmp/log.csv",
+    "prepare table hdfs://bucket/log.csv --out new",
+    "prepare table log.csv --out http://bucket/store",
+    "inspect abfss://box/store",
+    "simulate --out ftp://host/log.csv",
     "simulate --ab hdfs://host/export --truth log.csv.truth.npz --store store --out new",
-    "simulate --ab export --truth gs://b/t.npz --store store --out new",
-    "simulate --ab export --truth log.csv.truth.npz --store gs://b/s --out new",
-    "train gs://bucket/config.py --workdir new",
-    "train config.py --workdir gs://bucket/run",
-    "train --workdir gs://bucket/run config.py",
-    "train config.py --workdir new --data.store s3://bucket/store",
+    "simulate --ab export --truth hdfs://b/t.npz --store store --out new",
+    "simulate --ab export --truth log.csv.truth.npz --store hdfs://b/s --out new",
+    "train hdfs://bucket/config.py --workdir new",
+    "train config.py --workdir hdfs://bucket/run",
+    "train --workdir hdfs://bucket/run config.py",
+    "train config.py --workdir new --data.store http://bucket/store",
     "plan http://host/config.py --topology v5e:2x2",
-    "evaluate gs://bucket/run",
-    "evaluate run --compare gs://bucket/run",
-    "sweep config.py --workdir gs://bucket/sweep",
-    "export run --out gs://bucket/export",
-    "export run --out new --data.store gs://bucket/store",
-    "recommend gs://bucket/export --items a",
+    "evaluate hdfs://bucket/run",
+    "evaluate run --compare hdfs://bucket/run",
+    "sweep config.py --workdir hdfs://bucket/sweep",
+    "export run --out hdfs://bucket/export",
+    "export run --out new --data.store hdfs://bucket/store",
+    "recommend hdfs://bucket/export --items a",
     "demo --out abfss://box/demo",
 ]
 
@@ -60,7 +60,9 @@ def test_addresses_are_refused_before_anything_is_made(command, here, capsys):
         cli.main(command.split())
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
-    assert "only paths of file systems can be read and written" in line, line
+    assert (
+        "only paths of file systems and buckets at s3://, gs:// and az:// can be read and written" in line
+    ), line
     assert any(word in line for word in command.split() if "://" in word)
     assert sorted(here.rglob("*")) == before
 
