@@ -33,7 +33,7 @@ from jaxneg.config import Config, DataConfig, ModelConfig, TrainConfig
 def get_config() -> Config:
     return Config(data=DataConfig(store="store"), model=ModelConfig(width=16, layers=1), train=TrainConfig(epochs=1))
 PYTHON
-inside "$tag" simulate --out log.csv --users 60 --items 80 --sessions 300
+inside "$tag" simulate --out log.csv --users 60 --items 80 --artists 10 --sessions 300
 inside "$tag" prepare table log.csv --out store
 inside "$tag" train config.py --workdir run
 inside "$tag" export run --out export --formats stablehlo,index
