@@ -198,7 +198,7 @@ def measure(kills: int, faults: int, seed: int, here: pathlib.Path) -> dict[str,
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         os.environ.update(module.settings("s3", port) | {"XDG_CACHE_HOME": str(here / "reader")})
         env |= module.settings("s3", proxy.server_port)
-        Proxy.share = 0.12
+        Proxy.share = 0.15
         while found["kills"] < kills or sum(Proxy.done.values()) < faults:
             at = f"s3://{module.BUCKET}/{found['rounds']}"
             for words in (
@@ -207,15 +207,27 @@ def measure(kills: int, faults: int, seed: int, here: pathlib.Path) -> dict[str,
                 f"export {at}/run --out {at}/export",
             ):
                 name = words.split()[0]
+                killed = False
                 while True:
-                    alive = found["kills"] < kills and rng.random() < 0.75
+                    alive = found["kills"] < kills and rng.random() < 0.85
                     after = rng.uniform(0.3, 1.2) * seconds[name] if alive else None
                     code, said, took = verb(words, here, env, after)
                     found["halves"] += halves(at)
-                    if code == 0:
+                    print(
+                        name,
+                        code,
+                        f"{took:.0f} s",
+                        dict(found),
+                        dict(Proxy.done),
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    # Killed after the last object was put: as on the disk, what is whole is not written again.
+                    if code == 0 or (code == 2 and killed and f"{at}/export exists" in said):
                         break
                     if code == -signal.SIGKILL:
                         found["kills"] += 1
+                        killed = True
                         continue
                     found["refused"] += 1
                     print(name, code, said[-500:], file=sys.stderr)

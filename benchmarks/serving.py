@@ -10,6 +10,9 @@ an index where the extra ``ann`` is there:
     http        ``jaxneg serve`` on this machine, asked by one connection, then by 32 that ask again at once
     recall_100  share of the exact best 100 that the answers with an index hold
 
+the query alone, of one user: query.onnx by onnxruntime and, where it is installed, by OpenVINO, each on one thread, and
+how far from jax's its numbers are (``off``);
+
 and on the first number of items, over HTTP, where every list is compared with the Scorer's:
 
     capacity, twice   requests at the rate of the 32 connections, and at twice that, whether answers come or not:
@@ -52,7 +55,7 @@ from evaluation import write_million
 
 from jaxneg.data import stores
 from jaxneg.embeddings import sharding
-from jaxneg.serve import export
+from jaxneg.serve import contexts, export, signature
 from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
@@ -81,6 +84,7 @@ def main() -> None:
         work = pathlib.Path(name)
         for items in asked.items:
             result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0)
+        result["query"] = queried(work, asked.items[0], 0.3 if asked.quick else 5.0)
         result |= held(work, asked.items[0], asked)
     result |= {
         "jax": jax.__version__,
@@ -95,7 +99,7 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
     """One user and many, direct and over HTTP."""
     found, exact = {}, None
     for kind in ("exact", *(["index"] if indexed() else [])):
-        place = exported(work / f"{items}_{kind}", items, seed=0, index=kind == "index")
+        place = exported(work / f"{items}_{kind}", items, 0, *(["index"] if kind == "index" else []))
         scorer, asked = Scorer.open(place), None
         scorer.warmup()
         asked = histories(scorer)
@@ -120,7 +124,7 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
 
 def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     """What holds at capacity, at twice that, while exports are swapped, when requests are nonsense, after a kill."""
-    places = [exported(work / f"held_{n}", items, seed=n, index=False) for n in range(2)]
+    places = [exported(work / f"held_{n}", items, n) for n in range(2)]
     expected = []  # by export, the list of each history
     for place in places:
         scorer = Scorer.open(place)
@@ -149,8 +153,47 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     return found
 
 
-def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib.Path:
-    """An export of a model that was not trained, whose item rows lie around centres."""
+def queried(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
+    """The query of one user, without its list, by what reads ONNX, and how far it is from jax's."""
+    place = exported(work / "onnx", items, 0, "onnx")
+    scorer, path = Scorer.open(place), place / "query.onnx"
+    drawn = contexts.drawn(np.random.default_rng(2), HISTORIES, LENGTH, (items, 0))
+    context_3BL = np.stack(drawn[:3])
+    wanted_BE, found = scorer.query(*context_3BL), {}
+
+    def row(run: Any) -> dict[str, float]:
+        """Times and differences of a function of contexts."""
+        one = timed(lambda n: run(context_3BL[:, [n % HISTORIES]]), seconds)
+        off = max(
+            np.abs(run(context_3BL[:, [n]])[0] - wanted_BE[n]).max() for n in range(LENGTH + 1)
+        )  # of every length
+        return {**one, "off": float(f"{off:.1e}")}
+
+    scorer.warmup(1)
+    found["jax"] = row(lambda context_3BL: scorer.query(*context_3BL))
+    if importlib.util.find_spec("onnxruntime"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found["onnxruntime"] = row(
+            lambda context: session.run(None, dict(zip(signature.HISTORY, context, strict=True)))[0]
+        )
+    if importlib.util.find_spec("openvino"):
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        found["openvino"] = row(
+            lambda context: request.infer(dict(zip(signature.HISTORY, context, strict=True)))[0]
+        )
+    return found
+
+
+def exported(place: pathlib.Path, items: int, seed: int, *more: str) -> pathlib.Path:
+    """An export of a model that was not trained, whose item rows lie around centres; ``more`` formats beside the
+    usual ones."""
     store_path = place.with_name(f"store_{items}")
     if not store_path.exists():
         write_million(store_path, users=64, items=items, length=LENGTH)
@@ -173,9 +216,8 @@ def exported(place: pathlib.Path, items: int, seed: int, index: bool) -> pathlib
     row_VD *= np.abs(np.asarray(state.tables["item_VD"])).std() / row_VD.std()
     state = state._replace(tables=state.tables | {"item_VD": jnp.asarray(row_VD)})
     result = {"best_step": 0, "monitor": "auc", "best_score": 0.5}
-    formats = (*export.DEFAULT.formats, "index") if index else export.DEFAULT.formats
     trained = runs.Trained(setting, store, built.model, state, result, built.layout)
-    export.export(trained, place, export.Wanted(formats))
+    export.export(trained, place, export.Wanted((*export.DEFAULT.formats, *more)))
     return place
 
 

@@ -41,7 +41,8 @@ class Export:
     index: Literal["faiss", "voyager", "usearch"] = "faiss"
     """Library of the index."""
     check: Annotated[pathlib.Path | None, fields.option("DIR", "or RUN")] = None
-    """Export to check: checksums, and what each file answers beside its run; exit code 1 where they differ."""
+    """Export to check: checksums, and what each file answers beside its run. Exit code 2 where a file is missing or
+    damaged, 1 where answers differ."""
     data: Moved = field(default_factory=Moved)
 
     def run(self) -> None:
@@ -81,10 +82,14 @@ class Export:
 def _check(directory: pathlib.Path) -> None:
     from jaxneg.serve import checking
 
-    differs = []
+    damaged, differs = [], []
     for found in checking.check(directory):
-        print(f"{'ok' if found.holds else 'DIFFERS':8} {found.name}: {found.text}", flush=True)
-        differs += [] if found.holds else [found.name]
+        word = "ok" if found.holds else "DAMAGED" if found.damaged else "DIFFERS"
+        print(f"{word:8} {found.name}: {found.text}", flush=True)
+        if not found.holds:
+            (damaged if found.damaged else differs).append(found.name)
+    if damaged:
+        raise UserError(f"export {directory} is damaged: {', '.join(damaged)}: export again")
     if differs:
         progress.say(f"jaxneg: {directory} differs in {', '.join(differs)}: export again")
         sys.exit(1)

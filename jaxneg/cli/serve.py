@@ -54,11 +54,14 @@ class Serve:
     """Threads that score; 0 takes one for each core."""
     together: Annotated[float, fields.Bounds(0.0, 60.0)] = 0.05
     """Seconds that a batch of requests which came together may take; 0 answers each alone."""
+    exact: commands.Flag = False
+    """Look at all items, also where an export has an index."""
     sessions: Annotated[str, tyro.conf.arg(metavar="memory|URL")] = "memory"
     """Where the events of /feedback are kept: the server's memory, or Redis or Valkey at redis://HOST:PORT."""
 
     def run(self) -> None:
-        directories, shares = named(self.exports), shared(self.split)
+        for check, given in ((named, self.exports), (shared, self.split)):
+            check(given)  # what is wrong with them is said at once
         try:
             import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
             import threadpoolctl
@@ -67,7 +70,7 @@ class Serve:
             raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
         import jax
 
-        from jaxneg.serve import models, server, sessions, watching
+        from jaxneg.serve import server, sessions, watching
         from jaxneg.training import compiled
 
         threads = self.threads or os.cpu_count() or 1
@@ -81,7 +84,7 @@ class Serve:
         compiled.keep()
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
         token, kept = os.environ.get(TOKEN, ""), sessions.opened(self.sessions)
-        found = models.Models(directories, shares)
+        found = self.opened()
         limits = watching.Limits(
             waiting=self.waiting, seconds=self.timeout, threads=threads, together=self.together
         )
@@ -105,6 +108,12 @@ class Serve:
             uvicorn.Server(settings).run(sockets=[bound])
         finally:
             ended.set()
+
+    def opened(self) -> "models.Models":
+        """The exports, each loaded and compiled. Raises UserError where one cannot be served."""
+        from jaxneg.serve import models
+
+        return models.Models(named(self.exports), shared(self.split), index=not self.exact)
 
 
 def named(exports: Sequence[str]) -> dict[str, pathlib.Path | files.Address]:

@@ -51,12 +51,14 @@ class Sweep(commands.Configured):
     def run(self) -> None:
         config = self.experiment
         from jaxneg.cli import endings
+        from jaxneg.data import stores
         from jaxneg.sweep import grids, runner
 
         spec = grids.with_axes(grids.load(addresses.local(self.config, "CONFIG")), self.set)
         spec = dataclasses.replace(spec, seeds=self.seeds or spec.seeds)
         grids.refuse_swept(commands.read_config(self.config), config, spec)
-        with progress.Steps("sweep") as steps:
+        store = stores.named(f"{self.config} or --data.store says so")
+        with store, progress.Steps("sweep") as steps:
             table = runner.sweep(
                 config,
                 spec,

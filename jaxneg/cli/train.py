@@ -70,6 +70,7 @@ class Train(commands.Configured):
 
     def _run(self, told: callbacks.Callbacks) -> None:
         config = self.experiment
+        from jaxneg.data import stores
         from jaxneg.training import loop, processes, runs
 
         processes.start(self.coordinator, self.processes, self.process, detect=self.cluster == "auto")
@@ -79,7 +80,8 @@ class Train(commands.Configured):
             before = None
             with contextlib.suppress(UserError):  # training says it
                 before = runs.ended(addresses.listed(self.workdir, "--workdir"))
-            with progress.Steps("train") as steps, processes.Terminate() as stop:
+            store = stores.named(f"{self.config} or --data.store says so")
+            with store, progress.Steps("train") as steps, processes.Terminate() as stop:
                 on_progress = steps if processes.first() else progress.silent
                 result = loop.train(config, self.workdir, on_progress, stop, progress.say)
         except processes.Stopped as stopped:

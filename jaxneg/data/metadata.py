@@ -1,7 +1,9 @@
 """What stands in a store's metadata.json, and which files and dtypes its arrays have."""
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,6 +66,30 @@ class Metadata:
     jaxneg: str = documents.VERSION  # that wrote it
 
 
+class NoStore(UserError):
+    """No store is at ``path``."""
+
+    path: pathlib.Path
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """Says of a store that is not there where its path stands, as in "config.py or --data.store says so"."""
+    try:
+        yield
+    except NoStore as error:
+        path = error.path
+        full = "" if path.is_absolute() else f" ({path.absolute()})"
+        mend = "give its place with --data.store, or write one with jaxneg prepare"
+        raise _none(path, f"no store at {path}{full}: {where}: {mend}") from error
+
+
+def _none(path: pathlib.Path, text: str) -> NoStore:
+    error = NoStore(text)
+    error.path = path
+    return error
+
+
 def file_names(name: str, shards: int) -> list[str]:
     """Files of a column: NAME.npy, or, of several shards, NAME-00000-of-00004.npy and so on."""
     if shards == 1:
@@ -74,7 +100,7 @@ def file_names(name: str, shards: int) -> list[str]:
 def read(path: pathlib.Path) -> Metadata:
     """The metadata of the store at ``path``. Raises UserError if there is none, a damaged one, or another version."""
     if not path.is_dir():
-        raise UserError(f"no store at {path}: jaxneg prepare writes one")
+        raise _none(path, f"no store at {path}: jaxneg prepare writes one")
     values = values_of(path)
     if values is None:
         raise UserError(f"{path} is no jaxneg store, or a half-written one: jaxneg prepare writes one")

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 
 from jaxneg.batch import FEEDBACK
 from jaxneg.data import checks
-from jaxneg.data.metadata import ARRAYS, EVENTS, Metadata, damaged, file_names, read
+from jaxneg.data.metadata import ARRAYS, EVENTS, Metadata, damaged, file_names, named as named, read
 from jaxneg.data.shards import Events, Sharded
 from jaxneg.errors import UserError
 from jaxneg.files import addresses, arrays as guarded

@@ -15,7 +15,7 @@ from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, serving, tuning
 from jaxneg.files import documents, locks
 from jaxneg.metrics import measures
-from jaxneg.training import convergence, records, runs, target_words, targets
+from jaxneg.training import convergence, origin, records, runs, target_words, targets
 
 SHARES = 20  # bins of the histogram of positive shares
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
@@ -99,15 +99,17 @@ def _sides(directory: pathlib.Path, others: Mapping[str, pathlib.Path]) -> list[
 
 
 def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
-    """What a reader must know of how a run was measured."""
+    """What a reader must know of how a run was trained and measured."""
+    start = records.started_from(directory)
+    begun = [] if start is None else [f"The run started from {origin.spoken(start)}."]
     if runs.preparation_of(directory) in (None, runs.preparation_id(trained.store)):
-        return []
+        return begun
     note = (
         f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
         "held-out events may have been trained on, and the best validation is of other events."
     )
     progress.say(f"jaxneg: {note[0].lower()}{note[1:]}")
-    return [note]
+    return [*begun, note]
 
 
 def _named(directories: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:

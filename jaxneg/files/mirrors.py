@@ -163,7 +163,7 @@ class Mirror:
         copy = files.scratch(self._place.parent / f"{abs(hash(name)):x}", "tmp")
         try:
             shutil.copyfile(self._place / name, copy)
-            self._bucket.put(copy, name)
+            snapshots.put_surely(self._bucket, copy, name)
             self._put[name] = stamp
         except FileNotFoundError:  # it is gone by now
             return

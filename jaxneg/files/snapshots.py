@@ -108,20 +108,30 @@ def put(bucket: Bucket, made: pathlib.Path, marker: str) -> None:
 
 def put_all(bucket: Bucket, made: pathlib.Path, names: list[str]) -> None:
     """Puts files, and looks whether all are there then: a service may lose what it has said that it took."""
+    if len(names) == 1:
+        return put_surely(bucket, made / names[0], names[0])
     missing = names
     for _ in range(TIMES):
         buckets.together(functools.partial(bucket.put, made / name, name) for name in missing)
-        if len(names) == 1:
-            found = bucket.seen(names[0])
-            there: dict[str, Seen] = {} if found is None else {names[0]: found}
-        else:
-            there = bucket.listed()
+        there = bucket.listed()
         sizes = {name: (made / name).stat().st_size for name in names}
         missing = [name for name, size in sizes.items() if name not in there or there[name].size != size]
         if not missing:
             return
     raise UserError(
         f"{bucket.at}: {missing[0]} is not there after it was written {TIMES} times: look after the bucket"
+    )
+
+
+def put_surely(bucket: Bucket, path: pathlib.Path, name: str) -> None:
+    """Puts a file, and looks whether it is there then."""
+    for _ in range(TIMES):
+        bucket.put(path, name)
+        found = bucket.seen(name)
+        if found is not None and found.size == path.stat().st_size:
+            return
+    raise UserError(
+        f"{bucket.at}: {name} is not there after it was written {TIMES} times: look after the bucket"
     )
 
 

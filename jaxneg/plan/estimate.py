@@ -73,7 +73,8 @@ def plan(
 def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
     """The catalogue of a config's store, and its epoch."""
     try:
-        store = stores.Store.open(config.data.store)
+        with stores.named("the config or --data.store says so"):
+            store = stores.Store.open(config.data.store)
     except UserError as error:
         raise UserError(f"{error}; or give --items for a catalogue that is not there") from error
     batches = pipeline.of_config(config, store)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxneg import errors
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 from jaxneg.files import addresses, arrays
@@ -36,22 +37,39 @@ class _Told(NamedTuple):
 
 
 def check(directory: str | pathlib.Path) -> Iterator[Finding]:
-    """Looks at every file of an export, one after the other. Raises UserError where there is no manifest to go by."""
+    """Looks at every file of an export, one after the other.
+
+    Raises UserError where there is no manifest to go by, and OSError on a file that may not be read.
+    """
     directory = addresses.local(directory, "directory", addresses.EXPORT)
     manifest = manifests.read(directory)
     whole = True
-    for name, expected in manifest["files"].items():
-        same = (directory / name).is_file() and arrays.sha256(directory / name) == expected
-        if not same:
+    sums = {**manifest["files"], **manifest.get("texts", {})}
+    for name, expected in sums.items():
+        if told := _altered(directory / name, expected):
             whole = False
-            yield Finding(name, False, "missing or altered: its checksum differs")
+            yield Finding(name, False, told, damaged=True)
     if not whole:
         return
-    yield Finding("manifest.json", True, f"{len(manifest['files'])} checksums agree")
+    yield Finding("manifest.json", True, f"{len(sums)} checksums agree")
+    for found in layouts.check(directory, manifest):
+        whole = whole and found.holds
+        yield found
+    if not whole:
+        return
     try:
         yield from _answers(directory, manifest)
     except Damaged as error:
-        yield Finding(str(error).split()[0], False, str(error))
+        yield Finding(str(error).split()[0], False, str(error), damaged=True)
+
+
+def _altered(path: pathlib.Path, expected: str) -> str | None:
+    """What is wrong with a file that is not as it was written. Raises OSError where it may not be read."""
+    if not path.exists():
+        return "is missing"
+    if not path.is_file():
+        return "is no file"
+    return None if arrays.sha256(path) == expected else "was altered: its checksum differs"
 
 
 def _answers(directory: pathlib.Path, manifest: manifests.Manifest) -> Iterator[Finding]:
@@ -68,7 +86,8 @@ def _answers(directory: pathlib.Path, manifest: manifests.Manifest) -> Iterator[
     formats, found = manifest.get("formats", ["stablehlo"]), dict[str, np.ndarray]()
     if "stablehlo" in formats:
         opened = manifests.opened(directory)
-        found[manifests.MODEL] = np.asarray(jax.jit(opened.model.call)(opened.params, *history[:3]))
+        with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
+            found[manifests.MODEL] = np.asarray(jax.jit(opened.model.call)(opened.params, *history[:3]))
     if "onnx" in formats:
         found[manifests.ONNX[0]] = _run(directory, manifests.ONNX[0], history, {})[0]
     told, finding = _live(directory, manifest, history)
@@ -145,7 +164,6 @@ def _of_arrays(
         yield Finding(
             name, recall >= known["recall"] - LOST - (manifest.get("dtype") != "float32") * LOST, text
         )
-    yield from layouts.check(directory, manifest)
 
 
 def _run(
@@ -156,7 +174,8 @@ def _run(
     except ImportError as error:
         raise UserError(f"{name} needs {error.name}: pip install 'jaxneg[onnx]'") from error
     told = dict(zip(signature.HISTORY, history[:3], strict=True))
-    return onnx_models.call(onnx_models.session(directory / name), {**told, **more})
+    with errors.carried(f"{directory / name} cannot be run by onnxruntime", "export again"):
+        return onnx_models.call(onnx_models.session(directory / name), {**told, **more})
 
 
 def _compared(name: str, what: str, wanted: np.ndarray, found: np.ndarray, told: _Told) -> Finding:

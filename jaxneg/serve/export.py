@@ -193,7 +193,8 @@ def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> di
     }
     layouts.write(directory, formats, signature)
     (directory / "README.md").write_text(card.text(trained, manifest, wanted.run))
-    manifest = documents.sealed(manifest)
+    texts = {name: arrays.sha256(directory / name) for name in manifests.texts(formats)}
+    manifest = documents.sealed({**manifest, "texts": texts})
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
 

@@ -24,6 +24,7 @@ class Finding(NamedTuple):
     name: str
     holds: bool
     text: str
+    damaged: bool = False  # not the file that was written, so that it cannot be asked what it answers
 
 
 TRITON, KSERVE = "triton", "kserve"
@@ -125,9 +126,13 @@ def check(directory: pathlib.Path, manifest: manifests.Manifest) -> Iterator[Fin
         pairs += [(directory / file, there / "1" / file) for file in _outside(model)]
         same = all(_same(*pair) for pair in pairs)
         told = there / "config.pbtxt"
-        same = same and told.is_file() and told.read_text() == config(name, graph)
-        text = "is that of the export" if same else "differs from the graph of the export"
-        yield Finding(f"{TRITON}/{name}", same, text)
+        same = same and told.is_file() and told.read_bytes() == config(name, graph).encode()
+        text = (
+            "is that of the export"
+            if same
+            else "is not the graph of the export: a file is missing or altered"
+        )
+        yield Finding(f"{TRITON}/{name}", same, text, damaged=not same)
 
 
 def _same(one: pathlib.Path, other: pathlib.Path) -> bool:

@@ -7,7 +7,7 @@ Checksums find what a disk or a copy changed. They say nothing of who made an ex
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jax
@@ -104,7 +104,8 @@ class Manifest(TypedDict):
     index: NotRequired[Searched]
     signature: NotRequired[dict[str, signature.Graph]]
     source: NotRequired[Source]
-    files: dict[str, str]
+    files: dict[str, str]  # SHA-256 by name
+    texts: NotRequired[dict[str, str]]  # likewise of ``texts``; exports of before have none
 
 
 # What the models of jaxneg are made of, and arithmetic that others may need. Nothing here reaches out of the model.
@@ -168,6 +169,7 @@ def read(directory: pathlib.Path) -> Manifest:
         )
     manifest: Manifest = documents.read(path, Manifest, "export again")
     expected, new = names(manifest), {"formats", "dtype", "signature", "source"}
+    written = texts(manifest.get("formats", ()))
     for what, holds in {
         "formats, dtype, signature and source: expected in format 4, and only there": {*manifest} & new
         == (new if version == CHOSEN else set()),
@@ -176,6 +178,7 @@ def read(directory: pathlib.Path) -> Manifest:
         "index: expected with an index, and only then": ("index" in manifest)
         == ("index" in manifest.get("formats", ())),
         f"files: expected exactly {', '.join(expected)}": set(manifest["files"]) == set(expected),
+        f"texts: expected exactly {', '.join(written)}": {*manifest.get("texts", written)} == {*written},
         "forms: expected with a like head, and only then": version == CHOSEN
         or ("forms" in manifest) == (version == WITH_LIKES),
         "feedback: expected the codes of jaxneg": manifest["feedback"]
@@ -204,6 +207,14 @@ def names(manifest: Manifest) -> list[str]:
     if "index" in manifest:
         found.append(index_name(manifest["index"]["library"]))
     return sorted(found)
+
+
+def texts(formats: Sequence[str]) -> list[str]:
+    """Files of an export for people and other servers, which ``Scorer`` does not read: paths below it."""
+    found = ["README.md"]
+    if {"triton", "kserve"} & {*formats}:
+        found += [f"triton/{name.removesuffix('.onnx')}/config.pbtxt" for name in ONNX]
+    return [*found, "kserve/inference-service.yaml"] if "kserve" in formats else found
 
 
 def scales(name: str) -> str:

@@ -30,12 +30,19 @@ class Loaded(NamedTuple):
 class Models:
     """Exports by name. Threads may ask and swap at the same time."""
 
-    def __init__(self, directories: Mapping[str, Place], shares: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        directories: Mapping[str, Place],
+        shares: Mapping[str, float] | None = None,
+        *,
+        index: bool = True,
+    ):
         """Opens all. Raises UserError where one cannot be served, or shares are of others.
 
         Args:
           directories: of the exports, by name.
           shares: of the listeners that name no model, by name; all alike by default.
+          index: find items by an export's index where it has one, else look at all of them.
         """
         shares = dict(shares or {name: 1.0 for name in directories})
         if unknown := sorted({*shares} - {*directories}):
@@ -44,9 +51,9 @@ class Models:
             )
         if not sum(shares.values()) > 0 or min(shares.values()) < 0:
             raise UserError(f"--split needs shares of 0 or more, and one above 0, got {_shares(shares)}")
-        self._directories, self._shares = dict(directories), shares
+        self._directories, self._shares, self._index = dict(directories), shares, index
         self._seen = {name: addresses.stamp(path, MANIFEST) for name, path in directories.items()}
-        self._loaded = {name: _loaded(path) for name, path in directories.items()}
+        self._loaded = {name: _loaded(path, index) for name, path in directories.items()}
         self._swapping = threading.Lock()
 
     @property
@@ -74,7 +81,7 @@ class Models:
         self.get(name)
         with self._swapping:
             stamp = addresses.stamp(self._directories[name], MANIFEST)
-            self._loaded[name] = found = _loaded(self._directories[name])
+            self._loaded[name] = found = _loaded(self._directories[name], self._index)
             self._seen[name] = stamp
         return found.version
 
@@ -94,10 +101,10 @@ class Models:
                 progress.say(f"jaxneg: {name} stays as it was: {error}")
 
 
-def _loaded(place: Place) -> Loaded:
+def _loaded(place: Place, index: bool) -> Loaded:
     """An export whose programs are compiled, and whose matrices have been read."""
     directory = addresses.local(place, "directory", MANIFEST)
-    scorer = Scorer.open(directory)
+    scorer = Scorer.open(directory, index=index)
     scorer.warmup(batching.MOST)
     scorer.recommend(scorer.items(1), 1)
     version = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()[:12]

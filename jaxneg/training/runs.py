@@ -169,7 +169,8 @@ def load(
     result = ended(directory)
     if result is None:
         raise UserError(f"run {directory} has not ended: continue it with jaxneg train")
-    store = stores.Store.open(config.data.store)
+    with stores.named(f"run {directory} was trained on it"):
+        store = stores.Store.open(config.data.store)
     if catalogue_id(store) != catalogue_of(directory):
         raise UserError(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"

@@ -33,7 +33,7 @@ KEYS = {
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
-    "serving": {"sizes", "capacity", "twice", "swaps", "restart"},
+    "serving": {"sizes", "query", "capacity", "twice", "swaps", "restart"},
     "simulate": {"sessions_per_s"},
     "softmax": {"seconds", "temporary_bytes", "gradient_apart", "million_items"},
     "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
@@ -179,6 +179,7 @@ def check(name, found):
             }
         assert found["swaps"]["swaps"] == 2 and found["restart"]["exit_code"] == 0
         assert found["sizes"]["2000"]["exact"]["http"]["p50"] > 0
+        assert all(row["off"] <= 1e-5 and row["p50"] > 0 for row in found["query"].values())
     if name == "pipeline":
         assert 0.4 < found["hard_share"] <= 0.5  # of half of the draws, less those that hit the target
         assert found["sequences_per_s_min"] <= found["sequences_per_s"] <= found["sequences_per_s_max"]

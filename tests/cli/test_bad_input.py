@@ -199,7 +199,10 @@ MISTAKES = {
     # the store
     "a store over something else": (nothing, "prepare table log.csv --out run", "run exists and is no jaxneg store, so it stays"),
     "a store over a file": (nothing, "prepare table log.csv --out config.py", "config.py exists and is no jaxneg store"),
-    "no such store": (nothing, f"{TRAIN} --data.store none", "no store at none: jaxneg prepare writes one"),
+    "no such store": (nothing, f"{TRAIN} --data.store none", r"no store at none \(.*none\): config.py or --data.store says so: give its place with --data.store, or write"),
+    "a sweep without its store": (nothing, "sweep config.py --workdir new --set data.p-hard=0 --data.store none", "no store at none .*: config.py or --data.store"),
+    "a run whose store is gone": (lambda: shutil.rmtree("store"), "evaluate run", r"no store at store \(.*store\): run run was trained on it: give its place with --data.store"),
+    "an export of a run whose store is gone": (lambda: shutil.rmtree("store"), "export run --out new", "no store at store .*: run run was trained on it"),
     "no store": (nothing, "inspect run", "run is no jaxneg store"),
     "store of another version": (edit_json("store/metadata.json", version=99), TRAIN, "store store is of format version 99"),
     "store that says too little": (without("store/metadata.json", "settings", "session"), "inspect store --verify", "settings.session is missing"),

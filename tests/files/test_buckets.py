@@ -156,6 +156,21 @@ def test_a_lost_write_is_made_again(at, monkeypatch):
     assert lost and "b" in names(at)
 
 
+def test_a_lost_write_to_a_mirror_is_made_again(at, monkeypatch):
+    put, lost = buckets.Bucket.put, []
+
+    def loses(self, path, name):
+        if name not in lost:
+            return lost.append(name)
+        return put(self, path, name)
+
+    monkeypatch.setattr(buckets.Bucket, "put", loses)
+    with addresses.held(at, "--workdir") as place:
+        (place / "config.json").write_text("{}")
+        checkpoint(place, 3)
+    assert len(lost) == len(names(at)) == 3
+
+
 def test_one_writer_a_place(at, monkeypatch):
     with (
         leases.held(bucket(at), ".lock", "it"),

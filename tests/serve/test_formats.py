@@ -146,6 +146,8 @@ def test_a_check_names_what_differs(everything, tmp_path):
         scale_V2 = np.load(copy / "item_scales.npy")
         scale_V2[:, 0] *= np.linspace(1.0, 9.0, len(scale_V2))
         np.save(copy / "item_scales.npy", scale_V2)
+        for other in copy.glob("triton/*/1/item_scales.npy"):
+            shutil.copyfile(copy / "item_scales.npy", other)
         told = json.loads((copy / "manifest.json").read_text())
         told["files"]["item_scales.npy"] = arrays.sha256(copy / "item_scales.npy")
         del told["sha256"]
@@ -282,6 +284,23 @@ def test_a_missing_library_is_one_line(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^ONNX needs onnx: pip install 'jaxneg\[onnx\]'$"):
         export.export(untrained("caser"), tmp_path / "out", export.Wanted(("triton",)))
+
+
+@pytest.mark.slow
+def test_a_server_looks_at_all_items_where_it_is_told_to(everything, monkeypatch):
+    history = [scorer.Event(item) for item in scorer.Scorer.open(everything).items(3)]
+    exact = scorer.Scorer.open(everything, index=False).recommend(history)
+
+    def searched(*_):
+        raise UserError("an index was opened")
+
+    monkeypatch.setattr("jaxneg.serve.index.searching", searched)
+    found = cli.command("serve", [f"m={everything}", "--exact"]).opened()
+    assert found.get("m").scorer.recommend(history) == exact
+    found.reload("m")  # nor is it opened later on
+    assert found.get("m").scorer.recommend(history) == exact
+    with pytest.raises(UserError, match="an index was opened"):
+        cli.command("serve", [f"m={everything}"]).opened()
 
 
 @pytest.mark.slow

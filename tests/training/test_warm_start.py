@@ -25,8 +25,10 @@ from jaxneg.config import (
 from jaxneg.data import engine, prepare, raw_ids, readers, stores
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.embeddings import carrying, layouts, moments, optim, sharding, tables
+from jaxneg.evaluation import report
 from jaxneg.training import loop, processes, program, records, runs, scoring, steps
 from tests import verbs
+from tests.training import test_loop
 from tests.training.test_loop import assert_same_state, final_state, of, without_clock
 
 pytestmark = pytest.mark.slow
@@ -356,8 +358,11 @@ def test_an_average_goes_on_as_if_there_had_been_no_end(small_store, tmp_path):
         np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.system  # it compiles for long
 def test_listeners_are_folded_into_factorisations_of_the_new_log(small_store, tmp_path):
-    config = of(CONFIG, small_store, like={"rows": "folded"}, train={"epochs": 1})
+    # As in test_fold_in, whose program it so shares.
+    folded = {"weight": 1.0, "rows": "folded"}
+    config = of(test_loop.CONFIG, small_store, like=folded, data={"packed": "always"}, train={"epochs": 1})
     first = loop.train(config, tmp_path / "old")
     result, begun = _again(config, tmp_path / "old", tmp_path / "new")
     [line] = [line for line in first["history"] if line["step"] == first["best_step"]]
@@ -475,5 +480,9 @@ def test_the_command_and_the_list_of_runs_say_what_it_started_from(worked, tmp_p
     assert code == 0 and "train start       from run at step " in said and "started from run at step" in said
     cli.main(["runs", "."])
     assert "train.warm_start" in capfd.readouterr().out
+    [note] = report._notes(
+        here / "later", runs.load(here / "later")
+    )  # without the baselines of a whole report
+    assert note.startswith("The run started from run at step ")
     code, said = verbs.inside("train config.py --from run --workdir wide --model.width 16", capfd)
     assert code == 2 and "model.width: 8 -> 16" in said and not (here / "wide").exists()
