@@ -169,7 +169,7 @@ MISTAKES = {
     "no such log": (nothing, "prepare table none.csv --out new", "no such file or directory: none.csv"),
     "log of an unknown format": (write("log.xlsx", "PK"), "prepare table log.xlsx --out new", "kind of file not known by its name"),
     "log of another reader": (nothing, "prepare spotify log.csv --out new", "log.csv"),
-    "directory of another reader": (nothing, "prepare kuairand run --out new", "run holds no file named"),
+    "directory of another reader": (nothing, "prepare kuairand run --out new", "run/raw_ids/attribute_0.parquet: columns user_id"),
     "column missing": (write("bad.csv", "user,time,feedback\nu,1,play\n"), BAD, "column item missing; it has user, time, feedback"),
     "column renamed wrongly": (nothing, f"{PREPARE} --user listener", "column listener missing; it has user, time, item"),
     "no feedback": (write("bad.csv", "user,time,item\nu,1,i\n"), BAD, "no column feedback and no column played"),
