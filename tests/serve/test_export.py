@@ -183,7 +183,9 @@ def test_an_empty_directory_is_filled_also_behind_a_link(trained, tmp_path):
     assert (tmp_path / "disk" / "manifest.json").is_file() and (tmp_path / "out").is_symlink()
 
 
-@pytest.mark.parametrize("fails", ["safetensors.save_file", "shutil.copyfile", "files.put"])
+@pytest.mark.parametrize(
+    "fails", ["serve.export.safetensors.save_file", "serve.export.shutil.copyfile", "files.put"]
+)
 def test_a_disk_that_fills_up_leaves_nothing(fails, trained, tmp_path, monkeypatch):
     live = trained("tied")
 
@@ -191,7 +193,7 @@ def test_a_disk_that_fills_up_leaves_nothing(fails, trained, tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(jax_export, "export", lambda *_, **__: lambda *_: _Blank())
-    monkeypatch.setattr(f"jaxneg.serve.export.{fails}", full)
+    monkeypatch.setattr(f"jaxneg.{fails}", full)
     with pytest.raises(UserError, match="cannot write .*out: No space left on device"):
         export.export(live, tmp_path / "out")
     assert not list(tmp_path.iterdir())
