@@ -56,6 +56,11 @@ EVENT_FIELDS = ("user_T", "item_T", "sign_T", "session_T")
 ENDS = tuple(f"{of}_{end}" for of in ("pair_accuracy", "auc") for end in ("low", "high"))
 
 
+def cell(arm: str, seed: int) -> str:
+    """What the files of an arm of a seed are called."""
+    return f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+
+
 def prepared(name: str, work: pathlib.Path) -> pathlib.Path:
     """The store of a set, prepared as its reader suggests."""
     store = work / "stores" / SETS[name]

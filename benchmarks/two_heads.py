@@ -116,7 +116,7 @@ def trained(name: str, arm: str, seed: int, store: pathlib.Path, work: pathlib.P
     """An arm of a seed in each form."""
     options = [*ARMS.get(name, {HEADS: ()})[arm], *(f"--{part}.seed={seed}" for part in ("data", "train"))]
     config = configs.override(config_of(name, store), options + ["--train.epochs", "1"] * quick)
-    directory = work / "runs" / f"{store.name}-{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+    directory = work / "runs" / f"{store.name}-{real_data.cell(arm, seed)}"
     result = loop.train(config, directory)
     run = runs.load(directory)
     score, eval_set = runs.catalogue_score(run), eval_sets.EvalSet(run.store, config)
@@ -406,7 +406,7 @@ def main() -> None:
         found: dict[str, list[Cell]] = {arm: [] for arm in asked}
         for seed in range(args.seeds):
             for arm in asked:
-                path = cells / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+                path = cells / real_data.cell(arm, seed)
                 one = kept(path, lambda: trained(name, arm, seed, store, args.work, args.quick))  # noqa: B023
                 found[arm].append(one)
                 progress.say(f"two_heads: {name}, seed {seed}, {arm}")

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+import real_data  # beside this script
 
 import jaxneg
 from jaxneg import config as configs, figures, files, metrics, pages, progress
@@ -40,8 +41,7 @@ from jaxneg.metrics import measures
 from jaxneg.simulation import simulator
 from jaxneg.training import loop, runs, target_words, targets
 
-ROOT = pathlib.Path(__file__).parent.parent
-DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", ROOT / ".." / "shared" / "data"))
+ROOT, DATA = real_data.ROOT, real_data.DATA
 TITLES = {
     "simulated": "simulated listeners",
     "ml_latest_small_2016": "MovieLens small, films rated",
@@ -172,7 +172,7 @@ def _of_kind(batch: Any, of_V: np.ndarray) -> Any:
 
 def one(name: str, places: tuple[pathlib.Path, pathlib.Path], seed: int, arm: str, work: pathlib.Path, short):
     """Result and test figures of a run; read where it is there."""
-    directory = work / "runs" / name / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+    directory = work / "runs" / name / real_data.cell(arm, seed)
     path = directory / "test.json"
     if path.is_file():
         return json.loads(path.read_text())
@@ -268,7 +268,7 @@ def _time(name: str, arm: str, args: argparse.Namespace) -> dict[str, Any]:
         targets.Side(
             of,
             [
-                targets.trace(args.work / "runs" / name / f"{of.replace(', ', '-').replace(' ', '_')}-{seed}")
+                targets.trace(args.work / "runs" / name / real_data.cell(of, seed))
                 for seed in range(args.seeds)
             ],
         )

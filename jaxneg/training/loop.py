@@ -238,7 +238,7 @@ class Loop:
                 raise processes.Stopped(f"stopped after step {step} of {job.total}")
             if processes.first() and step == begun:  # what an earlier end said no longer holds
                 (job.workdir / "result.json").unlink(missing_ok=True)
-            self.trace(step, lambda: self._flush(step))  # noqa: B023 (called at once)
+            self.trace(step, self._flush)
             idle_since = self.interval.begin()
             with errors.carried("batches could not be made ahead", AGAIN, OURS):
                 made = [next(source) for _ in range(self._together(step, validate_every, save_every))]

@@ -6,6 +6,8 @@ store.json          which catalogue and which preparation of the log it was trai
 raw_ids/            ids of the items, stations and values of attributes behind the rows of its tables
 warm_start.json     which run it started from, if from one
 metrics.jsonl       figures by step; tensorboard/ holds the same
+heartbeat.json      the last sign of life, and how long no process was there: see ``goodput``
+profile/            traces of the steps that --train.profile asked for
 checkpoints/        by orbax, the two latest and the best
 result.json         validation, best step, epochs to convergence: written when training ends
 report.html, .md, .json, plots/ written by evaluate

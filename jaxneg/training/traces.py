@@ -29,21 +29,21 @@ class Trace:
         self._since: int | None = None
         self._reached = 0
 
-    def __call__(self, step: int, settle: Callable[[], object]) -> None:
+    def __call__(self, step: int, settle: Callable[[int], object]) -> None:
         """Begins or ends the trace where ``step`` says so.
 
         Args:
           step: the next one to be taken.
-          settle: returns once those before it are done.
+          settle: called with it; returns once the steps before it are done.
         """
         self._reached = step
         if self._since is None and step in self._steps:
-            settle()
+            settle(step)
             with self._carried():
                 jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
             self._since = step
         elif self._since is not None and step >= self._steps.stop:
-            settle()
+            settle(step)
             self.close()
 
     def close(self) -> None:
