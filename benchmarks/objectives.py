@@ -80,15 +80,16 @@ FIGURES = {
 }
 
 
-def prepared(name: str, work: pathlib.Path, quick: bool, seed: int = LISTENERS.seed) -> pathlib.Path:
-    """The store of a set; ``seed`` is that of simulated listeners."""
+def prepared(
+    name: str, work: pathlib.Path, quick: bool, listeners: simulator.SimulateConfig = LISTENERS
+) -> pathlib.Path:
+    """The store of a set; ``listeners`` are who is simulated."""
     if name != "simulated":
         return real_data.prepared(name, work)
-    store = work / "stores" / (name if seed == LISTENERS.seed else f"{name}_{seed}")
+    store = work / "stores" / (name if listeners == LISTENERS else f"{name}_{listeners.seed}")
     if not (store / "metadata.json").exists():
         log = work / f"{store.name}.parquet"
         work.mkdir(parents=True, exist_ok=True)
-        listeners = dataclasses.replace(LISTENERS, seed=seed)
         few = dataclasses.replace(listeners, users=150, sessions=1000)
         simulator.write(simulator.simulate(few if quick else listeners), log)
         reader, con = readers.READERS["table"], engine.connect()

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,38 @@ import time
 import pytest
 import yaml
 
+from jaxneg import cli
+
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+BY_HAND = [path for path in SCRIPTS if path.name != "render.sh"]
 NAME = re.compile(r"\$\{?([A-Z][A-Z_]+)\b")
 SLURM_SETS = {"SLURM_JOB_ID", "SLURM_RESTART_COUNT"}
+
+
+def test_the_examples_are_what_jaxneg_launch_writes(tmp_path, monkeypatch):
+    noted = tmp_path / "jaxneg"
+    noted.write_text(
+        f'#!/usr/bin/env bash\nprintf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls\n'
+    )
+    noted.chmod(0o755)
+    script = tmp_path / "launch" / "render.sh"
+    script.parent.mkdir()
+    shutil.copy(LAUNCH / "render.sh", script)
+    subprocess.run([script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    monkeypatch.chdir(script.parent)
+    for line in (tmp_path / "calls").read_text().splitlines():
+        cli.main(shlex.split(line))
+    made, kept = (
+        {
+            path.relative_to(at): path.read_text()
+            for path in at.rglob("*")
+            if path.parent != at and path.is_file()
+        }
+        for at in (script.parent, LAUNCH)
+    )
+    assert made.keys() == kept.keys() and len(made) > 1
+    assert made == kept, "run: launch/render.sh"
 
 
 def settings():
@@ -31,7 +60,7 @@ def test_scripts_are_sound(script):
         subprocess.run(["shellcheck", "-x", script], check=True, cwd=LAUNCH.parent)
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, LAUNCH / "jobset.yaml"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*BY_HAND, LAUNCH / "jobset.yaml"], ids=lambda path: path.name)
 def test_every_setting_is_in_run_env(path):
     assert set(NAME.findall(path.read_text())) - SLURM_SETS <= settings()
 
@@ -41,6 +70,8 @@ def test_every_launcher_is_in_the_readme_and_sets_the_allocator():
     for path in LAUNCH.iterdir():
         if path.is_file() and path.name not in ("README.md", "run.env"):
             assert f"launch/{path.name}" in readme
+            if path.name == "render.sh":
+                continue
             starts = LAUNCH.parent / "Dockerfile" if path.name == "image.sh" else path
             assert "glibc.malloc.hugetlb=1" in starts.read_text(), path.name
 
@@ -100,18 +131,6 @@ def test_slurm_has_a_task_per_gpu():
     wanted = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE))
     assert wanted["ntasks-per-node"] == wanted["gpus-per-node"]
     assert wanted["signal"].startswith("TERM@")  # to the steps, not B: to the shell
-
-
-def test_a_tpu_slice_is_started_again_on_all_hosts(place):
-    stand_in, start, calls = place
-    stand_in("sleep", [0])
-    stand_in("gcloud", [1, 0])
-    assert start("tpu_pod.sh") == 0
-    assert len(calls("gcloud")) == 2 and len(set(calls("gcloud"))) == 1
-    assert "--worker=all" in calls("gcloud")[0] and TRAIN in calls("gcloud")[0].replace("'", "")
-    stand_in("gcloud", [1])
-    assert start("tpu_pod.sh") == 1
-    assert len(calls("gcloud")) == 2 + 3  # the first and two restarts
 
 
 def test_xpk_is_called_with_the_settings(place):

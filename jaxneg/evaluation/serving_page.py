@@ -27,8 +27,8 @@ def parts(served: documents.Object, titles: Mapping[str, str]) -> list[str]:
         "liked if shown), their sum, and demote, which moves down only what a listener would like less than most. On "
         f"validation beta is {numbers['sum']['beta']:g} for the sum; for demote it is {numbers['demote']['beta']:g} at "
         f"a threshold of {numbers['demote']['threshold']:.3g}, quantile {numbers['demote']['quantile']:g} of the like "
-        f"logits: what keeps most of both the best pair accuracy and the best NDCG@{cut}. Rows of tables above are "
-        "these, over all examples.",
+        f"logits: what keeps most of both heads, of the AUC of judge and of the NDCG@{cut} of rank. Rows of tables "
+        "above are these, over all examples.",
         f"The curve over beta, of {served['examples']:,} examples of this split:",
         _table(served["curve"], cut),
         pages.image(titles[PLOT], f"plots/{PLOT}") if PLOT in titles else "",

@@ -2,8 +2,9 @@
 
 Numbers are chosen on validation examples: beta out of BETAS, the threshold of demotion out of QUANTILES of the like
 logits of the catalogue there, less each listener's mean. Of a form's points that one is chosen which keeps most of
-both: whose lesser share is the largest, of the best AUC and of the best NDCG of all points. AUC is what pair accuracy
-estimates from one pair an example, with less noise. A curve is of some batches, spread evenly, and of their top CUT.
+both heads: whose lesser share is the largest, of the AUC of judge and of the NDCG of rank. These are two points, not
+the best of many, which noise would lift; AUC is what pair accuracy estimates from one pair an example, with less noise.
+A curve is of some batches, spread evenly, and of their top CUT.
 """
 
 import math
@@ -22,7 +23,7 @@ from jaxneg.training import catalogue, likes, runs
 
 BATCHES = 16  # that a curve is of, at most
 BETAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-DEMOTED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # betas of demotion
+DEMOTED = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0)  # betas of demotion
 QUANTILES = (0.5, 0.6, 0.75, 0.9)
 ITEMS = 1000  # of the catalogue whose like logits a quantile is of, per example
 CUT = measures.CUT
@@ -131,22 +132,24 @@ def thresholds(
 
 
 def chosen(points: Sequence[Point]) -> dict[str, Point]:
-    """The point of each form, by name, that keeps most of the best AUC and of the best NDCG of all points.
+    """The point of each form, by name, that keeps most of both heads: of the AUC of judge and of the NDCG of rank.
 
-    That is the one whose lesser share is the largest, of equal ones the first. A figure that no point has, or that
-    is 0 for all, does not count.
+    That is the one whose lesser share is the largest, of equal ones the first. A figure that the head itself has not,
+    or that is 0 there, does not count.
+
+    Args:
+      points: of a curve, with its two ends.
     """
-    best = [max(_number(figure) for figure in figures) for figures in zip(*map(_both, points), strict=True)]
+    ends = {one.form.name: one for one in points if one.form.name in (forms.RANK, forms.JUDGE)}
+    wholes = _number(ends[forms.JUDGE].auc), _number(ends[forms.RANK].ndcg)
 
     def kept(point: Point) -> float:
-        shares = [_number(own) / most for own, most in zip(_both(point), best, strict=True) if most > 0]
-        return min(shares, default=0.0)
+        figures = _number(point.auc), _number(point.ndcg)
+        return min(
+            (own / whole for own, whole in zip(figures, wholes, strict=True) if whole > 0), default=0.0
+        )
 
     return {name: max((one for one in points if one.form.name == name), key=kept) for name in forms.NAMES}
-
-
-def _both(point: Point) -> tuple[float, float]:
-    return point.auc, point.ndcg
 
 
 def _number(value: float) -> float:

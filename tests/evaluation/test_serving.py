@@ -26,11 +26,14 @@ def point(name, auc, ndcg, beta=0.0):
     return curves.Point(Form(name, beta), None, 0.5, ndcg, 0.0, auc)
 
 
-def test_the_point_that_keeps_most_of_both_is_chosen():
-    """Shares of .63 and .1, the lesser of both: of the sums .905, .921 and .900; of the demotions .937 and .950."""
+def test_the_point_that_keeps_most_of_both_heads_is_chosen():
+    """Shares of .63 and .1, the lesser of both: of the sums .905, .921 and .900; of the demotions .937 and .950.
+
+    Of the best of all points, .105, the demotions would have .914 and .905.
+    """
     points = [
         point("rank", 0.55, 0.100),
-        point("sum", 0.57, 0.099, 0.5),
+        point("sum", 0.57, 0.105, 0.5),
         point("sum", 0.58, 0.098, 1.0),
         point("sum", 0.60, 0.090, 2.0),
         point("demote", 0.59, 0.096, 1.0),
