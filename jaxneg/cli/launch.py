@@ -33,9 +33,9 @@ class Launch:
         "--zone",
     )
 
-    kind: tyro.conf.Positional[Annotated[Literal["tpu-vm"], tyro.conf.arg(metavar="KIND")]] = (
-        commands.REQUIRED
-    )
+    kind: tyro.conf.Positional[
+        Annotated[Literal["tpu-vm", "jobset", "xpk", "slurm", "ray"], tyro.conf.arg(metavar="KIND")]
+    ] = commands.REQUIRED
     """tpu-vm (queued resources of Cloud TPU), jobset (Kubernetes), xpk, slurm or ray."""
     topology: Annotated[str, commands.path("NAME")] = commands.REQUIRED
     """Hosts, as v5e:4x4 of TPU or h100:8x2, 8 GPUs on each of 2 hosts."""

@@ -30,7 +30,6 @@ class Gpu(NamedTuple):
     """What a make of GPU is called; "" where nothing is known."""
 
     gke: str = ""  # node label cloud.google.com/gke-accelerator
-    xpk: str = ""  # device type, of hosts with eight
     ray: str = ""  # accelerator type of Ray
 
 
@@ -44,10 +43,10 @@ TPUS = {
 }
 GPUS = {
     "gpu": Gpu(),
-    "a100": Gpu("nvidia-a100-80gb", "", "A100"),
-    "h100": Gpu("nvidia-h100-80gb", "h100-80gb-8", "H100"),
-    "h200": Gpu("nvidia-h200-141gb", "h200-141gb-8", "H200"),
-    "b200": Gpu("nvidia-b200", "b200-8", "B200"),
+    "a100": Gpu("nvidia-a100-80gb", "A100"),
+    "h100": Gpu("nvidia-h100-80gb", "H100"),
+    "h200": Gpu("nvidia-h200-141gb", "H200"),
+    "b200": Gpu("nvidia-b200", "B200"),
 }
 
 

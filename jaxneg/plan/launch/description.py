@@ -179,6 +179,15 @@ def keeps(described: Description) -> None:
     )
 
 
+def path_of_all(described: Description) -> None:
+    """Raises UserError where a run directory is not named alike on all hosts, which start in places of their own."""
+    at = files.given(described.run.workdir, "--workdir")
+    if not isinstance(at, files.Address) and not at.is_absolute():
+        raise UserError(
+            f"--run: --workdir {at} must be a whole path, as /data/runs/mine: hosts start elsewhere"
+        )
+
+
 def called(run: Run) -> str:
     """A name for a run that was given none: the last part of its directory, as far as a name may hold it."""
     last = run.workdir.rstrip("/").rpartition("/")[2]

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxneg.plan.launch import description, tpu_vm
+from jaxneg.plan.launch import description, jobset, ray, slurm, tpu_vm, xpk
 from jaxneg.plan.launch.description import Description
-
-COMMON = ("slices", "restarts", "environment")  # what the options mean alike at all kinds
 
 
 class Recipe(NamedTuple):
@@ -17,23 +15,17 @@ class Recipe(NamedTuple):
     reads: tuple[str, ...]  # fields of the description that it reads beside topology, run and name
 
 
+WHERE = ("image", "slices", "restarts", "grace", "environment")
 KINDS = {
-    "tpu-vm": Recipe(
-        tpu_vm.render,
-        "launch.sh",
-        (
-            "image",
-            "slices",
-            "spot",
-            "restarts",
-            "grace",
-            "mounts",
-            "environment",
-            "project",
-            "zone",
-            "account",
-        ),
-    )
+    "tpu-vm": Recipe(tpu_vm.render, "launch.sh", (*WHERE, "spot", "mounts", "project", "zone", "account")),
+    "jobset": Recipe(jobset.render, "launch.sh", (*WHERE, "spot", "mounts", "namespace", "queue", "account")),
+    "xpk": Recipe(xpk.render, "launch.sh", (*WHERE, "project", "zone", "cluster")),
+    "slurm": Recipe(
+        slurm.render,
+        "sbatch job.sh",
+        ("image", "restarts", "grace", "mounts", "environment", "account", "partition", "hours", "container"),
+    ),
+    "ray": Recipe(ray.render, "launch.sh", ("slices", "restarts", "environment", "address")),
 }
 
 

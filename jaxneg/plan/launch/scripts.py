@@ -4,6 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 
+WIDTH = 100  # of an array on one line
 Setting = str | int | Sequence[str]
 
 
@@ -28,5 +29,13 @@ def text(name: str) -> str:
 
 def _quoted(value: Setting) -> str:
     if isinstance(value, str | int):
-        return shlex.quote(str(value))
-    return f"({shlex.join(value)})"
+        return _word(str(value))
+    words = [_word(one) for one in value]
+    line = f"({' '.join(words)})"
+    return line if len(line) <= WIDTH else "\n".join(["(", *(f"    {word}" for word in words), ")"])
+
+
+def _word(text: str) -> str:
+    """As shlex has it, commas quoted too: shellcheck takes them for a mistake in an array."""
+    quoted = shlex.quote(text)
+    return f"'{text}'" if quoted == text and "," in text else quoted

@@ -15,8 +15,13 @@ from jaxneg.plan.launch import description, recipes
 from tests import verbs
 
 RUN = "configs/mine.py --workdir /data/runs/mine --data.store gs://b/stores/mine"
+CLOUD = "--project p --zone z"
 CALLS = {
-    "tpu-vm": "--topology v5e:4x4 --image us-docker.pkg.dev/p/r/i --project p --zone z --mount gs://b=/data --spot"
+    "tpu-vm": f"--topology v5e:4x4 --image us-docker.pkg.dev/p/r/i --mount gs://b=/data --spot {CLOUD}",
+    "jobset": "--topology h100:8x2 --image i --mount gs://b=/data --queue q",
+    "xpk": f"--topology v5e:4x4 --image i --cluster c {CLOUD}",
+    "slurm": "--topology h100:8x2 --image i --mount /shared=/data --env A=b",
+    "ray": "--topology v6e:4x4 --address http://head:8265",
 }
 
 
@@ -93,10 +98,23 @@ def test_what_is_there_stays(kind, here, capfd):
         ("--zone 'a b'", "--zone 'a b' is no name"),
         ("--partition gpus", "--partition is not of launch tpu-vm: leave it out"),
         ("--project '' --zone ''", "launch tpu-vm needs --project and --zone too"),
+        ("jobset --queue 'a b'", "--queue 'a b' is no name"),
+        ("jobset --image ''", "launch jobset needs --image too"),
+        ("jobset --run 'c.py --workdir /elsewhere'", "would be gone with its container"),
+        ("xpk --topology h100:8x2", "launch xpk is of TPUs, not of h100:8x2: take jobset"),
+        ("xpk --run 'c.py --workdir runs/x'", "must be a whole path"),
+        ("xpk --spot", "--spot is not of launch xpk"),
+        ("slurm --topology v5e:4x4", "launch slurm is of GPUs, not of v5e:4x4"),
+        ("slurm --mount gs://b=/x", "under slurm only a path of the hosts can be mounted"),
+        ("slurm --container none", "--container none has no --image and no --mount"),
+        ("slurm --hours 0", "hours must be at least 1"),
+        ("ray --run 'c.py --workdir runs/x'", "must be a whole path"),
+        ("ray --image i", "--image is not of launch ray"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(words, said, here, capfd):
-    line = call("tpu-vm").replace(" --out", f" {words} --out")
+    kind = words.split()[0] if words.split()[0] in CALLS else "tpu-vm"
+    line = call(kind).replace(" --out", f" {words.removeprefix(kind)} --out")
     code, told = verbs.inside(line, capfd)
     assert code == 2 and told.startswith("jaxneg: ") and told.count("\n") == 1 and said in told, told
     assert list(here.iterdir()) == []
