@@ -355,7 +355,7 @@ DISK_FULL = {
     "prepare, at the end": ("jaxneg.files.put", PREPARE),
     "prepare again": ("jaxneg.files.put", "prepare table log.csv --out store"),
     "simulate": ("pyarrow.parquet.ParquetWriter.write_batch", "simulate --out new.parquet --users 60 --items 80 --artists 9 --sessions 300"),
-    "export": ("safetensors.numpy.save_file", "export run --out new"),
+    "export": ("jaxneg.serve.writing.safetensors", "export run --out new"),
     "train, a new run": ("jaxneg.files.write_json", TRAIN),
     "train, a run again": ("jaxneg.files.write_json", "train config.py --workdir run"),
 }  # fmt: skip
