@@ -82,10 +82,7 @@ def test_a_watch_may_end_and_take_up_the_job(rehearse, tmp_path):
 
 @pytest.mark.parametrize(
     ("play", "code", "said"),
-    [
-        ({"denied": 1}, 2, "no resources"),
-        ({"unreached": range(60)}, 75, "goes on without this script"),
-    ],
+    [({"denied": 1}, 2, "no resources"), ({"unreached": range(60)}, 75, "goes on without this script")],
 )
 def test_a_cluster_that_refuses_or_is_silent_is_told(rehearse, play, code, said):
     done, *_ = rehearse(states=["RUNNING"], **play)
