@@ -1,8 +1,8 @@
-"""What launch/ starts, with stand-ins for the programs of clusters."""
+"""What launch/ holds: examples as jaxneg launch writes them, and a launcher of many processes on one machine."""
 
 import os
 import pathlib
-import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,171 +10,51 @@ import sys
 import time
 
 import pytest
-import yaml
+
+from jaxneg import cli
+from tests.plan.launch.test_recipes import shellcheck
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
-NAME = re.compile(r"\$\{?([A-Z][A-Z_]+)\b")
-SLURM_SETS = {"SLURM_JOB_ID", "SLURM_RESTART_COUNT"}
 
 
-def settings():
-    """Variables that run.env sets."""
-    return set(re.findall(r"^([A-Z_]+)=", (LAUNCH / "run.env").read_text(), re.MULTILINE))
+def test_the_examples_are_what_jaxneg_launch_writes(tmp_path, monkeypatch):
+    noted = tmp_path / "jaxneg"
+    noted.write_text(
+        f'#!/usr/bin/env bash\nprintf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls\n'
+    )
+    noted.chmod(0o755)
+    script = tmp_path / "launch" / "render.sh"
+    script.parent.mkdir()
+    shutil.copy(LAUNCH / "render.sh", script)
+    subprocess.run([script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    monkeypatch.chdir(script.parent)
+    for line in (tmp_path / "calls").read_text().splitlines():
+        cli.main(shlex.split(line))
+    made, kept = (
+        {
+            path.relative_to(at): path.read_text()
+            for path in at.rglob("*")
+            if path.parent != at and path.is_file()
+        }
+        for at in (script.parent, LAUNCH)
+    )
+    assert made.keys() == kept.keys() and len(made) > 1
+    assert made == kept, "run: launch/render.sh"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_sound(script):
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", "-x", script], check=True, cwd=LAUNCH.parent)
+    shellcheck(script)
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, LAUNCH / "jobset.yaml"], ids=lambda path: path.name)
-def test_every_setting_is_in_run_env(path):
-    assert set(NAME.findall(path.read_text())) - SLURM_SETS <= settings()
-
-
-def test_every_launcher_is_in_the_readme_and_sets_the_allocator():
+def test_every_launcher_is_in_the_readme():
     readme = (LAUNCH / "README.md").read_text()
     for path in LAUNCH.iterdir():
-        if path.is_file() and path.name not in ("README.md", "run.env"):
+        if path.name != "README.md":
             assert f"launch/{path.name}" in readme
-            starts = LAUNCH.parent / "Dockerfile" if path.name == "image.sh" else path
-            assert "glibc.malloc.hugetlb=1" in starts.read_text(), path.name
-
-
-@pytest.fixture
-def place(tmp_path):
-    """A directory with settings, and stand-ins for programs that note how they were called."""
-    (tmp_path / "bin").mkdir()
-    text = (LAUNCH / "run.env").read_text()
-    text = re.sub(r"^RESTARTS=\S+", "RESTARTS=2", text, flags=re.MULTILINE)
-    text = re.sub(r'^OPTIONS=""', 'OPTIONS="--train.epochs 3"', text, flags=re.MULTILINE)
-    (tmp_path / "run.env").write_text(text)
-
-    def stand_in(name, codes):
-        """A program that ends with these codes, call by call, the last one for ever."""
-        program = tmp_path / "bin" / name
-        program.write_text(
-            f'#!/usr/bin/env bash\nprintf "%s\\n" "$*" >> {tmp_path}/{name}.calls\n'
-            f"codes=({' '.join(map(str, codes))}); n=$(wc -l < {tmp_path}/{name}.calls)\n"
-            "exit ${codes[$((n > ${#codes[@]} ? ${#codes[@]} - 1 : n - 1))]}\n"
-        )
-        program.chmod(0o755)
-
-    def start(script, **environment):
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        command = ["bash", LAUNCH / script, tmp_path / "run.env"]
-        return subprocess.run(
-            command, env=os.environ | {"PATH": path} | environment, capture_output=True, text=True
-        ).returncode
-
-    def calls(name):
-        path = tmp_path / f"{name}.calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-    return stand_in, start, calls
-
-
-TRAIN = (
-    "train configs/ml1m_sasrec.py --workdir /data/runs/mine --data.store /data/stores/mine --train.epochs 3"
-)
-
-
-@pytest.mark.parametrize(
-    ("code", "restarts", "ends", "requeued"),
-    [(0, 0, 0, False), (2, 0, 2, False), (75, 0, 0, True), (143, 1, 0, True), (134, 2, 134, False)],
-)
-def test_slurm_goes_back_into_the_queue_unless_a_person_must_mend(place, code, restarts, ends, requeued):
-    stand_in, start, calls = place
-    stand_in("srun", [code])
-    stand_in("scontrol", [0])
-    assert start("slurm.sh", SLURM_JOB_ID="17", SLURM_RESTART_COUNT=str(restarts)) == ends
-    assert calls("srun") == [f"--kill-on-bad-exit=1 jaxneg {TRAIN}"]
-    assert calls("scontrol") == (["requeue 17"] if requeued else [])
-
-
-def test_slurm_has_a_task_per_gpu():
-    wanted = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE))
-    assert wanted["ntasks-per-node"] == wanted["gpus-per-node"]
-    assert wanted["signal"].startswith("TERM@")  # to the steps, not B: to the shell
-
-
-def test_a_tpu_slice_is_started_again_on_all_hosts(place):
-    stand_in, start, calls = place
-    stand_in("sleep", [0])
-    stand_in("gcloud", [1, 0])
-    assert start("tpu_pod.sh") == 0
-    assert len(calls("gcloud")) == 2 and len(set(calls("gcloud"))) == 1
-    assert "--worker=all" in calls("gcloud")[0] and TRAIN in calls("gcloud")[0].replace("'", "")
-    stand_in("gcloud", [1])
-    assert start("tpu_pod.sh") == 1
-    assert len(calls("gcloud")) == 2 + 3  # the first and two restarts
-
-
-def test_xpk_is_called_with_the_settings(place):
-    stand_in, start, calls = place
-    stand_in("xpk", [0])
-    assert start("xpk.sh") == 0
-    (call,) = calls("xpk")
-    assert "--num-slices=1" in call and "--max-restarts=2" in call and TRAIN in call.replace("'", "")
-
-
-@pytest.mark.skipif(shutil.which("envsubst") is None, reason="no envsubst")
-def test_the_jobset_has_the_fields_that_count():
-    made = subprocess.run(
-        ["bash", "-c", "set -a; source launch/run.env; set +a; envsubst < launch/jobset.yaml"],
-        cwd=LAUNCH.parent,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    jobset = yaml.safe_load(made)
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", jobset["metadata"]["name"])
-    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 10
-    (job,) = jobset["spec"]["replicatedJobs"]
-    spec = job["template"]["spec"]
-    assert spec["parallelism"] == spec["completions"] == 4 and job["replicas"] == 1
-    assert spec["backoffLimit"] == 0 and spec["completionMode"] == "Indexed"
-    pod = spec["template"]["spec"]
-    assert pod["restartPolicy"] == "Never"  # Kubernetes demands it beside a podFailurePolicy
-    (rule,) = spec["podFailurePolicy"]["rules"]
-    (container,) = pod["containers"]
-    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
-    chips = container["resources"]["limits"]["google.com/tpu"]
-    topology = [int(side) for side in pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")]
-    assert spec["parallelism"] * chips == topology[0] * topology[1]
-    (argument,) = container["args"]
-    assert argument.startswith("exec jaxneg train ")
-    assert {mount["name"] for mount in container["volumeMounts"]} == {
-        volume["name"] for volume in pod["volumes"]
-    }
-
-
-def test_ray_workers_run_what_train_offers():
-    """Ray is not installed here: the script compiles, and says what it misses only once it is asked to start."""
-    help = subprocess.run([sys.executable, LAUNCH / "ray_train.py", "--help"], capture_output=True, text=True)
-    assert help.returncode == 0 and "--topology" in help.stdout
-    started = subprocess.run(
-        [
-            sys.executable,
-            "-S",
-            LAUNCH / "ray_train.py",
-            "c.py",
-            "--workdir",
-            "w",
-            "--gpu",
-            "--",
-            "--train.epochs",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert "No module named 'ray'" in started.stderr
 
 
 def local(*options, code, **how):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ VERBS = {
     "runs": "runs",
     "export": "export run --out new",
     "recommend": "recommend export --items {item} --k 3",
+    "launch": "launch tpu-vm --topology v5e:2x2 --run 'config.py --workdir gs://bucket/run' --image image --project p "
+    "--zone z --out new",
 }
 CHATTER = re.compile(
     r"(?!jaxneg: )(  |next: |(train|sweep|prepare|evaluate|simulate)\b.* |\S+: (all|[\d,]+|\d.*) |p_hard=|\d/5 )"
@@ -51,7 +54,7 @@ def command(verb: str, here: pathlib.Path) -> str:
 
 def start(words: str, here: pathlib.Path, **options) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxneg", *words.split()],
+        [sys.executable, "-m", "jaxneg", *shlex.split(words)],
         cwd=here,
         env=environment(**options.pop("env", {})),
         stdout=options.pop("stdout", subprocess.DEVNULL),
@@ -63,7 +66,7 @@ def start(words: str, here: pathlib.Path, **options) -> subprocess.Popen[bytes]:
 def run(words: str, here: pathlib.Path, *, shell: str = "", first: str = "", env=None, **options):
     """A run of a command; ``shell`` is what a shell would append to it, ``first`` what it does before."""
     line = ["bash", "-o", "pipefail", "-c", f'{first}"$@" {shell}', "bash"]
-    line += [sys.executable, "-m", "jaxneg", *words.split()]
+    line += [sys.executable, "-m", "jaxneg", *shlex.split(words)]
     return subprocess.run(
         line, cwd=here, env=environment(**(env or {})), capture_output=True, timeout=200, **options
     )
@@ -89,7 +92,7 @@ def inside(words: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     capfd.readouterr()
     code = 0
     try:
-        cli.main(words.split())
+        cli.main(shlex.split(words))
     except SystemExit as ended:
         code = int(ended.code or 0)
     return code, capfd.readouterr().err

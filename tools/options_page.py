@@ -55,6 +55,7 @@ VERBS = {
     "export": [],
     "recommend": [],
     "serve": [],
+    "launch": [],
     "demo": [],
 }
 

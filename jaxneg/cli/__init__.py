@@ -1,4 +1,5 @@
-"""The command line: prepare, inspect, simulate, plan, train, evaluate, runs, sweep, export, recommend, serve, demo."""
+"""The command line: prepare, inspect, simulate, plan, train, evaluate, runs, sweep, export, recommend, serve, launch,
+demo."""
 
 import importlib
 import os
@@ -26,6 +27,7 @@ VERBS = (
     "export",
     "recommend",
     "serve",
+    "launch",
     "demo",
 )
 
@@ -45,6 +47,7 @@ From a log to recommendations:
   export RUN --out DIR                write it for serving: StableHLO, safetensors, npy
   recommend DIR --items A B C         try an export from the shell
   serve DIR                           serve it over HTTP
+  launch KIND --run '...' --out DIR   what starts a run on a pod or a cluster
 
 Without a log of your own:
 

@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -30,6 +30,27 @@ def several(metavar: str, otherwise: str | None = None) -> object:
     """Annotation of a tuple of any length; ``otherwise`` is what --help says of none."""
     text = f"{metavar} [{metavar} ...]"
     return tyro.conf.arg(metavar=text) if otherwise is None else fields.option(text, otherwise)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A verb that many processes may be started for, all alike."""
+
+    cluster: Literal["auto", "off"] = "auto"
+    """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
+    coordinator: Annotated[str, fields.option("HOST:PORT", "none")] = ""
+    """Process 0 of many, where none is found."""
+    processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
+    """How many processes there are."""
+    process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
+    """Which of them this is, from 0."""
+
+    def join(self) -> None:
+        """Joins the other processes, where there are any; before anything else of JAX."""
+        from jaxneg.training import processes
+
+        processes.start(self.coordinator, self.processes, self.process, detect=self.cluster == "auto")
 
 
 @dataclass(frozen=True)

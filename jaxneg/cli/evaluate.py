@@ -9,14 +9,14 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jaxneg import progress
+from jaxneg import files, progress
 from jaxneg.cli import commands
 from jaxneg.config import fields
 from jaxneg.files import addresses
 
 
 @dataclass(frozen=True)
-class Evaluate(commands.Configured):
+class Evaluate(commands.Joined, commands.Configured):
     """Measures a run's best checkpoint, and the baselines, on held-out events; writes report.html, .md and
     .json, and plots. Options not given are as in training; --data.store names a store that has moved."""
 
@@ -45,6 +45,11 @@ class Evaluate(commands.Configured):
     """Print one JSON object."""
 
     def run(self) -> None:
+        from jaxneg.training import processes
+
+        self.join()
+        if processes.many():  # all read one directory, and the first writes to it
+            files.local(self.directory, "RUN")
         with addresses.held(self.directory, "RUN", "report") as directory:
             self._run(directory)
 
@@ -52,13 +57,18 @@ class Evaluate(commands.Configured):
         config = self.experiment
         from jaxneg.cli import endings
         from jaxneg.evaluation import report
-        from jaxneg.training import runs
+        from jaxneg.training import agreement, processes, runs
 
         with progress.Steps("evaluate") as steps:
+            agreement.check(config)
             trained = runs.load(directory, config, shared=True)
+            agreement.check_run(trained)
             others = [addresses.run(other, "--compare") for other in self.compare]
             asked = report.Asked(self.split, others, self.baselines)
-            found = report.evaluate_run(trained, directory, asked, steps)
+            on_progress = steps if processes.first() else progress.silent
+            found = report.evaluate_run(trained, directory, asked, on_progress)
+        if not processes.first():
+            return
         if self.json:
             print(json.dumps(found))
             return

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxneg import progress
+from jaxneg import files, progress
 from jaxneg.cli import commands
 from jaxneg.config import fields, rules
 from jaxneg.errors import UserError
@@ -25,7 +25,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(commands.Joined):
     """Writes a run's best checkpoint for serving: StableHLO for CPU, CUDA and TPU, safetensors, item matrix, vocabulary
     and model card; on request ONNX, an index, layouts of Triton and KServe. Or checks an export against its run."""
 
@@ -58,8 +58,11 @@ class Export:
             )
         formats = tuple(part for word in self.formats for part in word.split(",") if part)
         from jaxneg.serve import export
-        from jaxneg.training import runs
+        from jaxneg.training import agreement, processes, runs
 
+        self.join()
+        if processes.many():  # all see one directory
+            files.local(self.out, "--out")
         wanted = export.Wanted(formats or export.DEFAULT.formats, self.dtype, self.index, self.directory)
         export.check(wanted)
         config = commands.read_run(self.directory)
@@ -67,7 +70,12 @@ class Export:
             data = dataclasses.replace(config.data, store=self.data.store)
             config = rules.check(dataclasses.replace(config, data=data))
         directory = addresses.run(self.directory, "RUN")
-        manifest = export.export(runs.load(directory, config), self.out, wanted)
+        agreement.check(config)
+        trained = runs.load(directory, config, shared=processes.many())
+        agreement.check_run(trained)
+        manifest = export.export(trained, self.out, wanted)
+        if not processes.first():
+            return
         for what, of in ((self.dtype, "ranking"), (f"the index by {self.index}", "index")):
             if found := manifest.get(of):
                 kept = f"{found['recall']:.2%} of the best {found['k']}"

@@ -19,7 +19,7 @@ from jaxneg.training import records
 
 
 @dataclass(frozen=True)
-class Train(commands.Configured):
+class Train(commands.Joined, commands.Configured):
     """Trains a model on a store, or continues a run. Every field of CONFIG is an option; its values are the
     defaults."""
 
@@ -47,15 +47,6 @@ class Train(commands.Configured):
     """Python file with get_config() -> Config."""
     workdir: Annotated[pathlib.Path, commands.path("RUN")] = commands.REQUIRED
     """Run directory: made if new, continued exactly if not."""
-    cluster: Literal["auto", "off"] = "auto"
-    """Whether to join the processes of a cluster that JAX knows (SLURM, Open MPI, TPU, Kubernetes), or that
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name."""
-    coordinator: Annotated[str, fields.option("HOST:PORT", "none")] = ""
-    """Process 0 of many, where none is found."""
-    processes: Annotated[int, fields.Bounds(0, 1 << 20)] = 0
-    """How many processes there are."""
-    process: Annotated[int, fields.Bounds(-1, 1 << 20)] = -1
-    """Which of them this is, from 0."""
     log: Annotated[
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...], fields.option("LOGGER ...", "none")
     ] = ()
@@ -73,7 +64,7 @@ class Train(commands.Configured):
         from jaxneg.data import stores
         from jaxneg.training import loop, processes, runs
 
-        processes.start(self.coordinator, self.processes, self.process, detect=self.cluster == "auto")
+        self.join()
         _quiet()
         _warn(config)
         try:

@@ -25,6 +25,11 @@ class Places(Protocol):
         """Rows of a part."""
         ...
 
+    @property
+    def turn(self) -> int:
+        """Rows of each part whose items, of all parts together, are as many that follow each other."""
+        ...
+
     def item(self, part: Part, number: Int[Array, "C"]) -> Int[Array, "C"]:
         """The items of rows of a part; past the last item, numbers above it."""
         ...
@@ -47,6 +52,10 @@ class InOrder:
     """All rows are in one part, each at the number of its item."""
 
     size: int
+
+    @property
+    def turn(self) -> int:
+        return 1
 
     def item(self, part: Part, number: Int[Array, "C"]) -> Int[Array, "C"]:
         return number
@@ -75,7 +84,7 @@ class Spread:
         return self.rows // self.parts
 
     @property
-    def _buckets(self) -> int:
+    def turn(self) -> int:
         return tables.BUCKETS // self.parts
 
     @functools.cached_property
@@ -89,7 +98,7 @@ class Spread:
     def _at_I(self) -> np.ndarray:
         """The place of each of the lowest items among those of its part."""
         at_I = np.zeros(tables.BUCKETS, np.int32)
-        at_I[self._first_PK] = np.arange(self._buckets)[None]
+        at_I[self._first_PK] = np.arange(self.turn)[None]
         return at_I
 
     @property
@@ -98,11 +107,11 @@ class Spread:
 
     def item(self, part: Part, number: Int[Array, "C"]) -> Int[Array, "C"]:
         first_K = jnp.asarray(self._first_PK, jnp.int32)[part]
-        return number // self._buckets * tables.BUCKETS + first_K[number % self._buckets]
+        return number // self.turn * tables.BUCKETS + first_K[number % self.turn]
 
     def number(self, part: Part, item: Int[Array, "*S"]) -> Int[Array, "*S"]:
         own = tables.place(item, self.rows) // self.size == part
-        number = item // tables.BUCKETS * self._buckets + jnp.asarray(self._at_I)[item % tables.BUCKETS]
+        number = item // tables.BUCKETS * self.turn + jnp.asarray(self._at_I)[item % tables.BUCKETS]
         return jnp.where(own, number, -1)
 
     def run(self, part: Part, by_row: Tables, begin: Int[Array, ""], count: int) -> Tables:

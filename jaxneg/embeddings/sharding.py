@@ -56,6 +56,11 @@ def spec(letters: str) -> PartitionSpec:
     return PartitionSpec(*(AXES.get(letter) for letter in letters))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Each device has all."""
+    return NamedSharding(mesh, spec(""))
+
+
 def letters(name: str) -> str:
     """The dimensions that end an array's name: "BL" of item_BL; none where it ends in no capital letters or digits."""
     suffix = name.rpartition("_")[2]

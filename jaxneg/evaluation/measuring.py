@@ -14,7 +14,7 @@ from jaxneg.data import held_out, histories, stores
 from jaxneg.evaluation import eval_sets, probes, tuning
 from jaxneg.files import documents
 from jaxneg.metrics import measures, scores
-from jaxneg.training import records, runs, steps, targets
+from jaxneg.training import processes, records, runs, steps, targets
 
 
 class MeasuredRun(NamedTuple):
@@ -51,7 +51,7 @@ def measure_run(trained: runs.Trained, eval_set: eval_sets.EvalSet, stage: str) 
     """Figures of a run's best checkpoint, and what it takes feedback for."""
     score = runs.catalogue_score(trained)
     return MeasuredRun(
-        eval_set.measure(score, stage),
+        measured(trained, score, eval_set, stage),
         trained.config,
         trained.result,
         probe(trained, score, eval_set.examples),
@@ -67,7 +67,17 @@ def measure_last(
     if step == trained.result["best_step"] or not (directory / "checkpoints" / str(step)).is_dir():
         return None
     other = runs.load(directory, trained.config, shared=trained.shared, step=step)
-    return eval_set.measure(runs.catalogue_score(other), "last epoch")
+    return measured(other, runs.catalogue_score(other), eval_set, "last epoch")
+
+
+def measured(
+    trained: runs.Trained, score: scores.Score, eval_set: eval_sets.EvalSet, stage: str
+) -> measures.Report:
+    """Figures of a score function of a run. Of many processes that have it whole each takes some of the examples; where
+    they share its tables, all score each batch together, its examples and the tables' rows being parted."""
+    if processes.many() and not trained.layout.mesh.is_multi_process:
+        return eval_set.measure_in_parts(score, stage)
+    return eval_set.measure(score, stage)
 
 
 def probe(trained: runs.Trained, score: scores.Score, examples: held_out.EvalBatches) -> documents.Object:

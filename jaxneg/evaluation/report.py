@@ -1,5 +1,6 @@
 """A run beside the baselines on held-out events: report.json, report.md, report.html and plots in its directory."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -14,8 +15,8 @@ from jaxneg.data import held_out
 from jaxneg.errors import UserError
 from jaxneg.evaluation import eval_sets, measuring, page, plots, publishing, serving, tuning
 from jaxneg.files import documents, locks
-from jaxneg.metrics import measures
-from jaxneg.training import convergence, origin, records, runs, target_words, targets
+from jaxneg.metrics import examples, measures
+from jaxneg.training import convergence, origin, parting, processes, records, runs, target_words, targets
 
 SHARES = 20  # bins of the histogram of positive shares
 COMPARED = ("pair_accuracy", "auc")  # figures that have a paired difference
@@ -51,11 +52,18 @@ def evaluate_run(
       on_progress: told (done, total, stage=...) in batches.
       measured: what ``tuning.measure_baselines`` gave for the same store, config and split, to spare a repetition.
 
+    Of many processes each calls it alike, with the run as ``runs.load`` gives it; the first one writes.
+
     Raises UserError where a run to compare with is of another store.
     """
-    with locks.held(locks.inside(directory, "report"), f"the report of {directory}"):
-        files.clean_inside(directory)
-        files.check_free(directory, ("report.md", "report.json", "report.html"), ("plots",))
+    with contextlib.ExitStack() as hold:
+        with processes.together("report"):
+            if processes.first():
+                hold.enter_context(
+                    locks.held(locks.inside(directory, "report"), f"the report of {directory}")
+                )
+                files.clean_inside(directory)
+                files.check_free(directory, ("report.md", "report.json", "report.html"), ("plots",))
         named = _named(asked.compare)
         others = {name: _load_other(path, trained, directory) for name, path in named.items()}
         eval_set = eval_sets.EvalSet(trained.store, trained.config, asked.split, on_progress)
@@ -74,7 +82,11 @@ def evaluate_run(
         found = measuring.Findings(
             asked.split, run, measured, compared, coverage, later, notes, reached, sides
         )
-        return write_report(directory, found._replace(forms=_forms(trained, eval_set, run.report)))
+        found = found._replace(forms=_forms(trained, eval_set, run.report))
+        values: documents.Object = {}
+        with processes.together("written", seconds=parting.LONGEST):
+            values = write_report(directory, found) if processes.first() else contents(found)
+        return values
 
 
 def _forms(trained: runs.Trained, eval_set: eval_sets.EvalSet, report: measures.Report) -> documents.Object:
@@ -108,7 +120,8 @@ def _notes(directory: pathlib.Path, trained: runs.Trained) -> list[str]:
         f"The store {trained.config.data.store} is another preparation of the log than the run was trained on: "
         "held-out events may have been trained on, and the best validation is of other events."
     )
-    progress.say(f"jaxneg: {note[0].lower()}{note[1:]}")
+    if processes.first():
+        progress.say(f"jaxneg: {note[0].lower()}{note[1:]}")
     return [*begun, note]
 
 
@@ -195,7 +208,7 @@ def contents(findings: measuring.Findings) -> documents.Object:
 
 def _histogram(share_X: np.ndarray) -> list[int]:
     """Examples by share of positives, in SHARES equal parts of [0, 1]; examples without a share are left out."""
-    return np.bincount(measures.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
+    return np.bincount(examples.band(share_X[~np.isnan(share_X)], SHARES), minlength=SHARES).tolist()
 
 
 def _json(value: object) -> Any:

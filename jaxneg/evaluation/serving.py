@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxneg.batch import forms
-from jaxneg.evaluation import eval_sets
+from jaxneg.evaluation import eval_sets, measuring
 from jaxneg.files import documents
 from jaxneg.metrics import measures
 from jaxneg.training import curves, runs
@@ -34,7 +34,7 @@ def served(trained: runs.Trained, eval_set: eval_sets.EvalSet) -> Served | None:
         curves.curve(score, batches, eval_set.config.eval, found.thresholds),
         sum(int(batch.real_B.sum()) for batch in batches),
         {
-            name: eval_set.measure(score.in_form(point.form), f"form {name}")
+            name: measuring.measured(trained, score.in_form(point.form), eval_set, f"form {name}")
             for name, point in found.points.items()
             if name != forms.RANK
         },

@@ -1,5 +1,6 @@
 """Baselines: fitted to training events, tuned on validation, measured on an evaluation set."""
 
+import json
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from jaxneg.batch import EvalBatch
 from jaxneg.data import held_out
 from jaxneg.evaluation import eval_sets
 from jaxneg.metrics import measures, scores
+from jaxneg.training import parting, processes
 
 BATCHES = 16  # validation batches that baselines are tuned on, at most
 SEEDS = 3  # random starts of a baseline that has one
@@ -32,17 +34,60 @@ class Measured(NamedTuple):
 
 
 def measure_baselines(eval_set: eval_sets.EvalSet, which: str = "usual") -> dict[str, Measured]:
-    """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured."""
+    """Baselines, the usual ones or all: fitted to training events, tuned for AUC on validation, measured.
+
+    Many processes deal them out: each does some of them whole, and all get all.
+    """
     store, config = eval_set.store, eval_set.config
     validation = held_out.EvalBatches(store, config.data, config.eval, "validation")
     every = -(-len(validation) // BATCHES)
     tuning = [validation[k] for k in range(0, len(validation), every)]
     log = counting.training_log(store)
-    measured: dict[str, Measured] = {}
-    for name, fit in BASELINES[which].items():
+    every_fit, measured = BASELINES[which], dict[str, Measured]()
+    for name in parting.own(tuple(every_fit)):
         eval_set.on_progress(0, len(eval_set.examples), stage=f"tuning {name}")
-        measured[name] = measure_baseline(fit, log, tuning, eval_set, name)
-    return measured
+        measured[name] = measure_baseline(every_fit[name], log, tuning, eval_set, name)
+    if not processes.many():
+        return measured
+    arrays = {f"{name}/{of}": value for name, one in measured.items() for of, value in _arrays(one).items()}
+    found = {name: value for part in parting.gathered(arrays) for name, value in part.items()}
+    return {name: _of_arrays({of: found[f"{name}/{of}"] for of in _names(found, name)}) for name in every_fit}
+
+
+def _names(found: Mapping[str, np.ndarray], name: str) -> list[str]:
+    return [each.partition("/")[2] for each in found if each.partition("/")[0] == name]
+
+
+def _arrays(one: Measured) -> dict[str, np.ndarray]:
+    """What was measured of a baseline as arrays by name, what is no array as JSON."""
+    report, rest = one.report, one._asdict()
+    del rest["report"]
+    of_report = {name: getattr(report, name) for name in ("figures", "counts", "bands")}
+    text = json.dumps({"report": of_report, "rest": rest | {"sd": dict(one.sd)}})
+    arrays = {name: getattr(report, name) for name in ("pair_X2", "user_X", "liked_rank", "disliked_rank")}
+    arrays |= {f"value.{name}": value_X for name, value_X in report.value_X.items()}
+    arrays |= {f"shown.{k}": shown_V for k, shown_V in report.shown_V.items()}
+    return arrays | {"text": np.array(text)}
+
+
+def _of_arrays(found: Mapping[str, np.ndarray]) -> Measured:
+    """The inverse."""
+    told = json.loads(str(found["text"]))
+    parts: dict[str, dict[str, np.ndarray]] = {"value": {}, "shown": {}}
+    for name, values in found.items():
+        of, dot, rest = name.partition(".")
+        if dot:
+            parts[of][rest] = values
+    names = ("pair_X2", "user_X", "liked_rank", "disliked_rank")
+    report = measures.Report(
+        figures=told["report"]["figures"],
+        counts=told["report"]["counts"],
+        bands=tuple(told["report"]["bands"]),
+        value_X=parts["value"],
+        shown_V={int(k): shown_V for k, shown_V in parts["shown"].items()},
+        **{name: found[name] for name in names},
+    )
+    return Measured(report, **told["rest"])
 
 
 def measure_baseline(

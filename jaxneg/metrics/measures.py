@@ -15,11 +15,10 @@ import numpy as np
 from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import released, scores
+from jaxneg.metrics import examples, scores
 
 ENOUGH = 5  # events of context that count as a usable history
-TOGETHER = 1 << 10  # items that are looked for in contexts together
-CUT = 10  # cut-off of MAP and of the disliked items' MRR
+CUT = examples.CUT
 ENDS = ("pair_accuracy", "auc")  # figures that have an interval, as do the two of pairs by user
 
 
@@ -88,48 +87,17 @@ def evaluate(
     Recommendation, 2023, arXiv:2309.11623. Mei, Bembom and Ehmann, Negative Feedback for Music Personalization, 2024,
     arXiv:2406.04488.
     """
-    k_max = min(max(config.ks), items)
-    rng = np.random.default_rng(config.pair_seed)
-    hits = released.Hits(items, config)
-    bands = np.linspace(0.0, 1.0, config.bands + 1)
-    shown_WV = {k: np.zeros((config.bands, items + 1), np.int64) for k in config.ks}
-    columns: dict[str, list[np.ndarray]] = {}
-    pairs, users, liked_ranks, disliked_ranks = [], [], [], []
-    for batch, scored in scores.each(score, batches):
-        real = np.flatnonzero(batch.real_B)
-        if isinstance(scored, scores.Matrix):
-            shape, expected = scored.score_BV.shape, (len(batch.real_B), items + 1)
-            if shape != expected:
-                raise ValueError(f"scores have shape {shape}: expected {expected}, padding row first")
-        scored = scores.of_rows(scored, real, len(batch.real_B))
-        batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
-        ranking = scored.rank(
-            (batch.liked_BC, batch.disliked_BC),
-            k=k_max,
-            seen_BL=batch.item_BL if config.exclude_seen else None,
-        )
-        band_B = band(batch.share_B, config.bands)
-        for k, count_WV in shown_WV.items():
-            top_Bk = ranking.top_Bk[:, :k]
-            np.add.at(count_WV, (np.broadcast_to(band_B[:, None], top_Bk.shape), top_Bk), 1)
-        values = _values(batch, scored, _random_items(rng, batch, items), ranking, config)
-        if config.released:
-            hits.add(batch.liked_BC[:, 0], scored)
-        for name, value_B in values.items():
-            columns.setdefault(name, []).append(value_B)
-        pairs.append(batch.pair_B2)
-        users.append(batch.user_B)
-        for kept, rank_BC in zip((liked_ranks, disliked_ranks), ranking.targets, strict=True):
-            kept.append(rank_BC[~np.isnan(rank_BC)])
-    if not pairs:
+    return report(examples.measured(score, batches, items=items, config=config), config, cold)
+
+
+def report(found: examples.Examples, config: EvalConfig, cold: int = 0) -> Report:
+    """Figures of what was measured of all examples; raises ValueError where there is none."""
+    value_X, user_X = found.value_X, found.user_X
+    if not len(user_X):
         raise ValueError("no batch to evaluate")
-    value_X = {name: np.concatenate(column) for name, column in columns.items()}
-    if config.released:
-        value_X |= hits.values()
-    pair_X2, user_X = np.concatenate(pairs), np.concatenate(users)
-    band_X = band(value_X["share"], config.bands)
+    bands, band_X = np.linspace(0.0, 1.0, config.bands + 1), examples.band(value_X["share"], config.bands)
     figures = _figures(
-        value_X, user_X, {k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()}, config, cold
+        value_X, user_X, {k: count_WV.sum(0)[1:] for k, count_WV in found.shown_WV.items()}, config, cold
     )
     return Report(
         figures=figures | by_user(value_X["pair_accuracy"], user_X, config),
@@ -139,17 +107,17 @@ def evaluate(
             | _figures(
                 {name: column[band_X == w] for name, column in value_X.items()},
                 user_X[band_X == w],
-                {k: count_WV[w, 1:] for k, count_WV in shown_WV.items()},
+                {k: count_WV[w, 1:] for k, count_WV in found.shown_WV.items()},
                 config,
             )
             for w in range(config.bands)
         ),
-        pair_X2=pair_X2,
+        pair_X2=found.pair_X2,
         user_X=user_X,
         value_X=value_X,
-        shown_V={k: count_WV.sum(0)[1:] for k, count_WV in shown_WV.items()},
-        liked_rank=np.concatenate(liked_ranks),
-        disliked_rank=np.concatenate(disliked_ranks),
+        shown_V={k: count_WV.sum(0)[1:] for k, count_WV in found.shown_WV.items()},
+        liked_rank=found.liked_rank,
+        disliked_rank=found.disliked_rank,
     )
 
 
@@ -172,15 +140,10 @@ def separation(score: scores.Score, batches: Iterable[EvalBatch]) -> dict[str, f
     correct, auc = metrics.Mean(), metrics.Mean()
     for batch, scored in scores.each(score, batches):
         pair_B2, liked_BC, disliked_BC = map(scored.of, (batch.pair_B2, batch.liked_BC, batch.disliked_BC))
-        correct += metrics.pair_accuracy(pair_B2, batch.real_B & paired(batch))
+        correct += metrics.pair_accuracy(pair_B2, batch.real_B & examples.paired(batch))
         liked = batch.liked_BC * batch.real_B[:, None]
         auc += metrics.mean(metrics.pairs(liked_BC, liked, disliked_BC, batch.disliked_BC).auc_B)
     return {"pair_accuracy": correct.value, "auc": auc.value}
-
-
-def paired(batch: EvalBatch) -> np.ndarray:
-    """bool_B, which examples have a pair of two items."""
-    return (batch.pair_B2[:, 0] > 0) & (batch.pair_B2[:, 0] != batch.pair_B2[:, 1])
 
 
 def paired_difference(
@@ -209,7 +172,7 @@ def average(reports: Sequence[Report], config: EvalConfig) -> Report:
     if len(reports) == 1:
         return first
     value_X = {name: np.mean([one.value_X[name] for one in reports], axis=0) for name in first.value_X}
-    band_X = band(value_X["share"], config.bands)
+    band_X = examples.band(value_X["share"], config.bands)
 
     def mean(each: Sequence[dict[str, float]], at: np.ndarray) -> dict[str, float]:
         figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
@@ -259,57 +222,6 @@ def by_user(value_X: np.ndarray, user_X: np.ndarray, config: EvalConfig) -> dict
     return figures
 
 
-def _values(
-    batch: EvalBatch, scored: scores.Scored, random_B, ranking: metrics.Ranking, config: EvalConfig
-) -> dict[str, np.ndarray]:
-    """Values of each example by name, NaN where it has none."""
-    liked_B = np.where(batch.pair_B2[:, 0] > 0, batch.pair_B2[:, 0], batch.liked_BC[:, 0])
-    against_random_B2 = np.stack([liked_B, random_B], axis=1)
-    liked_rank_BC, disliked_rank_BC = ranking.targets
-    new_BC, new_disliked_BC = (
-        np.where(_held(item_BC, batch.item_BL), np.nan, rank_BC)
-        for item_BC, rank_BC in zip((batch.liked_BC, batch.disliked_BC), ranking.targets, strict=True)
-    )
-    # Asked for together: a model compiles for each number of items.
-    asked = (batch.pair_B2, against_random_B2, batch.liked_BC, batch.disliked_BC)
-    ends = np.cumsum([item_BC.shape[1] for item_BC in asked])[:-1]
-    found = np.split(scored.of(np.concatenate(asked, axis=1)), ends, axis=1)
-    pair_score_B2, against_score_B2, liked_score_BC, disliked_score_BC = found
-    pairs = metrics.pairs(liked_score_BC, batch.liked_BC, disliked_score_BC, batch.disliked_BC)
-    values = {
-        "share": np.asarray(batch.share_B, np.float64),
-        "context": (batch.item_BL > 0).sum(-1).astype(np.float64),
-        "pair_accuracy": metrics.pair_correct(pair_score_B2, paired(batch)),
-        "auc": pairs.auc_B,
-        "auc_pairs": pairs.pairs_B.astype(np.float64),
-        "same_pairs": pairs.same_B.astype(np.float64),
-        "random_accuracy": metrics.pair_correct(against_score_B2, np.logical_and(liked_B > 0, random_B > 0)),
-        "mrr_positive": metrics.over_targets(metrics.mrr(liked_rank_BC)),
-        "mrr_negative": metrics.over_targets(metrics.mrr(disliked_rank_BC)),
-        f"map@{CUT}": metrics.over_targets(metrics.average_precision(liked_rank_BC, CUT)),
-        f"unseen_liked_mrr@{CUT}": metrics.over_targets(metrics.average_precision(new_BC, CUT)),
-        f"unseen_disliked_mrr@{CUT}": metrics.over_targets(metrics.average_precision(new_disliked_BC, CUT)),
-        "unseen_liked_log_rank": metrics.over_targets(metrics.log_rank(new_BC)),
-        "unseen_disliked_log_rank": metrics.over_targets(metrics.log_rank(new_disliked_BC)),
-    }
-    for k in config.ks:
-        for name, metric in (("hit_rate", metrics.hit_rate), ("ndcg", metrics.ndcg)):
-            values[f"{name}@{k}"] = metrics.over_targets(metric(liked_rank_BC, k))
-            values[f"disliked_{name}@{k}"] = metrics.over_targets(metric(disliked_rank_BC, k))
-        values[f"next_hit_rate@{k}"] = metrics.hit_rate(liked_rank_BC[:, 0], k)
-    return values
-
-
-def _held(item_BC: np.ndarray, context_BL: np.ndarray) -> np.ndarray:
-    """bool_BC, where an item is among its row's context."""
-    held_BC = np.zeros(item_BC.shape, bool)
-    row, column = np.nonzero(item_BC)
-    for first in range(0, len(row), TOGETHER):
-        r, c = row[first : first + TOGETHER], column[first : first + TOGETHER]
-        held_BC[r, c] = (context_BL[r] == item_BC[r, c, None]).any(1)
-    return held_BC
-
-
 def _figures(
     value_X: dict[str, np.ndarray],
     user_X: np.ndarray,
@@ -320,15 +232,15 @@ def _figures(
     """Averages over examples, and exposure over items."""
     mean = {name: metrics.mean(column) for name, column in value_X.items()}
     ends = _ends(value_X, user_X, np.ones(len(user_X), bool), config)
-    examples = len(value_X["context"])
+    count = len(value_X["context"])
     covered = {
-        n: metrics.Mean(float((value_X["context"] >= n).sum()), examples + cold).value for n in (1, ENOUGH)
+        n: metrics.Mean(float((value_X["context"] >= n).sum()), count + cold).value for n in (1, ENOUGH)
     }
     return {
         **{name: mean[name].value for name in ENDS},
         **ends,
         "users": len(np.unique(user_X)),
-        "examples": examples,
+        "examples": count,
         "pairs": mean["pair_accuracy"].count,
         **{name: int(mean[name].sum) for name in ("auc_pairs", "same_pairs")},
         "random_accuracy": mean["random_accuracy"].value,
@@ -363,28 +275,3 @@ def _counts(value_X: dict[str, np.ndarray], user_X: np.ndarray) -> dict[str, dic
     found["user_pair_accuracy"] = found["pair_accuracy"]
     found["drawn_pair_accuracy"] = dict.fromkeys(("users", "examples", "pairs"), users)
     return found
-
-
-def band(share_B: np.ndarray, bands: int) -> np.ndarray:
-    """Which of ``bands`` equal parts of [0, 1] a share is in: a part holds its lower end, the last both."""
-    # A float32 share such as 0.6 is meant to sit on an end.
-    place_B = np.nan_to_num(np.asarray(share_B, np.float64)) * bands + 1e-6
-    return np.minimum(place_B.astype(np.int64), bands - 1)
-
-
-def _random_items(rng: np.random.Generator, batch: EvalBatch, items: int) -> np.ndarray:
-    """Per example a uniform item that is neither liked nor in its context; 0 where it holds all of them.
-
-    One number is drawn for each example in turn, so that the draws do not depend on the size of a batch.
-    """
-    held_BC = np.sort(np.concatenate([batch.liked_BC, batch.item_BL], axis=1), axis=1).astype(np.int64)
-    again = np.zeros(held_BC.shape, bool)
-    again[:, 1:] = held_BC[:, 1:] == held_BC[:, :-1]
-    real = (held_BC > 0) & ~again
-    # the others are beyond all
-    held_BC = np.sort(np.where(real, held_BC, 2 * items + held_BC.shape[1] + 1), axis=1)
-    free_B = items - real.sum(1)
-    rank_B = (rng.random(len(held_BC)) * free_B).astype(np.int64)  # of the item among the free ones, from 0
-    before_BC = held_BC - 1 - np.arange(held_BC.shape[1])  # free items below each held one
-    item_B = rank_B + 1 + (before_BC <= rank_B[:, None]).sum(1)
-    return np.where(free_B > 0, item_B, 0)

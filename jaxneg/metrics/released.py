@@ -41,14 +41,17 @@ def width(config: EvalConfig) -> int:
 
 
 def matrix(
-    target_X: Int[np.ndarray, "X"], first: int, last: int, items: int, config: EvalConfig
+    target_X: Int[np.ndarray, "X"], first: int, last: int, items: int, config: EvalConfig, before: int = 0
 ) -> Int[np.ndarray, "B C"]:
-    """Target and candidates of the examples ``first`` to ``last``, out of the targets of all; 0 fills up."""
+    """Target and candidates of the examples ``first`` to ``last``, out of the targets of all; 0 fills up.
+
+    ``before`` are groups of other examples before these.
+    """
     size = config.released_batch
     item_BC = np.zeros((last - first, width(config)), np.int32)
     item_BC[:, 0] = target_X[first:last]
     for group in range(first // size, -(-last // size)):
-        found = candidates(group, target_X[group * size : (group + 1) * size], items, config)
+        found = candidates(before + group, target_X[group * size : (group + 1) * size], items, config)
         item_BC[max(group * size - first, 0) : (group + 1) * size - first, 1 : len(found) + 1] = found
     return item_BC
 
@@ -64,8 +67,10 @@ def rank(score_BC: Float[np.ndarray, "B C"], item_BC: Int[np.ndarray, "B C"]) ->
 class Hits:
     """Hit rates of examples that come in batches of any size; what was scored waits until its group is whole."""
 
-    def __init__(self, items: int, config: EvalConfig):
+    def __init__(self, items: int, config: EvalConfig, before: int = 0):
+        """Of examples that follow on ``before`` others, which are whole groups."""
         self._items, self._config = items, config
+        self._group = before // config.released_batch  # the first one
         self._targets: list[np.ndarray] = []  # of all examples so far
         self._waiting: list[tuple[int, Any]] = []  # examples and scores of each batch that waits
         self._done = self._added = 0  # examples
@@ -95,7 +100,7 @@ class Hits:
             size, scored = self._waiting.pop(0)
             if target_X is None:
                 target_X = np.concatenate(self._targets)
-            item_BC = matrix(target_X, self._done, self._done + size, self._items, self._config)
+            item_BC = matrix(target_X, self._done, self._done + size, self._items, self._config, self._group)
             self._done += size
             rank_B = rank(scored.of(item_BC), item_BC)
             count_B = np.where(item_BC[:, 0] > 0, (item_BC[:, 1:] > 0).sum(-1), np.nan)

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +10,13 @@ import jax
 from jax.experimental import topologies
 
 from jaxneg.errors import UserError
-from jaxneg.plan import hlo
+from jaxneg.plan import hlo, machines
 
 GIB = 1 << 30
-EXAMPLES = "v4:2x2x2, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:16x16, tpu7x:4x4x4"
 
 
 class Chip(NamedTuple):
-    """A generation of TPU."""
+    """A generation of TPU to a compiler; what clouds call it stands in ``machines``."""
 
     devices: int  # that JAX sees of one chip
     memory: float  # GiB that the compiler leaves to a program on one device, as it says when it refuses one
@@ -64,9 +62,7 @@ def tpu(name: str) -> Slice:
 
     Call it before JAX has been used: it keeps JAX from looking for accelerators in this process.
     """
-    found = re.fullmatch(rf"({'|'.join(CHIPS)}):(\d+(?:x\d+){{1,2}})", name)
-    if not found:
-        raise UserError(f"no topology {name!r}: name a generation and the sides of a slice, as {EXAMPLES}")
+    generation, sides = machines.split(name)
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError("planning for a TPU needs its compiler: pip install 'jaxneg[tpu]' (on Linux)")
     jax.config.update("jax_platforms", "cpu")
@@ -80,7 +76,7 @@ def tpu(name: str) -> Slice:
         "TPU_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(variable, value)
-    chip = CHIPS[found[1]]
+    chip = CHIPS[generation]
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **chip.options)
     except jax.errors.JaxRuntimeError as error:
@@ -90,9 +86,9 @@ def tpu(name: str) -> Slice:
             ) from error
         reason = str(error).partition(": ")[2] or str(error)
         raise UserError(
-            f"no topology {name!r} ({reason}): name a slice that exists, as {EXAMPLES}"
+            f"no topology {name!r} ({reason}): name a slice that exists, as {machines.EXAMPLES}"
         ) from error
-    return Slice(name, topology.devices, chip, tuple(int(side) for side in found[2].split("x")))
+    return Slice(name, topology.devices, chip, sides)
 
 
 def link_seconds(where: Slice, collectives: Sequence[hlo.Collective]) -> float | None:

@@ -24,13 +24,14 @@ With a like head one index of rows [v; w], both matrices side by side, serves th
 [0; q] judges and [q; beta q] gives their sum. ``serve.demotion`` has the fourth.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,12 +39,12 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 from jax import export as jax_export
-from safetensors import SafetensorError, numpy as safetensors
 
-from jaxneg import models
+from jaxneg import files, models
 from jaxneg.batch import FEEDBACK, PAD, forms
 from jaxneg.batch.forms import Form
-from jaxneg.embeddings import tables
+from jaxneg.embeddings import heads, parts, sharding, tables
+from jaxneg.embeddings.layouts import Layout
 from jaxneg.errors import UserError
 from jaxneg.files import addresses, arrays, documents, locks
 from jaxneg.serve import (
@@ -53,15 +54,18 @@ from jaxneg.serve import (
     index,
     layouts,
     manifest as manifests,
+    parted,
     precision,
     signature as signatures,
     stations,
+    writing,
 )
-from jaxneg.training import curves, likes, program, runs, scoring, steps
+from jaxneg.training import curves, likes, parting, processes, program, runs, scoring, steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ATTRIBUTES = "attribute_VA"  # the catalogue's attributes among the parameters
 SCORE = ("output_VD", "bias_V", "like_VD", likes.BIAS, likes.ROW)  # what scores and makes no query
+_ITEMS, _LIKES = "item_VE", "like_VE"  # what is made of the rows of tables
 NEVER = -1e18  # score of what is no item; its square still is a finite float32
 
 
@@ -78,17 +82,30 @@ DEFAULT = Wanted()
 
 
 def export(trained: runs.Trained, out: pathlib.Path, wanted: Wanted = DEFAULT) -> dict:
-    """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest."""
+    """Writes the export to a directory that must not exist yet, whole or not at all; returns the manifest.
+
+    Of many processes each calls it alike, with the run as ``runs.load`` gives it; the first one writes, and all the
+    rows that they hold where they share tables.
+    """
     check(wanted)
     try:
-        with (
-            addresses.written(out, "--out", addresses.EXPORT) as target,
-            locks.new_directory(target, f"--out {out}") as partial,
-        ):
-            return _write(trained, partial, wanted)
+        with contextlib.ExitStack() as hold:
+            at = pathlib.Path()
+            with processes.together("export"):
+                if processes.first():
+                    target = hold.enter_context(addresses.written(out, "--out", addresses.EXPORT))
+                    at = hold.enter_context(locks.new_directory(target, f"--out {out}"))
+            name = processes.told("export directory", at.name)  # hosts may come to it by other paths
+            partial = at if processes.first() else files.real(out).with_name(name)
+            content, manifest = _content(trained, partial, wanted), {}
+            with processes.together("written", seconds=parting.LONGEST):
+                if content is not None:
+                    manifest = _write(trained, partial, wanted, content)
+        parting.settle()
+        return manifest or json.loads((out / "manifest.json").read_text())
     except FileExistsError as error:
         raise UserError(f"--out {out} was made in the meantime: choose a new directory") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {out}: {reason}") from error
 
@@ -110,16 +127,70 @@ def check(wanted: Wanted) -> None:
         index.check(wanted.library)
 
 
-def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> dict:
+class _Content(NamedTuple):
+    """What of a model an export holds, by item; arrays lie on devices, in memory or on the disk."""
+
+    model: models.Model
+    params: Mapping[str, jax.Array | np.ndarray]  # those that make queries, and all others
+    item_VE: np.ndarray
+    like_VE: np.ndarray | None  # of a model with a like head
+    numbers: curves.Tuned | None  # likewise
+    contexts: measured.Contexts | None  # with their queries, where something is measured by them
+
+
+def _content(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> _Content | None:
+    """What an export of a run holds; None where another process is to write it."""
+    layout, shared = trained.layout, trained.layout.mesh.is_multi_process
+    if not (processes.first() or shared):
+        return None
+    model, numbers = _plain(trained), curves.tuned(trained)
+    rows = jax.jit(functools.partial(scoring.catalogue_rows, model))
+    made = _Made(rows, jax.jit(likes.of_all) if numbers else None)
+    weights = runs.evaluated(trained)
+    in_one_place = layout.all_rows(made.rows, weights)
+    if in_one_place is None:
+        found = parted.arrays(directory, parted.Held(layout, weights, made.of))
+        by_item = {name: found[name] for name in weights.tables if name in found}
+        own = parts.local(weights.params)
+    else:
+        found = made.of(np.arange(layout.items + 1), weights)
+        by_item, own = weights.tables, weights.params
+    params: dict[str, jax.Array | np.ndarray] = {f"params.{name}": leaf for name, leaf in own.items()}
+    params |= {f"tables.{name}": leaf for name, leaf in by_item.items()}
+    params |= {ATTRIBUTES: np.asarray(trained.store.attribute_VA)}
+    contexts = None
+    if wanted.dtype != "float32" or "index" in wanted.formats:
+        contexts = measured.validation(trained)
+        contexts = contexts._replace(query_XE=_queries(model, layout, weights, contexts))
+    if not processes.first():
+        return None
+    return _Content(model, params, found[_ITEMS], found.get(_LIKES), numbers, contexts)
+
+
+class _Made(NamedTuple):
+    """What matrices are made with."""
+
+    rows: Callable[[tables.Weights], heads.Heads]
+    likes: Callable[[tables.Weights], heads.Head] | None  # of a model with a like head
+
+    def of(self, item_C: np.ndarray, weights: tables.Weights) -> dict[str, np.ndarray]:
+        """Rows of both matrices of items, by name; the weights are those of these items."""
+        row_CD, bias_C = self.rows(weights)
+        if self.likes is None:
+            return {_ITEMS: searched(row_CD, bias_C, item_C)}
+        like_CD, like_bias_C = self.likes(weights)
+        row_CD = np.pad(row_CD, ((0, 0), (0, like_CD.shape[1] - row_CD.shape[1])))
+        like_CE = np.concatenate([like_CD, like_bias_C[:, None]], axis=1).astype(np.float32)
+        like_CE[item_C == PAD] = 0.0
+        return {_ITEMS: searched(row_CD, bias_C, item_C), _LIKES: like_CE}
+
+
+def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted, content: _Content) -> dict:
     config, store = trained.config, trained.store
     formats = [name for name in manifests.FORMATS if name in {"safetensors", *wanted.formats}]
     if {"triton", "kserve"} & {*formats} and "onnx" not in formats:
         formats = [name for name in manifests.FORMATS if name in {"onnx", *formats}]
-    model = _plain(trained)
-    weights = steps.evaluated(trained.state, jnp.asarray(store.attribute_VA))
-    params = {f"params.{name}": leaf for name, leaf in weights.params.items()}
-    params |= {f"tables.{name}": leaf for name, leaf in weights.tables.items()}
-    params |= {ATTRIBUTES: weights.attribute_VA}
+    model, params, item_VE, like_VE, numbers, contexts = content
 
     def query(flat, item_BL, feedback_BL, station_BL):
         weights = tables.Weights(_under(flat, "params."), _under(flat, "tables."), flat[ATTRIBUTES])
@@ -134,34 +205,19 @@ def _write(trained: runs.Trained, directory: pathlib.Path, wanted: Wanted) -> di
     if "stablehlo" in formats:
         exported = jax_export.export(jax.jit(query), platforms=PLATFORMS)(shapes, history, history, history)
         (directory / manifests.MODEL).write_bytes(exported.serialize())
-    safetensors.save_file(
-        {name: np.asarray(leaf) for name, leaf in params.items()}, directory / manifests.PARAMS
-    )
-
-    row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
-    numbers, like = curves.tuned(trained), None
-    if numbers:
-        like = jax.jit(likes.of_all)(weights)
-        row_VD = np.pad(row_VD, ((0, 0), (0, like[0].shape[1] - row_VD.shape[1])))
-    item_VE, like_VE = searched(row_VD, bias_V), None
+    writing.safetensors(directory / manifests.PARAMS, params)
     _save(directory, manifests.EMBEDDINGS, item_VE, wanted.dtype)
-    if like:
-        like_VE = np.concatenate([like[0], like[1][:, None]], axis=1).astype(np.float32)
-        like_VE[PAD] = 0.0
+    if like_VE is not None:
         _save(directory, manifests.LIKES, like_VE, wanted.dtype)
+    shutil.rmtree(directory / parted.FOLDER, ignore_errors=True)
     shutil.copyfile(store.path / "items.parquet", directory / "items.parquet")
     told = pq.read_table(store.path / "stations.parquet")
     told = told.append_column(heard.COLUMN, stations.most_heard(store))
     pq.write_table(told, directory / "stations.parquet")
-    # safetensors writes for the owner alone; the umask decides, as it did for the files before.
-    shutil.copymode(directory / manifests.EMBEDDINGS, directory / manifests.PARAMS)
-
     signature = signatures.of(config.data.length, item_VE.shape[1], likes=like_VE is not None)
     more: dict[str, object] = {}
-    if wanted.dtype != "float32" or "index" in formats:
-        contexts = measured.validation(trained)
-        of_BE = _queries(jax.jit(query), {name: params[name] for name in read}, contexts)
-        more = _measured(directory, formats, wanted, contexts._replace(query_XE=of_BE), (item_VE, like_VE))
+    if contexts is not None:
+        more = _measured(directory, formats, wanted, contexts, (item_VE, like_VE))
     if "onnx" in formats:
         from jaxneg.serve import onnx_models
 
@@ -215,25 +271,39 @@ def live(trained: runs.Trained, history: measured.Contexts) -> tuple[np.ndarray,
     h_XD = jax.jit(functools.partial(scoring.last_hidden, model))(weights, seen)
     row_VD, bias_V = jax.jit(functools.partial(scoring.catalogue_rows, model))(weights)
     row_VD = np.pad(row_VD, ((0, 0), (0, h_XD.shape[1] - row_VD.shape[1])))
-    return np.pad(h_XD, ((0, 0), (0, 1)), constant_values=1.0), searched(row_VD, bias_V)
+    return np.pad(h_XD, ((0, 0), (0, 1)), constant_values=1.0), searched(
+        row_VD, bias_V, np.arange(len(row_VD))
+    )
 
 
 def _save(directory: pathlib.Path, name: str, item_VE: np.ndarray, dtype: str) -> None:
-    """Writes a matrix in a type, and its scales where it has some."""
-    found = precision.packed(item_VE, dtype)
-    np.save(directory / name, found.matrix)
-    if found.scales_V2 is not None:
-        np.save(directory / manifests.scales(name), found.scales_V2)
+    """Writes a matrix in a type, and its scales where it has some, some rows at a time."""
+    V, E = item_VE.shape
+    width = E if dtype == "float32" else E - 1
+
+    def packed() -> Iterator[precision.Packed]:
+        return (precision.packed(rows_CE, dtype) for rows_CE in writing.runs(item_VE))
+
+    writing.npy(directory / name, (one.matrix for one in packed()), (V, width))
+    if dtype != "float32":
+        scales = (one.scales_V2 for one in packed() if one.scales_V2 is not None)
+        writing.npy(directory / manifests.scales(name), scales, (V, 2))
 
 
-def _queries(query: Callable[..., jax.Array], params: dict, contexts: measured.Contexts) -> np.ndarray:
+def _queries(
+    model: models.Model, layout: Layout, weights: tables.Weights, contexts: measured.Contexts
+) -> np.ndarray:
     """query_XE of contexts, a part at a time."""
+    hidden = sharding.jit(
+        functools.partial(scoring.hidden, model, layout), out_shardings=sharding.replicated(layout.mesh)
+    )
     parts = []
     for first in range(0, len(contexts.item_XL), measured.TOGETHER):
         some = [leaf[first : first + measured.TOGETHER] for leaf in contexts[:3]]
         missing = min(measured.TOGETHER, len(contexts.item_XL)) - len(some[0])
         filled = [np.pad(leaf, ((0, missing), (0, 0))) for leaf in some]
-        parts.append(np.asarray(query(params, *filled))[: len(some[0])])
+        h_BD = np.asarray(hidden(weights, scoring.Seen(*map(jnp.asarray, filled))))[: len(some[0])]
+        parts.append(np.pad(h_BD, ((0, 0), (0, 1)), constant_values=1.0))
     return np.concatenate(parts)
 
 
@@ -274,12 +344,12 @@ def _numbers(points: Mapping[str, curves.Point]) -> dict:
     }
 
 
-def searched(row_VD, bias_V) -> np.ndarray:
-    """item_VE of an index: rows as they are scored and then their biases, where row 0 can win no search."""
-    item_VE = np.concatenate([row_VD, bias_V[:, None]], axis=1).astype(np.float32)
-    item_VE[PAD] = 0.0
-    item_VE[PAD, -1] = NEVER
-    return item_VE
+def searched(row_CD, bias_C, item_C: np.ndarray) -> np.ndarray:
+    """item_CE of an index: rows as they are scored and then their biases, where that of PAD can win no search."""
+    item_CE = np.concatenate([row_CD, bias_C[:, None]], axis=1).astype(np.float32)
+    item_CE[item_C == PAD] = 0.0
+    item_CE[item_C == PAD, -1] = NEVER
+    return item_CE
 
 
 def _under(flat, prefix):

@@ -13,6 +13,7 @@ from jaxneg import files
 from jaxneg.config import Config
 from jaxneg.data import stores
 from jaxneg.files import documents
+from jaxneg.training import processes, runs
 
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax")
 SETTINGS = (
@@ -41,3 +42,15 @@ def of_store(store: stores.Store) -> dict[str, str]:
     """Checksums of a store's files, by name; of parts of the large ones."""
     names = sorted({"metadata.json", *store.metadata.files})
     return {f"{name} of the store": files.fingerprint(store.path / name)[:16] for name in names}
+
+
+def check(config: Config) -> None:
+    """Raises UserError on every process unless all have the versions, settings and config of the first one."""
+    processes.agree("config", of_config(config))
+
+
+def check_run(trained: runs.Trained) -> None:
+    """Likewise of the run that each has opened, and of its store; whatever they are called there."""
+    if processes.many():
+        step = {"best step of the run": str(trained.result["best_step"])}
+        processes.agree("run", step | of_store(trained.store))

@@ -18,7 +18,7 @@ from jaxneg.batch import EvalBatch, forms
 from jaxneg.batch.forms import Form
 from jaxneg.config import EvalConfig
 from jaxneg.data import held_out
-from jaxneg.metrics import measures, scores
+from jaxneg.metrics import examples, measures, scores
 from jaxneg.training import catalogue, likes, runs
 
 BATCHES = 16  # that a curve is of, at most
@@ -93,7 +93,7 @@ def _figures(batch: EvalBatch, scored: scores.Scored, config: EvalConfig) -> tup
     real = np.flatnonzero(batch.real_B)
     scored = scores.of_rows(scored, real, len(batch.real_B))
     batch = EvalBatch(*(np.asarray(leaf)[real] for leaf in batch))
-    correct = metrics.pair_accuracy(scored.of(batch.pair_B2), measures.paired(batch))
+    correct = metrics.pair_accuracy(scored.of(batch.pair_B2), examples.paired(batch))
     top_Bk = scored.rank((), k=CUT, seen_BL=batch.item_BL if config.exclude_seen else None).top_Bk
 
     def ranks(item_BC: np.ndarray) -> np.ndarray:

@@ -168,6 +168,22 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def told(stage: str, text: str) -> str:
+    """What the first process says, on all of them.
+
+    Args:
+      stage: a name, of one call only.
+      text: ignored on the others.
+    """
+    if not many():
+        return text
+    client, key = _coordinator(), f"jaxneg/told/{stage}"
+    if first():
+        client.key_value_set(key, text)
+        return text
+    return client.blocking_key_value_get(key, int(AGREE * 1000))
+
+
 def agree(stage: str, values: Mapping[str, str]) -> None:
     """Raises UserError on every process, which each of them says, unless all have the values that the first one has.
 
@@ -199,12 +215,13 @@ def difference(first: Mapping[str, str], own: Mapping[str, str]) -> str | None:
 
 
 @contextlib.contextmanager
-def together(stage: str, *, by_all: bool = False) -> Generator[None, None, None]:
+def together(stage: str, *, by_all: bool = False, seconds: float = AGREE) -> Generator[None, None, None]:
     """Leaves the block once all processes have; with the UserError of the first that met one, on every process.
 
     Args:
       stage: a name, of one block only.
       by_all: each process is to say the error, and not the first alone.
+      seconds: to wait for the slowest.
     """
     failed = None
     try:
@@ -215,7 +232,7 @@ def together(stage: str, *, by_all: bool = False) -> Generator[None, None, None]
         client, key = _coordinator(), f"jaxneg/{stage}"
         # An exchange of text by the coordinator: no device takes part, so a slow host is no time-out of a collective.
         client.key_value_set(f"{key}/{jax.process_index():06}", f"!{failed}" if failed else "-")
-        client.wait_at_barrier(key, int(AGREE * 1000))
+        client.wait_at_barrier(key, int(seconds * 1000))
         said = {name: text[1:] for name, text in sorted(client.key_value_dir_get(key)) if text[0] == "!"}
         if said:
             name, text = next(iter(said.items()))

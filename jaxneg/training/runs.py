@@ -26,6 +26,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxneg import files, models
 from jaxneg.batch.forms import Form
@@ -161,7 +162,7 @@ def load(
       directory: of the run.
       config: instead of the run's own, to evaluate otherwise or to name a store that has moved.
       shared: leave tables whose rows devices shared in training on as many devices, where there are; else they come
-        whole.
+        whole, for one device of this process.
       step: of the checkpoint, instead of the best one.
     """
     config = config or read_config(directory)
@@ -178,9 +179,9 @@ def load(
             f"store {config.data.store} has another catalogue than run {directory} was trained on"
         )
     compiled.keep()
-    shards, devices = config.train.shards, config.train.devices or len(jax.devices())
-    asked, shared = shared, shared and shards > 1 and devices <= len(jax.devices()) and devices % shards == 0
-    mesh = sharding.make_mesh(devices, shards) if shared else sharding.make_mesh(1)
+    mesh = _mesh(config, shared)
+    asked, shared = shared, mesh is not None
+    mesh = mesh or sharding.mesh_of(jax.local_devices()[:1])
     built = program.build(config, program.catalogue_of(store), mesh)
     state = restored(directory, built.state, result["best_step"] if step is None else step)
     layout = built.layout
@@ -188,6 +189,22 @@ def load(
         by_item = jax.tree.map(jnp.asarray, layout.by_item(state.tables))
         state, layout = state._replace(tables=by_item), layouts.Whole(mesh, store.items)
     return Trained(config, store, built.model, state, result, layout, asked)
+
+
+def _mesh(config: Config, shared: bool) -> Mesh | None:
+    """Devices that share the rows of tables as in training; None where one of this process is to have them whole.
+
+    Of many processes each has devices of its own where these can share the rows, else all share theirs.
+    """
+    shards, devices, local = config.train.shards, jax.devices(), jax.local_devices()
+    if not shared or shards == 1:
+        return None
+    if len(devices) > len(local):
+        found = local if len(local) % shards == 0 else devices
+        return sharding.mesh_of(found, shards) if len(found) % shards == 0 else None
+    count = config.train.devices or len(devices)
+    fits = count <= len(devices) and count % shards == 0
+    return sharding.make_mesh(count, shards) if fits else None
 
 
 def restored(directory: pathlib.Path, abstract: steps.State, step: int) -> steps.State:

@@ -230,7 +230,7 @@ def test_the_long_help_of_a_verb_names_its_options(verb, capsys):
     assert [option for option in HELP[verb] if option not in text] == []
 
 
-@pytest.mark.parametrize("verb", [*HELP, "plan", "sweep", "simulate --ab"])
+@pytest.mark.parametrize("verb", [*HELP, "plan", "sweep", "simulate --ab", "launch"])
 def test_help_of_a_verb_fits_a_screen_and_a_half(verb, capsys):
     text = helped(f"{verb} --help", capsys)
     lines = text.splitlines()

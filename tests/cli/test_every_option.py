@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import shlex
 import sys
 
 import pytest
@@ -28,6 +29,7 @@ CALLS = {
     "evaluate": "evaluate run",
     "sweep": "sweep config.py --workdir new",
     "recommend": "recommend export --items i",
+    "launch": "launch slurm --topology gpu:1x1 --run 'config.py --workdir run' --out new",
 }
 QUICK = ("prepare", "train")  # most options between them
 CALLS |= {f"prepare {name}": f"prepare {name} log --out new" for name in readers.READERS if name != "table"}
@@ -77,7 +79,7 @@ def hold(command, part):
 @pytest.mark.parametrize("verb", rest_slow(CALLS, QUICK))
 def test_numbers_that_no_option_can_mean(verb, worked, monkeypatch):
     monkeypatch.chdir(worked)
-    call, options = CALLS[verb].split(), numeric(verb)
+    call, options = shlex.split(CALLS[verb]), numeric(verb)
     good = parsed(call, monkeypatch)
     before, signed = dict(numbers(good)), set()
     for text in NEVER:

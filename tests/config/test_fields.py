@@ -196,6 +196,7 @@ VERBS = {
     "ab": "simulate --ab x",
     "prepare": "prepare table",
     "inspect": "inspect",
+    "launch": "launch",
 }
 
 

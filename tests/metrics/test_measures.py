@@ -8,7 +8,7 @@ import pytest
 from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
-from jaxneg.metrics import measures, released as groups
+from jaxneg.metrics import examples, measures, released as groups
 
 ITEMS = 30
 CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
@@ -627,7 +627,7 @@ def test_random_items_are_uniform_over_what_an_example_does_not_hold():
         item_BL=np.array([[5, 9, 0], [2, 3, 4], [29, 28, 28], [0, 0, 0]], np.int32),
     )
     rng, draws = np.random.default_rng(0), 4000
-    drawn = np.stack([measures._random_items(rng, batch, ITEMS) for _ in range(draws)])
+    drawn = np.stack([examples._random_items(rng, batch, ITEMS) for _ in range(draws)])
     for b, held in enumerate([{5, 9}, {1, 2, 3, 4}, {28, 29, 30}, set()]):
         free = sorted(set(range(1, ITEMS + 1)) - held)
         count = np.bincount(drawn[:, b], minlength=ITEMS + 1)

@@ -155,7 +155,7 @@ def test_the_padding_row_loses_where_all_scores_are_negative(biased):
     row_VD = np.float32(-rng.random((50, 6)) - 0.1)
     row_VD[0] = rng.normal(size=6)  # with attributes in the output it need not be zeros
     bias_V = np.float32(-1e4 * rng.random(50)) if biased else np.zeros(50, np.float32)
-    item_VE = export.searched(row_VD, bias_V)
+    item_VE = export.searched(row_VD, bias_V, np.arange(len(row_VD)))
     for scale in (0.0, 1e-3, 1.0, 1e6, 1e12):
         query_BE = np.float32(np.concatenate([scale * rng.random((20, 6)), np.ones((20, 1))], axis=1))
         score_BV = query_BE @ item_VE.T
@@ -183,9 +183,7 @@ def test_an_empty_directory_is_filled_also_behind_a_link(trained, tmp_path):
     assert (tmp_path / "disk" / "manifest.json").is_file() and (tmp_path / "out").is_symlink()
 
 
-@pytest.mark.parametrize(
-    "fails", ["serve.export.safetensors.save_file", "serve.export.shutil.copyfile", "files.put"]
-)
+@pytest.mark.parametrize("fails", ["serve.writing.safetensors", "serve.export.shutil.copyfile", "files.put"])
 def test_a_disk_that_fills_up_leaves_nothing(fails, trained, tmp_path, monkeypatch):
     live = trained("tied")
 

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Trains jaxneg-mine on v6e:4x4: written by jaxneg launch ray, to be written anew by it.
+#
+#   launch.sh          submits the job and watches it; ends as it does
+#   launch.sh log      what it said
+#   launch.sh stop     ends it
+#   launch.sh delete   forgets one that has ended, so that launch.sh submits it anew
+#
+# The job goes on without this script, which ended and started again goes on watching. Needs Ray 2.51 or
+# newer (pip install 'ray[train]') here, and beside jaxneg on every node.
+set -euo pipefail
+
+name=jaxneg-mine
+restarts=10
+address=()
+environment='{"env_vars": {"JAXNEG_RUN": "[\"gs://music/mine.py\", \"--workdir\", \"/data/runs/mine\", \"--data.store\", \"gs://music/stores/mine\"]", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}'
+make=(python -m jaxneg.plan.launch.on_ray --workers=4 --tpu=TPU-V6E --topology=4x4 --restarts=10)
+
+pause=${LAUNCH_PAUSE:-30} # seconds between two looks
+patience=20               # looks in a row at which the cluster may not answer
+
+say() {
+    echo "launch: $*" >&2
+}
+job() {
+    ray job "$1" "${address[@]}" "${@:2}"
+}
+submit() {
+    job submit --submission-id="$name" --runtime-env-json="$environment" --no-wait -- "${make[@]}"
+}
+known() { # whether the cluster has this job; fails with 2 where it does not answer
+    local said
+    said=$(job status "$name" 2>&1) && return
+    [[ $said != *"does not exist"* ]] || return 1
+    echo "$said" >&2
+    return 2
+}
+watch() {
+    local said code before="" away=0 lost=0
+    known || {
+        code=$?
+        [[ $code == 1 ]] && submit
+    } || {
+        say "the job was refused: mend what the line before says"
+        exit 2
+    }
+    while :; do
+        if said=$(job status "$name" 2>&1); then
+            away=0
+            case $said in
+            *"' succeeded"*) exit 0 ;;
+            *"' was stopped"*) exit 143 ;;
+            *"' failed"*)
+                job logs "$name" | tail -n 40 >&2 || true
+                code=$(sed -n 's/^.*failed with exit code \([0-9]*\).*$/\1/p' <<<"$said" | head -n 1)
+                [[ $code != 2 ]] || {
+                    say "exit code 2: a person has to mend something, and a line of the log says what"
+                    exit 2
+                }
+                # The job itself has all workers start again; without a code it was lost with its machine.
+                if [[ -n $code ]] || ((lost >= restarts)); then
+                    say "failed after its restarts, last with ${code:-a lost job}"
+                    exit "${code:-75}"
+                fi
+                lost=$((lost + 1))
+                say "the job is lost: restart $lost of $restarts"
+                job delete "$name"
+                submit
+                ;;
+            *)
+                said=$(sed -n "s/^.*Status for job '[^']*': *//p" <<<"$said")
+                [[ $said == "$before" ]] || say "the job is $said"
+                before=$said
+                ;;
+            esac
+        elif ((++away > patience)); then
+            say "the cluster does not answer; the job goes on without this script"
+            exit 75
+        fi
+        sleep "$pause"
+    done
+}
+
+case ${1:-watch} in
+watch) watch ;;
+log) job logs "$name" ;;
+stop) job stop "$name" ;;
+delete) job delete "$name" ;;
+*)
+    say "no $1: watch (by itself), log, stop or delete"
+    exit 2
+    ;;
+esac

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Trains jaxneg-mine on h100:8x2: written by jaxneg launch slurm, to be written anew by it.
+#
+#   sbatch job.sh
+#
+# Before the time limit the tasks save and end with 143, and the job goes back into the queue; so it does
+# where a task is lost. scancel ends it for good.
+#SBATCH --job-name=jaxneg-mine
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --output=jaxneg-mine-%j.log
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+name=jaxneg-mine
+restarts=10
+environment=()
+inside=('--container-image=us-docker.pkg.dev#my-project/jaxneg/cuda' --container-mounts=/shared:/data)
+run=(train gs://music/mine.py --workdir /data/runs/mine --data.store gs://music/stores/mine)
+
+ended=0
+trap 'ended=1' TERM # of SLURM: what it preempts it puts back into the queue itself, what a person cancels stays out
+lost="$name-$SLURM_JOB_ID.lost" # how often all have been started again, beside the log
+
+again() {
+    [[ $ended == 0 ]] || exit "$code"
+    exec scontrol requeue "$SLURM_JOB_ID"
+}
+
+((${#environment[@]} == 0)) || export "${environment[@]}"
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+code=0
+# Signals reach every process of the step. Every task sees all GPUs of its node and takes its own. srun ends with the
+# highest code of all tasks, so that one to be mended by a person must be higher than any other.
+srun --kill-on-bad-exit=1 "${inside[@]}" python -m jaxneg.plan.launch.process --told-all --mended 254 "${run[@]}" ||
+    code=$?
+case $code in
+254)
+    echo "launch: exit code 2: a person has to mend something, and a line above says what" >&2
+    rm -f "$lost"
+    exit 2
+    ;;
+0 | 130)
+    rm -f "$lost"
+    exit "$code"
+    ;;
+143) again ;; # saved before the time limit: not one of the restarts
+esac
+count=$(cat "$lost" 2>/dev/null || echo 0)
+if ((count >= restarts)); then
+    echo "launch: ended with $code after $restarts restarts" >&2
+    rm -f "$lost"
+    exit "$code"
+fi
+echo $((count + 1)) >"$lost"
+echo "launch: ended with $code: restart $((count + 1)) of $restarts" >&2
+again

@@ -1,0 +1,2 @@
+[[ $* == "requeue 17" ]] || fail "no such call: $*"
+touch "$PLACE/requeued"
