@@ -267,7 +267,44 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+# What a quicker test has as well, or another row: slow.
+FURTHER = {
+    # test_prepare.py has these refusals of its own
+    "nothing liked",
+    "date before the log",
+    "date after the log",
+    "users of one event",
+    "no session ids",
+    "log without events",
+    "no such polarity",
+    "no such feedback kind",
+    "feedback that is no kind",
+    "a split needs no date",
+    "no date",
+    "share too large",
+    # test_readers.py has these lines
+    "time that is no time",
+    "no feedback",
+    "user missing",
+    "row cut off",
+    "feedback map that is none",
+    # as the result and the plots of a run
+    "metrics that are a directory",
+    "checkpoints that are a file",
+    "report that is a directory",
+    "log that is a directory",
+    "truth that is a directory",
+    # as other documents
+    "store of a run by number",
+    "half a result",
+    "config of a run is a number",
+    # as over something else
+    "a store over a file",
+}
+assert set(MISTAKES) >= FURTHER
+
+
+@pytest.mark.parametrize("mistake", rest_slow(MISTAKES, set(MISTAKES) - FURTHER))
 def test_mistake(mistake, here, capsys):
     come_about, command, says = MISTAKES[mistake]
     come_about()
@@ -290,6 +327,7 @@ def test_options_are_explained_whatever_the_terminal_can_draw(boxes, here, capsy
     )
 
 
+@pytest.mark.slow  # test_prepare.py sorts and counts them
 def test_times_out_of_order_are_sorted(here):
     """Not a mistake: the same store, whatever the order of rows."""
     header, *lines = LOG.splitlines(keepends=True)

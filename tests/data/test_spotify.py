@@ -215,14 +215,14 @@ def test_plays_without_a_connection_start_when_they_did(read, tmp_path, unit):
     ("offline", "seconds"),
     [
         (True, 0),
-        (True, 1),  # 1970
+        pytest.param(True, 1, marks=pytest.mark.slow),  # 1970
         (True, None),
         (True, (EIGHT + 3 * DAY) // SECOND),  # after it was sent
-        (True, (EIGHT - 400 * DAY) // SECOND),
-        (True, -1),
-        (True, 4_102_444_800),  # 2100
+        pytest.param(True, (EIGHT - 400 * DAY) // SECOND, marks=pytest.mark.slow),
+        pytest.param(True, -1, marks=pytest.mark.slow),
+        pytest.param(True, 4_102_444_800, marks=pytest.mark.slow),  # 2100
         (False, (EIGHT - DAY) // SECOND),  # with a connection the stamp is right
-        (None, (EIGHT - DAY) // SECOND),
+        pytest.param(None, (EIGHT - DAY) // SECOND, marks=pytest.mark.slow),
     ],
 )
 def test_a_start_that_cannot_be_true_is_not_believed(read, tmp_path, offline, seconds):

@@ -173,7 +173,7 @@ def test_what_had_a_thumb_down_does_not_come_again_on_its_station(simulation, vi
         down.setdefault(lane, set()).update(songs[codes == CODE["thumb_down"]].tolist())
 
 
-@pytest.mark.parametrize("arm", ["control", "oracle", "worst"])
+@pytest.mark.parametrize("arm", rest_slow(["control", "oracle", "worst"], ["control", "worst"]))
 def test_plays_and_thumbs_come_as_often_as_the_truth_says(simulation, visits, heard, arm):
     truth, chance_SL = simulation.truth, chances(simulation, visits, heard[arm])
     s, l = np.nonzero(heard[arm].item_SL >= 0)
@@ -519,18 +519,14 @@ def test_mistakes_are_told_in_one_line(here, capsys, old, new, said):
     assert said in refused(COMMAND.replace(old, new), capsys)
 
 
-def test_a_truth_of_another_log_is_refused(here, capsys):
-    cli.main(
-        "simulate --out other.csv --users 60 --items 80 --sessions 300 --stations 4 --artists 10 --seed 1".split()
-    )
+@pytest.mark.parametrize(
+    ("what", "size"),
+    [("export export is", "--items 80 --seed 1"), pytest.param("is", "--items 40", marks=pytest.mark.slow)],
+)
+def test_a_truth_of_another_log_is_refused(here, capsys, what, size):
+    cli.main(f"simulate --out other.csv --users 60 --sessions 300 --stations 4 --artists 10 {size}".split())
     said = refused(COMMAND.replace("log.csv.truth", "other.csv.truth"), capsys)
-    assert "export export is not of the log beside --truth" in said
-    cli.main(
-        "simulate --out small.csv --users 60 --items 40 --sessions 300 --stations 4 --artists 10".split()
-    )
-    assert "is not of the log beside --truth" in refused(
-        COMMAND.replace("log.csv.truth", "small.csv.truth"), capsys
-    )
+    assert f"{what} not of the log beside --truth" in said
 
 
 def test_a_truth_that_holds_no_config_or_other_listeners_is_refused(here):

@@ -119,8 +119,7 @@ def test_probabilities_are_calibrated(events):
     assert (np.abs(told - came) < 4.5 * spread).all()
 
 
-def test_affinity_by_hand():
-    simulation = simulator.simulate(CONFIG)
+def test_affinity_by_hand(simulation):
     truth, user, item = simulation.truth, 3, 17
     taste = sum(float(t) * float(c) for t, c in zip(truth.taste[user], truth.character[item], strict=True))
     genre = max(float(truth.likeness[station, truth.genre[item]]) for station in truth.favourite[user])
@@ -136,9 +135,8 @@ def test_affinity_broadcasts(simulation):
 
 
 def test_affinity_is_the_probability_without_mood_phase_fatigue_and_attention():
-    simulation = simulator.simulate(
-        dataclasses.replace(CONFIG, mood=0.0, phase=0.0, fatigue=0.0, attention=0.0)
-    )
+    still = dataclasses.replace(CONFIG, mood=0.0, phase=0.0, fatigue=0.0, attention=0.0)
+    simulation = simulator.simulate(dataclasses.replace(still, users=500, sessions=3400))
     events = simulation.block(0)
     affinity = simulation.truth.affinity(events.user, events.item)
     np.testing.assert_allclose(events.probability, affinity, atol=1e-6)
@@ -147,14 +145,7 @@ def test_affinity_is_the_probability_without_mood_phase_fatigue_and_attention():
 @pytest.mark.parametrize("listening", ["people", "independent"])
 def test_fatigue_lowers_the_probability_of_songs_heard_before(listening):
     config = dataclasses.replace(
-        CONFIG,
-        users=1000,
-        sessions=7000,
-        mood=0.0,
-        phase=0.0,
-        fatigue=0.5,
-        attention=0.0,
-        listening=listening,
+        CONFIG, users=300, sessions=2100, mood=0.0, phase=0.0, fatigue=0.5, attention=0.0, listening=listening
     )
     simulation = simulator.simulate(config)
     events = simulation.block(0)
@@ -285,8 +276,9 @@ def test_same_seed_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", rest_slow(["parquet", "csv"], ["parquet"]))
-def test_written_log_and_truth_come_back(tmp_path, suffix):
-    config = simulator.SimulateConfig(users=1200, sessions=17_000, items=300, artists=60, stations=5)
+def test_written_log_and_truth_come_back(tmp_path, suffix, monkeypatch):
+    monkeypatch.setitem(simulator.BLOCK, "people", 700)
+    config = simulator.SimulateConfig(users=100, sessions=1200, items=300, artists=60, stations=5)
     simulation, out, told = simulator.simulate(config), tmp_path / "new" / f"log.{suffix}", []
     truth_path = simulator.write(simulation, out, lambda *done: told.append(done))
     assert told[-1] == (config.sessions, config.sessions) and len(told) == simulation.blocks == 2

@@ -125,7 +125,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("S", rest_slow([16, 100, 1000], [16]))
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", rest_slow(LISTS, ["uniform", "both"]))
 def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(store, name, S):
     """At every position, in the mean over 300 batches, within 3 standard errors, whatever scores go with."""
     size = S if "batch" in LISTS[name] else 4
