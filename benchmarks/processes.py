@@ -1,11 +1,11 @@
 """Whether a job of many processes ends where one would: killed, resumed by fewer, measured and exported by many.
 
-    .venv/bin/python benchmarks/processes.py [--quick] [--out DIR] [--write]
+    .venv/bin/python benchmarks/processes.py [--quick] [--shared] [--out DIR] [--write]
 
 Trains a tiny model on simulated listeners, once with one process, undisturbed, and once with 8 that are killed (-9), 4
-that get SIGTERM, and 2 that end it. Then ``evaluate`` and ``export`` by 4 processes beside those by one; of a run whose
-tables lie over 4 devices too. Then a bit of one process of 4 is flipped in training. All on loopback, one CPU device
-each. --quick: 4, 2 and 1 processes, no tables that are shared. --write: also benchmarks/results/processes.json.
+that get SIGTERM, and 2 that end it. Then ``evaluate`` and ``export`` by 4 processes beside those by one; with --shared
+of a run whose tables lie over 4 devices too. Then a bit of one process of 4 is flipped in training. All on loopback,
+one CPU device each. --quick: 4, 2 and 1 processes. --write: also benchmarks/results/processes.json.
 
 What happens in a training process is noted, and the bit flipped, by this script, which starts the command line with
 functions of its own around the step: the package has no switch for it.
@@ -39,6 +39,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import faults
@@ -66,21 +67,23 @@ def worker(words: list[str]) -> None:
       words: FILE, where steps are noted; PROCESS:STEP, where a bit is flipped, or "-"; then those of the command line.
     """
     from jaxneg import cli
-    from jaxneg.training import loop
+    from jaxneg.training import digests, loop
 
     place, flip, *command = words
     victim, _, at = flip.partition(":")
-    update, notes = loop.Loop._update, []
+    update, notes, ended = loop.Loop._update, list[Any](), list[float]()
 
     def noted(self: Any, state: Any, made: list[Any]) -> tuple[Any, Any]:
         if not notes:
             notes.append(open(f"{place}.{jax.process_index():03}", "a", encoding="utf-8"))  # noqa: SIM115
-        began, step, compiles = time.perf_counter(), int(state.step), len(made) not in self.compiled
+        step, compiles = int(state.step), len(made) not in self.compiled
         rows, rest = noted_of(made[0])
         state, found = update(self, state, made)
         jax.block_until_ready(found)
-        # What is noted here the loop takes for a part of the step, so that the stopwatch has to.
-        taken = 0.0 if compiles else time.perf_counter() - began
+        ended.append(time.perf_counter())
+        # From the end of a step to that of the next one, without what is no step: validating, saving, comparing.
+        taken = 0.0 if compiles else ended[-1] - ended[-2] - sum(beside)
+        beside.clear()
         line = {"step": step, "of": jax.process_count(), "rows": rows, "rest": rest, "seconds": taken}
         notes[0].write(json.dumps(line) + "\n")
         notes[0].flush()
@@ -88,7 +91,21 @@ def worker(words: list[str]) -> None:
             state = state._replace(tables={**state.tables, "item_VD": flipped(state.tables["item_VD"])})
         return state, found
 
+    beside: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                beside.append(time.perf_counter() - began)
+
+        return call
+
     loop.Loop._update = noted  # type: ignore[method-assign]
+    for kind, name in ((loop.Loop, "_validate"), (loop.Loop, "_save"), (digests.Digests, "__call__")):
+        setattr(kind, name, timed(getattr(kind, name)))
     cli.main(command)
 
 
@@ -324,7 +341,7 @@ def flip(rehearsal: Rehearsal, processes: int, victim: int) -> dict[str, Any]:
     named = re.findall(r"\[0\] jaxneg: (process \d+ \(.*?\) holds .*)", said)
     saved = sorted(int(path.name) for path in (rehearsal.directory / "flipped" / "checkpoints").iterdir())
     say(f"flipped: {named}")
-    rehearsal.end(rehearsal.begin("flipped", processes))
+    rehearsal.end(rehearsal.begin("flipped", 1))
     line = named[0].replace(socket.gethostname(), "HOST") if named else ""
     return {
         "exit_code": 75,
@@ -341,8 +358,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measure(directory: pathlib.Path, quick: bool) -> dict[str, Any]:
-    rehearsal = Rehearsal(directory, 2 if quick else 6, quick)
+def measure(directory: pathlib.Path, quick: bool, shared: bool) -> dict[str, Any]:
+    rehearsal = Rehearsal(directory, 2 if quick else 5, quick)
     faults.store(directory, FEW)
     rehearsal.end(rehearsal.begin("one", 1))
     say("one process: done")
@@ -371,11 +388,12 @@ def main() -> None:
         description="Rehearses a job of many processes, and compares it with one."
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shared", action="store_true", help="also of a run whose tables lie over 4 devices")
     parser.add_argument("--out", type=pathlib.Path, help="directory to keep, instead of a temporary one")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/processes.json")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(asked.out or pathlib.Path(temporary), asked.quick)
+        found = measure(asked.out or pathlib.Path(temporary), asked.quick, asked.shared)
     if asked.write:
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found))
