@@ -59,8 +59,8 @@ jaxneg VERB --help explains a verb and its common options, jaxneg VERB --help-al
 jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
 130 interrupted, 143 stopped by SIGTERM (after either training has saved: start it again to continue; a second one ends
-it at once), 75 a step is stuck, one of many processes is lost, or another took this one's directory as it stood still
-(start all again to continue; JAX itself may end them with 134 instead).
+it at once), 75 a step is stuck, one of many processes is lost or holds another state than the others, or another took
+this one's directory as it stood still (start all again to continue; JAX itself may end them with 134 instead).
 """
 
 

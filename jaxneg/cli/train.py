@@ -81,6 +81,13 @@ class Train(commands.Joined, commands.Configured):
             if processes.many():
                 processes.leave(stopped.code)
             sys.exit(stopped.code)
+        except processes.Differs as error:
+            if error.here:
+                progress.say(
+                    f"jaxneg: {error}: start all again, and they continue from the last checkpoint; without that host "
+                    "where it is named again"
+                )
+            processes.leave(processes.LOST, by_all=True)
         told.end(result)
         if processes.first():
             self._say(result, before)

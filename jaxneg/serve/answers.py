@@ -1,10 +1,10 @@
 """What is answered over HTTP."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import orjson
 from fastapi import responses
 from pydantic import BaseModel
 
@@ -146,4 +146,4 @@ def inferred(name: str, version: str, request: str, found: Recommendations) -> d
 
 def sent(values: dict[str, Any]) -> responses.Response:
     """JSON as it stands: what a route says of its answer is for its page, and is not gone through again."""
-    return responses.Response(json.dumps(values), media_type="application/json")
+    return responses.Response(orjson.dumps(values), media_type="application/json")

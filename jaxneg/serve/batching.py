@@ -12,7 +12,7 @@ from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.scorer import Scorer
 
 MOST = 64  # requests of a batch
-QUICK = 0.002  # seconds that are not worth another thread: to be woken can take longer where cores are busy
+QUICK = 0.01  # seconds that are not worth another thread: both want the interpreter, and cores may be busy
 NEWEST = 0.2  # weight of the last batch in what a request is known to take
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jaxneg import files, progress
@@ -36,6 +36,7 @@ class Models:
         shares: Mapping[str, float] | None = None,
         *,
         index: bool = True,
+        opened: Callable[[], None] = lambda: None,
     ):
         """Opens all. Raises UserError where one cannot be served, or shares are of others.
 
@@ -43,6 +44,7 @@ class Models:
           directories: of the exports, by name.
           shares: of the listeners that name no model, by name; all alike by default.
           index: find items by an export's index where it has one, else look at all of them.
+          opened: called once all are open, and whenever one has been opened anew.
         """
         shares = dict(shares or {name: 1.0 for name in directories})
         if unknown := sorted({*shares} - {*directories}):
@@ -54,7 +56,8 @@ class Models:
         self._directories, self._shares, self._index = dict(directories), shares, index
         self._seen = {name: addresses.stamp(path, MANIFEST) for name, path in directories.items()}
         self._loaded = {name: _loaded(path, index) for name, path in directories.items()}
-        self._swapping = threading.Lock()
+        self._swapping, self._opened = threading.Lock(), opened
+        opened()
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +86,7 @@ class Models:
             stamp = addresses.stamp(self._directories[name], MANIFEST)
             self._loaded[name] = found = _loaded(self._directories[name], self._index)
             self._seen[name] = stamp
+            self._opened()
         return found.version
 
     def reload_changed(self) -> None:

@@ -57,8 +57,8 @@ class Interval:
         if idle_since is not None:
             self.waited += _now() - idle_since
 
-    def compiled(self, seconds: float) -> None:
-        """Takes what a program took to compile out of the time of steps."""
+    def apart(self, seconds: float) -> None:
+        """Takes what something else took, as compiling a program, out of the time of steps."""
         if self.pending:
             self.mark += seconds
         else:

@@ -33,6 +33,7 @@ from jaxneg.training import (
     compiled,
     convergence,
     cost,
+    digests,
     goodput,
     interval,
     jobs,
@@ -79,6 +80,7 @@ def train(
     cannot give, before anything is written, and on a loss that is not finite; processes.Stopped where ``stop`` said so.
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
+    Raises processes.Differs, and saves nothing, where they do not hold the same state.
     """
     config = rules.check(config)
     if processes.many():  # all write to one directory
@@ -196,6 +198,7 @@ class Loop:
     def __post_init__(self) -> None:
         job, workdir = self.job, self.job.workdir
         self.interval, self.alerts = interval.Interval(), alerts.Alerts()
+        self.digests = digests.Digests(self.watch.say)
         self.trace = traces.Trace(job.config.train.profiled, workdir, self.watch.say)
         self.cost, self.forecast = cost.of(job), jobs.Forecast(job, self.watch.say)
         self.told = goodput.told(workdir)
@@ -225,6 +228,7 @@ class Loop:
                 self._tell(step, {"epoch": step / job.per_epoch}, progress.MILESTONE)
             if due and (score is not None or step % save_every == 0 or stopping):
                 self._flush(step)
+                self.digests(step, state)
                 self._save(step, state, score)
                 score = None
             fresh = False
@@ -249,6 +253,8 @@ class Loop:
                 self._tell(step, self._flush(step))
             self.interval.pending.append(found)
             step += len(made)
+            if self.digests.due(step):
+                self.interval.apart(self.digests(step, state, found))
 
     def _alive(self, step: int, stage: str = "training") -> None:
         """Says that a step was reached, or that something long before the next one goes on."""
@@ -282,7 +288,7 @@ class Loop:
             jax.block_until_ready(found)
         if new:
             seconds = time.perf_counter() - began
-            self.interval.compiled(seconds)
+            self.interval.apart(seconds)
             self.progress.compile_seconds += seconds
             self.compiled.add(count)
         return state, found

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Set
 from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -184,6 +184,16 @@ def told(stage: str, text: str) -> str:
     return client.blocking_key_value_get(key, int(AGREE * 1000))
 
 
+def publish(name: str, text: str) -> None:
+    """Tells something of this process, of many, that others may read as ``published``."""
+    _coordinator().key_value_set(f"jaxneg/published/{name}/{jax.process_index()}", text)
+
+
+def published(name: str, process: int) -> str:
+    """What another process tells of itself."""
+    return _coordinator().blocking_key_value_get(f"jaxneg/published/{name}/{process}", int(AGREE * 1000))
+
+
 def agree(stage: str, values: Mapping[str, str]) -> None:
     """Raises UserError on every process, which each of them says, unless all have the values that the first one has.
 
@@ -242,6 +252,19 @@ def together(stage: str, *, by_all: bool = False, seconds: float = AGREE) -> Gen
             raise error
     elif failed:
         raise failed
+
+
+class Differs(Exception):
+    """Processes hold different states; ``who`` are the numbers of those that hold another one than most."""
+
+    def __init__(self, text: str, who: Set[int]):
+        super().__init__(text)
+        self.who = frozenset(who)
+
+    @property
+    def here(self) -> bool:
+        """Whether this process is to say so."""
+        return first() or jax.process_index() in self.who
 
 
 class Terminate:
@@ -323,13 +346,14 @@ def lost(error: BaseException | None) -> str | None:
     return None
 
 
-def leave(code: int) -> NoReturn:
+def leave(code: int, *, by_all: bool = False) -> NoReturn:
     """Exits with a code that is not 0, of many processes without the wait for the others that JAX would add.
 
-    They meet once more for a moment, so that an error of all is told as such and not as the loss of the first to leave.
+    They meet once more for a moment, so that an error of all is told as such and not as the loss of the first to leave;
+    also of a code that else says that nobody may be left to meet, where it is that of all.
     """
     if many():
-        if code not in (LOST, 130):
+        if by_all or code not in (LOST, 130):
             with contextlib.suppress(Exception):
                 _coordinator().wait_at_barrier("jaxneg/leave", int(LEAVE * 1000))
             time.sleep(1.0 if first() else 0.0)  # it is the coordinator, whose end ends the others

@@ -32,6 +32,7 @@ KEYS = {
     "parity": {"histories", "models"},
     "peers": {"L50", "L200", "ratio_50", "ratio_200", "ratio_evaluation", "ratio_latency"},
     "pipeline": {"sequences_per_s", "sequences_per_s_min", "sequences_per_s_max", "p_hard_0", "p_hard_1"},
+    "processes": {"batches", "near", "codes", "evaluate", "export", "flipped", "goodput"},
     "readers": {"events_per_second", "rows_kept", "every_row_kept"},
     "serving": {"sizes", "query", "capacity", "twice", "swaps", "restart"},
     "simulate": {"sessions_per_s"},
@@ -48,7 +49,8 @@ KEYS = {
 # training/test_loop.py and test_processes.py, faults_buckets by files/test_buckets.py, faults_verbs by
 # cli/test_stops.py and cli/test_streams.py, fuzz by data/test_corpus.py and cli/test_bad_input.py, study by
 # sweep/test_sweep.py and test_claims.py, big_data by data/test_orders.py and data/test_prepare.py, catalogue by
-# embeddings/test_tables.py, peers and time_to_quality by test_peers.py, objectives by test_objectives.py, serving by
+# embeddings/test_tables.py, processes by training/test_digests.py and test_parting.py, evaluation/test_in_parts.py and
+# serve/test_parted.py, peers and time_to_quality by test_peers.py, objectives by test_objectives.py, serving by
 # serve/test_server.py and test_batching.py, time_to_target by sweep/test_sweep.py, two_heads by test_two_heads.py and
 # training/test_likes.py, warm_start by training/test_warm_start.py.
 LONG = (
@@ -60,6 +62,7 @@ LONG = (
     "fuzz",
     "objectives",
     "peers",
+    "processes",
     "serving",
     "study",
     "time_to_quality",
@@ -142,6 +145,22 @@ def check(name, found):
         assert found["same_as_undisturbed"] == found["rounds"] > 0 == found["half_written_read"]
     if name == "faults_verbs":
         assert found["wrong"] == []
+    if name == "processes":
+        same, _, taken = found["batches"].partition(" of ")
+        assert (
+            same == taken
+            and int(taken) > found["steps"]
+            and found["near"]
+            and found["codes"] == [137, 143, 0]
+        )
+        assert (
+            found["evaluate"]["differ"]
+            == found["evaluate"]["ranked_differ"]
+            == found["export"]["differ"]
+            == 0
+        )
+        assert found["flipped"]["named"] and found["flipped"]["near_after"]
+        assert found["flipped"]["saved"] <= found["flipped"]["step"]
     if name == "ml1m":
         # Its made-up log allows 0.71 at best; by chance the mean discount of ten places out of 175 gives 0.026.
         assert found["popularity"]["ndcg@10"] < 0.1

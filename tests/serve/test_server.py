@@ -1,6 +1,7 @@
 """The server: its answers are the scorer's, its refusals have a proper status, and a swap loses nothing."""
 
 import concurrent.futures
+import gc
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import httpx2
 import numpy as np
@@ -276,6 +278,29 @@ def test_listeners_are_split_by_their_shares_and_stay(directory):
     for shares in ({"d": 1.0}, {"a": 0.0}, {"a": -1.0, "b": 3.0}):
         with pytest.raises(UserError, match="--split"):
             models.Models({"a": directory, "b": directory}, shares)
+
+
+def test_the_collector_leaves_alone_what_lives_on_and_lets_go_of_what_was_swapped(directory):
+    """Also of a circle, which nothing but the collector can free, and which was left alone before."""
+
+    class Link:
+        pass
+
+    thresholds = gc.get_threshold()
+    try:
+        served = serve.Serve(exports=(f"m={directory}",)).opened()
+        assert gc.get_freeze_count() > 0 and gc.get_threshold() == serve.COLLECTED
+        link = Link()
+        link.circle, gone = link, weakref.ref(link)
+        served.reload("m")
+        del link
+        gc.collect()
+        assert gone() is not None
+        served.reload("m")
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def test_a_swap_loses_no_request_and_a_damaged_export_changes_nothing(exported, tmp_path, capsys):
