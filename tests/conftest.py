@@ -15,9 +15,13 @@ LITTLE = (
     "cpu_parallel_codegen_split_count=1",
 )
 COMPILER = " ".join(f"--xla_{flag}" for flag in LITTLE) if os.environ["JAX_PLATFORMS"] == "cpu" else ""
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} {COMPILER} --xla_force_host_platform_device_count=8"
-)
+# Each once, although xdist's processes find what their parent has set: programs are kept by these, too.
+_flags = [
+    *os.environ.get("XLA_FLAGS", "").split(),
+    *COMPILER.split(),
+    "--xla_force_host_platform_device_count=8",
+]
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(_flags))
 os.environ["JAXNEG_TESTS_COMPILER"] = COMPILER  # for processes that are to have one device
 # Compiled programs are kept between runs and shared by the processes of one: most of the suite's time is XLA's.
 _kept = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"

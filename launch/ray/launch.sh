@@ -16,6 +16,7 @@ address=()
 environment='{"env_vars": {"JAXNEG_RUN": "[\"gs://music/mine.py\", \"--workdir\", \"/data/runs/mine\", \"--data.store\", \"gs://music/stores/mine\"]", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}'
 make=(python -m jaxneg.plan.launch.on_ray --workers=4 --tpu=TPU-V6E --topology=4x4 --restarts=10)
 
+cd "$(dirname "$0")"
 pause=${LAUNCH_PAUSE:-30} # seconds between two looks
 patience=20               # looks in a row at which the cluster may not answer
 
@@ -25,18 +26,22 @@ say() {
 job() {
     ray job "$1" "${address[@]}" "${@:2}"
 }
-submit() {
-    job submit --submission-id="$name" --runtime-env-json="$environment" --no-wait -- "${make[@]}"
+submit() { # under a name of its own, as Ray takes none twice
+    id=$name-$(date +%s)-$lost
+    job submit --submission-id="$id" --runtime-env-json="$environment" --no-wait -- "${make[@]}" || return
+    echo "$id" >job
 }
-known() { # whether the cluster has this job; fails with 2 where it does not answer
+known() { # whether the cluster has the job that was submitted last; fails with 2 where it does not answer
     local said
-    said=$(job status "$name" 2>&1) && return
+    [[ -e job ]] || return 1
+    id=$(cat job)
+    said=$(job status "$id" 2>&1) && return
     [[ $said != *"does not exist"* ]] || return 1
     echo "$said" >&2
     return 2
 }
 watch() {
-    local said code before="" away=0 lost=0
+    local said code now before="" away=0 lost=0
     known || {
         code=$?
         [[ $code == 1 ]] && submit
@@ -45,13 +50,16 @@ watch() {
         exit 2
     }
     while :; do
-        if said=$(job status "$name" 2>&1); then
+        if said=$(job status "$id" 2>&1); then
             away=0
-            case $said in
-            *"' succeeded"*) exit 0 ;;
-            *"' was stopped"*) exit 143 ;;
-            *"' failed"*)
-                job logs "$name" | tail -n 40 >&2 || true
+            # Ray colours what no terminal reads.
+            now=$(sed -n -e $'s/\e\\[[0-9;]*m//g' -e "s/^.*\(Job '$id' \|Status for job '$id': \)//p" <<<"$said" |
+                head -n 1)
+            case $now in
+            succeeded) exit 0 ;;
+            "was stopped") exit 143 ;;
+            failed)
+                job logs "$id" | tail -n 40 >&2 || true
                 code=$(sed -n 's/^.*failed with exit code \([0-9]*\).*$/\1/p' <<<"$said" | head -n 1)
                 [[ $code != 2 ]] || {
                     say "exit code 2: a person has to mend something, and a line of the log says what"
@@ -64,13 +72,11 @@ watch() {
                 fi
                 lost=$((lost + 1))
                 say "the job is lost: restart $lost of $restarts"
-                job delete "$name"
-                submit
+                submit || true # else it is looked for in vain, and told
                 ;;
             *)
-                said=$(sed -n "s/^.*Status for job '[^']*': *//p" <<<"$said")
-                [[ $said == "$before" ]] || say "the job is $said"
-                before=$said
+                [[ $now == "$before" ]] || say "the job is $now"
+                before=$now
                 ;;
             esac
         elif ((++away > patience)); then
@@ -83,9 +89,12 @@ watch() {
 
 case ${1:-watch} in
 watch) watch ;;
-log) job logs "$name" ;;
-stop) job stop "$name" ;;
-delete) job delete "$name" ;;
+log) job logs "$(cat job)" ;;
+stop) job stop "$(cat job)" ;;
+delete)
+    job delete "$(cat job)"
+    rm job
+    ;;
 *)
     say "no $1: watch (by itself), log, stop or delete"
     exit 2

@@ -21,6 +21,7 @@ asked=(--node-id=jaxneg-mine --accelerator-type=v5litepod-16 --runtime-version=v
 cd "$(dirname "$0")"
 pause=${LAUNCH_PAUSE:-30} # seconds between two looks
 patience=6                # looks, for hosts to follow one that has ended, or to be reached
+silence=20                # looks in a row at which gcloud may fail
 at=(--project="$project" --zone="$zone" --quiet)
 
 say() {
@@ -54,7 +55,7 @@ leave() { # the run has ended with this code
         say "ended with $1; the slice stays: launch.sh delete gives it back"
     else
         say "ended with $1; the slice is given back"
-        give_back
+        give_back || say "it was not: launch.sh delete does it"
     fi
     exit "$1"
 }
@@ -114,15 +115,24 @@ judge() { # what is to be done about hosts that were seen
     fi
 }
 watch() {
-    local now before=""
+    local now before="" away=0 granted=0
     started=0 unreached=0 ending=0
     while :; do
-        now=$(state) || now=unknown # gcloud has said why
+        if now=$(state); then
+            away=0
+        elif ((++away > silence)); then
+            say "gcloud does not answer; training goes on without this script"
+            exit 75
+        else
+            now=unknown # gcloud has said why
+        fi
         [[ $now == "$before" ]] || say "the slice is ${now:-not there}"
         case $now in
         "")
-            if ! queued create "$name" "${asked[@]}"; then
-                [[ -n $before ]] || {
+            if queued create "$name" "${asked[@]}"; then
+                granted=1
+            else
+                ((granted)) || {
                     say "the slice cannot be asked for: mend what gcloud says"
                     exit 2
                 }
@@ -131,22 +141,23 @@ watch() {
             unreached=0 ending=0
             ;;
         ACTIVE)
+            granted=1
             if look; then
                 unreached=0
                 judge
             elif ((++unreached > patience)); then
                 again "hosts are not reached" 75
-                give_back
+                give_back || true
                 unreached=0
             fi
             ;;
         SUSPENDED) # taken away, as spot may be
             say "the slice was taken away: asking for another"
-            give_back
+            give_back || true # else at the next look
             ;;
         FAILED)
             again "the request failed" 75
-            give_back
+            give_back || true
             ;;
         esac
         before=${now:-none}

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -70,14 +71,20 @@ LOG = make_log([(0, 1, 1), (0, 2, 1), (0, 3, -1), (0, 2, -1), (1, 1, -1), (1, 2,
 BATCH = make_batch([[(1, PLAY)], [(3, SKIP), (2, PLAY)], [(4, UNKNOWN)]], users=[0, 1, 99])
 
 
+@functools.cache
+def fitted(name):
+    """A factorisation of LOG, fitted once; it is only asked."""
+    return factorisations.FACTORISATIONS[name](LOG, SIGN, first)
+
+
 @pytest.mark.parametrize("name", OF_LIKES)
 def test_scores_cover_the_catalogue_for_known_and_unknown_users(name):
-    fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
-    score_BV = np.asarray(fitted(BATCH))
+    model = fitted(name)
+    score_BV = np.asarray(model(BATCH))
     assert score_BV.shape == (3, 6)
     assert score_BV.dtype == np.float32
     assert np.isfinite(score_BV).all()
-    np.testing.assert_array_equal(score_BV, fitted(BATCH))
+    np.testing.assert_array_equal(score_BV, model(BATCH))
 
 
 # Every one with what leaves nothing to fit, and the other signs with one of each family.
@@ -101,9 +108,9 @@ def test_a_log_of_one_event_is_fitted(name, sign):
 @pytest.mark.parametrize("name", OF_LIKES)
 def test_an_example_scores_the_same_in_any_company(name):
     """To float32 sums, whose order differs with the size of a batch."""
-    fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
-    alone = fitted(make_batch([[(3, SKIP), (2, PLAY)]], users=[1]))
-    np.testing.assert_allclose(fitted(BATCH)[1], alone[0], rtol=1e-4, atol=1e-5)
+    model = fitted(name)
+    alone = model(make_batch([[(3, SKIP), (2, PLAY)]], users=[1]))
+    np.testing.assert_allclose(model(BATCH)[1], alone[0], rtol=1e-4, atol=1e-5)
 
 
 def separation(score_BV, log):
@@ -134,10 +141,10 @@ def test_planted_tastes_are_found_for_known_and_new_users(name):
 
 @pytest.mark.parametrize("name", OF_LIKES)
 def test_a_context_of_the_log_does_not_count_twice(name):
-    fitted = factorisations.FACTORISATIONS[name](LOG, SIGN, first)
-    empty = fitted(make_batch([[]], [1]))
-    np.testing.assert_array_equal(fitted(make_batch([[(1, SKIP), (2, PLAY)]], [1])), empty)
-    assert not np.array_equal(fitted(make_batch([[(1, PLAY)]], [1])), empty)
+    model = fitted(name)
+    empty = model(make_batch([[]], [1]))
+    np.testing.assert_array_equal(model(make_batch([[(1, SKIP), (2, PLAY)]], [1])), empty)
+    assert not np.array_equal(model(make_batch([[(1, PLAY)]], [1])), empty)
 
 
 @pytest.mark.parametrize("name", OF_LIKES)

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from jaxneg.errors import UserError
+from tests.marks import rest_slow
 
 FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "listenbrainz"
 FIRST = "10000000-0000-0000-0000-000000000001"
@@ -29,7 +30,7 @@ def test_an_export_is_read(read):
     assert left_out == {"opinions on recordings without a listen": 1}
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", rest_slow([True, False], [True]))
 def test_the_zip_is_read_as_downloaded(read, tmp_path, whole):
     path = tmp_path / "listenbrainz_example_listener_1700000000.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -66,9 +67,9 @@ def write(path, rows):
     ("given", "expected"),
     [
         ([(1, 250)], ["play", "thumb_up", "thumb_up"]),  # from the last listen before it on
-        ([(-1, 200)], ["play", "thumb_down", "thumb_down"]),
+        pytest.param([(-1, 200)], ["play", "thumb_down", "thumb_down"], marks=pytest.mark.slow),
         ([(-1, 50)], ["thumb_down"] * 3),  # before all listens
-        ([(1, None)], ["thumb_up"] * 3),
+        pytest.param([(1, None)], ["thumb_up"] * 3, marks=pytest.mark.slow),
         ([(1, 250), (0, 260)], ["play"] * 3),  # taken back
         ([(-1, 900), (1, 150)], ["play", "play", "thumb_down"]),
     ],

@@ -562,6 +562,7 @@ def test_shards_hold_whole_users_and_the_events_of_one_store(con, tmp_path, shar
     assert len(many.shards) > 2
 
 
+@pytest.mark.slow  # as the whole store above, and shards hold what it holds
 def test_shards_are_the_same_bytes_whatever_the_threads(tmp_path):
     rows, digests = random_log(12, users=9, events=3000), []
     for threads in (1, 3):

@@ -18,6 +18,7 @@ from jaxneg.config import UserError
 from jaxneg.data import engine, events
 from jaxneg.data.prepare_config import PrepareConfig
 from jaxneg.data.readers import READERS
+from tests.marks import rest_slow
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 DATA = pathlib.Path(os.environ.get("JAXNEG_DATA", "../shared/data"))
@@ -256,7 +257,11 @@ TABLE = [
 
 
 @pytest.mark.parametrize(
-    "kind", ["csv", "tsv", "csv.gz", "crlf", "jsonl", "jsonl.gz", "parquet", "directory"]
+    "kind",
+    rest_slow(
+        ["csv", "tsv", "csv.gz", "crlf", "jsonl", "jsonl.gz", "parquet", "directory"],
+        ["tsv", "csv.gz", "jsonl", "parquet", "directory"],
+    ),
 )
 def test_table_reads_every_kind_of_file_alike(con, tmp_path, kind):
     text = (FIXTURES / "table" / "log.csv").read_text()

@@ -169,8 +169,14 @@ LOSSES = {
     "in batch": {"name": "sampled_softmax", "in_batch": True, "log_q": "plain"},
     "contrastive": {"contrastive": 0.5},
     "softmax": {"name": "softmax"},
+    "in batch, contrastive": {
+        "name": "sampled_softmax",
+        "in_batch": True,
+        "log_q": "plain",
+        "contrastive": 0.5,
+    },
 }
-SMOKE = (("in batch", (4, 2)), ("contrastive", (1, 8)), ("softmax", (2, 4)))
+SMOKE = (("in batch, contrastive", (4, 2)), ("softmax", (1, 8)))
 
 
 def train(config, shape, count=20):
@@ -202,8 +208,8 @@ def of(name, rows="adagrad"):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        # Of losses those that ask for rows of other positions. training/test_loop.py has the first one on (2, 4), and
-        # dense tables on (8, 1); the rest of the product where it is asked for.
+        # Of losses those that ask for rows of other positions, two of them in one. training/test_loop.py has the first
+        # one on (2, 4), and dense tables on (8, 1); the rest of the product where it is asked for.
         pytest.param(
             name, shape, marks=() if (name, shape) in SMOKE else pytest.mark.system, id=f"{name}-{shape}"
         )

@@ -9,6 +9,7 @@ import pytest
 
 from jaxneg import metrics
 from jaxneg.embeddings import layouts, sharding, tables, topk
+from tests.marks import rest_slow
 
 B, L, D = 13, 9, 4
 
@@ -61,7 +62,8 @@ def shared(items):
 @pytest.mark.parametrize(
     ("make", "items", "chunk", "k"),
     [
-        (whole, 70, 1 << 13, 90),  # all at once, and more wanted than there are
+        # all at once, and more wanted than there are
+        pytest.param(whole, 70, 1 << 13, 90, marks=pytest.mark.slow),
         (whole, 70, 16, 6),  # the last chunk overlaps
         (whole, 70, 16, 90),  # more wanted than there are groups
         (shared, 2900, 320, 6),
@@ -80,7 +82,7 @@ def test_counts_are_those_of_a_sort(make, items, chunk, k, monkeypatch):
     assert (ranks % 1 == 0.5).any() and np.isnan(ranks[3]).all()
 
 
-@pytest.mark.parametrize("chunk", [1 << 13, 16])
+@pytest.mark.parametrize("chunk", rest_slow([1 << 13, 16], [16]))
 def test_scores_that_are_nan_are_refused_and_endless_ones_ranked(chunk, monkeypatch):
     monkeypatch.setattr(topk, "CHUNK", chunk)
     monkeypatch.setattr(topk, "GROUP", 4)

@@ -322,6 +322,7 @@ def figures_of(run):
     return [{k: v for k, v in one.items() if "seconds" not in k} for one in run.result["history"]]
 
 
+@pytest.mark.slow  # every verb, each of whose ways to a bucket is above, and its options in cli/test_streams.py
 def test_from_log_to_lists_in_a_bucket_is_as_on_the_disk(at, worked, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(worked)
     with addresses.written(f"{at}/log.csv", "--out") as place:

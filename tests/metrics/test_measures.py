@@ -9,6 +9,7 @@ from jaxneg import metrics
 from jaxneg.batch import EvalBatch
 from jaxneg.config import EvalConfig
 from jaxneg.metrics import examples, measures, released as groups
+from tests.marks import rest_slow
 
 ITEMS = 30
 CONFIG = EvalConfig(ks=(3, 7), bands=4, bootstrap=50)
@@ -605,7 +606,7 @@ def cut(batches, size):
         yield EvalBatch(*(np.pad(leaf[at], fill + [(0, 0)] * (leaf.ndim - 1)) for leaf in whole))
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("exclude_seen", rest_slow([False, True], [True]))
 def test_no_figure_depends_on_the_size_of_batches(exclude_seen):
     batches, score = make_batches(batches=30, real=231, each=3), make_score()
     config = EvalConfig(

@@ -70,9 +70,10 @@ def test_all_encoders_of_the_config_exist():
 
 
 @every
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-@pytest.mark.parametrize("depth", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_shapes_and_dtypes(encoder, norm, dtype, depth):
+@pytest.mark.parametrize(
+    ("depth", "dtype"), [pytest.param(1, "float32", marks=pytest.mark.slow), (3, "bfloat16")]
+)
+def test_shapes_and_dtypes(encoder, norm, depth, dtype):
     model = models.build(
         dataclasses.replace(CONFIG, encoder=encoder, norm=norm, dtype=dtype, layers=depth),
         length=L,

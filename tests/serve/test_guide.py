@@ -35,6 +35,7 @@ def test_the_export_by_hand_gives_what_the_scorer_gives(space):
     )
 
 
+@pytest.mark.slow  # test_index.py asks indices, and test_scorer.py the lists
 def test_an_index_of_inner_products_gives_the_same(space):
     pytest.importorskip("faiss")
     exec(code("export.deserialize"), space)

@@ -95,14 +95,16 @@ def test_a_loss_that_is_not_finite_is_seen_at_its_step(small_store, tmp_path):
 
 
 CASES = {
-    "packed, on eight devices": {"data": {"packed": "always"}, "train": {"devices": 8}},
-    "in parts": {"optim": {"accumulate": 2}},
-    "shared rows": {
-        "optim": {"rows": "adagrad"},
-        "train": {"devices": 4, "shards": 2},
-        "data": {"shared_negatives": 8},
+    "packed, on eight devices, in parts": {
+        "data": {"packed": "always"},
+        "train": {"devices": 8},
+        "optim": {"accumulate": 2},
     },
-    "an average": {"optim": {"average": 0.9, "decay": "cosine"}, "data": {"mask": 0.3}},
+    "shared rows, an average": {
+        "optim": {"rows": "adagrad", "average": 0.9, "decay": "cosine"},
+        "train": {"devices": 4, "shards": 2},
+        "data": {"shared_negatives": 8, "mask": 0.3},
+    },
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxneg.training import losses
+from tests.marks import rest_slow
 
 ABSENT = losses.ABSENT
 HUGE = 1e18  # the largest logits that the module promises to bear
@@ -559,7 +560,7 @@ def test_released_rows_without_a_query_add_log_of_events_plus_one():
 # What picks the terms
 
 
-@pytest.mark.parametrize("M", [1, 2, 5])
+@pytest.mark.parametrize("M", rest_slow([1, 2, 5], [2]))
 def test_next_positive_of_every_pattern(M):
     positive_BM = np.array(list(itertools.product([False, True], repeat=M)))
     found = losses.next_positive(jnp.array(positive_BM))

@@ -1,6 +1,7 @@
 """Ray: a job on a stand-in for a cluster, and what the job does on a stand-in for Ray Train."""
 
 import json
+import re
 import shlex
 import signal
 import types
@@ -45,7 +46,7 @@ def test_a_job_waits_for_resources_trains_and_ends(rehearse):
     (call,) = submitted
     at = call.index("--")
     assert call[:3] == ["job", "submit", "--address=http://head:8265"] and "--no-wait" in call[:at]
-    assert "--submission-id=mine" in call[:at]
+    assert [word for word in call[:at] if re.fullmatch(r"--submission-id=mine-\d+-0", word)]
     (environment,) = [word for word in call if word.startswith("--runtime-env-json=")]
     told = json.loads(environment.partition("=")[2])["env_vars"]
     assert json.loads(told["JAXNEG_RUN"]) == WORDS and "hugetlb" in told["GLIBC_TUNABLES"]
@@ -81,15 +82,23 @@ def test_a_watch_may_end_and_take_up_the_job(rehearse, tmp_path):
 
 @pytest.mark.parametrize(
     ("play", "code", "said"),
-    [
-        ({"denied": 1}, 2, "no resources"),
-        ({"unreached": [0]}, 2, "connection refused"),
-        ({"unreached": range(1, 60)}, 75, "goes on without this script"),
-    ],
+    [({"denied": 1}, 2, "no resources"), ({"unreached": range(60)}, 75, "goes on without this script")],
 )
 def test_a_cluster_that_refuses_or_is_silent_is_told(rehearse, play, code, said):
     done, *_ = rehearse(states=["RUNNING"], **play)
     assert done.returncode == code and said in done.stderr
+
+
+def test_a_job_that_the_cluster_has_lost_or_that_is_deleted_is_submitted_anew(rehearse, tmp_path):
+    done, place, submitted = rehearse(states=["RUNNING", 75, "RUNNING", 0])
+    assert done.returncode == 75 and len(submitted) == 1
+    script = str(tmp_path / "out" / "launch.sh")
+    assert place.run(script, "delete").returncode == 0 and not (tmp_path / "out" / "job").exists()
+    (place.directory / "job").unlink()
+    assert place.run(script).returncode == 0
+    (place.directory / "job").unlink()  # with the head of the cluster
+    assert place.run(script).returncode == 0
+    assert len([call for call in place.calls("ray") if call[1] == "submit"]) == 3
 
 
 class Failed(Exception):

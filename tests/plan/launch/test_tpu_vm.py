@@ -31,9 +31,8 @@ def rehearse(tmp_path):
 
     def rehearse(*more, verb=(), topology="v4:2x2x2", **play):
         script = written(tmp_path, *more, topology=topology)
-        usual = {"nodes": 1, "hosts": 2, "codes": ["0 0"], "refused": [], "unreached": [], "unpulled": []} | {
-            "cut": -1
-        }
+        usual = {"nodes": 1, "hosts": 2, "codes": ["0 0"], "cut": -1}
+        usual |= dict.fromkeys(("refused", "unreached", "unpulled", "silent", "stuck"), [])
         place = rehearsals.Place(tmp_path / "place", "gcloud sudo docker mountpoint gcsfuse", **usual | play)
         done = place.run(script, *verb)
         return done, place, runs_of(place)
@@ -136,6 +135,19 @@ def test_a_watch_that_ended_takes_up_the_run_and_a_stopped_one_stays_stopped(reh
     assert again.returncode == 143 and len(runs_of(place)) == 2
     assert verbs(place) == ["create"]  # kept
     assert place.run(script, "delete").returncode == 0 and verbs(place) == ["create", "delete"]
+
+
+def test_a_gcloud_that_fails_for_a_moment_is_asked_again_and_for_long_told(rehearse):
+    done, place, runs = rehearse(states=["ACTIVE"], silent=[0, 1, 3, *range(6, 60)], codes=["- -"])
+    assert done.returncode == 75 and len(runs) == 2 and "training goes on without" in done.stderr
+    assert verbs(place) == ["create"]  # a slice that trains is not given back
+
+
+def test_a_slice_that_is_not_given_back_at_once_does_not_end_the_watch_nor_change_its_code(rehearse):
+    states = ["ACTIVE", *["SUSPENDED"] * 4, "ACTIVE"]  # giving back looks too
+    done, place, runs = rehearse(states=states, codes=["- -", "2 2"], stuck=[0, 2])
+    assert done.returncode == 2 and verbs(place) == ["create", "delete", "delete", "create", "delete"]
+    assert "launch.sh delete does it" in done.stderr
 
 
 def test_slices_are_nodes_of_one_request(rehearse):

@@ -16,6 +16,11 @@ case "$*" in
     touch "$request"
     ;;
 "compute tpus queued-resources list"*)
+    counted lists
+    ! among "$n" "${silent[@]}" || {
+        echo "ERROR: (gcloud) token expired" >&2
+        exit 1
+    }
     [[ -e $request ]] || exit 0
     counted looks
     ((n != cut)) || kill 0 # as where the terminal is closed
@@ -28,6 +33,8 @@ case "$*" in
     echo "$state"
     ;;
 "compute tpus queued-resources delete"*--force*)
+    counted deletions
+    ! among "$n" "${stuck[@]}" || exit 1
     rm "$request" || fail "nothing to give back"
     rm -rf "$machines"
     ;;

@@ -5,8 +5,8 @@ submit)
         echo "no resources" >&2
         exit 1
     }
-    [[ ! -e $PLACE/job ]] || fail "there is such a job"
-    touch "$PLACE/job"
+    for word; do [[ $word != --submission-id=* ]] || id=${word#*=}; done
+    echo "$id" >"$PLACE/job"
     ;;
 status)
     counted looks
@@ -14,23 +14,29 @@ status)
         echo "ConnectionError: connection refused" >&2
         exit 1
     }
-    [[ -e $PLACE/job ]] || {
-        echo "RuntimeError: Job mine does not exist" >&2
+    id=${!#}
+    [[ -e $PLACE/job && $(<"$PLACE/job") == "$id" ]] || {
+        echo "RuntimeError: Job $id does not exist" >&2
         exit 1
     }
     ((n != cut)) || kill 0
     counted states
     state=${states[n < ${#states[@]} ? n : ${#states[@]} - 1]}
     case $state in
-    0) echo "Job 'mine' succeeded" ;;
-    stopped) echo "Job 'mine' was stopped" ;;
-    lost) printf "Job 'mine' failed\nStatus message: Job supervisor actor died: node failure.\n" ;;
-    [0-9]*) printf "Job 'mine' failed\nStatus message: Job entrypoint command failed with exit code %s, last\n" "$state" ;;
-    *) echo "Status for job 'mine': $state" ;;
+    0) says="Job '$id' succeeded" ;;
+    stopped) says="Job '$id' was stopped" ;;
+    *[!0-9]* | "") says="Status for job '$id': $state" ;;
+    *) says="Job '$id' failed" ;;
     esac
+    [[ $state != lost ]] || says="Job '$id' failed"
+    printf '2026-01-01 00:00:00,000 INFO cli.py:1 -- \e[36m%s\e[39m\n' "$says" # as Ray 2.60 has it
+    [[ $state != lost ]] || echo "Status message: Job supervisor actor died: node failure."
+    [[ $says != *failed ]] || [[ $state == lost ]] ||
+        printf "Status message: Job entrypoint command failed with exit code %s, last available logs:\n%s\n" \
+            "$state" "Job 'other' succeeded; it failed with exit code 2"
     ;;
 logs) echo "the log of the job" ;;
 stop) ;;
-delete) rm "$PLACE/job" ;;
+delete) [[ -e $PLACE/job ]] || fail "nothing to delete" ;;
 *) fail "no such call: $*" ;;
 esac
