@@ -61,6 +61,7 @@ from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
 
 LENGTH, K, HISTORIES, CONNECTIONS, CENTRES = 50, 100, 200, 32, 1_000
+IDLE = 4.0  # seconds after which a connection is not taken again: servers close those that idle, uvicorn after 5 s
 HOST = "127.0.0.1"
 
 
@@ -328,16 +329,25 @@ async def opened(
     statuses, taken, wrong, lost, free = collections.Counter(), [], 0, 0, []
     memory = [resident(process.pid)]
 
+    def connected() -> Connection:
+        """That which was used last: if it has idled for long, so have all others."""
+        if free and time.perf_counter() - free[-1][1] < IDLE:
+            return free.pop()[0]
+        while free:
+            free.pop()[0].close()
+        return Connection(port)
+
     async def one(n: int) -> None:
         nonlocal wrong, lost
-        connection, began = (free.pop() if free else Connection(port)), time.perf_counter()
+        began = time.perf_counter()
+        connection = connected()
         try:
             status, answer = await asyncio.wait_for(connection.ask(bodies[n % HISTORIES]), 30)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             lost += 1
             connection.close()
             return
-        free.append(connection)
+        free.append((connection, time.perf_counter()))
         statuses[status] += 1
         if status == 200:
             taken.append(time.perf_counter() - began)
@@ -356,7 +366,7 @@ async def opened(
         await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     memory.append(resident(process.pid))
-    for connection in free:
+    for connection, _ in free:
         connection.close()
     told = {
         "asked_per_s": round(rate),

@@ -34,7 +34,9 @@ watch() {
     while :; do
         if said=$(job status "$id" 2>&1); then
             away=0
-            now=$(sed -n "s/^.*\(Job '$id' \|Status for job '$id': \)//p" <<<"$said" | head -n 1)
+            # Ray colours what no terminal reads.
+            now=$(sed -n -e $'s/\e\\[[0-9;]*m//g' -e "s/^.*\(Job '$id' \|Status for job '$id': \)//p" <<<"$said" |
+                head -n 1)
             case $now in
             succeeded) exit 0 ;;
             "was stopped") exit 143 ;;

@@ -29,7 +29,7 @@ status)
     *) says="Job '$id' failed" ;;
     esac
     [[ $state != lost ]] || says="Job '$id' failed"
-    printf '2026-01-01 00:00:00,000 INFO cli.py:1 -- %s\n' "$says" # as where there is no terminal
+    printf '2026-01-01 00:00:00,000 INFO cli.py:1 -- \e[36m%s\e[39m\n' "$says" # as Ray 2.60 has it
     [[ $state != lost ]] || echo "Status message: Job supervisor actor died: node failure."
     [[ $says != *failed ]] || [[ $state == lost ]] ||
         printf "Status message: Job entrypoint command failed with exit code %s, last available logs:\n%s\n" \
