@@ -373,7 +373,7 @@ def measure(directory: pathlib.Path, quick: bool, shared: bool) -> dict[str, Any
     found |= measured(rehearsal, "one", 2 if quick else 4)
     say(f"evaluate and export: {found['evaluate']} {found['export']}")
     found["flipped"] = flip(rehearsal, 4, 2)
-    if not quick:
+    if shared:
         rehearsal.run(
             1, ["train", "config.py", "--workdir", "shared", "--train.epochs", "1", *SHARED], devices=4
         )
