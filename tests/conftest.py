@@ -37,9 +37,10 @@ import beartype.claw  # noqa: E402
 import jaxtyping  # noqa: E402
 
 # jaxtyping holds the shapes of all arrays of a call against one another, which takes a tenth of the time of what calls
-# many small functions: in zones that name no shapes types alone are checked.
+# many small functions: in zones that name no shapes types alone are checked. Not in api: its annotations name what is
+# imported for the eyes of type checkers, which beartype cannot find.
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxneg"
-TYPES = ("api", "baselines", "callbacks", "config", "data", "plan", "simulation", "sweep")
+TYPES = ("baselines", "callbacks", "config", "data", "plan", "simulation", "sweep")
 SHAPES = sorted({path.stem for path in PACKAGE.iterdir()} - {*TYPES, "__pycache__"})
 _hook = jaxtyping.install_import_hook([f"jaxneg.{name}" for name in SHAPES], "beartype.beartype")
 beartype.claw.beartype_packages(

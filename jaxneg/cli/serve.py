@@ -116,11 +116,11 @@ class Serve:
         from jaxneg.serve import models
 
         return models.Models(
-            named(self.exports), shared(self.split), index=not self.exact, opened=_leave_alone
+            named(self.exports), shared(self.split), index=not self.exact, opened=leave_alone
         )
 
 
-def _leave_alone() -> None:
+def leave_alone() -> None:
     """Has the collector of garbage pass over what there is, and come less often.
 
     Each request makes thousands of small objects and no circle of them, and the catalogue, which lives on, was gone

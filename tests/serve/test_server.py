@@ -280,7 +280,7 @@ def test_listeners_are_split_by_their_shares_and_stay(directory):
             models.Models({"a": directory, "b": directory}, shares)
 
 
-def test_the_collector_leaves_alone_what_lives_on_and_lets_go_of_what_was_swapped(directory):
+def test_the_collector_leaves_alone_what_lives_on_and_lets_go_of_what_was_swapped():
     """Also of a circle, which nothing but the collector can free, and which was left alone before."""
 
     class Link:
@@ -288,19 +288,26 @@ def test_the_collector_leaves_alone_what_lives_on_and_lets_go_of_what_was_swappe
 
     thresholds = gc.get_threshold()
     try:
-        served = serve.Serve(exports=(f"m={directory}",)).opened()
-        assert gc.get_freeze_count() > 0 and gc.get_threshold() == serve.COLLECTED
         link = Link()
         link.circle, gone = link, weakref.ref(link)
-        served.reload("m")
+        serve.leave_alone()
+        assert gc.get_freeze_count() > 0 and gc.get_threshold() == serve.COLLECTED
         del link
         gc.collect()
         assert gone() is not None
-        served.reload("m")
+        serve.leave_alone()
         assert gone() is None
-    finally:
-        gc.unfreeze()
+    finally:  # as conftest.py has left it
+        gc.freeze()
         gc.set_threshold(*thresholds)
+
+
+def test_who_serves_is_told_of_each_opening(directory):
+    told = []
+    live = models.Models({"m": directory}, opened=lambda: told.append(len(told)))
+    assert told == [0]
+    live.reload("m")
+    assert told == [0, 1]
 
 
 def test_a_swap_loses_no_request_and_a_damaged_export_changes_nothing(exported, tmp_path, capsys):
