@@ -116,7 +116,7 @@ class Clock:
             "away": self._progress.away,
         }
         partial = files.scratch(self._path)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), files.unfinished(partial):
             partial.write_text(json.dumps(sign) + "\n", encoding="utf-8")
             os.replace(partial, self._path)  # not synced: after a crash of the machine an older one does
 
