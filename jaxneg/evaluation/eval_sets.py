@@ -2,10 +2,9 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from jaxneg import progress
 from jaxneg.batch import EvalBatch
@@ -38,8 +37,8 @@ class EvalSet:
         if self.config.eval.released:  # groups of examples share their candidates
             unit = math.lcm(size, self.config.eval.released_batch) // size
         own = self._measured(score, stage, parting.run(len(self.examples), unit))
-        parts = [_of_arrays(found) for found in parting.gathered(_arrays(own))]
-        return self._report(measured.joined(parts))
+        parts = map(parting.nested, parting.gathered(parting.flat(own._asdict())))
+        return self._report(measured.joined([_examples(part) for part in parts]))
 
     def _measured(self, score: scores.Score, stage: str, some: range) -> measured.Examples:
         """Of some batches that follow each other."""
@@ -57,29 +56,10 @@ class EvalSet:
         return measures.report(found, self.config.eval, self.examples.cold)
 
 
-def _arrays(found: measured.Examples) -> dict[str, np.ndarray]:
-    """What was measured as arrays by name."""
-    values = {f"value.{name}": value_X for name, value_X in found.value_X.items()}
-    shown = {f"shown.{k}": shown_WV for k, shown_WV in found.shown_WV.items()}
-    rest = {name: getattr(found, name) for name in ("pair_X2", "user_X", "liked_rank", "disliked_rank")}
-    return rest | values | shown
-
-
-def _of_arrays(found: Mapping[str, np.ndarray]) -> measured.Examples:
-    """The inverse."""
-    parts: dict[str, dict[str, np.ndarray]] = {"value": {}, "shown": {}}
-    for name, values in found.items():
-        of, dot, rest = name.partition(".")
-        if dot:
-            parts[of][rest] = values
-    return measured.Examples(
-        pair_X2=found["pair_X2"],
-        user_X=found["user_X"],
-        value_X=parts["value"],
-        shown_WV={int(k): shown_WV for k, shown_WV in parts["shown"].items()},
-        liked_rank=found["liked_rank"],
-        disliked_rank=found["disliked_rank"],
-    )
+def _examples(part: dict[str, Any]) -> measured.Examples:
+    """What a process has measured; without examples it has no values."""
+    shown_WV = {int(k): count_WV for k, count_WV in part.pop("shown_WV").items()}
+    return measured.Examples(shown_WV=shown_WV, value_X=part.pop("value_X", {}), **part)
 
 
 @dataclass(frozen=True)

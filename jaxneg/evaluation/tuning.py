@@ -4,7 +4,7 @@ import json
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxneg.metrics import measures, scores
 from jaxneg.training import parting, processes
 
 BATCHES = 16  # validation batches that baselines are tuned on, at most
+PLAIN = ("figures", "counts", "bands")  # of a report, what is no array
 SEEDS = 3  # random starts of a baseline that has one
 
 USUAL = counting.COUNTS | {"matrix_factorisation": least_squares.matrix_factorisation}
@@ -49,45 +50,25 @@ def measure_baselines(eval_set: eval_sets.EvalSet, which: str = "usual") -> dict
         measured[name] = measure_baseline(every_fit[name], log, tuning, eval_set, name)
     if not processes.many():
         return measured
-    arrays = {f"{name}/{of}": value for name, one in measured.items() for of, value in _arrays(one).items()}
-    found = {name: value for part in parting.gathered(arrays) for name, value in part.items()}
-    return {name: _of_arrays({of: found[f"{name}/{of}"] for of in _names(found, name)}) for name in every_fit}
+    arrays = parting.flat({name: _arrays(one) for name, one in measured.items()})
+    found = {name: one for part in parting.gathered(arrays) for name, one in parting.nested(part).items()}
+    return {name: _measured(found[name]) for name in every_fit}
 
 
-def _names(found: Mapping[str, np.ndarray], name: str) -> list[str]:
-    return [each.partition("/")[2] for each in found if each.partition("/")[0] == name]
+def _arrays(one: Measured) -> dict[str, Any]:
+    """What was measured of a baseline as arrays, what is no array as JSON in one of them."""
+    rest = {name: value for name, value in one._asdict().items() if name != "report"}
+    plain = {name: getattr(one.report, name) for name in PLAIN}
+    text = json.dumps({"report": plain, "rest": rest | {"sd": dict(one.sd)}})
+    return {"text": text} | {name: value for name, value in vars(one.report).items() if name not in PLAIN}
 
 
-def _arrays(one: Measured) -> dict[str, np.ndarray]:
-    """What was measured of a baseline as arrays by name, what is no array as JSON."""
-    report, rest = one.report, one._asdict()
-    del rest["report"]
-    of_report = {name: getattr(report, name) for name in ("figures", "counts", "bands")}
-    text = json.dumps({"report": of_report, "rest": rest | {"sd": dict(one.sd)}})
-    arrays = {name: getattr(report, name) for name in ("pair_X2", "user_X", "liked_rank", "disliked_rank")}
-    arrays |= {f"value.{name}": value_X for name, value_X in report.value_X.items()}
-    arrays |= {f"shown.{k}": shown_V for k, shown_V in report.shown_V.items()}
-    return arrays | {"text": np.array(text)}
-
-
-def _of_arrays(found: Mapping[str, np.ndarray]) -> Measured:
+def _measured(found: dict[str, Any]) -> Measured:
     """The inverse."""
-    told = json.loads(str(found["text"]))
-    parts: dict[str, dict[str, np.ndarray]] = {"value": {}, "shown": {}}
-    for name, values in found.items():
-        of, dot, rest = name.partition(".")
-        if dot:
-            parts[of][rest] = values
-    names = ("pair_X2", "user_X", "liked_rank", "disliked_rank")
-    report = measures.Report(
-        figures=told["report"]["figures"],
-        counts=told["report"]["counts"],
-        bands=tuple(told["report"]["bands"]),
-        value_X=parts["value"],
-        shown_V={int(k): shown_V for k, shown_V in parts["shown"].items()},
-        **{name: found[name] for name in names},
-    )
-    return Measured(report, **told["rest"])
+    told = json.loads(str(found.pop("text")))
+    bands, shown_V = tuple(told["report"].pop("bands")), found.pop("shown_V")
+    by_k = {int(k): count_V for k, count_V in shown_V.items()}
+    return Measured(measures.Report(bands=bands, shown_V=by_k, **told["report"], **found), **told["rest"])
 
 
 def measure_baseline(

@@ -31,7 +31,7 @@ import importlib.util
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -95,8 +95,10 @@ def export(trained: runs.Trained, out: pathlib.Path, wanted: Wanted = DEFAULT) -
                 if processes.first():
                     target = hold.enter_context(addresses.written(out, "--out", addresses.EXPORT))
                     at = hold.enter_context(locks.new_directory(target, f"--out {out}"))
-            name = processes.told("export directory", at.name)  # hosts may come to it by other paths
-            partial = at if processes.first() else files.real(out).with_name(name)
+                    if processes.many():
+                        processes.publish("export", at.name)
+            # Hosts may come to it by other paths.
+            partial = at if processes.first() else files.real(out).with_name(processes.published("export", 0))
             content, manifest = _content(trained, partial, wanted), {}
             with processes.together("written", seconds=parting.LONGEST):
                 if content is not None:
@@ -279,15 +281,16 @@ def live(trained: runs.Trained, history: measured.Contexts) -> tuple[np.ndarray,
 def _save(directory: pathlib.Path, name: str, item_VE: np.ndarray, dtype: str) -> None:
     """Writes a matrix in a type, and its scales where it has some, some rows at a time."""
     V, E = item_VE.shape
-    width = E if dtype == "float32" else E - 1
-
-    def packed() -> Iterator[precision.Packed]:
-        return (precision.packed(rows_CE, dtype) for rows_CE in writing.runs(item_VE))
-
-    writing.npy(directory / name, (one.matrix for one in packed()), (V, width))
-    if dtype != "float32":
-        scales = (one.scales_V2 for one in packed() if one.scales_V2 is not None)
-        writing.npy(directory / manifests.scales(name), scales, (V, 2))
+    with contextlib.ExitStack() as hold:
+        width = E if dtype == "float32" else E - 1
+        put = hold.enter_context(writing.npy(directory / name, (V, width)))
+        scales = directory / manifests.scales(name)
+        put_scales = None if dtype == "float32" else hold.enter_context(writing.npy(scales, (V, 2)))
+        for rows_CE in writing.runs(item_VE):
+            found = precision.packed(rows_CE, dtype)
+            put(found.matrix)
+            if put_scales and found.scales_V2 is not None:
+                put_scales(found.scales_V2)
 
 
 def _queries(

@@ -3,9 +3,10 @@
 What comes out is what numpy and safetensors would write of arrays that are in memory.
 """
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,16 +16,18 @@ ROWS = 1 << 16  # that are in memory at a time
 TYPES = {"bool": "BOOL", "uint8": "U8", "int8": "I8", "int32": "I32", "uint32": "U32", "float32": "F32"}
 
 
-def npy(path: pathlib.Path, rows: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Writes an array of a shape out of runs of its rows, in their order."""
+@contextlib.contextmanager
+def npy(path: pathlib.Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes an array of a shape: what is entered takes runs of its rows, in their order."""
     with open(path, "wb") as file:
-        begun = False
-        for some in rows:
-            if not begun:
+
+        def put(some: np.ndarray) -> None:
+            if not file.tell():
                 header = {"descr": np.lib.format.dtype_to_descr(some.dtype), "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header | {"fortran_order": False})
-                begun = True
             _put(file, some)
+
+        yield put
 
 
 def runs(array: Any) -> Iterator[np.ndarray]:

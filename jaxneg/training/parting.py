@@ -6,7 +6,7 @@ A single process has all of the work, and nothing to exchange.
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -54,6 +54,30 @@ def gathered(found: Arrays) -> list[dict[str, np.ndarray]]:
         with np.load(io.BytesIO(own_N[:size].tobytes()), allow_pickle=False) as file:
             parts.append({name: file[name] for name in file.files})
     return parts
+
+
+def flat(values: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """Arrays of mappings in mappings, as ``gathered`` takes them: by their keys with / between, which none holds."""
+    found: dict[str, np.ndarray] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner = flat(cast(Mapping[Any, Any], value))
+            found |= {f"{key}/{path}": leaf for path, leaf in inner.items()}
+        else:
+            found[str(key)] = np.asarray(value)
+    return found
+
+
+def nested(found: Arrays) -> dict[str, Any]:
+    """The inverse, but that all keys are text and an empty mapping is gone."""
+    values: dict[str, Any] = {}
+    for path, leaf in found.items():
+        *outer, key = path.split("/")
+        at = values
+        for each in outer:
+            at = at.setdefault(each, {})
+        at[key] = leaf
+    return values
 
 
 def settle() -> None:

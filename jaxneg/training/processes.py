@@ -168,22 +168,6 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def told(stage: str, text: str) -> str:
-    """What the first process says, on all of them.
-
-    Args:
-      stage: a name, of one call only.
-      text: ignored on the others.
-    """
-    if not many():
-        return text
-    client, key = _coordinator(), f"jaxneg/told/{stage}"
-    if first():
-        client.key_value_set(key, text)
-        return text
-    return client.blocking_key_value_get(key, int(AGREE * 1000))
-
-
 def publish(name: str, text: str) -> None:
     """Tells something of this process, of many, that others may read as ``published``."""
     _coordinator().key_value_set(f"jaxneg/published/{name}/{jax.process_index()}", text)

@@ -61,6 +61,8 @@ def test_files_are_those_of_numpy_and_safetensors(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found[name], array)
     assert (tmp_path / "own").stat().st_size <= (tmp_path / "theirs").stat().st_size + 64
     for name in ("tables.item_VD", "a"):
-        writing.npy(tmp_path / "own.npy", writing.runs(arrays[name]), arrays[name].shape)
+        with writing.npy(tmp_path / "own.npy", arrays[name].shape) as put:
+            for some in writing.runs(arrays[name]):
+                put(some)
         np.save(tmp_path / "theirs.npy", arrays[name])
         assert (tmp_path / "own.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()

@@ -74,3 +74,11 @@ def test_what_is_gathered_is_what_each_had(monkeypatch):
         assert [list(part) for part in one] == [list(part) for part in parts]
         np.testing.assert_array_equal(one[0]["value.auc"], parts[0]["value.auc"])
         assert str(one[0]["text"]) == '{"é": 1}' and one[1]["none"].shape == (0, 2)
+
+
+def test_mappings_in_mappings_come_back():
+    values = {"a": {"x@10": np.arange(3), 5: np.zeros((2, 0))}, "b": {"c": {"d": np.array("é")}}, "e": {}}
+    found = parting.nested(parting.flat(values))
+    assert found.keys() == {"a", "b"}  # of an empty one nothing is told
+    np.testing.assert_array_equal(found["a"]["x@10"], [0, 1, 2])
+    assert found["a"]["5"].shape == (2, 0) and str(found["b"]["c"]["d"]) == "é"
