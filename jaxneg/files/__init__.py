@@ -28,6 +28,7 @@ from jaxneg.errors import UserError
 COMMIT = threading.RLock()
 LOCK = re.compile(r"\.(.+\.)?lock")  # names of locks
 LEFT = re.compile(r"(.+)\.jaxneg-(tmp|old)-[0-9a-f-]+")
+HALF = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
 # Up to 0.1 they were called so.
 LEFT_BEFORE = re.compile(r"(.+)\.(tmp)-\d+|.+\.(json|md|csv|npz)\.tmp|metrics\.tmp")
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib takes // for /

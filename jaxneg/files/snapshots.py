@@ -27,7 +27,6 @@ from jaxneg.files import Address, arrays, buckets
 from jaxneg.files.buckets import Bucket, Seen
 
 UNFINISHED = "jaxneg-unfinished.json"
-HALF = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
 TIMES = 5  # looks at what is being replaced
 PAUSE = 1.0  # seconds between them
 PATTERN = re.compile(r"[*?\[]")
@@ -42,7 +41,7 @@ _used: dict[str, int] = {}  # descriptors of locks on what this process has read
 def everything(name: str) -> bool:
     """All names, but those of locks and of what is being written."""
     last = name.rpartition("/")[2]
-    aside = files.LOCK.fullmatch(last) or files.LEFT.fullmatch(last) or HALF in name
+    aside = files.LOCK.fullmatch(last) or files.LEFT.fullmatch(last) or files.HALF in name
     return last != UNFINISHED and not aside
 
 

@@ -12,6 +12,7 @@ import gc
 import logging
 import math
 import pathlib
+import shutil
 import sys
 import time
 import types
@@ -63,6 +64,8 @@ class Checkpointer:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
+        if not read_only and jax.process_index() == 0:
+            _clear(directory)
         try:
             for step in files.numbered(directory):  # of each the manager reads what it is, and its score
                 _check_files(directory / str(step), "*")
@@ -179,6 +182,19 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _clear(directory: pathlib.Path) -> None:
+    """Deletes checkpoints that are half saved, also where what saved them is still at it for a moment.
+
+    orbax tries once and fails at the next save, if a thread, a dying process or a network file system adds a file.
+    """
+    for path in directory.glob(f"*{files.HALF}*"):
+        for _ in range(TRIES):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(WAIT)
 
 
 def _check_files(directory: pathlib.Path, pattern: str = "**/*") -> None:

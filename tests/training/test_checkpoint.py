@@ -1,14 +1,18 @@
+import contextlib
 import gc
 import json
 import math
 import os
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxneg import files
 from jaxneg.errors import UserError
 from jaxneg.training import checkpoint
 
@@ -50,6 +54,27 @@ def test_the_two_latest_and_the_best_survive(tmp_path):
     assert progress["step"] == 5
     np.testing.assert_array_equal(found["item_VD"], state(5)["item_VD"])
     assert checkpoints.restore(ABSTRACT, 2)[1] == {"step": 2, "history": [0.9]}
+    checkpoints.close()
+
+
+def test_what_still_writes_a_half_saved_checkpoint_is_waited_for(tmp_path):
+    """A process or a thread that is ending, as one that the scheduler killed, or one of a network file system."""
+    half = tmp_path / f"8{files.HALF}" / "state"
+    half.mkdir(parents=True)
+
+    def write():
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):  # of a directory that went away under it
+                half.mkdir(parents=True, exist_ok=True)
+                for number in range(200):
+                    (half / str(number)).write_bytes(b"")
+
+    late = threading.Thread(target=write)
+    late.start()
+    checkpoints = saved(tmp_path, {9: 0.5})
+    late.join()
+    assert checkpoints.steps() == [9] and not half.parent.exists()
     checkpoints.close()
 
 
