@@ -17,9 +17,9 @@ from jaxneg.config import Config, rules, saved
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
-from jaxneg.plan import hlo, tpu
+from jaxneg.plan import hlo, timing, tpu
 from jaxneg.plan.tpu import GIB
-from jaxneg.training import program
+from jaxneg.training import chips, program
 
 NOTE = (
     "An estimate by the compiler; nothing has run. It reckons with arithmetic and memory traffic; links are added at "
@@ -175,7 +175,8 @@ def _refused(message: str, memory: dict[str, int]) -> int | None:
 
 def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str, Any]:
     """What a compiled step sends and how long it takes, and what an epoch takes."""
-    told = hlo.program(compiled.as_text())
+    text = compiled.as_text()
+    told = hlo.program(text)
     by_kind: dict[str, dict[str, float]] = {}
     for each in told.collectives:
         row = by_kind.setdefault(each.kind, {"count": 0, "bytes": 0.0})
@@ -191,8 +192,10 @@ def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str
         "compiler_seconds": on_chip,
         "link_seconds": on_links,
     }
-    if on_chip is None or on_links is None:
+    peak = chips.peak(where.devices[0].device_kind, "bfloat16")
+    if on_chip is None or on_links is None or peak is None:
         return found
+    found["step"] = timing.plain(timing.estimate(text, where, peak))
     seconds = on_chip + on_links
     found |= {"step_seconds": seconds, "sequences_per_s": at_once / seconds}
     if epoch.sequences:
@@ -318,6 +321,11 @@ def _render(found: dict[str, Any], console: rich.console.Console) -> None:
             ("a step, both added", found["step_seconds"]),
         ):
             table.add_row(name, f"{1e3 * seconds:,.2f} ms")
+        step = found["step"]
+        for name, part in step["parts"].items():
+            table.add_row(name, _span(part))
+        table.add_row("a step by these", _span(step))
+        table.add_section()
         table.add_row("sequences a second", f"{found['sequences_per_s']:,.0f}")
     if epoch := found.get("epoch"):
         table.add_row(f"hours of an epoch of {epoch['sequences']:,} sequences", f"{epoch['hours']:,.3g}")
@@ -354,6 +362,10 @@ def warnings(found: dict[str, Any]) -> list[str]:
             f"{loops.count(None)} loops end when their work is done, and count as one turn, in time and in bytes."
         )
     return lines
+
+
+def _span(seconds: dict[str, float]) -> str:
+    return f"{1e3 * seconds['low']:,.2f} to {1e3 * seconds['high']:,.2f} ms"
 
 
 def _size(size: int | float) -> str:

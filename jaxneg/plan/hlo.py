@@ -63,34 +63,34 @@ class Program(NamedTuple):
 
 def program(text: str) -> Program:
     """What a compiled program sends, calls and repeats. Takes ``compiled.as_text()``."""
-    computations, entry = _computations(text)
+    lines, entry = computations(text)
     found = Program([], [], [])
     if entry is not None:
         partitions = re.search(r"num_partitions=(\d+)", text)
-        _walk(computations, entry, 1, False, int(partitions[1]) if partitions else 1, found, set())
+        _walk(lines, entry, 1, False, int(partitions[1]) if partitions else 1, found, set())
     return found
 
 
-def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
+def computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
     """The instructions of each computation, and the name of the one that runs first."""
-    computations: dict[str, list[Instruction]] = {}
+    found: dict[str, list[Instruction]] = {}
     entry, into = None, None
     for line in text.splitlines():
         if header := HEADER.match(line):
-            into = computations.setdefault(header[2], [])
+            into = found.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
         elif line.startswith("}"):
             into = None
         elif into is not None and " = " in line:
             left, _, right = line.partition(" = ")
             right = re.sub(r"/\*.*?\*/", "", right)
-            end = _end(right)
+            end = end_of(right)
             opcode = right[end:].strip().partition("(")[0]
             into.append(Instruction(left.strip(), right[:end], opcode, right))
-    return computations, entry
+    return found, entry
 
 
-def _end(text: str) -> int:
+def end_of(text: str) -> int:
     """Where the type that begins the text ends: at the bracket of a tuple, or at the first space."""
     if not text.startswith("("):
         return text.find(" ")
@@ -125,19 +125,19 @@ def _walk(
             if not fused and target:
                 found.custom_calls.append(target[1])
             continue
-        turns = 1
+        repeated = 1
         if instruction.opcode == "while":
-            known = _turns(instruction.text, computations)
+            known = turns(instruction.text, computations)
             found.loops.append(known)
-            turns = known or 1
+            repeated = known or 1
         if kind in SENT:
             continue  # what it applies adds two numbers
         inside = fused or instruction.opcode == "fusion"
-        for called in _called(instruction.text):
-            _walk(computations, called, times * turns, inside, devices, found, seen)
+        for inner in called(instruction.text):
+            _walk(computations, inner, times * repeated, inside, devices, found, seen)
 
 
-def _turns(text: str, computations: dict[str, list[Instruction]]) -> int | None:
+def turns(text: str, computations: dict[str, list[Instruction]]) -> int | None:
     """How often a loop turns: as the compiler notes it, or by a condition that a counter is below a constant.
 
     So JAX writes scans and counted loops, which begin at 0 and go up by 1.
@@ -156,7 +156,7 @@ def _turns(text: str, computations: dict[str, list[Instruction]]) -> int | None:
     return None
 
 
-def _called(text: str) -> Iterator[str]:
+def called(text: str) -> Iterator[str]:
     for _, one, several in CALLED.findall(text):
         yield from [one] if one else re.findall(r"%([\w.-]+)", several)
 
@@ -181,10 +181,15 @@ def _bytes(result: str) -> int:
     """Bytes of all arrays in a type, without the padding of their layout."""
     total = 0
     for dtype, shape in ARRAY.findall(result):
-        if (bits := BITS.get(dtype)) is None:
-            bits = int(re.search(r"\d+", dtype)[0])  # type: ignore[index]
-        total += math.ceil(math.prod(int(size.lstrip("<=")) for size in shape.split(",") if size) * bits / 8)
+        total += size_of(dtype, math.prod(int(size.lstrip("<=")) for size in shape.split(",") if size))
     return total
+
+
+def size_of(dtype: str, count: int) -> int:
+    """Bytes of so many numbers."""
+    if (bits := BITS.get(dtype)) is None:
+        bits = int(re.search(r"\d+", dtype)[0])  # type: ignore[index]
+    return math.ceil(count * bits / 8)
 
 
 def _group(text: str, devices: int) -> int:
