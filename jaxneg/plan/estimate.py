@@ -19,7 +19,7 @@ from jaxneg.embeddings import sharding, tables
 from jaxneg.errors import UserError
 from jaxneg.plan import hlo, timing, tpu
 from jaxneg.plan.tpu import GIB
-from jaxneg.training import chips, program
+from jaxneg.training import program
 
 NOTE = (
     "An estimate by the compiler; nothing has run. It reckons with arithmetic and memory traffic; links are added at "
@@ -192,10 +192,9 @@ def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str
         "compiler_seconds": on_chip,
         "link_seconds": on_links,
     }
-    peak = chips.peak(where.devices[0].device_kind, "bfloat16")
-    if on_chip is None or on_links is None or peak is None:
+    if on_chip is None or on_links is None:
         return found
-    found["step"] = timing.plain(timing.estimate(text, where, peak))
+    found["step"] = timing.plain(timing.estimate(text, where))
     seconds = on_chip + on_links
     found |= {"step_seconds": seconds, "sequences_per_s": at_once / seconds}
     if epoch.sequences:

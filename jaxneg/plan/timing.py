@@ -2,12 +2,12 @@
 
 Low is what no run can beat, as far as is known: products at the published peak, HBM at its published rate, memory of
 the core at four registers a cycle, ``COUNTED`` of the compiler's cycles, the rules' least. Copies that run beside the
-rest cost nothing while the memory has time for them. High adds up the compiler's cycles, the rules' most, copies as if all
-else waited, and links at half their published speed, as if nothing overlapped.
+rest cost nothing while the memory has time for them. High adds up the compiler's cycles, the rules' most, copies as
+if all else waited, and links at half their published speed, as if nothing overlapped.
 
-RULES are for what the compiler counts no cycles for: cycles a unit, least and most. The least are the VLIW bundles, of
-one cycle each, that libtpu 0.0.42.1 schedules for such loops on a v5e; the most allow for waiting. None was timed on a
-chip.
+RULES are for what the compiler counts no cycles for: cycles a unit, least and most. The least are the VLIW bundles,
+of one cycle each, that libtpu 0.0.42.1 schedules for such loops on a v5e; the most allow for waiting. None was timed
+on a chip.
 """
 
 import math
@@ -93,8 +93,8 @@ class Estimate(NamedTuple):
         return of_rules / self.step.high if self.step.high else 0.0
 
 
-def estimate(text: str, where: tpu.Slice, peak: float) -> Estimate:
-    """The estimate of a compiled step. Takes ``compiled.as_text()`` and FLOP/s of a device."""
+def estimate(text: str, where: tpu.Slice) -> Estimate:
+    """The estimate of a compiled step. Takes ``compiled.as_text()``."""
     chip = where.chip
     assert chip is not None
     done = work.works(text)
@@ -107,7 +107,7 @@ def estimate(text: str, where: tpu.Slice, peak: float) -> Estimate:
         if each.kind == "prefetch":
             beside += bytes_ / (chip.reads * 1e9)
         elif each.kind != "link":
-            name, taken = _one(each, chip, peak)
+            name, taken = _one(each, chip)
             parts[name] = parts.get(name, Range(0.0, 0.0)) + Range(*(each.times * end for end in taken))
     core = Range(sum(part.low for part in parts.values()), sum(part.high for part in parts.values()))
     moved = hbm / (chip.memory_rate * 1e9)
@@ -149,10 +149,10 @@ def _uncounted(done: Sequence[work.Work]) -> dict[str, int]:
     return found
 
 
-def _one(each: work.Work, chip: tpu.Chip, peak: float) -> tuple[str, Range]:
+def _one(each: work.Work, chip: tpu.Chip) -> tuple[str, Range]:
     """The part that one run of an instruction belongs to, and its seconds."""
     clock = chip.clock * 1e9
-    product = each.flop / peak
+    product = each.flop / (chip.peak * 1e12)
     memory = Range(each.hbm / (chip.memory_rate * 1e9), each.hbm / (chip.reads * 1e9))
     near = each.near / (REGISTERS * work.REGISTER * clock)
     least = max(product, memory.low, near)

@@ -11,6 +11,7 @@ from jax.experimental import topologies
 
 from jaxneg.errors import UserError
 from jaxneg.plan import hlo, machines
+from jaxneg.training import chips
 
 GIB = 1 << 30
 
@@ -22,21 +23,25 @@ class Chip(NamedTuple):
     memory: float  # GiB that the compiler leaves to a program on one device, as it says when it refuses one
     reads: float  # GB/s of memory that its estimates reckon with, for one device
     link: float  # GB/s of one link in one direction: published per chip and both ways, over twice the links
+    peak: float  # TFLOP/s of one device in bfloat16
     memory_rate: float  # GB/s of memory as published, for one device
-    clock: float  # GHz; peak FLOP/s of bfloat16 over what the matrix units of one device do in a cycle
+    clock: float  # GHz; the peak over what the matrix units of one device do in a cycle
     options: dict[str, Any] = {}  # for the topology
 
 
 # Memory and reads as found with libtpu 0.0.42; links and rates of Cloud TPU's published tables. Clocks of v5e and v5p
-# as in "How to Scale Your Model" (Austin et al., 2025); the others follow from the published peak and the matrix units,
-# of 128 x 128: 8 on a v4 and v5p, 4 on a v5e; as the compiler counts products, 4 of 256 x 256 on a v6e and on half a 7x.
+# as in "How to Scale Your Model" (Austin et al., 2025); the others follow from the published peak and the matrix
+# units, of 128 x 128: 8 on a v4 and v5p, 4 on a v5e; as the compiler counts products, 4 of 256 x 256 on a v6e and on
+# half a 7x.
 CHIPS = {
     # without it, two devices a chip, unlike on a v4
-    "v4": Chip(1, 30.75, 982, 50, 1228, 1.05, {"chip_config_name": "megacore"}),
-    "v5e": Chip(1, 15.75, 737, 50, 819, 1.5),
-    "v5p": Chip(1, 95.74, 2350, 100, 2765, 1.75),
-    "v6e": Chip(1, 31.25, 1638, 100, 1640, 1.75),
-    "tpu7x": Chip(2, 94.75, 3686, 100, 3690, 2.2),
+    "v4": Chip(
+        1, 30.75, 982, 50, chips.PEAKS["TPU v4"].bfloat16, 1228, 1.05, {"chip_config_name": "megacore"}
+    ),
+    "v5e": Chip(1, 15.75, 737, 50, chips.PEAKS["TPU v5 lite"].bfloat16, 819, 1.5),
+    "v5p": Chip(1, 95.74, 2350, 100, chips.PEAKS["TPU v5"].bfloat16, 2765, 1.75),
+    "v6e": Chip(1, 31.25, 1638, 100, chips.PEAKS["TPU v6 lite"].bfloat16, 1640, 1.75),
+    "tpu7x": Chip(2, 94.75, 3686, 100, chips.PEAKS["TPU7x"].bfloat16, 3690, 2.2),
 }
 # Custom calls that the compiler's estimate of seconds counts as -1.
 BOOKED = ("ConcatBitcast", "PrepareAsyncCallStart", "PrepareAsyncCallDone")

@@ -29,7 +29,7 @@ needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, 
 def here(memory=None):
     """The 8 devices of the tests; with ``memory``, so many bytes of it on each."""
     chip = memory and tpu.Chip(
-        devices=1, memory=memory / tpu.GIB, reads=700, link=50, memory_rate=800, clock=1.5
+        devices=1, memory=memory / tpu.GIB, reads=700, link=50, peak=197, memory_rate=800, clock=1.5
     )
     return tpu.Slice("here", jax.devices()[:8], chip or None, (2, 4))
 

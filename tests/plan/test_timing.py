@@ -7,8 +7,6 @@ import pytest
 
 from jaxneg.plan import timing, tpu, work
 
-PEAK = 197e12
-
 
 def cycles(count):
     return f', backend_config={{"window_config":{{"estimated_cycles":"{count}","iteration_bounds":["1"]}}}}'
@@ -21,7 +19,7 @@ def program(*lines, more=""):
 
 
 def chip():
-    return tpu.Chip(devices=1, memory=16, reads=700, link=50, memory_rate=800, clock=1.5)
+    return tpu.Chip(devices=1, memory=16, reads=700, link=50, peak=197, memory_rate=800, clock=1.5)
 
 
 def place(sides=(2, 2)):
@@ -29,7 +27,7 @@ def place(sides=(2, 2)):
 
 
 def of(text, sides=(2, 2)):
-    return timing.estimate(text, place(sides), PEAK)
+    return timing.estimate(text, place(sides))
 
 
 def test_bytes_are_those_of_tiles_and_count_where_the_layout_puts_them():
