@@ -62,7 +62,7 @@ class Train(commands.Joined, commands.Configured):
     def _run(self, told: callbacks.Callbacks) -> None:
         config = self.experiment
         from jaxneg.data import stores
-        from jaxneg.training import loop, processes, runs
+        from jaxneg.training import goodput, loop, processes, runs
 
         self.join()
         _quiet()
@@ -74,7 +74,7 @@ class Train(commands.Joined, commands.Configured):
             store = stores.named(f"{self.config} or --data.store says so")
             with store, progress.Steps("train") as steps, processes.Terminate() as stop:
                 on_progress = steps if processes.first() else progress.silent
-                result = loop.train(config, self.workdir, on_progress, stop, progress.say)
+                result = loop.train(config, self.workdir, on_progress, stop, progress.say, goodput.launched())
         except processes.Stopped as stopped:
             if processes.first():
                 progress.say(f"{self.workdir}: {stopped} and saved; the same command continues")

@@ -63,6 +63,7 @@ class Watch(NamedTuple):
     on_progress: progress.OnProgress
     stop: Stop
     say: Say
+    since: float  # when it was asked for, in seconds since 1970
 
 
 def train(
@@ -71,23 +72,25 @@ def train(
     on_progress: progress.OnProgress = progress.silent,
     stop: Stop = lambda _: False,
     say: Say = lambda _: None,
+    since: float | None = None,
 ) -> records.Result:
     """Trains in a run directory, or continues there exactly where its latest checkpoint stands.
 
     Returns the contents of ``result.json``: best and last validation figure and step, what ``convergence`` says,
     seconds, and why training stopped. At the start ``say`` is told what is trained on what, and after the first steps
-    how long it will take. Raises UserError on a directory of another experiment, on a figure to monitor that validation
-    cannot give, before anything is written, and on a loss that is not finite; processes.Stopped where ``stop`` said so.
+    how long it will take. Its time counts from ``since``, in seconds since 1970, or from the call. Raises UserError on
+    a directory of another experiment, on a figure to monitor that validation cannot give, before anything is written,
+    and on a loss that is not finite; processes.Stopped where ``stop`` said so.
 
     Of many processes each calls it alike, all see one run directory, and the first one writes what is written once.
     Raises processes.Differs, and saves nothing, where they do not hold the same state.
     """
-    config = rules.check(config)
+    config, since = rules.check(config), since or time.time()
     if processes.many():  # all write to one directory
         workdir = files.local(workdir, "--workdir")
     with addresses.held(workdir, "--workdir") as place, contextlib.ExitStack() as hold:
         job, origin = _claimed(config, place, hold)
-        return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent))
+        return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent, since))
 
 
 def _silent(line: str) -> None:
@@ -201,9 +204,8 @@ class Loop:
         self.digests = digests.Digests(self.watch.say)
         self.trace = traces.Trace(job.config.train.profiled, workdir, self.watch.say)
         self.cost, self.forecast = cost.of(job), jobs.Forecast(job, self.watch.say)
-        self.told = goodput.told(workdir)
-        ended = self.told is not None
-        self.clock = goodput.Clock(workdir, self.progress, ended=ended, silent=not processes.first())
+        since, silent = self.watch.since, not processes.first()
+        self.clock = goodput.Clock(workdir, self.progress, since=since, silent=silent)
 
     def run(self, state: steps.State, facts: dict[str, float | None]) -> records.Result:
         """Trains to the end, and gives what ``result.json`` then holds.
@@ -390,8 +392,7 @@ class Loop:
         counts = {f"{figures.VALIDATION}{name}": count for name, count in self.job.validation.counts.items()}
         found = self.progress.result(self.job.config.train.monitor, stopped)
         result = {"steps": step, "steps_per_epoch": self.job.per_epoch, **counts, **facts, **found}
-        # Where nothing was left to train, that of the end.
-        result |= self.told[1] if self.told and self.told[0] == step else self.clock.goodput()
+        result |= self.clock.goodput(step)
         if (start := records.started_from(self.job.workdir)) is not None:
             result["started_from"] = start
         if processes.first():

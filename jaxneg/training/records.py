@@ -87,6 +87,12 @@ def started_from(directory: pathlib.Path) -> StartedFrom | None:
     return documents.read(path, StartedFrom, AGAIN, more=True) if os.path.lexists(path) else None
 
 
+def left(directory: pathlib.Path) -> Result | None:
+    """What the end of a run left; None where it has not ended since it last went on. Raises UserError where damaged."""
+    path = directory / "result.json"
+    return documents.read(path, Result, AGAIN, more=True) if os.path.lexists(path) else None
+
+
 def stands(result: Result, epochs: int, directory: pathlib.Path) -> bool:
     """Whether the result.json of a run is its end, and it was neither given more epochs nor continued since."""
     short = result["stopped"] == convergence.LIMIT and result["steps"] < epochs * result["steps_per_epoch"]
@@ -295,12 +301,10 @@ def _settings(directory: pathlib.Path) -> documents.Object:
 
 
 def _result(directory: pathlib.Path, settings: documents.Object) -> Result | None:
-    path = directory / "result.json"
-    if not os.path.lexists(path):
-        return None
-    result = documents.read(path, Result, AGAIN, more=True)
-    epochs = settings["train.epochs"]
-    return result if not isinstance(epochs, int) or stands(result, epochs, directory) else None
+    result, epochs = left(directory), settings["train.epochs"]
+    if result is None or not isinstance(epochs, int):
+        return result
+    return result if stands(result, epochs, directory) else None
 
 
 def outcome(result: documents.Object) -> dict[str, float]:

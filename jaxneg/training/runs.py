@@ -95,11 +95,10 @@ def preparation_of(directory: pathlib.Path) -> str | None:
 
 def ended(directory: pathlib.Path) -> records.Result | None:
     """Contents of the result.json of a run; None where it has not ended, or is being continued since."""
-    path = directory / "result.json"
-    if not os.path.lexists(path):
+    result = records.left(directory)
+    if result is None or not records.stands(result, read_config(directory).train.epochs, directory):
         return None
-    result = documents.read(path, records.Result, AGAIN, more=True)
-    return result if records.stands(result, read_config(directory).train.epochs, directory) else None
+    return result
 
 
 def catalogue_of(directory: pathlib.Path) -> str | None:

@@ -45,7 +45,7 @@ def test_time_is_told_over_a_crash(tmp_path):
     clock, now = part(tmp_path, progress, 1100.0)
     now.at = 1160.0
     progress.device_seconds += 55.0
-    found = clock.goodput()
+    found = clock.goodput(20)
     assert found["wall_seconds"] == 160 and found["goodput"] == pytest.approx(75 / 160)
     assert found["time_spent"] == {
         "steps": 75,
@@ -53,6 +53,7 @@ def test_time_is_told_over_a_crash(tmp_path):
         goodput.WAITING: 5,
         goodput.VALIDATING: 8,
         goodput.SAVING: 0,
+        goodput.STARTING: 0,
         goodput.OTHER: 12,
         goodput.AGAIN: 20,
         goodput.AWAY: 30,
@@ -67,7 +68,7 @@ def test_two_crashes_without_a_checkpoint_are_counted_once_each(tmp_path):
         clock.beat(3, 20, "training")
     clock, now = part(tmp_path, Progress(), 1050.0)
     now.at = 1100.0
-    found = clock.goodput()
+    found = clock.goodput(20)
     assert found["wall_seconds"] == 100
     assert found["time_spent"][goodput.AWAY] == 5 + 10
     assert found["time_spent"][goodput.AGAIN] == 10 + 25
@@ -79,10 +80,39 @@ def test_what_lies_between_an_end_and_more_epochs_is_no_loss(tmp_path):
     now.at = 1030.0
     clock.beat(20, 20, "training")
     progress.seconds = clock.seconds
-    clock, now = part(tmp_path, progress, 90_000.0, ended=True)
+    left = {"monitor": "auc", "best_score": 0.6, "best_step": 20, "steps": 20, "steps_per_epoch": 10}
+    left |= {"stopped": "limit", "seconds": 30.0, "history": [], "wall_seconds": 31.0, "goodput": 0.5}
+    (tmp_path / "result.json").write_text(json.dumps(left))
+    clock, now = part(tmp_path, progress, 90_000.0)
+    assert clock.goodput(20) == {"wall_seconds": 31.0, "goodput": 0.5}, "nothing was left to train"
     now.at = 90_010.0
-    found = clock.goodput()
+    found = clock.goodput(40)
     assert found["wall_seconds"] == 40 and found["time_spent"][goodput.AWAY] == 0
+
+
+def test_time_counts_from_the_launch_of_a_process(tmp_path):
+    """By hand: launched at 993 it begins at 1000 and is lost at 1010; launched again at 1015, it begins at 1021."""
+    progress = Progress()
+    clock, now = part(tmp_path, progress, 1000.0, since=993.0)
+    now.at = 1010.0
+    clock.beat(3, 20, "training")
+    progress.seconds = clock.seconds
+    clock, now = part(tmp_path, Progress.from_json(progress.to_json()), 1021.0, since=1015.0)
+    now.at = 1030.0
+    found = clock.goodput(20)
+    assert found["wall_seconds"] == 1030 - 993 and clock.seconds == 10 + 9
+    spent = found["time_spent"]
+    assert spent[goodput.STARTING] == 7 + 6 and spent[goodput.AWAY] == 5 and spent[goodput.AGAIN] == 0
+    # A process that trains a second time had been launched long before.
+    clock, now = part(tmp_path, Progress(), 1040.0, since=900.0)
+    assert clock.goodput(20)["time_spent"][goodput.STARTING] == 1040 - 1010
+
+
+def test_a_process_knows_when_it_was_launched():
+    code = "import time; time.sleep(0.5); from jaxneg.training import goodput; print(goodput.launched())"
+    before = time.time()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert before - 0.1 < float(ended.stdout) < before + 0.4
 
 
 def test_signs_of_life_are_a_second_apart_and_say_where_the_run_is(tmp_path):
@@ -113,7 +143,7 @@ def test_a_sign_of_life_that_cannot_be_is_none(tmp_path, text):
     (tmp_path / goodput.HEARTBEAT).write_text(text)
     clock, now = part(tmp_path, Progress(), 1000.0)
     now.at = 1010.0
-    assert clock.goodput()["wall_seconds"] == 10
+    assert clock.goodput(20)["wall_seconds"] == 10
 
 
 def test_a_place_that_takes_no_sign_of_life_stops_nothing(tmp_path):
