@@ -2,31 +2,39 @@
 
     .venv/bin/python benchmarks/processes.py [--quick] [--shared] [--out DIR] [--write]
 
-Trains a tiny model on simulated listeners, once with one process, undisturbed, and once with 8 that are killed (-9), 4
+Trains a small model on simulated listeners, once with one process, undisturbed, and once with 8 that are killed (-9), 4
 that get SIGTERM, and 2 that end it. Then ``evaluate`` and ``export`` by 4 processes beside those by one; with --shared
 of a run whose tables lie over 4 devices too. Then a bit of one process of 4 is flipped in training. All on loopback,
-one CPU device each. --quick: 4, 2 and 1 processes. --write: also benchmarks/results/processes.json.
+one CPU device each. --quick: 4, 2 and 1 processes, a tiny model. --write: also benchmarks/results/processes.json.
 
-What happens in a training process is noted, and the bit flipped, by this script, which starts the command line with
-functions of its own around the step: the package has no switch for it.
+More devices sum float32 in another order. Whether that is all that differs is asked again at ten times the learning
+rate, where training is so hot that any rounding grows to a tenth of a parameter: there the same job is done in float64,
+which leaves rounding nine digits smaller and every mistake as large as it was; and beside it stand undisturbed runs in
+float32, by 1, 2 and 8 devices of one process, and by one whose first state is off by the last bit.
 
-Prints one JSON line:
+What happens in a training process is noted, a bit flipped, and float64 put in float32's place by this script, which
+starts the command line with functions of its own around the step: the package has no switch for it.
+
+Prints one JSON line, and ends with 1 where something does not hold:
 
     batches       steps whose batch, rows and negatives alike, was that of one process, of those that were taken, those
                   done again after the kill among them
     apart         largest difference of a parameter at the end from that of one process, and of the losses, relative
     near          whether all parameters are within rtol 1e-3, atol 1e-4, as the tests hold it, but for key biases of
                   attention, which the softmax cancels; and whether validations and counts of negatives are the same
+    hot           the same in float64, where near is 1e-9 of both; and in float32 how far undisturbed runs end from that
+                  of one device
     codes         exit codes of the launcher after the kill, after SIGTERM, and at the end
     evaluate      figures of report.json, and how many differ between 4 processes and one by more than 1e-6; and ranks
     export        files, and how many differ at all, but for the manifest
     flipped       exit code, the line that names the process, steps of the flip and of the latest checkpoint, and
                   whether the run, started again, ended where one process did
-    goodput       as result.json tells it, and by a stopwatch outside of the loop; ``apart`` are their difference and
-                  that of the wall clocks, relative
+    goodput       as result.json tells it, and by the stopwatch of whoever started the processes, from the launch of
+                  the first to the end of the last; ``apart`` are their difference and that of the wall clocks, relative
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -39,7 +47,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import faults
@@ -52,6 +59,19 @@ from jaxneg.training import logs
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "processes.json"
 CLOSE = 1e-6  # of figures that are means of the same values in another order
+NEAR = 1e-3, 1e-4  # rtol and atol of parameters in float32, as tests/training/test_processes.py holds it
+# In float64 an error of 1e-16 grows as float32's of 6e-8 does: to 1e-9, where that one comes to 0.3.
+DOUBLE = 1e-9, 1e-9
+AGREED = 0.02  # of goodput by two clocks
+EPOCHS = 5
+# Runs a script in which whatever the package means to be float32 is float64; before it is imported, defaults are bound.
+FINER = """
+import runpy, sys, jax
+jax.numpy.float32 = jax.numpy.float64
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+RATE, HOT = 0.001, 0.01  # learning rates: the library's default, and one at which rounding grows
 FEW = simulator.SimulateConfig(users=120, items=150, sessions=900, stations=4, artists=10)
 SHARED = "--optim.rows adagrad --train.shards 4 --optim.row-learning-rate 0.1".split()
 
@@ -61,52 +81,61 @@ def digest(leaf: np.ndarray) -> str:
 
 
 def worker(words: list[str]) -> None:
-    """One process: notes what it trains on, perhaps flips a bit, and else is the command line.
+    """One process: notes what it trains on, perhaps flips a bit or counts finer, and else is the command line.
 
     Args:
-      words: FILE, where steps are noted; PROCESS:STEP, where a bit is flipped, or "-"; then those of the command line.
+      words: FILE, where steps are noted; PROCESS:STEP, where a bit is flipped, "double", "ulp" or "-"; then those of
+        the command line.
     """
     from jaxneg import cli
-    from jaxneg.training import digests, loop
+    from jaxneg.training import loop
 
-    place, flip, *command = words
-    victim, _, at = flip.partition(":")
-    update, notes, ended = loop.Loop._update, list[Any](), list[float]()
+    place, change, *command = words
+    if change == "double":
+        count_in_float64()
+    victim, _, at = change.partition(":")
+    update, notes = loop.Loop._update, list[Any]()
 
     def noted(self: Any, state: Any, made: list[Any]) -> tuple[Any, Any]:
         if not notes:
             notes.append(open(f"{place}.{jax.process_index():03}", "a", encoding="utf-8"))  # noqa: SIM115
-        step, compiles = int(state.step), len(made) not in self.compiled
+        step = int(state.step)
+        if change == "ulp" and step == 0:
+            state = state._replace(params=jax.tree.map(beside, state.params))
+        floats = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f"}
+        assert floats == {"float64" if change == "double" else "float32"}, floats
         rows, rest = noted_of(made[0])
         state, found = update(self, state, made)
-        jax.block_until_ready(found)
-        ended.append(time.perf_counter())
-        # From the end of a step to that of the next one, without what is no step: validating, saving, comparing.
-        taken = 0.0 if compiles else ended[-1] - ended[-2] - sum(beside)
-        beside.clear()
-        line = {"step": step, "of": jax.process_count(), "rows": rows, "rest": rest, "seconds": taken}
+        line = {"step": step, "of": jax.process_count(), "rows": rows, "rest": rest}
         notes[0].write(json.dumps(line) + "\n")
         notes[0].flush()
         if victim.isdigit() and jax.process_index() == int(victim) and step == int(at):
             state = state._replace(tables={**state.tables, "item_VD": flipped(state.tables["item_VD"])})
         return state, found
 
-    beside: list[float] = []
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*args, **options)
-            finally:
-                beside.append(time.perf_counter() - began)
-
-        return call
-
     loop.Loop._update = noted  # type: ignore[method-assign]
-    for kind, name in ((loop.Loop, "_validate"), (loop.Loop, "_save"), (digests.Digests, "__call__")):
-        setattr(kind, name, timed(getattr(kind, name)))
     cli.main(command)
+
+
+def count_in_float64() -> None:
+    """Has layers of this process, which ``FINER`` began, compute in float64 too."""
+    from jaxneg.training import program
+
+    build_model = program.build_model
+
+    def built(config: Any, *rest: Any) -> Any:
+        model = dataclasses.replace(config.model, dtype="float64", residual="float64")
+        return build_model(dataclasses.replace(config, model=model), *rest)
+
+    program.build_model = built
+
+
+def beside(leaf: jax.Array) -> jax.Array:
+    """An array whose values are the next larger ones, but for zeros."""
+    values = np.asarray(leaf)
+    return jax.device_put(
+        np.where(values == 0, values, np.nextafter(values, np.float32(np.inf))), leaf.sharding
+    )
 
 
 def noted_of(batch: Any) -> tuple[list[str], list[str]]:
@@ -137,27 +166,31 @@ class Rehearsal(faults.Rehearsal):
     def __init__(self, directory: pathlib.Path, epochs: int, quick: bool):
         super().__init__(directory, 1, epochs)
         if not quick:  # steps that last, as a log line for each takes time as well
-            config = faults.CONFIG.replace("width=8, layers=1", "width=64, layers=2").replace(
-                "length=8", "length=50"
-            )
+            config = faults.CONFIG.replace("width=8, layers=1", "width=64, layers=2")
+            config = config.replace("length=8", "length=50").replace(f"rate={HOT}", f"rate={RATE}")
             (directory / "config.py").write_text(config)
 
-    def begin(self, name: str, processes: int, flip: str = "-") -> subprocess.Popen[str]:
+    def begin(
+        self, name: str, processes: int, change: str = "-", devices: int = 1, options: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
         self.starts += 1
         note = f"{self.directory / name}.notes.{self.starts:02}"
-        asked = ["train", "config.py", "--workdir", name, "--train.epochs", str(self.epochs)]
-        return self.launch(
-            processes, [str(ROOT / "benchmarks" / "processes.py"), "worker", note, flip, *asked]
-        )
+        script = [str(ROOT / "benchmarks" / "processes.py"), "worker", note, change]
+        asked = ["train", "config.py", "--workdir", name, "--train.epochs", str(self.epochs), *options]
+        finer = ["-c", FINER] if change == "double" else []
+        return self.launch(processes, [*finer, *script, *asked], devices, finer=bool(finer))
 
-    def launch(self, processes: int, words: list[str], devices: int = 1) -> subprocess.Popen[str]:
+    def launch(
+        self, processes: int, words: list[str], devices: int = 1, finer: bool = False
+    ) -> subprocess.Popen[str]:
         launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes", str(processes), "--"]
         if processes == 1:
             launch = []
         environment = {
             "JAX_COMPILATION_CACHE_DIR": str(self.directory / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks"))),
+            "JAX_ENABLE_X64": str(int(finer)),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
@@ -180,20 +213,44 @@ class Rehearsal(faults.Rehearsal):
             raise RuntimeError(f"it ended with {launcher.returncode} and not {expected}:\n{said}")
         return said
 
-    def notes(self, name: str) -> list[dict[int, dict[str, Any]]]:
-        """Of each start, what was noted of each step: the rows of all processes, and the seconds of the first."""
-        found: list[dict[int, dict[str, Any]]] = []
-        firsts = sorted(self.directory.glob(f"{name}.notes.*.000"))
-        for first in firsts:
+    def notes(self, name: str) -> list[dict[int, Any]]:
+        """Of each start, what was noted of the batch of each step: the rows of all processes."""
+        found: list[dict[int, Any]] = []
+        for first in sorted(self.directory.glob(f"{name}.notes.*.000")):
             ranks = [lines(path) for path in sorted(self.directory.glob(f"{first.stem}.*"))]
             start = {}
             for step, line in ranks[0].items():
                 if all(step in rank for rank in ranks) and len(ranks) == line["of"]:
                     rows = [row for rank in ranks for row in rank[step]["rows"]]
-                    alike = all(rank[step]["rest"] == line["rest"] for rank in ranks)
-                    start[step] = {"batch": [rows, line["rest"], alike], "seconds": line["seconds"]}
+                    start[step] = [
+                        rows,
+                        line["rest"],
+                        all(rank[step]["rest"] == line["rest"] for rank in ranks),
+                    ]
             found.append(start)
         return found
+
+    def end_of(self, name: str, double: bool) -> tuple[Any, dict[str, Any]]:
+        """State and progress at the end of a run."""
+        if not double:
+            return self.last(name)[:2]
+        from jaxneg.training import program
+
+        build = program.build
+
+        def built(*given: Any) -> Any:
+            found = build(*given)
+            finer = jax.tree.map(
+                lambda leaf: leaf.update(dtype=np.float64) if leaf.dtype == np.float32 else leaf, found.state
+            )
+            return found._replace(state=finer)
+
+        program.build = built
+        try:
+            with jax.enable_x64(True):
+                return self.last(name)[:2]
+        finally:
+            program.build = build
 
 
 def lines(path: pathlib.Path) -> dict[int, dict[str, Any]]:
@@ -209,83 +266,139 @@ def lines(path: pathlib.Path) -> dict[int, dict[str, Any]]:
 
 
 class Stopwatch:
-    """Seconds from the first sign of life of a run until its result is there, as seen from outside."""
+    """What whoever starts processes sees of a run: when it starts and ends them, and when a step comes to the log.
 
-    def __init__(self, directory: pathlib.Path):
-        self._directory, self.seconds = directory, 0.0
+    The log has a line a step, which comes as the next step is done.
+    """
+
+    def __init__(self, directory: pathlib.Path, epochs: int):
+        self._epochs = epochs
+        self._path, self._done = directory / "metrics.jsonl", threading.Event()
+        self.arrived: dict[
+            int, tuple[int, float]
+        ] = {}  # by step: in which start, when; of steps that were kept
+        self.start, self.began = 0, time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not (self._directory / "heartbeat.json").exists():
-            time.sleep(0.005)
-        began = time.monotonic()
-        while not (self._directory / "result.json").exists():
-            time.sleep(0.005)
-        self.seconds = time.monotonic() - began
+        size, there = -1, set[int]()
+        while not self._done.wait(0.002):
+            try:
+                if (now := self._path.stat().st_size) == size:
+                    continue
+                size, at = now, time.monotonic()
+                found = {line["step"] for line in logs.read(self._path.parent) if "loss" in line}
+            except (OSError, ValueError):
+                continue
+            self.arrived |= {step: (self.start, at) for step in found - there}
+            there = found  # fewer than before where a start begins at a checkpoint
 
-    def stopped(self) -> float:
-        self._thread.join(30)
-        return self.seconds
+    def stopped(self) -> tuple[float, float]:
+        """Seconds from the launch of the first process to the end of the last, and those of them that steps took.
+
+        The steps of a start are counted as those of it are seen to take between whose lines nothing else happened. Its
+        first compiles, and is none of them.
+        """
+        wall = time.monotonic() - self.began
+        self._done.set()
+        self._thread.join()
+        per_epoch = max(self.arrived) // self._epochs
+        busy = {step for step in self.arrived if step % faults.EVERY == 0 or step % per_epoch == 0}
+        useful = 0.0
+        for each in {start for start, _ in self.arrived.values()}:
+            own = {step: at for step, (start, at) in self.arrived.items() if start == each}
+            plain = [
+                at - own[step - 1]
+                for step, at in own.items()
+                if step - 1 in own and not {step - 1, step} & busy
+            ]
+            useful += (len(own) - 1) * sum(plain) / len(plain)
+        return wall, useful
 
 
-def interrupted(rehearsal: Rehearsal, among: tuple[int, int, int]) -> dict[str, Any]:
+def interrupted(
+    rehearsal: Rehearsal,
+    name: str,
+    among: tuple[int, int, int],
+    change: str = "-",
+    options: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Trains with processes that are killed, then stopped, then fewer ones that end it; codes and goodput."""
-    watch, codes = Stopwatch(rehearsal.directory / "many"), []
+    watch, codes = Stopwatch(rehearsal.directory / name, rehearsal.epochs), []
     for processes, fault in zip(among[:2], ("kill_all", "sigterm"), strict=True):
         began = time.time()
-        launcher = rehearsal.begin("many", processes)
+        launcher = rehearsal.begin(name, processes, change, options=options)
         pids = faults.processes_of(launcher, processes)
-        steps = rehearsal.step("many") + 2 * faults.EVERY
-        while rehearsal.moved("many", launcher, began) and rehearsal.step("many") < steps:
+        steps = rehearsal.step(name) + 2 * faults.EVERY
+        while rehearsal.moved(name, launcher, began) and rehearsal.step(name) < steps:
             began = time.time() - 1.0
         faults.strike(fault, launcher, pids, random.Random(0))
         codes.append(launcher.returncode)
-        say(f"{processes} processes: {fault}, exit code {launcher.returncode}")
-    rehearsal.end(rehearsal.begin("many", among[2]))
-    wall, notes = watch.stopped(), rehearsal.notes("many")
-    kept: dict[int, float] = {}
-    for start in notes:
-        kept |= {step: one["seconds"] for step, one in start.items()}
-    told = json.loads((rehearsal.directory / "many" / "result.json").read_text())
-    by_watch = sum(kept.values()) / wall
+        watch.start += 1
+        say(f"{name}: {processes} processes: {fault}, exit code {launcher.returncode}")
+    rehearsal.end(rehearsal.begin(name, among[2], change, options=options))
+    wall, useful = watch.stopped()
+    told = json.loads((rehearsal.directory / name / "result.json").read_text())
+    apart = {"apart": told["goodput"] * wall / useful - 1, "wall_apart": told["wall_seconds"] / wall - 1}
     return {
         "codes": [*codes, 0],
         "goodput": {
             "told": round(told["goodput"], 4),
-            "stopwatch": round(by_watch, 4),
+            "stopwatch": round(useful / wall, 4),
             "wall_seconds": round(told["wall_seconds"], 2),
             "stopwatch_seconds": round(wall, 2),
-            "apart": round(abs(told["goodput"] / by_watch - 1), 4),
-            "wall_apart": round(abs(told["wall_seconds"] / wall - 1), 4),
-            "time_spent": {name: round(seconds, 2) for name, seconds in told["time_spent"].items()},
+            **{key: round(abs(value), 4) for key, value in apart.items()},
+            "agreed": max(map(abs, apart.values())) <= AGREED,
+            "time_spent": {what: round(seconds, 2) for what, seconds in told["time_spent"].items()},
         },
     }
 
 
-def compared(rehearsal: Rehearsal, name: str) -> dict[str, Any]:
+def compared(rehearsal: Rehearsal, name: str, one: str = "one", double: bool = False) -> dict[str, Any]:
     """A run beside that of one process: batches, parameters, figures."""
-    one, starts = rehearsal.notes("one")[0], rehearsal.notes(name)
-    taken = [(step, line["batch"]) for start in starts for step, line in start.items()]
-    (state, progress, _), (other, again, _) = rehearsal.last("one"), rehearsal.last(name)
+    batches = rehearsal.notes(one)[0]
+    taken = [(step, batch) for start in rehearsal.notes(name) for step, batch in start.items()]
+    (state, progress), (other, again) = (rehearsal.end_of(run, double) for run in (one, name))
     leaves = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(other), strict=True)
     pairs = [(x, y) for (path, x), y in leaves if "key.bias" not in jax.tree_util.keystr(path)]
-    floats = [(x, y) for x, y in pairs if x.dtype == np.float32]
+    floats = [(x, y) for x, y in pairs if x.dtype.kind == "f"]
     losses = [
         {line["step"]: line["loss"] for line in logs.read(rehearsal.directory / run) if "loss" in line}
-        for run in ("one", name)
+        for run in (one, name)
     ]
     return {
-        "batches": f"{sum(one[step]['batch'] == batch for step, batch in taken)} of {len(taken)}",
-        "steps": len(one),
+        "batches": f"{sum(batches[step] == batch for step, batch in taken)} of {len(taken)}",
+        "steps": len(batches),
         "apart": {
             "parameter": max(float(np.abs(x - y).max(initial=0.0)) for x, y in floats),
             "loss": max(abs(losses[1][step] / loss - 1) for step, loss in losses[0].items()),
         },
-        "near": all(np.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in pairs)
+        "near": all(np.allclose(x, y, *(DOUBLE if double else NEAR)) for x, y in pairs)
         and faults.timeless(progress)["history"] == faults.timeless(again)["history"]
         and (progress["hard"], progress["negatives"]) == (again["hard"], again["negatives"]),
     }
+
+
+def hot(rehearsal: Rehearsal, among: tuple[int, int, int]) -> dict[str, Any]:
+    """The same job at a rate at which rounding grows: in float64; and how far runs in float32 end from each other."""
+    options = ("--optim.learning-rate", str(HOT))
+    rehearsal.end(rehearsal.begin("hot-double", 1, "double", options=options))
+    interrupted(rehearsal, "hot-many", among, "double", options)
+    found: dict[str, Any] = {"float64": compared(rehearsal, "hot-many", "hot-double", double=True)}
+    say(f"hot, in float64: {found['float64']}")
+    runs = {
+        "hot-1": ("-", 1),
+        "2 devices": ("-", among[2]),
+        "8 devices": ("-", among[0]),
+        "last bit": ("ulp", 1),
+    }
+    for name, (change, devices) in runs.items():
+        rehearsal.end(rehearsal.begin(name, 1, change, devices, options))
+        if name != "hot-1":
+            found.setdefault("float32", {})[name] = compared(rehearsal, name, "hot-1")["apart"]
+            say(f"hot, {name}: {found['float32'][name]}")
+    return {"learning_rate": HOT, **found}
 
 
 def measured(rehearsal: Rehearsal, run: str, by: int) -> dict[str, Any]:
@@ -359,7 +472,7 @@ def say(text: str) -> None:
 
 
 def measure(directory: pathlib.Path, quick: bool, shared: bool) -> dict[str, Any]:
-    rehearsal = Rehearsal(directory, 2 if quick else 5, quick)
+    rehearsal = Rehearsal(directory, 2 if quick else EPOCHS, quick)
     faults.store(directory, FEW)
     rehearsal.end(rehearsal.begin("one", 1))
     say("one process: done")
@@ -367,9 +480,12 @@ def measure(directory: pathlib.Path, quick: bool, shared: bool) -> dict[str, Any
     found = {
         "benchmark": "processes",
         "among": among,
-        **interrupted(rehearsal, among),
+        **interrupted(rehearsal, "many", among),
         **compared(rehearsal, "many"),
     }
+    say(f"many: {found['apart']}, {found['goodput']}")
+    if not quick:
+        found["hot"] = hot(rehearsal, among)
     found |= measured(rehearsal, "one", 2 if quick else 4)
     say(f"evaluate and export: {found['evaluate']} {found['export']}")
     found["flipped"] = flip(rehearsal, 4, 2)
@@ -379,6 +495,14 @@ def measure(directory: pathlib.Path, quick: bool, shared: bool) -> dict[str, Any
         )
         found["shared"] = measured(rehearsal, "shared", 4)
     return found | {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2)}
+
+
+def held(found: dict[str, Any]) -> bool:
+    """Whether all is as it is promised; goodput by two clocks only where steps last."""
+    count, _, of = found["batches"].partition(" of ")
+    holds = found["near"] and count == of and found["flipped"]["named"] and found["flipped"]["near_after"]
+    holds = holds and not found["evaluate"]["differ"] and not found["export"]["differ"]
+    return holds and ("hot" not in found or (found["hot"]["float64"]["near"] and found["goodput"]["agreed"]))
 
 
 def main() -> None:
@@ -397,6 +521,7 @@ def main() -> None:
     if asked.write:
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found))
+    sys.exit(not held(found))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ jaxneg --version says which jaxneg this is.
 Exit codes: 0 done, 2 something to mend in the call, the data or the disk, 1 a fault of jaxneg itself,
 130 interrupted, 143 stopped by SIGTERM (after either training has saved: start it again to continue; a second one ends
 it at once), 75 a step is stuck, one of many processes is lost or holds another state than the others, or another took
-this one's directory as it stood still (start all again to continue; JAX itself may end them with 134 instead).
+this one's directory as it stood still (start all again to continue; so does 134, by JAX itself).
 """
 
 
@@ -118,7 +118,7 @@ def _lost(error: BaseException) -> None:
     """Ends the process where another one of many is lost."""
     processes = _cluster()
     if processes is not None and (gone := processes.lost(error)) is not None:
-        progress.say(f"jaxneg: another process is lost ({gone}): start all again to continue")
+        progress.say(f"jaxneg: {gone}: start all again to continue")
         _leave(processes.LOST)
 
 

@@ -1,7 +1,7 @@
 """Many processes that run one program: how they find each other, agree, stop together and notice that one is lost.
 
 Exit codes of a process of many, beside those of the command line: LOST where all are to be started again. Where a peer
-dies while no step runs, JAX itself aborts the others after HEARTBEAT seconds (exit code 134), which means the same.
+dies while no step runs, JAX itself ends the others after HEARTBEAT seconds; ``peers`` has them say which it was.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from jaxneg import errors, signals
 from jaxneg.errors import UserError
 from jaxneg.files import locks
 from jaxneg.signals import Stopped as Stopped
+from jaxneg.training import peers
 
 LOST = 75  # EX_TEMPFAIL: a peer is gone or a step is stuck; start all processes again and they continue
 STOPPED = 143  # by SIGTERM, as the shell counts
@@ -104,6 +105,8 @@ def start(
         ) from error
     finally:
         alarm.cancel()
+    if many():
+        peers.watch(_coordinator(), jax.process_index(), _address(), LOST)
 
 
 def _number(name: str, otherwise: int) -> int:
@@ -136,7 +139,7 @@ def detected() -> bool:
 class Coordinator(Protocol):
     """The process that all processes of a run exchange text by."""
 
-    def key_value_set(self, key: str, value: str) -> None: ...
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
 
     def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
 
@@ -150,6 +153,13 @@ def _client() -> Coordinator | None:
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def _address() -> str:
+    """HOST:PORT of the coordinator, empty where it is not known."""
+    from jax._src import distributed
+
+    return distributed.global_state.coordinator_address or ""
 
 
 def _coordinator() -> Coordinator:
@@ -321,12 +331,13 @@ class Watchdog:
 
 
 def lost(error: BaseException | None) -> str | None:
-    """What JAX said of a peer that is gone, if that is the cause; None in a single process."""
+    """Which process is lost and what JAX said of it, if that is the cause; None in a single process."""
     if not many():
         return None
     for cause in errors.chain(error):
         if isinstance(cause, (RuntimeError, ValueError)) and GONE.search(str(cause)):
-            return str(cause).partition("\n")[0]
+            said = str(cause).partition("\n")[0]
+            return f"{peers.who() or 'another process'} is lost ({said})"
     return None
 
 

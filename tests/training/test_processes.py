@@ -205,10 +205,13 @@ def test_a_lost_peer_is_told_from_other_errors(monkeypatch):
     gone = ValueError("UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer\nmore")
     assert processes.lost(gone) is None  # nobody to lose
     monkeypatch.setattr(processes, "many", lambda: True)
-    assert processes.lost(gone) == "UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer"
+    said = "UNKNOWN: Gloo all-reduce failed: Read error: Connection reset by peer"
+    assert processes.lost(gone) == f"another process is lost ({said})"
     wrapped = KeyError("checkpoint")
     wrapped.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
-    assert processes.lost(wrapped) == "DEADLINE_EXCEEDED: Barrier timed out"
+    assert processes.lost(wrapped) == "another process is lost (DEADLINE_EXCEEDED: Barrier timed out)"
+    monkeypatch.setattr(processes.peers, "who", lambda: "process 2 (host-17)")
+    assert processes.lost(wrapped) == "process 2 (host-17) is lost (DEADLINE_EXCEEDED: Barrier timed out)"
     assert processes.lost(ValueError("shapes (2, 3) and (4,) do not match")) is None
     assert processes.lost(RuntimeError("RESOURCE_EXHAUSTED: out of memory")) is None
     one, other = KeyError("one"), ValueError("other")
