@@ -1,6 +1,6 @@
 """The server and the Scorer under load: latencies, requests per second, and whether every answer is right.
 
-    .venv/bin/python benchmarks/serving.py [--quick] [--items 10000 1000000] [--seconds 60] [--fuzz 10000]
+    .venv/bin/python benchmarks/serving.py [--quick] [--items 10000 1000000] [--seconds 60] [--fuzz 10000] [--workers 2]
 
 Plain SASRec of width 64 and 2 blocks, not trained, contexts of 50 events; its item rows lie around 1,000 centres. Each
 request asks for the best 100 for one of 200 histories of 1 to 80 events. For each number of items, without and with
@@ -8,15 +8,17 @@ an index where the extra ``ann`` is there:
 
     direct      Scorer.recommend for one user at a time, and Scorer.lists for 64 at once
     http        ``jaxneg serve`` on this machine, asked by one connection, then by 32 that ask again at once
+    workers     the same by --workers processes
     recall_100  share of the exact best 100 that the answers with an index hold
 
 the query alone, of one user: query.onnx by onnxruntime and, where it is installed, by OpenVINO, each on one thread, and
 how far from jax's its numbers are (``off``);
 
-and on the first number of items, over HTTP, where every list is compared with the Scorer's:
+and on the first number of items, over HTTP by --workers processes, where every list is compared with the Scorer's:
 
     capacity, twice   requests at the rate of the 32 connections, and at twice that, whether answers come or not:
-                      answers by status, lists that were wrong, requests without an answer, memory of the server
+                      answers by status, lists that were wrong, requests without an answer and why, memory of the
+                      server's processes
     swaps             20 exports put in the place of one another under half of that load
     fuzz              requests that schemathesis makes up from /openapi.json, by status, where it is installed
     restart           seconds from ``kill -9`` and a new start until it is ready
@@ -61,7 +63,7 @@ from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
 
 LENGTH, K, HISTORIES, CONNECTIONS, CENTRES = 50, 100, 200, 32, 1_000
-IDLE = 4.0  # seconds after which a connection is not taken again: servers close those that idle, uvicorn after 5 s
+IDLE = 2.0  # seconds after which a connection is not taken again: servers close those that idle, uvicorn after 5 s
 HOST = "127.0.0.1"
 
 
@@ -76,6 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--fuzz", type=int, default=10_000, help="requests")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the server")
     asked = parser.parse_args()
     if asked.quick:
         asked.items, asked.seconds, asked.swaps, asked.fuzz = [2_000], 1.0, 2, 0
@@ -84,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
         for items in asked.items:
-            result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0)
+            result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0, asked.workers)
         result["query"] = queried(work, asked.items[0], 0.3 if asked.quick else 5.0)
         result |= held(work, asked.items[0], asked)
     result |= {
@@ -96,8 +99,8 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
-    """One user and many, direct and over HTTP."""
+def measured(work: pathlib.Path, items: int, seconds: float, workers: int) -> dict[str, Any]:
+    """One user and many, direct and over HTTP, by one process and by several."""
     found, exact = {}, None
     for kind in ("exact", *(["index"] if indexed() else [])):
         place = exported(work / f"{items}_{kind}", items, 0, *(["index"] if kind == "index" else []))
@@ -114,12 +117,14 @@ def measured(work: pathlib.Path, items: int, seconds: float) -> dict[str, Any]:
             shares = [len({*a} & {*b}) / K for a, b in zip(exact, lists, strict=True)]
             found[kind]["recall_100"] = round(statistics.mean(shares), 4)
         del scorer
-        with served(place) as (port, _, ready_s):
-            bodies = [body(history) for history in asked]
-            alone = asyncio.run(closed(port, bodies, 1, seconds))
-            many = asyncio.run(closed(port, bodies, CONNECTIONS, seconds))
-        found[kind] |= {"http": spread(alone), "http_many": spread(many), "ready_s": ready_s}
-        found[kind]["http_many"]["per_s"] = round(len(many) / seconds)
+        bodies = [body(history) for history in asked]
+        for name, processes in (("", 1), ("workers", workers)):
+            with served(place, processes) as (port, _, ready_s):
+                alone = asyncio.run(closed(port, bodies, 1, seconds))
+                many = asyncio.run(closed(port, bodies, CONNECTIONS, seconds))
+            over = {"http": spread(alone), "http_many": spread(many), "ready_s": ready_s}
+            over["http_many"]["per_s"] = round(len(many) / seconds)
+            found[kind] |= {name: {"processes": processes, **over}} if name else over
     return found
 
 
@@ -134,7 +139,8 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     bodies, found = [body(history) for history in told], {}
     live = work / "live"
     live.symlink_to(places[0])
-    with served(live) as (port, process, _):
+    with served(live, asked.workers) as (port, process, _):
+        found["processes"] = asked.workers
         many = asyncio.run(closed(port, bodies, CONNECTIONS, min(5.0, asked.seconds)))
         rate = len(many) / min(5.0, asked.seconds)
         for name, times in (("capacity", 1.0), ("twice", 2.0)):
@@ -147,7 +153,7 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
             found["fuzz"] = fuzzed(port, asked.fuzz)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with served(live) as (port, process, ready_s):
+    with served(live, asked.workers) as (port, process, ready_s):
         found["restart"] = {"ready_s": ready_s}
         process.send_signal(signal.SIGTERM)
         found["restart"]["exit_code"] = process.wait(30)
@@ -257,10 +263,11 @@ def spread(taken: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def served(place: pathlib.Path) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
-    """The port of a server, its process, and the seconds that it took to be ready. Its log goes nowhere."""
+def served(place: pathlib.Path, workers: int = 1) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
+    """The port of a server, its first process, and the seconds that it took to be ready. Its log goes to a file."""
     began, log = time.perf_counter(), place.with_name("server.log")
     command = [sys.executable, "-m", "jaxneg", "serve", f"m={place}", "--port", "0", "--watch", "0"]
+    command += ["--workers", str(workers), "--sessions", "memory" if workers == 1 else "none"]
     with log.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
         try:
             while not (said := re.search(rb"at http://[\d.]+:(\d+)", log.read_bytes())):
@@ -326,7 +333,7 @@ async def opened(
     process: Any,
 ) -> dict[str, Any]:
     """What comes of requests at a rate, whether answers come or not."""
-    statuses, taken, wrong, lost, free = collections.Counter(), [], 0, 0, []
+    statuses, taken, wrong, lost, free = collections.Counter(), [], 0, collections.Counter(), []
     memory = [resident(process.pid)]
 
     def connected() -> Connection:
@@ -338,13 +345,13 @@ async def opened(
         return Connection(port)
 
     async def one(n: int) -> None:
-        nonlocal wrong, lost
+        nonlocal wrong
         began = time.perf_counter()
         connection = connected()
         try:
             status, answer = await asyncio.wait_for(connection.ask(bodies[n % HISTORIES]), 30)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            lost += 1
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            lost[type(error).__name__] += 1
             connection.close()
             return
         free.append((connection, time.perf_counter()))
@@ -373,7 +380,8 @@ async def opened(
         "asked": n,
         "answers": {str(k): v for k, v in sorted(statuses.items())},
     }
-    return told | {"wrong": wrong, "lost": lost, "memory_mb": memory} | spread(taken)
+    missing = {"lost": lost.total(), "lost_by": dict(lost)}
+    return told | {"wrong": wrong} | missing | {"memory_mb": memory} | spread(taken)
 
 
 def right(answer: dict[str, Any], expected: Recommendations) -> bool:
@@ -419,12 +427,13 @@ async def swapped(
 
 
 def resident(pid: int) -> int:
-    """MB of a process in memory."""
+    """MB of a process and of those that it started, in memory."""
     try:
         text = pathlib.Path(f"/proc/{pid}/status").read_text()
+        begun = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) // 1024
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) // 1024 + sum(resident(int(one)) for one in begun)
 
 
 def fuzzed(port: int, requests: int) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """``jaxneg serve``: exports are served over HTTP."""
 
+import functools
 import gc
+import math
 import os
 import pathlib
 import socket
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +21,7 @@ from jaxneg.config import fields
 from jaxneg.errors import UserError
 
 if TYPE_CHECKING:
-    import uvicorn
-
-    from jaxneg.serve import models
+    from jaxneg.serve import models, workers
 
 TOKEN = "JAXNEG_SERVE_TOKEN"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -58,26 +59,56 @@ class Serve:
     """Seconds that a batch of requests which came together may take; 0 answers each alone."""
     exact: commands.Flag = False
     """Look at all items, also where an export has an index."""
-    sessions: Annotated[str, tyro.conf.arg(metavar="memory|URL")] = "memory"
-    """Where the events of /feedback are kept: the server's memory, or Redis or Valkey at redis://HOST:PORT."""
+    sessions: Annotated[str, tyro.conf.arg(metavar="memory|none|URL")] = "memory"
+    """Where the events of /feedback are kept: the server's memory, nowhere, or Redis or Valkey at redis://HOST:PORT."""
+    workers: fields.Positive = 1
+    """Processes that serve, each with the exports in a memory of its own."""
 
     def run(self) -> None:
         for check, given in ((named, self.exports), (shared, self.split)):
             check(given)  # what is wrong with them is said at once
         try:
             import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
-            import threadpoolctl
-            import uvicorn
+            import threadpoolctl  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            import uvicorn  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError as error:
             raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
+        from jaxneg.serve import sessions, workers
+
+        sessions.check(self.sessions, self.workers)
+        if self.workers == 1:
+            self.serve(None, self._say)
+            return
+        bound = self._bound()
+        with tempfile.TemporaryDirectory(prefix="jaxneg-serve-") as directory:
+            work = functools.partial(_worked, self, directory)
+            host, port = bound[0].getsockname()[:2]
+            workers.Workers(work, bound, directory, GRACE).run(lambda: self._say(host, port))
+
+    def serve(
+        self,
+        bound: socket.socket | None,
+        ready: Callable[[str, int], None],
+        group: "workers.Group | None" = None,
+    ) -> None:
+        """Serves in this process until it is told to end.
+
+        Args:
+          bound: to the address; bound here, once the exports are there, if None.
+          ready: called with host and port when requests are answered.
+          group: of the processes that serve at the address, if there are others.
+        """
         import jax
+        import threadpoolctl
+        import uvicorn
 
         from jaxneg.serve import server, sessions, watching
         from jaxneg.training import compiled
 
-        threads = self.threads or os.cpu_count() or 1
+        cores = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = self.threads or cores
         # Threads that each bring others of their own stand in one another's way: half of the lists in a second.
-        each = max(1, (os.cpu_count() or 1) // threads)
+        each = max(1, cores // threads)
         threadpoolctl.threadpool_limits(each, "blas")
         os.environ.setdefault("OMP_NUM_THREADS", str(each))
         # What reads and refuses requests waits no longer for what scores them.
@@ -88,24 +119,25 @@ class Serve:
         token, kept = os.environ.get(TOKEN, ""), sessions.opened(self.sessions)
         found = self.opened()
         limits = watching.Limits(
-            waiting=self.waiting, seconds=self.timeout, threads=threads, together=self.together
+            waiting=math.ceil(self.waiting / self.workers),
+            seconds=self.timeout,
+            threads=threads,
+            together=self.together,
         )
         settings = uvicorn.Config(
-            server.app(found, limits, token, kept),
-            host=self.host,
-            port=self.port,
+            server.app(found, limits, token, kept, group),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE,
         )
         ended = threading.Event()
-        bound = _bound(settings)
-        host, port = bound.getsockname()[:2]
-        progress.say(f"jaxneg: {', '.join(found.names)} at http://{host}:{port}, Ctrl-C ends it")
-        if host not in LOOPBACK and not token:
-            progress.say(f"jaxneg: others can reach it and need no token: set {TOKEN} to ask for one")
+        bound = bound or self._bound()[0]
+        bound.listen(settings.backlog)  # who asks as soon as the address is said has to wait, and no more
+        ready(*bound.getsockname()[:2])
         if self.watch:
             threading.Thread(target=_watch, args=(found, self.watch, ended), daemon=True).start()
+        if group is not None:
+            threading.Thread(target=group.listen, args=(found.reload_changed, ended), daemon=True).start()
         try:
             uvicorn.Server(settings).run(sockets=[bound])
         finally:
@@ -118,6 +150,32 @@ class Serve:
         return models.Models(
             named(self.exports), shared(self.split), index=not self.exact, opened=leave_alone
         )
+
+    def _bound(self) -> list[socket.socket]:
+        """A socket for each process. Raises UserError where another has the address."""
+        from jaxneg.serve import workers
+
+        try:
+            return workers.sockets(self.host, self.port, self.workers)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise UserError(
+                f"cannot listen at {self.host}:{self.port}: {why}: give another --host or --port"
+            ) from None
+
+    def _say(self, host: str, port: int) -> None:
+        by = f" by {self.workers} processes" if self.workers > 1 else ""
+        names = ", ".join(named(self.exports))
+        progress.say(f"jaxneg: {names} at http://{host}:{port}{by}, Ctrl-C ends it")
+        if host not in LOOPBACK and not os.environ.get(TOKEN):
+            progress.say(f"jaxneg: others can reach it and need no token: set {TOKEN} to ask for one")
+
+
+def _worked(command: Serve, directory: str, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """What each of several processes does."""
+    from jaxneg.serve import workers
+
+    command.serve(bound, lambda *_: ready(), workers.Group(directory))
 
 
 def leave_alone() -> None:
@@ -158,22 +216,6 @@ def shared(split: Sequence[str]) -> dict[str, float] | None:
         except ValueError:
             raise UserError(f"--split {one}: write NAME=SHARE, as in a=0.9 b=0.1") from None
     return found or None
-
-
-def _bound(settings: "uvicorn.Config") -> socket.socket:
-    """The socket of the server. Raises UserError where another has it."""
-    made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((settings.host, settings.port))
-        made.listen(settings.backlog)  # who asks as soon as the address is said has to wait, and no more
-    except OSError as error:
-        made.close()
-        why = error.strerror or str(error)
-        raise UserError(
-            f"cannot listen at {settings.host}:{settings.port}: {why}: give another --host or --port"
-        ) from None
-    return made
 
 
 def _watch(found: "models.Models", seconds: float, ended: threading.Event) -> None:

@@ -26,6 +26,7 @@ from jaxneg.serve.histories import Event
 from jaxneg.serve.lists import Recommendations, Wanted
 from jaxneg.serve.models import Loaded, Models, NoModel
 from jaxneg.serve.watching import SENT_AWAY, Limits, Metrics
+from jaxneg.serve.workers import Group
 
 T = TypeVar("T")
 PAGE = pathlib.Path(__file__).with_name("page")
@@ -43,15 +44,15 @@ POLICY = {
     "Cache-Control": "no-cache",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": answers.Refused} for status in (400, 401, 404, 408, 411, 413, 415, 422, 503)
+    status: {"model": answers.Refused} for status in (400, 401, 404, 408, 411, 413, 415, 422, 501, 503)
 }
 
 
 class Server:
     """What the routes share."""
 
-    def __init__(self, models: Models, limits: Limits, kept: sessions.Sessions):
-        self.models, self.limits, self.sessions = models, limits, kept
+    def __init__(self, models: Models, limits: Limits, kept: sessions.Sessions, group: Group | None):
+        self.models, self.limits, self.sessions, self.group = models, limits, kept, group
         self.metrics = Metrics()
         self.pool = futures.ThreadPoolExecutor(limits.threads, "scorer")
         self.batcher = Batcher(self.pool, limits.threads, limits.seconds, limits.together)
@@ -85,7 +86,11 @@ class Server:
 
 
 def app(
-    models: Models, limits: Limits | None = None, token: str = "", kept: sessions.Sessions | None = None
+    models: Models,
+    limits: Limits | None = None,
+    token: str = "",
+    kept: sessions.Sessions | None = None,
+    group: Group | None = None,
 ) -> fastapi.FastAPI:
     """The application, for uvicorn or any server of ASGI.
 
@@ -94,8 +99,9 @@ def app(
       limits: of a request.
       token: that requests must bear, if any.
       kept: events of listeners; in memory by default.
+      group: of the processes that serve at one address, if this is one of several.
     """
-    server = Server(models, limits or Limits(), kept or sessions.Memory())
+    server = Server(models, limits or Limits(), kept or sessions.Memory(), group)
 
     @contextlib.asynccontextmanager
     async def served(_: fastapi.FastAPI) -> AsyncIterator[None]:
@@ -118,7 +124,8 @@ def app(
 
     @made.exception_handler(UserError)
     async def mistaken(request: fastapi.Request, error: UserError) -> responses.JSONResponse:
-        return watching.refused(404 if isinstance(error, NoModel) else 422, str(error))
+        statuses = {NoModel: 404, sessions.Unkept: 501}
+        return watching.refused(statuses.get(type(error), 422), str(error))
 
     @made.exception_handler(sessions.Unreached)
     async def unreached(request: fastapi.Request, error: sessions.Unreached) -> responses.JSONResponse:
@@ -184,8 +191,7 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
         """Figures for Prometheus."""
         while server.batcher.sizes:
             server.metrics.batches.observe(server.batcher.sizes.pop())
-        found = prometheus_client.generate_latest(server.metrics.registry)
-        return responses.Response(found, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+        return responses.Response(server.metrics.told(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
 def _shown(made: fastapi.FastAPI, server: Server) -> None:
@@ -286,6 +292,11 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
 
     @made.post("/v2/repository/models/{name}/load")
     async def load(name: str) -> dict[str, Any]:
-        """Opens the export anew. If it cannot be served, the one before goes on, and the answer says why."""
+        """Opens the export anew. If it cannot be served, the one before goes on, and the answer says why.
+
+        Of several processes the others follow once this one has it."""
         loop = asyncio.get_running_loop()
-        return {"name": name, "version": await loop.run_in_executor(None, server.models.reload, name)}
+        version = await loop.run_in_executor(None, server.models.reload, name)
+        if server.group is not None:
+            server.group.tell()
+        return {"name": name, "version": version}

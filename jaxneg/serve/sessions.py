@@ -35,6 +35,25 @@ class Sessions(Protocol):
     async def close(self) -> None: ...
 
 
+class Unkept(UserError):
+    """A server that keeps no events was told some."""
+
+
+class Nothing:
+    """No events at all."""
+
+    async def add(self, user: str, events: Sequence[Event]) -> int:
+        raise Unkept(
+            "this server keeps no events: send them with each request, or start it with other --sessions"
+        )
+
+    async def of(self, user: str) -> list[Event]:
+        return []
+
+    async def close(self) -> None:
+        pass
+
+
 class Memory:
     """Of each listener the last events; those heard of longest ago are forgotten."""
 
@@ -74,7 +93,9 @@ class Redis:
         scheme, _, place = url.partition("://")
         if scheme not in SCHEMES or not place:
             known = ", ".join(f"{one}://" for one in SCHEMES)
-            raise UserError(f"--sessions {url}: expected memory, or an address that begins with {known}")
+            raise UserError(
+                f"--sessions {url}: expected memory, none, or an address that begins with {known}"
+            )
         try:
             address, times = f"{SCHEMES[scheme]}://{place}", {"socket_timeout": seconds}
             times |= {} if scheme == "unix" else {"socket_connect_timeout": seconds}
@@ -109,6 +130,15 @@ class Redis:
         await self._client.aclose()
 
 
+def check(where: str, processes: int) -> None:
+    """Raises UserError where several processes would each keep events of their own, and on what ``opened`` refuses."""
+    if where == "memory" and processes > 1:
+        raise UserError(
+            f"--workers {processes} needs --sessions redis://HOST:PORT, or none: each would keep its own"
+        )
+    opened(where)
+
+
 def opened(where: str) -> Sessions:
-    """Sessions in memory, or by the address of a server. Raises UserError on another address."""
-    return Memory() if where == "memory" else Redis(where)
+    """Sessions in memory, none, or by the address of a server. Raises UserError on another address."""
+    return Memory() if where == "memory" else Nothing() if where == "none" else Redis(where)

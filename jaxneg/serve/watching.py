@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import os
 import sys
 import time
 import uuid
@@ -10,7 +11,10 @@ from typing import NamedTuple
 
 import prometheus_client
 from fastapi import responses
+from prometheus_client import multiprocess
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jaxneg.serve import workers
 
 OPEN = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready", "/metrics")  # need no token
 QUIET = (
@@ -47,7 +51,10 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
         )
         self.waiting = prometheus_client.Gauge(
-            "jaxneg_requests_under_way", "Requests that are not answered yet.", registry=self.registry
+            "jaxneg_requests_under_way",
+            "Requests that are not answered yet.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.batches = prometheus_client.Histogram(
             "jaxneg_batch_requests",
@@ -55,6 +62,14 @@ class Metrics:
             registry=self.registry,
             buckets=(1, 2, 4, 8, 16, 32, 64),
         )
+
+    def told(self) -> bytes:
+        """Figures as Prometheus reads them; of several processes those of all."""
+        registry = self.registry
+        if workers.FIGURES in os.environ:
+            registry = prometheus_client.CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        return prometheus_client.generate_latest(registry)
 
 
 class Watched:
