@@ -6,16 +6,21 @@ chip sends and receives grows with its own ids and not with the number of chips.
 ids crowd on one owner, further rounds serve the rest: rows are parted among the rounds by their place at the owner, so
 that all that is sent to a row meets in one round, where it is summed before the row is updated, once.
 
+Ids are sorted once, by owner and by a number that begins with the round, so that whatever the rounds are, a message is
+a run of them. A TPU gathers and scatters single numbers one by one, slower than it sorts them or moves whole rows: what
+is by number elsewhere is by sorts and rows there, with the same result.
+
 Only replicas exchange more as they grow in number: each hears of all updated rows. A catalogue that needs sharding is
 best sharded over all chips that a fast network connects.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -25,26 +30,40 @@ from jaxneg.embeddings.sharding import MESH
 
 DATA, MODEL = MESH
 SLACK = 1.25  # capacity of a message over the mean; rows are spread, so one round is the rule
-SPARE = 16  # and above that, for few ids
-NONE = jnp.iinfo(jnp.int32).max  # in place of an id where there is none
+# and above that, for few ids: five standard deviations and more, as thousands of messages travel at once
+SPARE = 24
+NONE = jnp.iinfo(jnp.int32).max  # in place of a row where there is none
+NO_KEY = np.uint32(0xFFFFFFFF)
+LANES, SUBLANES = (
+    128,
+    8,
+)  # of a register of a TPU: what is of such sizes is cut and joined without being moved
 EACH, ALL = PartitionSpec(MESH), PartitionSpec()  # a part for each device; the same everywhere
 
-# (part, ..., row_Q, value_QX) -> the parts, changed at these rows
+# (part, ..., row_Q, value_QX) -> the parts, changed at these rows, which ascend
 Change = Callable[..., tuple[jax.Array, ...]]
 
 
-class Route(NamedTuple):
-    """Where the ids of a batch travel. K devices with U slots each; all but ``rounds`` is sharded along K."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Route:
+    """Where the ids of a batch travel. K devices with U slots each; all but ``rounds`` is sharded along K.
 
-    id_KU: jax.Array  # int32, distinct ids of each device: PAD in slot 0, then ascending, then NONE
-    row_KU: jax.Array  # int32, place of the row in the part that holds it
-    key_KU: jax.Array  # int32, round * owners + owner, ascending
-    slot_KU: jax.Array  # int32, slots in the order of the keys
+    A key is the owner, then the ``bits`` of the row at its owner: mirrored where owners are many, so that the lowest,
+    by which rounds are told apart, come first.
+    """
+
+    key_KU: (
+        jax.Array
+    )  # uint32, of the distinct ids of each device: PAD in slot 0, then ascending, then NO_KEY
+    at_KU: jax.Array  # int32, place of the row among all that the owners send in its round
     rounds: jax.Array  # int32, a power of two
+    bits: int = field(metadata={"static": True})
+    capacity: int = field(metadata={"static": True})  # ids that a device can send to one owner in a round
 
 
 def plan(
-    mesh: Mesh, part: int, place: Callable[[jax.Array], jax.Array], ids: Sequence[jax.Array]
+    mesh: Mesh, part: int, place: Callable[[jax.Array], jax.Array], ids: Sequence[jax.Array], few: int = 0
 ) -> tuple[Route, list[jax.Array]]:
     """The route of a batch's ids, and for each array of ids its slots, PAD being slot 0.
 
@@ -53,68 +72,77 @@ def plan(
       part: rows of a device's part.
       place: from ids to their places in the table, in which part p holds [p * part, (p + 1) * part).
       ids: int32 arrays whose first axis is split over all devices.
+      few: distinct ids among them, as a rule at most; 0 for as many as they are. More take more rounds.
     """
-    owners = mesh.shape[MODEL]
+    owners, bits = mesh.shape[MODEL], max((part - 1).bit_length(), 1)
+    slots = 1 + sum(math.prod(id_.shape) for id_ in ids) // mesh.size
+    capacity = _capacity(slots, min(slots, 1 + math.ceil(few / mesh.size)) if few else slots, owners)
+    sorts = _sorts(mesh)
 
-    def local(*ids: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array, list[jax.Array]]:
+    def local(*ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]:
         id_P = jnp.concatenate([jnp.full(1, PAD, jnp.int32), *(id_.ravel() for id_ in ids)])
-        id_U, slot_P = _distinct(id_P)
+        place_P = place(id_P)
+        row_P = (place_P % part).astype(jnp.uint32)
+        row_P = row_P if owners == 1 else _mirrored(row_P, bits)
+        key_U, slot_P = _distinct((place_P // part).astype(jnp.uint32) << bits | row_P, sorts=sorts)
         sizes = [math.prod(id_.shape) for id_ in ids]
         ends = [1]
         for size in sizes:
             ends.append(ends[-1] + size)
-        slots = [slot_P[a:b].reshape(id_.shape) for a, b, id_ in zip(ends, ends[1:], ids, strict=False)]
-        real_U = id_U != NONE
-        place_U = place(jnp.where(real_U, id_U, PAD))
-        owner_U, row_U = place_U // part, place_U % part
-        key_U, slot_U, rounds = _parted(owner_U, row_U, real_U, owners)
-        found = (id_U, row_U, key_U, slot_U)
-        return tuple(leaf[None] for leaf in found), rounds, slots
+        found = [slot_P[a:b].reshape(id_.shape) for a, b, id_ in zip(ends, ends[1:], ids, strict=False)]
+        rank_U, rounds = _parted(key_U, bits, capacity, owners)
+        at_U = (key_U >> bits).astype(jnp.int32) * capacity + rank_U
+        return key_U[None], jnp.where(key_U == NO_KEY, 0, at_U)[None], rounds, found
 
-    (id_KU, row_KU, key_KU, slot_KU), rounds, slots = jax.shard_map(
+    key_KU, at_KU, rounds, found = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(EACH,) * len(ids),
-        out_specs=((EACH,) * 4, ALL, [EACH] * len(ids)),
+        out_specs=(EACH, EACH, ALL, [EACH] * len(ids)),
         check_vma=False,
     )(*ids)
-    return Route(id_KU, row_KU, key_KU, slot_KU, rounds), slots
+    return Route(key_KU, at_KU, rounds, bits, capacity), found
 
 
 def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Array]:
     """Rows of each table for the slots of each device, row_KUX; zeros where there is no id."""
-    owners = mesh.shape[MODEL]
-    capacity = _capacity(route.id_KU.shape[1], owners)
+    owners, bits, capacity = mesh.shape[MODEL], route.bits, route.capacity
 
-    def local(leaves: tuple[jax.Array, ...], *parts: jax.Array) -> list[jax.Array]:
-        route = _own(leaves)
+    def local(key_1U: jax.Array, at_1U: jax.Array, rounds: jax.Array, *parts: jax.Array) -> list[jax.Array]:
+        key_U, at_U = key_1U[0], at_1U[0]
         if owners == 1:
-            row_U = jnp.where(route.id_KU != NONE, route.row_KU, NONE)
+            row_U = jnp.where(key_U == NO_KEY, NONE, key_U.astype(jnp.int32))
             return [_at(part, row_U)[None] for part in parts]
 
         def serve(state: tuple[jax.Array, list[jax.Array]]) -> tuple[jax.Array, list[jax.Array]]:
             turn, found = state
-            slot_MC, row_MC = _message(route, turn, owners, capacity)
-            asked_MC = _exchange(row_MC)
+            key_MC, _ = _message(key_U, turn, rounds, (owners, capacity, bits))
+            asked_MC = _exchange(jnp.where(key_MC == NO_KEY, NONE, _row(key_MC, bits)))
+            now_U = (_round(key_U, rounds, bits) == turn) & (key_U != NO_KEY)
+            received = [_exchange(_at(part, asked_MC)) for part in parts]
+            received = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in received]
             found = [
-                rows_UX.at[slot_MC].set(_exchange(_at(part, asked_MC)), mode="drop")
-                for rows_UX, part in zip(found, parts, strict=True)
+                jnp.where(
+                    now_U.reshape(-1, *[1] * (rows_UX.ndim - 1)),
+                    row_QX.at[at_U].get(mode="promise_in_bounds"),
+                    rows_UX,
+                )
+                for rows_UX, row_QX in zip(found, received, strict=True)
             ]
             return turn + 1, found
 
-        slots = route.id_KU.shape[0]
-        empty = [jnp.zeros((slots, *part.shape[1:]), part.dtype) for part in parts]
+        empty = [jnp.zeros((len(key_U), *part.shape[1:]), part.dtype) for part in parts]
         start = (jnp.zeros((), jnp.int32), empty)
-        _, found = lax.while_loop(lambda state: state[0] < route.rounds, serve, start)
+        _, found = lax.while_loop(lambda state: state[0] < rounds, serve, start)
         return [rows_UX[None] for rows_UX in found]
 
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(_specs(), *(PartitionSpec(MODEL) for _ in tables)),
+        in_specs=(EACH, EACH, ALL, *(PartitionSpec(MODEL) for _ in tables)),
         out_specs=[EACH] * len(tables),
         check_vma=False,
-    )(tuple(route), *tables)
+    )(route.key_KU, route.at_KU, route.rounds, *tables)
 
 
 def send(
@@ -129,16 +157,16 @@ def send(
       route: of the ids.
       value_KUX: what each device has for the rows of its slots.
       tables: a table and whatever lies beside it row by row, as its moments.
-      change: (part, ..., row_Q, value_QX) -> parts. row_Q holds distinct rows, and rows past the end to be ignored.
+      change: (part, ..., row_Q, value_QX) -> parts. row_Q holds distinct rows, ascending, the last of them past the
+        end to be ignored.
     """
     owners, replicas = mesh.shape[MODEL], mesh.shape[DATA]
-    capacity = _capacity(route.id_KU.shape[1], owners)
+    bits, capacity, sorts = route.bits, route.capacity, _sorts(mesh)
 
     def local(
-        leaves: tuple[jax.Array, ...], value_1UX: jax.Array, *parts: jax.Array
+        key_1U: jax.Array, rounds: jax.Array, value_1UX: jax.Array, *parts: jax.Array
     ) -> tuple[jax.Array, ...]:
-        route, value_UX = _own(leaves), value_1UX[0]
-        real_U = (route.id_KU != NONE) & (route.id_KU != PAD)
+        key_U, value_UX = key_1U[0], value_1UX[0]
 
         def apply(
             row_Q: jax.Array, value_QX: jax.Array, parts: tuple[jax.Array, ...], *, distinct: bool
@@ -147,29 +175,31 @@ def send(
                 row_Q = sharding.all_gather(row_Q, DATA)
                 value_QX = sharding.all_gather(value_QX, DATA)
             if not (distinct and replicas == 1):
-                row_Q, value_QX = _summed(row_Q, value_QX)
+                row_Q, value_QX = _summed(row_Q, value_QX, sorts=sorts)
             return change(*parts, row_Q, value_QX)
 
         if owners == 1:
-            row_U = jnp.where(real_U, route.row_KU, NONE - jnp.arange(len(real_U)))
-            return apply(row_U, value_UX, parts, distinct=True)
+            # PAD has the first slot.
+            row_U = jnp.where(key_U == NO_KEY, _past(len(key_U)), key_U.astype(jnp.int32))
+            return apply(row_U[1:], value_UX[1:], parts, distinct=True)
 
         def serve(state: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             turn, parts = state
-            slot_MC, row_MC = _message(route, turn, owners, capacity)
-            row_MC = jnp.where(real_U.at[slot_MC].get(mode="fill", fill_value=False), row_MC, NONE)
+            key_MC, slot_MC = _message(key_U, turn, rounds, (owners, capacity, bits))
+            # PAD alone has key 0.
+            row_MC = jnp.where((key_MC == NO_KEY) | (key_MC == 0), NONE, _row(key_MC, bits))
             sent_MCX = value_UX.at[slot_MC].get(mode="fill", fill_value=0)
             row_Q, value_QX = _exchange(row_MC).ravel(), _exchange(sent_MCX)
             value_QX = value_QX.reshape(-1, *value_UX.shape[1:])
             return turn + 1, apply(row_Q, value_QX, parts, distinct=False)
 
         start = (jnp.zeros((), jnp.int32), parts)
-        return lax.while_loop(lambda state: state[0] < route.rounds, serve, start)[1]
+        return lax.while_loop(lambda state: state[0] < rounds, serve, start)[1]
 
     part_of = tuple(PartitionSpec(MODEL) for _ in tables)
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(_specs(), EACH, *part_of), out_specs=part_of, check_vma=False
-    )(tuple(route), value_KUX, *tables)
+        local, mesh=mesh, in_specs=(EACH, ALL, EACH, *part_of), out_specs=part_of, check_vma=False
+    )(route.key_KU, route.rounds, value_KUX, *tables)
 
 
 def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
@@ -208,69 +238,122 @@ def moved(mesh: Mesh, table_VX: jax.Array, at_W: jax.Array) -> jax.Array:
     )
 
 
-def _specs() -> tuple[PartitionSpec, ...]:
-    return EACH, EACH, EACH, EACH, ALL
+def _sorts(mesh: Mesh) -> bool:
+    """Whether single numbers are better moved by sorts than one by one."""
+    return mesh.devices.flat[0].platform == "tpu"
 
 
-def _own(leaves: tuple[jax.Array, ...]) -> Route:
-    """The route of this device alone."""
-    id_KU, row_KU, key_KU, slot_KU, rounds = leaves
-    return Route(id_KU[0], row_KU[0], key_KU[0], slot_KU[0], rounds)
+def _capacity(slots: int, ids: int, owners: int) -> int:
+    """Ids that a device with so many slots can send to one owner in a round, where it has so many as a rule."""
+    size = math.ceil(SLACK * ids / owners) + SPARE
+    return min(slots, -(-size // SUBLANES) * SUBLANES)
 
 
-def _capacity(slots: int, owners: int) -> int:
-    """Ids that a device can send to one owner in a round."""
-    return min(slots, math.ceil(SLACK * slots / owners) + SPARE)
+def _mirrored(row_P: jax.Array, bits: int) -> jax.Array:
+    """The lowest bits of numbers of uint32 in the opposite order."""
+    for shift, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
+        row_P = (row_P >> shift) & np.uint32(mask) | (row_P & np.uint32(mask)) << shift
+    return row_P >> (32 - bits)
 
 
-def _distinct(id_P: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The distinct ids, ascending and filled up with NONE, and the slot of each id among them."""
-    sorted_P, at_P = lax.sort_key_val(id_P, lax.iota(jnp.int32, len(id_P)))
+def _row(key: jax.Array, bits: int) -> jax.Array:
+    """Places of keys' rows at their owners, where these are many."""
+    return _mirrored(key & np.uint32((1 << bits) - 1), bits).astype(jnp.int32)
+
+
+def _round(key: jax.Array, rounds: jax.Array, bits: int) -> jax.Array:
+    """The rounds of keys."""
+    within = key & np.uint32((1 << bits) - 1)
+    return (within >> _below(rounds, bits)).astype(jnp.int32)
+
+
+def _below(rounds: jax.Array, bits: int) -> jax.Array:
+    """Bits of a row below those that tell its round."""
+    return (bits - lax.population_count(rounds - 1)).astype(jnp.uint32)
+
+
+def _past(size: int) -> jax.Array:
+    """Rows past any end, ascending and distinct."""
+    return NONE - lax.iota(jnp.int32, size)[::-1]
+
+
+def _distinct(key_P: jax.Array, *, sorts: bool) -> tuple[jax.Array, jax.Array]:
+    """The distinct keys, ascending and filled up with NO_KEY, and the slot of each key among them."""
+    sorted_P, at_P = lax.sort((key_P, lax.iota(jnp.int32, len(key_P))), is_stable=False, num_keys=1)
+    first_P, slot_P = _places(sorted_P)
+    if sorts:
+        _, slot_P = lax.sort((at_P, slot_P), is_stable=False, num_keys=1)
+        return lax.sort(jnp.where(first_P, sorted_P, NO_KEY), is_stable=False), slot_P
+    key_U = jnp.full_like(key_P, NO_KEY).at[slot_P].set(sorted_P, indices_are_sorted=True)
+    return key_U, jnp.zeros_like(at_P).at[at_P].set(slot_P, unique_indices=True)
+
+
+def _places(sorted_P: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which of sorted numbers are the first of their like, and the place of each among the distinct ones."""
     first_P = jnp.concatenate([jnp.ones(1, bool), sorted_P[1:] != sorted_P[:-1]])
-    slot_P = jnp.cumsum(first_P) - 1
-    id_U = jnp.full_like(id_P, NONE).at[slot_P].set(sorted_P, indices_are_sorted=True)
-    return id_U, jnp.zeros_like(at_P).at[at_P].set(slot_P, unique_indices=True)
+    return first_P, jnp.cumsum(first_P) - 1
 
 
-def _parted(
-    owner_U: jax.Array, row_U: jax.Array, real_U: jax.Array, owners: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Ids in the order of their rounds and owners, in the fewest rounds, doubling, in which no message overflows."""
-    slots = len(owner_U)
-    capacity = _capacity(slots, owners)
-
-    def ordered(rounds: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        key_U = jnp.where(real_U, row_U % rounds * owners + owner_U, NONE)
-        key_U, slot_U = lax.sort_key_val(key_U, lax.iota(jnp.int32, slots))
-        new_U = jnp.concatenate([jnp.ones(1, bool), key_U[1:] != key_U[:-1]])
-        place_U = lax.iota(jnp.int32, slots)
-        rank_U = place_U - lax.cummax(jnp.where(new_U, place_U, 0))
-        crowd = jnp.max(jnp.where(key_U == NONE, 0, rank_U + 1))
-        return key_U, slot_U, sharding.pmax(crowd, MESH)
-
-    def more(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        rounds = 2 * state[3]
-        return *ordered(rounds), rounds
-
+def _parted(key_U: jax.Array, bits: int, capacity: int, owners: int) -> tuple[jax.Array, jax.Array]:
+    """The place of each key in its message, in the fewest rounds, doubling, in which no message overflows."""
     one = jnp.ones((), jnp.int32)
     if owners == 1:
-        place_U = lax.iota(jnp.int32, slots)
-        return jnp.where(real_U, 0, NONE), place_U, one
-    found = lax.while_loop(lambda state: state[2] > capacity, more, (*ordered(one), one))
-    return found[0], found[1], found[3]
+        return jnp.zeros(len(key_U), jnp.int32), one
+
+    def ranked(rounds: jax.Array) -> tuple[jax.Array, jax.Array]:
+        message_U = key_U >> _below(rounds, bits)
+        new_U = jnp.concatenate([jnp.ones(1, bool), message_U[1:] != message_U[:-1]])
+        place_U = lax.iota(jnp.int32, len(key_U))
+        rank_U = place_U - lax.cummax(jnp.where(new_U, place_U, 0))
+        crowd = jnp.max(jnp.where(key_U == NO_KEY, 0, rank_U + 1))
+        return rank_U, sharding.pmax(crowd, MESH)
+
+    def more(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        rounds = 2 * state[2]
+        return *ranked(rounds), rounds
+
+    found = lax.while_loop(lambda state: state[1] > capacity, more, (*ranked(one), one))
+    return found[0], found[2]
 
 
-def _message(route: Route, turn: jax.Array, owners: int, capacity: int) -> tuple[jax.Array, jax.Array]:
-    """Slots and rows that go to each owner in a turn; past the last slot, and NONE, where there is no more."""
-    key_M = turn * owners + lax.iota(jnp.int32, owners)
-    start_M = jnp.searchsorted(route.key_KU, key_M, side="left")
-    end_M = jnp.searchsorted(route.key_KU, key_M, side="right")
-    at_MC = start_M[:, None] + lax.iota(jnp.int32, capacity)[None]
-    slots = route.slot_KU.shape[0]
-    there_MC = at_MC < end_M[:, None]
-    slot_MC = jnp.where(there_MC, route.slot_KU.at[at_MC].get(mode="clip"), slots)
-    row_MC = jnp.where(there_MC, route.row_KU.at[slot_MC].get(mode="clip"), NONE)
-    return slot_MC, row_MC
+def _message(
+    key_U: jax.Array, turn: jax.Array, rounds: jax.Array, sizes: tuple[int, int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and slots that go to each owner in a turn; NO_KEY, and past the last slot, where there is no more.
+
+    Args:
+      key_U: of a device, ascending.
+      turn: the round.
+      rounds: of all.
+      sizes: owners, capacity of a message and bits of a key that are the row's.
+    """
+    owners, capacity, bits = sizes
+    below = _below(rounds, bits)
+    begin_M = lax.iota(jnp.uint32, owners) << bits | turn.astype(jnp.uint32) << below
+    end_M = begin_M + (jnp.ones((), jnp.uint32) << below)
+    more = math.ceil(capacity / LANES) + 1
+    rows = math.ceil(len(key_U) / LANES) + more
+    filling = jnp.full(rows * LANES - len(key_U), NO_KEY)
+    key_RS = jnp.concatenate([key_U, filling]).reshape(rows, LANES)
+    start_M, stop_M = jnp.split(_before(key_RS, jnp.concatenate([begin_M, end_M])), 2)
+    # A run of keys begins within a row: it is taken with the rows that follow, and drawn to the front by powers of two.
+    row_MR = (start_M // LANES)[:, None] + lax.iota(jnp.int32, more)[None]
+    key_MW = key_RS.at[row_MR].get(mode="promise_in_bounds").reshape(owners, more * LANES)
+    ahead_M1 = (start_M % LANES)[:, None]
+    for power in range(LANES.bit_length() - 1):
+        drawn = jnp.roll(key_MW, -(1 << power), axis=1)
+        key_MW = jnp.where((ahead_M1 >> power) & 1 == 1, drawn, key_MW)
+    place_1C = lax.iota(jnp.int32, capacity)[None]
+    there_MC = place_1C < (stop_M - start_M)[:, None]
+    slot_MC = jnp.where(there_MC, start_M[:, None] + place_1C, len(key_U))
+    return jnp.where(there_MC, key_MW[:, :capacity], NO_KEY), slot_MC
+
+
+def _before(key_RS: jax.Array, bound_M: jax.Array) -> jax.Array:
+    """How many keys, ascending row by row, are below each bound."""
+    row_M = jnp.maximum((key_RS[:, 0][None] < bound_M[:, None]).sum(1, dtype=jnp.int32) - 1, 0)
+    within_MS = key_RS.at[row_M].get(mode="promise_in_bounds") < bound_M[:, None]
+    return row_M * LANES + within_MS.sum(1, dtype=jnp.int32)
 
 
 def _exchange(sent_MCX: jax.Array) -> jax.Array:
@@ -283,12 +366,13 @@ def _at(part: jax.Array, row: jax.Array) -> jax.Array:
     return part.at[row].get(mode="fill", fill_value=0)
 
 
-def _summed(row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Distinct rows, then rows past any end, with the sum of the values of each."""
-    row_Q, at_Q = lax.sort_key_val(row_Q, lax.iota(jnp.int32, len(row_Q)))
-    first_Q = jnp.concatenate([jnp.ones(1, bool), row_Q[1:] != row_Q[:-1]])
-    place_Q = jnp.cumsum(first_Q) - 1
+def _summed(row_Q: jax.Array, value_QX: jax.Array, *, sorts: bool) -> tuple[jax.Array, jax.Array]:
+    """Distinct rows, ascending, then rows past any end, with the sum of the values of each, in their order."""
+    row_Q, at_Q = lax.sort((row_Q, lax.iota(jnp.int32, len(row_Q))), is_stable=False, num_keys=2)
+    first_Q, place_Q = _places(row_Q)
     sum_QX = jax.ops.segment_sum(value_QX[at_Q], place_Q, len(row_Q), indices_are_sorted=True)
-    past_Q = NONE - lax.iota(jnp.int32, len(row_Q))[::-1]  # ascending too, so that all are distinct
-    distinct_Q = past_Q.at[place_Q].set(row_Q, indices_are_sorted=True)
-    return distinct_Q, sum_QX
+    past_Q = _past(len(row_Q))
+    if sorts:
+        distinct_Q = lax.sort(jnp.where(first_Q, row_Q, NONE), is_stable=False)
+        return jnp.where(distinct_Q == NONE, past_Q, distinct_Q), sum_QX
+    return past_Q.at[place_Q].set(row_Q, indices_are_sorted=True), sum_QX

@@ -108,12 +108,13 @@ class Layout(Protocol):
         """The array, its first axis filled up with PAD where ``look`` has to split it over all devices."""
         ...
 
-    def look(self, by_row: Tables, ids: Sequence[jax.Array]) -> Found:
+    def look(self, by_row: Tables, ids: Sequence[jax.Array], few: int = 0) -> Found:
         """The rows that a batch names.
 
         Args:
           by_row: any arrays whose rows lie as those of the tables.
           ids: int32 arrays of items, each ``padded``.
+          few: distinct ones among them, as a rule at most; 0 for as many as they are.
         """
         ...
 
@@ -166,7 +167,7 @@ class Whole:
     def padded(self, ids: Array) -> Array:
         return ids
 
-    def look(self, by_row: Tables, ids: Sequence[jax.Array]) -> Found:
+    def look(self, by_row: Tables, ids: Sequence[jax.Array], few: int = 0) -> Found:
         return Found(by_row, list(ids), None)
 
     def optimizer(self, config: OptimConfig, steps: int, like: LikeConfig = optim.NO_LIKES) -> Optimizer:
@@ -227,13 +228,13 @@ class Sharded:
         missing = -len(ids) % math.prod(self.mesh.shape.values())
         return jnp.pad(ids, ((0, missing), *[(0, 0)] * (ids.ndim - 1)))
 
-    def look(self, by_row: Tables, ids: Sequence[jax.Array]) -> Found:
+    def look(self, by_row: Tables, ids: Sequence[jax.Array], few: int = 0) -> Found:
         """The distinct rows that a batch names: tables of ``Looked``, and for each array of ids its slots."""
         part = self.rows // self.mesh.shape[MESH[1]]
-        route, slots = exchange.plan(self.mesh, part, self.place, ids)
+        route, slots = exchange.plan(self.mesh, part, self.place, ids, few)
         some = {name: table for name, table in by_row.items() if math.prod(table.shape[1:])}
         found = dict(zip(some, exchange.fetch(self.mesh, route, list(some.values())), strict=True))
-        devices, width = route.id_KU.shape
+        devices, width = route.key_KU.shape
         none = {
             name: jnp.zeros((devices, width, *table.shape[1:]), table.dtype)
             for name, table in by_row.items()

@@ -136,8 +136,8 @@ class RowOptimizer(NamedTuple):
     """
 
     init: Callable[[dict[str, jax.Array]], Moments]  # of tables by name, such as item_VD
-    # (step, part, moments of it ..., row_Q, gradient_QX, count=None) -> part, moments. Rows are distinct; those past
-    # the end of the part are ignored. ``count``: updates that the moments have seen, where these are not the steps.
+    # (step, part, moments of it ..., row_Q, gradient_QX, count=None) -> part, moments. Rows ascend, each once; those
+    # past the end of the part are ignored. ``count``: updates that the moments have seen, where it is not the step.
     change: Callable[..., tuple[jax.Array, ...]]
     # (step, table, moments of it ..., gradient of all rows, count=None) -> table, moments
     change_all: Callable[..., tuple[jax.Array, ...]]
@@ -189,9 +189,10 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
         at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
         added_QX, updated = delta(step, count, gradient_QX, *at_rows)
         return (
-            part.at[row_Q].add(added_QX, mode="drop", unique_indices=True),
+            # In order, and said to be: a TPU changes rows of a table ten times as fast where they are.
+            part.at[row_Q].add(added_QX, mode="drop", indices_are_sorted=True, unique_indices=True),
             *(
-                moment.at[row_Q].set(new, mode="drop", unique_indices=True)
+                moment.at[row_Q].set(new, mode="drop", indices_are_sorted=True, unique_indices=True)
                 for moment, new in zip(moments, updated, strict=True)
             ),
         )
@@ -207,5 +208,5 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
 
 
 def add_to_rows(part: jax.Array, row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array]:
-    """The part with values added at distinct rows; those past its end are ignored."""
-    return (part.at[row_Q].add(value_QX, mode="drop", unique_indices=True),)
+    """The part with values added at rows that ascend, each once; those past its end are ignored."""
+    return (part.at[row_Q].add(value_QX, mode="drop", indices_are_sorted=True, unique_indices=True),)

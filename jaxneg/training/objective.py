@@ -36,6 +36,12 @@ def index(batch: Batch) -> Index:
     return Index(batch.item_BL, batch.target_BL, batch.negative_BLN, batch.event_BM, batch.shared_S)
 
 
+def named(batch: Batch) -> int:
+    """Distinct items that a batch names, as a rule at most: targets and events read again are of its sequences."""
+    rows, length = batch.item_BL.shape
+    return rows * (length + 1) + batch.negative_BLN.size + batch.shared_S.size
+
+
 class Task(NamedTuple):
     """What is learned, the same for every batch."""
 

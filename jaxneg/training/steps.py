@@ -90,7 +90,7 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     ids = objective.index(batch)
     ids = ids._replace(shared_S=layout.padded(ids.shared_S))
-    found = layout.look(Weights(state.params, state.tables, attribute_VA).by_row, ids)
+    found = layout.look(Weights(state.params, state.tables, attribute_VA).by_row, ids, objective.named(batch))
     _, within, attributes = tables.weights(state.params, found.tables)
     at = objective.Index(*found.ids)
     # Tables that are whole are what is looked up in, so that gradients are of all rows already.

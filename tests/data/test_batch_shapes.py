@@ -116,10 +116,10 @@ def test_rows_that_no_term_reads_get_no_room_in_a_message():
         batch = program.batch_shapes(of(f"--data.length 50 --data.batch-size 8 {options}"))
         ids = [batch.item_BL, batch.target_BL, batch.negative_BLN, batch.event_BM]
         arrays = [np.zeros(leaf.shape, np.int32) for leaf in ids]
-        route, _ = jax.eval_shape(
-            lambda ids: exchange.plan(mesh, layout.rows // 4, layout.place, ids), arrays
+        key_KU = jax.eval_shape(
+            lambda ids: exchange.plan(mesh, layout.rows // 4, layout.place, ids)[0].key_KU, arrays
         )
-        return route.id_KU.shape[1]
+        return key_KU.shape[1]
 
     assert slots("--loss.contrastive 0.1") > 1.25 * slots("")
 

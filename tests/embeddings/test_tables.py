@@ -122,7 +122,7 @@ def test_row_optimizers_follow_their_formulas_and_leave_other_rows_alone(rows):
     moments = optimizer.init({"item_VD": jnp.asarray(table)})["item_VD"]
     expected, kept = table.astype(np.float64), [np.zeros(leaf.shape) for leaf in moments.values()]
     found = (jnp.asarray(table), *moments.values())
-    for step, touched in enumerate(([0, 3], [3, 5], [3, 0]), start=1):
+    for step, touched in enumerate(([0, 3], [3, 5], [0, 3]), start=1):
         gradient = rng.normal(size=(3, 4)).astype(np.float32)
         row_Q = jnp.array([*touched, 99])  # past the end: ignored
         found = optimizer.change(jnp.int32(step - 1), *found, row_Q, jnp.asarray(gradient))
