@@ -11,6 +11,8 @@ an index where the extra ``ann`` is there:
     workers     the same by --workers processes
     recall_100  share of the exact best 100 that the answers with an index hold
 
+    peers       with --peers, for one user at a time in Python: the libraries of peers.py, which have no server
+
 the query alone, of one user: query.onnx by onnxruntime and, where it is installed, by OpenVINO, each on one thread, and
 how far from jax's its numbers are (``off``);
 
@@ -50,6 +52,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers  # beside this script
 import pyarrow as pa
 import pyarrow.parquet as pq
 import train_step  # beside this script
@@ -79,7 +82,12 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--fuzz", type=int, default=10_000, help="requests")
     parser.add_argument("--workers", type=int, default=2, help="processes of the server")
+    parser.add_argument("--peers", default="", help="libraries of peers.py, with commas, or all")
+    parser.add_argument("--environments", type=pathlib.Path, default=peers.ROOT / "runs" / "peers")
     asked = parser.parse_args()
+    others = (
+        [name for name in peers.PEERS if name != "ours"] if asked.peers == "all" else asked.peers.split(",")
+    )
     if asked.quick:
         asked.items, asked.seconds, asked.swaps, asked.fuzz = [2_000], 1.0, 2, 0
     train_step.use_huge_pages()
@@ -88,6 +96,10 @@ def main() -> None:
         work = pathlib.Path(name)
         for items in asked.items:
             result["sizes"][str(items)] = measured(work, items, 0.3 if asked.quick else 5.0, asked.workers)
+            if asked.peers:
+                result["sizes"][str(items)]["peers"] = {
+                    name: beside(work, items, name, asked.environments) for name in others
+                }
         result["query"] = queried(work, asked.items[0], 0.3 if asked.quick else 5.0)
         result |= held(work, asked.items[0], asked)
     result |= {
@@ -126,6 +138,30 @@ def measured(work: pathlib.Path, items: int, seconds: float, workers: int) -> di
             over["http_many"]["per_s"] = round(len(many) / seconds)
             found[kind] |= {name: {"processes": processes, **over}} if name else over
     return found
+
+
+def beside(work: pathlib.Path, items: int, name: str, environments: pathlib.Path) -> dict[str, Any]:
+    """Another library, after a step of training on a log in which each item is heard once."""
+    log, users = work / f"log_{items}.npz", items // LENGTH
+    if not log.exists():
+        item_T = np.random.default_rng(3).permutation(items).astype(np.int32) + 1
+        peers.write_log(log, item_T, np.arange(0, items + 1, LENGTH))
+    peer, some = peers.PEERS[name], list(range(min(HISTORIES, users)))
+    python, process = peers.environment(peer.lock, environments), None
+    try:
+        process = peers.Process(name, python, log, LENGTH, work / f"{items}_{name}")
+        process.ask("train", lead=0, steps=1)
+        process.ask("recommend", users=some[:5], k=K)  # the first compiles
+        best = min(
+            (process.ask("recommend", users=some, k=K) for _ in range(3)), key=lambda one: one["median_ms"]
+        )
+    except SystemExit as error:  # it ended, and what it said is known
+        return {"failed": str(error).strip().splitlines()[-1][:200]}
+    finally:
+        if process is not None:
+            process.end()
+    found = {"p50": round(best["median_ms"], 3), "p99": round(best["p99_ms"], 3), "requests": len(some)}
+    return found | {"versions": process.versions}
 
 
 def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:

@@ -86,17 +86,18 @@ class Workers:
         os.environ[FIGURES] = str(directory)
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Serves until a signal comes. ``ready`` is called once all serve.
+        """Serves until a signal comes. ``ready`` is called once the first serves, and the others are started then.
 
-        One is started before the others: what is wrong with an export is said once, and it compiles for all. Raises
-        SystemExit where it ends before it serves.
+        So what is wrong with an export is said once, and one compiles for all. Raises SystemExit where it ends before
+        it serves.
         """
         with signals.deferred(), self._ending():
-            for at in range(len(self._sockets)):
-                self._start(at)
-                if not self._begun(at):
-                    return
+            self._start(0)
+            if not self._begun(0):
+                return
             ready()
+            for at in range(1, len(self._sockets)):
+                self._start(at)
             while not signals.came():
                 self._look()
 
