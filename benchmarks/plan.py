@@ -1,11 +1,12 @@
-"""What training on a catalogue of 100 million songs would take on TPU slices, by their compiler: nothing runs.
+"""What training on a catalogue of 100 million songs would take on TPUs and GPUs, by their figures: nothing runs.
 
-    .venv/bin/python benchmarks/plan.py [--slices v5e:4x4 v5e:16x16]
+    .venv/bin/python benchmarks/plan.py [--slices v5e:4x4 v5e:16x16] [--negatives own] [--calibrate]
 
-Needs pip install 'jaxneg[tpu]', 3 GB of memory and one to two minutes of a core a row. Plans configs/plan_100m.py, 64
-sequences a chip, its rows spread over all chips, and the same with 256 negatives for every position. Rows replace
-their like in benchmarks/results/plan.json; plan.md beside it is made of all of them. Prints one JSON object with the
-ratios of v5e:16x16 to v5e:4x4.
+Needs pip install 'jaxneg[tpu]', 4 GB of memory and some minutes of a core a row, one for GPUs. Plans
+configs/plan_100m.py, 64 sequences a chip, its rows spread over all chips; --negatives own gives every position 256
+negatives of its own. --calibrate plans a layer whose share of the peak is published (CALIBRATED), some seconds a chip.
+Rows replace their like in benchmarks/results/plan.json; plan.md beside it is made of all of them. Prints one JSON
+object with the ratios of v5e:16x16 to v5e:4x4.
 """
 
 import argparse
@@ -14,136 +15,235 @@ import json
 import pathlib
 from typing import Any
 
-from jaxneg import config as configs, progress
-from jaxneg.plan import estimate, tpu
+import jax
+import jax.numpy as jnp
+
+from jaxneg import config as configs, files, progress
+from jaxneg.plan import costs, estimate, places, printed, timing, tpu
 from jaxneg.training import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SLICES = ("v4:4x4x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v6e:16x16", "tpu7x:4x4x4")
+SLICES = ("v5e:16x16", "v5e:4x4", "v5p:4x4x4", "v6e:16x16", "tpu7x:4x4x4", "h100:8x2", "h200:8x2", "b200:8x2")
 PER_CHIP, SEQUENCES = 64, 100_000_000
 CATALOGUE = program.Catalogue(items=99_999_999, stations=1000, attributes=())
 NEGATIVES = {
-    "256 negatives shared by the batch": [],
-    "256 negatives of each position's own": [
-        "--data.negatives",
-        "256",
-        "--data.p-hard",
-        "0",
-        "--data.shared-negatives",
-        "0",
-        "--loss.log-q",
-        "none",
-    ],
+    "shared": ("256 negatives shared by the batch", []),
+    "own": (
+        "256 negatives of each position's own",
+        "--data.negatives 256 --data.p-hard 0 --data.shared-negatives 0 --loss.log-q none".split(),
+    ),
 }
 SMALL, LARGE = "v5e:4x4", "v5e:16x16"
-COLUMNS = (
-    "slice",
-    "chips",
-    "memory a device, GiB",
-    "tables",
-    "optimiser",
-    "temporaries",
-    "sent a chip, MiB",
-    "compiler, ms",
-    "links, ms",
-    "step, ms",
-    "sequences/s",
-    "hours",
-    "chip-hours",
-)
+# Model FLOP utilisation of Llama 2 70B at 4,096 tokens as MaxText publishes it: "Run Llama2" (v4-128, v5p-128, v5e-256)
+# and "Optimized models tiering" (v6e, 256 chips).
+CALIBRATED = {"v4:2x2x1": 0.57, "v5e:2x2": 0.57, "v5p:2x2x1": 0.65, "v6e:2x2": 0.438}
+TOKENS, WIDTH, WIDER, KEYS = 4096, 8192, 28672, 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--slices", nargs="+", default=SLICES, metavar="NAME")
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--slices", nargs="*", default=SLICES, metavar="NAME")
+    parser.add_argument("--negatives", choices=NEGATIVES, default="shared")
+    parser.add_argument("--calibrate", action="store_true")
     asked = parser.parse_args()
+    found: dict[str, Any] = {}
+    for where in places.places(asked.slices):
+        found = kept(NEGATIVES[asked.negatives][0], where.name, planned(where, NEGATIVES[asked.negatives][1]))
+    if asked.calibrate:
+        for name, mfu in CALIBRATED.items():
+            found = kept("calibration", name, calibrated(name) | {"published_mfu": mfu})
+    print(json.dumps({title: ratios(rows) for title, rows in found.items() if title != "calibration"}))
+
+
+def kept(title: str, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """All rows with this one; another process may have added some."""
     path = RESULTS / "plan.json"
-    rows: dict[str, dict[str, Any]] = {}
-    for title, options in NEGATIVES.items():
-        for name in asked.slices:
-            found = planned(name, options)
-            # now: another process may have added rows
-            rows = json.loads(path.read_text()) if path.is_file() else {}
-            rows.setdefault(title, {})[name] = found
-            path.write_text(json.dumps(rows, indent=1) + "\n")
-            (RESULTS / "plan.md").write_text(markdown(rows))
-    print(json.dumps({title: ratios(plans) for title, plans in rows.items()}))
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+    rows.setdefault(title, {})[name] = row | {"versions": versions}
+    files.write_text(path, json.dumps(rows, indent=1) + "\n")
+    files.write_text(RESULTS / "plan.md", markdown(rows))
+    return rows
 
 
-def planned(name: str, options: list[str]) -> dict[str, Any]:
+def planned(where: tpu.Slice, options: list[str]) -> dict[str, Any]:
     """The plan of one slice."""
-    where = tpu.tpu(name)
     config = configs.load(ROOT / "configs" / "plan_100m.py")
     config = configs.override(config, [*options, "--train.shards", str(len(where.devices))])
     config = estimate.per_chip(config, where, PER_CHIP)
-    found = estimate.plan(config, CATALOGUE, where, epoch=estimate.Epoch(SEQUENCES), say=progress.say)
-    del found["note"]
-    return found | {"versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}}
+    return estimate.plan(config, CATALOGUE, where, epoch=costs.Epoch(SEQUENCES), say=progress.say)
 
 
-def ratios(plans: dict[str, dict[str, Any]]) -> dict[str, float]:
+def calibrated(name: str) -> dict[str, Any]:
+    """Share of the peak that a layer of Llama 2 70B reaches by its range, forward and backward, computed twice."""
+    where = tpu.tpu(name)
+    place = jax.sharding.SingleDeviceSharding(where.devices[0])
+    sides = {
+        "query": (WIDTH, WIDTH),
+        "key": (WIDTH, KEYS),
+        "value": (WIDTH, KEYS),
+        "out": (WIDTH, WIDTH),
+        "gate": (WIDTH, WIDER),
+        "up": (WIDTH, WIDER),
+        "down": (WIDER, WIDTH),
+    }
+
+    @jax.checkpoint
+    def layer(weights, x):
+        h = norm(x)
+        mixed = (h @ weights["query"]) * jnp.tile(h @ weights["key"] + h @ weights["value"], WIDTH // KEYS)
+        x = x + mixed @ weights["out"]
+        h = norm(x)
+        return x + (jax.nn.silu(h @ weights["gate"]) * (h @ weights["up"])) @ weights["down"]
+
+    def norm(x):
+        wide = x.astype(jnp.float32)
+        return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-5)).astype(x.dtype)
+
+    def back(weights, x, cotangent):
+        y, pull = jax.vjp(layer, weights, x)
+        return y, pull(cotangent)
+
+    def shaped(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+
+    x = shaped(TOKENS, WIDTH)
+    compiled = jax.jit(back).lower({key: shaped(*each) for key, each in sides.items()}, x, x).compile()
+    found = timing.estimate(compiled.as_text() or "", where)
+    assert where.chip is not None
+    flop = 6.0 * TOKENS * sum(rows * columns for rows, columns in sides.values())
+    shares = sorted(flop / seconds / (where.chip.peak * 1e12) for seconds in found.step)
+    return {"step": found.plain(), "mfu": dict(zip(("low", "high"), shares, strict=True))}
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Figures of 256 chips over those of 16, rows and sequences a chip being the same."""
-    if not all("step_seconds" in plans.get(name, {}) for name in (SMALL, LARGE)):
+    if not all("step" in rows.get(name, {}) for name in (SMALL, LARGE)):
         return {}
-    figures = ("compiler_seconds", "step_seconds", "collective_bytes_per_chip")
-    return {name: round(plans[LARGE][name] / plans[SMALL][name], 3) for name in figures}
+    large, small = rows[LARGE], rows[SMALL]
+    found = {f"step_{end}": round(large["step"][end] / small["step"][end], 3) for end in ("low", "high")}
+    sent = "collective_bytes_per_chip"
+    return found | {sent: round(large[sent] / small[sent], 3)}
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "# What 100 million songs take on TPUs that are not here",
+        "# What 100 million songs take on TPUs and GPUs that are not here",
         "",
-        "`.venv/bin/python benchmarks/plan.py`: [configs/plan_100m.py](../../configs/plan_100m.py), 100 million rows "
-        f"of 128 numbers spread over all chips, {PER_CHIP} sequences of 200 events on each chip, an epoch of "
-        f"{SEQUENCES:,} sequences. One slice alone is `jaxneg plan configs/plan_100m.py --items {CATALOGUE.items} "
+        "`.venv/bin/python benchmarks/plan.py --calibrate`: [configs/plan_100m.py](../../configs/plan_100m.py), 100 "
+        f"million rows of 128 numbers spread over all chips, {PER_CHIP} sequences of 200 events on each chip, an epoch "
+        f"of {SEQUENCES:,} sequences. One place alone is `jaxneg plan configs/plan_100m.py --items {CATALOGUE.items} "
         f"--stations {CATALOGUE.stations} --topology {LARGE} --per-chip {PER_CHIP}`.",
         "",
-        f"**Estimates.** {estimate.NOTE} Sent are bytes that a chip must send in rings (jaxneg/plan/hlo.py); links "
-        "take these at their published speed, and what goes from all to all crosses the middle of the slice "
-        "(jaxneg/plan/tpu.py). The rounds of a lookup are a loop whose turns the compiler does not know: one is "
-        "counted, and one is the rule. Binary searches, loops of a few turns, count once in the time.",
+        f"**{printed.NOTE}** The ends are those of jaxneg/plan/timing.py for TPUs, whose compiler compiles the step, "
+        "and of jaxneg/plan/gpu.py for GPUs, by roofline. Products, vectors and so on are what each part takes alone. "
+        "The rounds of a lookup are a loop whose turns no compiler knows: one is counted, and one is the rule.",
     ]
     for title, plans in rows.items():
-        table = [
-            row(plans[name]) for name in sorted(plans, key=lambda name: (name[:3], plans[name]["chips"]))
+        if title == "calibration":
+            continue
+        order = sorted(
+            plans, key=lambda name: (name[0] != "v" and name[0] != "t", name[:3], plans[name]["chips"])
+        )
+        lines += [
+            "",
+            f"## {title[0].upper()}{title[1:]}",
+            "",
+            *table(STEP, [step_row(plans[name]) for name in order]),
         ]
-        versions = sorted({f"{k} {v}" for found in plans.values() for k, v in found["versions"].items()})
-        lines += ["", f"## {title[0].upper()}{title[1:]}", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines += ["|" + " --- |" + " ---: |" * (len(COLUMNS) - 1)]
-        lines += ["| " + " | ".join(cells) + " |" for cells in table]
-        lines += ["", f"Compiled with {', '.join(versions)}."]
+        lines += ["", *table(PARTS, [parts_row(plans[name]) for name in order if "step" in plans[name]])]
+        lines += ["", "Hosts: " + hosts(plans, order), "", versions(plans)]
         if ratio := ratios(plans):
             lines += [
                 "",
-                f"{LARGE} over {SMALL}, with the same rows and sequences a chip: compiler's estimate "
-                f"{ratio['compiler_seconds']:.2f}, step with links {ratio['step_seconds']:.2f}, bytes sent a chip "
-                f"{ratio['collective_bytes_per_chip']:.2f}.",
+                f"{LARGE} over {SMALL}, with the same rows and sequences a chip: low end {ratio['step_low']:.2f}, high "
+                f"end {ratio['step_high']:.2f}, bytes sent a chip {ratio['collective_bytes_per_chip']:.2f}.",
             ]
+    if layers := rows.get("calibration"):
+        lines += [
+            "",
+            "## Against published figures",
+            "",
+            f"A layer of Llama 2 70B, {TOKENS:,} tokens on one device, by the same code: products of its projections, "
+            "forward, backward and forward once more, without attention itself, optimiser and links. Published is the "
+            "share of the peak of whole runs (MaxText), with all of these.",
+            "",
+            *table(CALIBRATION, [layer_row(name, row) for name, row in layers.items()]),
+            "",
+            versions(layers),
+        ]
     return "\n".join(lines) + "\n"
 
 
-def row(found: dict[str, Any]) -> list[str]:
-    memory = found["memory"]
-    gib = {
-        name: f"{memory.get(name, 0) / tpu.GIB:.2f}"
-        for name in ("item tables", "optimiser state", "temporaries")
-    }
+STEP = (
+    "place",
+    "chips",
+    "memory a device, GiB",
+    "step, ms",
+    "bound by",
+    "sequences/s",
+    "hours",
+    "chip-hours",
+)
+PARTS = ("ms of a step", *timing.NAMES.values(), "of the high end by rules")
+CALIBRATION = ("chip", "share of the peak, reckoned", "published")
+
+
+def table(columns: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" + " ---: |" * (len(columns) - 1),
+        *("| " + " | ".join(cells) + " |" for cells in rows),
+    ]
+
+
+def span(found: dict[str, float] | None, form: str, times: float = 1.0) -> str:
+    return "–" if found is None else f"{times * found['low']:{form}} to {times * found['high']:{form}}"
+
+
+def step_row(found: dict[str, Any]) -> list[str]:
     fits = "of" if found["fits"] else "**too much for**"
     used, room = (found[name] / tpu.GIB for name in ("used_bytes", "available_bytes"))
-    cells = [found["topology"], str(found["chips"]), f"{used:.2f} {fits} {room:.2f}", *gib.values()]
-    if "step_seconds" not in found:
-        return cells + ["–"] * (len(COLUMNS) - len(cells))
-    times = (1e3 * found[name] for name in ("compiler_seconds", "link_seconds", "step_seconds"))
+    cells = [found["topology"], str(found["chips"]), f"{used:.2f} {fits} {room:.2f}"]
+    if "step" not in found:
+        return cells + ["–"] * (len(STEP) - len(cells))
     epoch = found["epoch"]
     return [
         *cells,
-        f"{found['collective_bytes_per_chip'] / (1 << 20):,.0f}",
-        *(f"{each:.1f}" for each in times),
-        f"{found['sequences_per_s']:,.0f}",
-        f"{epoch['hours']:.2f}",
-        f"{epoch['chip_hours']:.1f}",
+        span(found["step"], ".1f", 1e3),
+        found["step"]["bound"],
+        span(found["sequences_per_s"], ",.0f"),
+        span(epoch["hours"], ".2g"),
+        span(epoch["chip_hours"], ".1f"),
     ]
+
+
+def parts_row(found: dict[str, Any]) -> list[str]:
+    step = found["step"]
+    parts = [span(step["parts"].get(name), ".2f", 1e3) for name in timing.NAMES.values()]
+    return [found["topology"], *parts, f"{step['share_of_rules']:.0%}"]
+
+
+def layer_row(name: str, row: dict[str, Any]) -> list[str]:
+    mfu = row["mfu"]
+    return [name.partition(":")[0], f"{mfu['low']:.0%} to {mfu['high']:.0%}", f"{row['published_mfu']:.0%}"]
+
+
+def hosts(plans: dict[str, dict[str, Any]], order: list[str]) -> str:
+    """Memory of a host of each place, GiB."""
+    each = (
+        f"{name} {plans[name]['hosts']} x {plans[name]['host']['bytes'] / tpu.GIB:,.0f} GiB" for name in order
+    )
+    return (
+        ", ".join(each)
+        + " of memory, most of it the store in the page cache, of which each host of many reads all."
+    )
+
+
+def versions(rows: dict[str, dict[str, Any]]) -> str:
+    found = sorted({f"{key} {value}" for row in rows.values() for key, value in row["versions"].items()})
+    return f"Compiled with {', '.join(found)}."
 
 
 if __name__ == "__main__":

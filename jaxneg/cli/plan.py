@@ -1,4 +1,4 @@
-"""``jaxneg plan``: what training takes on TPUs that are not here."""
+"""``jaxneg plan``: what training takes on TPUs and GPUs that are not here."""
 
 import json
 import pathlib
@@ -16,8 +16,9 @@ from jaxneg.errors import UserError
 
 @dataclass(frozen=True)
 class Plan(commands.Configured):
-    """Compiles the training step for a TPU slice that is not here and says whether it fits, what it sends and how
-    long it should take: estimates, nothing runs. Every field of CONFIG is an option."""
+    """Compiles the training step for a TPU slice that is not here, or reckons it for GPUs, and says whether it fits,
+    what it sends, how long it takes, between which ends, what bounds it and what it costs: estimates, nothing runs.
+    Every field of CONFIG is an option."""
 
     PLACE: ClassVar[str] = "config"
     COMMON: ClassVar[tuple[str, ...]] = (
@@ -28,6 +29,8 @@ class Plan(commands.Configured):
         "--attributes",
         "--sequences",
         "--tries",
+        "--advise",
+        "--price",
         "--json",
         "--data.store",
         "--data.batch-size",
@@ -41,7 +44,7 @@ class Plan(commands.Configured):
     topology: tyro.conf.UseAppendAction[
         Annotated[tuple[str, ...], fields.option("NAME", "one is needed")]
     ] = ()
-    """Slice, as v5e:16x16; give it again for more."""
+    """Slice, as v5e:16x16, or GPUs, as h100:8 and h100:8x4 (of a host, hosts); give it again for more."""
     per_chip: fields.Natural = 0
     """Sequences a step on each chip; 0 takes --data.batch-size for the whole slice."""
     items: fields.Natural = 0
@@ -54,6 +57,10 @@ class Plan(commands.Configured):
     """Training sequences of an epoch; 0 takes those of the store."""
     tries: fields.Natural = 4
     """Other settings to compile, at most, where it does not fit."""
+    advise: fields.Natural = 0
+    """Minutes, at most, for compiling changes that may be faster; 0 tries none."""
+    price: Annotated[float, fields.Bounds(0.0, 1e6)] = 0.0
+    """Of a chip and hour, in any money; 0 leaves out what an epoch costs."""
     json: commands.Flag = False
     """Print one JSON object."""
 
@@ -61,31 +68,33 @@ class Plan(commands.Configured):
         config = self.experiment
         if not self.topology:
             raise UserError("give a slice to plan for, as --topology v5e:16x16")
-        from jaxneg.plan import estimate, tpu
+        from jaxneg.plan import advice, costs, estimate, places, printed
         from jaxneg.training import program
 
-        where = [tpu.tpu(name) for name in self.topology]
+        found = places.places(self.topology)
         if self.items:
             catalogue = program.Catalogue(self.items, self.stations, self.attributes)
-            epoch = estimate.Epoch(self.sequences)
+            epoch = costs.Epoch(self.sequences)
         else:
             catalogue, epoch = estimate.of_store(config)
             epoch = epoch._replace(sequences=self.sequences or epoch.sequences)
         plans = [
-            estimate.plan(
-                estimate.per_chip(config, each, self.per_chip),
+            advice.planned(
+                estimate.per_chip(config, where, self.per_chip),
                 catalogue,
-                each,
-                epoch=epoch,
+                where,
                 tries=self.tries,
+                minutes=self.advise,
+                epoch=epoch,
+                price=self.price,
                 say=progress.say,
             )
-            for each in where
+            for where in found
         ]
         if self.json:
-            print(json.dumps({"plans": plans}))
+            print(json.dumps({"schema": estimate.SCHEMA, "note": printed.NOTE, "plans": plans}))
         else:
-            estimate.render(plans)
+            printed.render(plans)
 
 
 def parse(args: Sequence[str]) -> Plan:

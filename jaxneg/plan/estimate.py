@@ -1,30 +1,28 @@
-"""What training would take on devices that are not there: the step of ``train``, compiled for them and never run."""
+"""What training would take on devices that are not there: the step of ``train``, compiled and never run.
+
+``plan`` gives plain numbers for JSON, ``SCHEMA`` being the version of their names; ``advice`` looks for other settings,
+``printed`` writes for people.
+"""
 
 import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import rich.box
-import rich.console
-import rich.table
-import rich.text
 
-from jaxneg.config import Config, rules, saved
+from jaxneg.config import Config, parts
 from jaxneg.data import pipeline, stores
-from jaxneg.embeddings import sharding, tables
+from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
-from jaxneg.plan import hlo, timing, tpu
+from jaxneg.plan import costs, gpu, hlo, timing, tpu
+from jaxneg.plan.costs import UNKNOWN, Epoch
 from jaxneg.plan.tpu import GIB
 from jaxneg.training import program
 
-NOTE = (
-    "An estimate by the compiler; nothing has run. It reckons with arithmetic and memory traffic; links are added at "
-    "their published speed, as if nothing overlapped. Making batches, validation, saving and slow hosts come on top."
-)
+SCHEMA = 2  # changes where a name of what plan gives goes or means something else
 # What the fields of step.State are to a person; others are "other state".
 PARTS = {
     "params": "parameters",
@@ -32,42 +30,8 @@ PARTS = {
     "opt_state": "optimiser state",
     "average": "averaged weights",
 }
+LANES = 128  # numbers that a register of a TPU holds in a line
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": GIB << 10}
-
-
-class Epoch(NamedTuple):
-    """One pass over the training sequences."""
-
-    sequences: int
-    per_row: float = 0.0  # sequences that a packed row holds on average; 0 where each has a row of its own
-
-
-UNKNOWN = Epoch(0)
-
-
-def plan(
-    config: Config,
-    catalogue: program.Catalogue,
-    where: tpu.Slice,
-    *,
-    epoch: Epoch = UNKNOWN,
-    tries: int = 0,
-    say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """What the step of a config takes on a slice, as plain numbers for JSON; where it does not fit, with a suggestion.
-
-    Args:
-      config: the experiment.
-      catalogue: what its store decides.
-      where: devices to compile for.
-      epoch: how much there is to train on; where unknown, what an epoch takes is left out.
-      tries: at most so many other settings are compiled where this one does not fit.
-      say: told what is being compiled.
-    """
-    found = _estimate(config, catalogue, where, epoch, say)
-    if found["fits"] is False and tries > 0:
-        found["suggestion"], found["tried"] = _suggest(config, catalogue, where, epoch, tries, say)
-    return found
 
 
 def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
@@ -79,7 +43,8 @@ def of_store(config: Config) -> tuple[program.Catalogue, Epoch]:
         raise UserError(f"{error}; or give --items for a catalogue that is not there") from error
     batches = pipeline.of_config(config, store)
     per_row = batches.sequences_per_row if batches.form.packed else 0.0
-    return program.catalogue_of(store), Epoch(batches.spans, per_row)
+    size = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+    return program.catalogue_of(store), Epoch(batches.spans, per_row, size)
 
 
 def per_chip(config: Config, where: tpu.Slice, sequences: int) -> Config:
@@ -91,30 +56,51 @@ def per_chip(config: Config, where: tpu.Slice, sequences: int) -> Config:
     )
 
 
-def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
-    mesh, parts = sharding.mesh_of(where.devices, config.train.shards), config.optim.accumulate
-    sharding.check_batch(config.data.batch_size, mesh, parts, where.name)
-    form = pipeline.form_of(config.data, epoch.per_row, mesh.size * parts)
+def plan(
+    config: Config,
+    catalogue: program.Catalogue,
+    where: tpu.Slice,
+    *,
+    epoch: Epoch = UNKNOWN,
+    price: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """What the step of a config takes on a slice, as plain numbers for JSON.
+
+    Args:
+      config: the experiment.
+      catalogue: what its store decides.
+      where: devices to compile for.
+      epoch: how much there is to train on; where unknown, what an epoch takes is left out.
+      price: of a chip and hour, in any money; 0 leaves what an epoch costs out.
+      say: told what is being compiled.
+    """
+    mesh, pieces = sharding.mesh_of(where.devices, config.train.shards), config.optim.accumulate
+    sharding.check_batch(config.data.batch_size, mesh, pieces, where.name)
+    form = pipeline.form_of(config.data, epoch.per_row, mesh.size * pieces)
     built = program.build(config, catalogue, mesh, form=form)
     memory = _arguments(built)
     found: dict[str, Any] = {
         "topology": where.name,
-        "device": where.devices[0].device_kind,
+        "device": where.kind,
         "devices": mesh.size,
         "chips": where.chips,
+        "hosts": where.hosts,
         "mesh": dict(mesh.shape),
         "batch_size": config.data.batch_size,
         "sequences_per_chip": config.data.batch_size / where.chips,
         "available_bytes": where.memory,
+        "host": costs.of_host(config, epoch, where, _whole(built.batch), _bytes(built.state)),
+        "warnings": lanes(config, where),
         "compiled": False,
-        "note": NOTE,
     }
     if where.memory is not None and sum(memory.values()) > where.memory:
         return found | _memory(memory, where)
-    say(f"compiling for {where.name}: {_shape(found)}")
+    say(f"compiling for {where.name}: {shape(found)}")
     began = time.perf_counter()
+    lowered = built.update.lower(built.state, built.batch, built.attribute_VA)
     try:
-        compiled = built.update.lower(built.state, built.batch, built.attribute_VA).compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if (needed := _refused(str(error), memory)) is None:
             raise
@@ -122,7 +108,31 @@ def _estimate(config, catalogue, where, epoch, say) -> dict[str, Any]:
         return found | _memory(memory, where)
     at_once = form.held * (epoch.per_row or 1.0)
     found |= {"compiled": True, "compile_seconds": time.perf_counter() - began}
-    return found | _memory(memory | _rest(built, compiled), where) | _speed(compiled, where, at_once, epoch)
+    found |= _memory(memory | _rest(built, compiled), where)
+    return found | _speed(lowered, compiled, config.model.dtype, where, at_once, epoch, price)
+
+
+def shape(found: dict[str, Any]) -> str:
+    """Mesh and batch of a plan."""
+    data, model = found["mesh"]["data"], found["mesh"]["model"]
+    return f"mesh data {data} x model {model}, {found['batch_size']:,} sequences a step"
+
+
+def lanes(config: Config, where: tpu.Slice) -> list[str]:
+    """What of a config leaves lanes of a TPU empty: its registers and tiles hold 128 numbers in a line."""
+    width, heads = config.model.width, config.model.heads
+    if where.chip is None:
+        return []
+    if width % LANES:
+        return [
+            f"--model.width {width} fills {width / (-(-width // LANES) * LANES):.0%} of lines of {LANES} numbers"
+        ]
+    if parts.ENCODERS[config.model.encoder].blocks and width // heads < LANES:
+        best = f"; --model.heads {width // LANES} fills them" if width >= LANES else ""
+        return [
+            f"heads of {width // heads} numbers fill {width / heads / LANES:.0%} of {LANES} lanes in attention{best}"
+        ]
+    return []
 
 
 def _bytes(tree) -> int:
@@ -131,6 +141,11 @@ def _bytes(tree) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def _whole(tree) -> int:
+    """Bytes of a tree's arrays on all devices together, copies counted once."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _arguments(built: program.Program) -> dict[str, int]:
@@ -173,7 +188,9 @@ def _refused(message: str, memory: dict[str, int]) -> int | None:
     return None
 
 
-def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str, Any]:
+def _speed(
+    lowered, compiled, dtype: str, where: tpu.Slice, at_once: float, epoch: Epoch, price: float
+) -> dict[str, Any]:
     """What a compiled step sends and how long it takes, and what an epoch takes."""
     text = compiled.as_text()
     told = hlo.program(text)
@@ -182,193 +199,24 @@ def _speed(compiled, where: tpu.Slice, at_once: float, epoch: Epoch) -> dict[str
         row = by_kind.setdefault(each.kind, {"count": 0, "bytes": 0.0})
         row["count"] += each.times
         row["bytes"] += each.sent
-    per_chip = where.chip.devices if where.chip else 1
-    on_chip = tpu.compiler_seconds(where, compiled.cost_analysis() or {}, told.custom_calls)
-    on_links = tpu.link_seconds(where, told.collectives)
+    a_chip = where.chip.devices if where.chip else 1
     found: dict[str, Any] = {
         "collectives": by_kind,
-        "collective_bytes_per_chip": per_chip * sum(row["bytes"] for row in by_kind.values()),
+        "collective_bytes_per_chip": a_chip * sum(row["bytes"] for row in by_kind.values()),
         "loops": told.loops,
-        "compiler_seconds": on_chip,
-        "link_seconds": on_links,
     }
-    if on_chip is None or on_links is None:
+    if where.chip:
+        reckoned = timing.estimate(text, where)
+    elif where.card:
+        flop = (lowered.cost_analysis() or {}).get("flops", 0.0) / len(where.devices)
+        reckoned = gpu.estimate(text, flop, where.card, where.sides[0], dtype)
+    else:
         return found
-    found["step"] = timing.plain(timing.estimate(text, where))
-    seconds = on_chip + on_links
-    found |= {"step_seconds": seconds, "sequences_per_s": at_once / seconds}
+    step = reckoned.step
+    found |= {
+        "step": reckoned.plain(),
+        "sequences_per_s": {"low": at_once / step.high, "high": at_once / step.low},
+    }
     if epoch.sequences:
-        steps = math.ceil(epoch.sequences / at_once)
-        hours = steps * seconds / 3600
-        found["epoch"] = {
-            "sequences": epoch.sequences,
-            "steps": steps,
-            "hours": hours,
-            "chip_hours": hours * where.chips,
-        }
+        found["epoch"] = costs.of_epoch(epoch, at_once, step, where, price)
     return found
-
-
-def _suggest(
-    config, catalogue, where, epoch, tries, say
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The plan of the first other setting that fits, and those compiled on the way that do not.
-
-    First optimiser state of whole tables goes, then more devices share the tables, which costs no quality; then batches
-    are halved, as long as what they save could be enough.
-    """
-    tried: list[dict[str, Any]] = []
-    for other in _others(config, len(where.devices)):
-        found = _estimate(other, catalogue, where, epoch, say) | {"options": _changed(config, other)}
-        if found["fits"]:
-            return found, tried
-        if "temporaries" not in found["memory"]:
-            continue  # was not compiled: the state alone is too much
-        tried.append(found)
-        if len(tried) > 1 and tried[-2]["batch_size"] == 2 * found["batch_size"]:
-            # by half of the batch; all of it saves twice that
-            saved = tried[-2]["used_bytes"] - found["used_bytes"]
-            if found["used_bytes"] - saved > found["available_bytes"]:
-                break
-        if len(tried) == tries:
-            break
-    return None, tried
-
-
-def _others(config: Config, devices: int) -> Iterator[Config]:
-    """Settings to try, each beside those before it."""
-    if config.optim.rows == "dense":
-        rows = dataclasses.replace(config, optim=dataclasses.replace(config.optim, rows="adagrad"))
-        if _allowed(rows):  # else nothing can be shared
-            config = rows
-            yield config
-    for shards in sorted({1 << power for power in range(devices.bit_length())} | {devices}):
-        more = dataclasses.replace(config, train=dataclasses.replace(config.train, shards=shards))
-        if shards > config.train.shards and devices % shards == 0 and _allowed(more):
-            config = more
-            yield config
-    while config.data.batch_size % (2 * devices) == 0:
-        data = dataclasses.replace(config.data, batch_size=config.data.batch_size // 2)
-        config = dataclasses.replace(config, data=data)
-        yield config
-
-
-def _allowed(config: Config) -> bool:
-    try:
-        rules.check(config)
-        tables.check_shards(config.train.shards)
-    except UserError:
-        return False
-    return True
-
-
-def _changed(old: Config, new: Config) -> str:
-    """The options that turn one config into the other."""
-    return " ".join(change.option for change in saved.changes(old, new))
-
-
-def _shape(found: dict[str, Any]) -> str:
-    data, model = found["mesh"]["data"], found["mesh"]["model"]
-    return f"mesh data {data} x model {model}, {found['batch_size']:,} sequences a step"
-
-
-def render(plans: Sequence[dict[str, Any]], console: rich.console.Console | None = None) -> None:
-    """Prints plans, one block each."""
-    console = console or rich.console.Console()
-    for found in plans:
-        _render(found, console)
-        if other := found.get("suggestion"):
-            console.print(rich.text.Text(f"\nThis fits: {other['options']}", style="bold"))
-            _render(other, console)
-        elif "suggestion" in found:
-            console.print(rich.text.Text(_missing(found)))
-        console.print()
-    console.print(rich.text.Text(NOTE))
-
-
-def _missing(found: dict[str, Any]) -> str:
-    """What is wanting where no setting fits."""
-    nearest = min([*found["tried"], found], key=lambda plan: plan["used_bytes"])
-    largest = max(nearest["memory"], key=nearest["memory"].__getitem__)
-    tried = ", ".join(plan["options"] for plan in found["tried"]) or "none: the state alone is too much"
-    return (
-        f"Nothing that fits was found (compiled: {tried}). The nearest {verdict(nearest)}; most of it is {largest}, "
-        f"{_size(nearest['memory'][largest])}. Take a larger slice, a smaller model, fewer negatives or shorter "
-        "sequences."
-    )
-
-
-def _render(found: dict[str, Any], console: rich.console.Console) -> None:
-    name = f"{found['topology']}  {found['chips']} chips ({found['device']}), {_shape(found)}"
-    console.print(rich.text.Text(name, style="bold"))
-    console.print(rich.text.Text(verdict(found)))
-    table = rich.table.Table(box=rich.box.SIMPLE, show_header=False, padding=(0, 1))
-    table.add_column()
-    table.add_column(justify="right")
-    for part, size in found["memory"].items():
-        table.add_row(f"{part}, on a device", _size(size))
-    table.add_section()
-    if "collectives" in found:
-        for kind, row in found["collectives"].items():
-            table.add_row(f"{kind} x {row['count']}, a device sends", _size(row["bytes"]))
-        table.add_row("a chip sends in a step", _size(found["collective_bytes_per_chip"]))
-        table.add_section()
-    if "step_seconds" in found:
-        for name, seconds in (
-            ("arithmetic and memory, by the compiler", found["compiler_seconds"]),
-            ("links, at least", found["link_seconds"]),
-            ("a step, both added", found["step_seconds"]),
-        ):
-            table.add_row(name, f"{1e3 * seconds:,.2f} ms")
-        step = found["step"]
-        for name, part in step["parts"].items():
-            table.add_row(name, _span(part))
-        table.add_row("a step by these", _span(step))
-        table.add_section()
-        table.add_row("sequences a second", f"{found['sequences_per_s']:,.0f}")
-    if epoch := found.get("epoch"):
-        table.add_row(f"hours of an epoch of {epoch['sequences']:,} sequences", f"{epoch['hours']:,.3g}")
-        table.add_row("chip-hours", f"{epoch['chip_hours']:,.3g}")
-    console.print(table)
-    for line in warnings(found):
-        console.print(rich.text.Text(line))
-
-
-def verdict(found: dict[str, Any]) -> str:
-    """Whether it fits, and by how much."""
-    used = _size(found["used_bytes"])
-    if found["fits"] is None:
-        return f"takes {used} a device"
-    limit, spare = _size(found["available_bytes"]), _size(abs(found["spare_bytes"]))
-    least = "" if found["compiled"] else " or more"
-    if found["fits"]:
-        return f"fits: {used} of {limit} a device, {spare} to spare"
-    return f"does not fit: {used}{least} of {limit} a device, {spare}{least} too much"
-
-
-def warnings(found: dict[str, Any]) -> list[str]:
-    """What makes an estimate too low."""
-    loops = found.get("loops", [])
-    lines = []
-    if any(turns is not None and turns > 1 for turns in loops):
-        turns = ", ".join(str(turn) for turn in loops if turn is not None and turn > 1)
-        lines.append(
-            f"The step has loops of {turns} turns. The time counts each body once and is too low; "
-            "bytes count all turns."
-        )
-    if None in loops:
-        lines.append(
-            f"{loops.count(None)} loops end when their work is done, and count as one turn, in time and in bytes."
-        )
-    return lines
-
-
-def _span(seconds: dict[str, float]) -> str:
-    return f"{1e3 * seconds['low']:,.2f} to {1e3 * seconds['high']:,.2f} ms"
-
-
-def _size(size: int | float) -> str:
-    for unit, scale in (("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= scale:
-            return f"{size / scale:,.2f} {unit}"
-    return f"{size:,.0f} bytes"

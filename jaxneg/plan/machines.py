@@ -27,10 +27,15 @@ class Tpu(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """What a make of GPU is called; "" where nothing is known."""
+    """What a make of GPU is called and what is published of it; "" and 0 where nothing is known."""
 
     gke: str = ""  # node label cloud.google.com/gke-accelerator
     ray: str = ""  # accelerator type of Ray
+    kind: str = ""  # what JAX calls it
+    memory: float = 0  # GiB that JAX may take: 0.92 of what the card has
+    rate: float = 0  # GB/s of its memory
+    link: float = 0  # GB/s to the others of its host, one way
+    net: float = 0  # GB/s to other hosts, one way, of the network card of each GPU
 
 
 # Of Cloud TPU's and GKE's documentation.
@@ -41,12 +46,13 @@ TPUS = {
     "v6e": Tpu(2, "v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "TPU-V6E"),
     "tpu7x": Tpu(3, "tpu7x", 2, "", "tpu7x", "TPU-V7X"),
 }
+# Vendors' data sheets of SXM modules and of machines of 8 (DGX, HGX).
 GPUS = {
     "gpu": Gpu(),
-    "a100": Gpu("nvidia-a100-80gb", "A100"),
-    "h100": Gpu("nvidia-h100-80gb", "H100"),
-    "h200": Gpu("nvidia-h200-141gb", "H200"),
-    "b200": Gpu("nvidia-b200", "B200"),
+    "a100": Gpu("nvidia-a100-80gb", "A100", "NVIDIA A100", 68, 2039, 300, 25),
+    "h100": Gpu("nvidia-h100-80gb", "H100", "NVIDIA H100", 68, 3350, 450, 50),
+    "h200": Gpu("nvidia-h200-141gb", "H200", "NVIDIA H200", 120, 4800, 450, 50),
+    "b200": Gpu("nvidia-b200", "B200", "NVIDIA B200", 154, 8000, 900, 50),
 }
 
 
@@ -87,9 +93,9 @@ def split(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def topology(name: str) -> Topology:
-    """The hosts of a name such as v5e:4x4 or h100:8x2. Raises UserError where there is none such."""
-    if found := re.fullmatch(rf"({'|'.join(GPUS)}):(\d{{1,4}})x(\d{{1,4}})", name):
-        chips, hosts = int(found[2]), int(found[3])
+    """The hosts of a name such as v5e:4x4, h100:8x2 or h100:8. Raises UserError where there is none such."""
+    if found := re.fullmatch(rf"({'|'.join(GPUS)}):(\d{{1,4}})(?:x(\d{{1,4}}))?", name):
+        chips, hosts = int(found[2]), int(found[3] or 1)
         if not (1 <= chips <= 16 and 1 <= hosts <= HOSTS):
             raise UserError(
                 f"no topology {name!r}: 1 to 16 GPUs a host and 1 to {HOSTS} hosts, as {GPU_EXAMPLES}"

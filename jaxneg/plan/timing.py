@@ -55,6 +55,7 @@ NAMES = {
     "rows": "rows gathered and scattered",
     "rest": "sums, moves and scalars",
     "kernel": "kernels",
+    "launches": "launches",
 }
 
 
@@ -66,6 +67,9 @@ class Range(NamedTuple):
 
     def __add__(self, other: "Range") -> "Range":  # type: ignore[override]
         return Range(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> "Range":
+        return Range(self.low * factor, self.high * factor)
 
     @property
     def middle(self) -> float:
@@ -83,6 +87,19 @@ class Estimate(NamedTuple):
     uncounted: dict[str, int]  # instructions for which it counts none, by kind
     hbm_bytes: int
     flop: float  # of matrix products
+
+    def plain(self) -> dict[str, Any]:
+        """As numbers for JSON."""
+        return {
+            **self.step._asdict(),
+            "bound": NAMES[self.bound],
+            "parts": {NAMES[name]: part._asdict() for name, part in self.parts.items()},
+            "compiler_cycles": self.cycles,
+            "without_cycles": self.uncounted,
+            "share_of_rules": self.ruled,
+            "hbm_bytes": self.hbm_bytes,
+            "product_flop": self.flop,
+        }
 
     @property
     def ruled(self) -> float:
@@ -115,30 +132,20 @@ def estimate(text: str, where: tpu.Slice) -> Estimate:
     links = _links(text, where)
     parts["links"] = links
     low, high = max(core.low, moved) + links.low, core.high + beside + links.high
+    return gathered(Range(low, high), parts, done, sum(each.times * each.flop for each in done))
+
+
+def gathered(step: Range, parts: dict[str, Range], done: Sequence[work.Work], flop: float) -> Estimate:
+    """The estimate of a step that takes so long, of such parts, for such work."""
     return Estimate(
-        step=Range(low, high),
+        step=step,
         parts={name: parts[name] for name in NAMES if name in parts and parts[name].high > 0},
-        bound=max(parts, key=lambda name: parts[name].middle if parts[name].low else parts[name].high / 2),
+        bound=max(parts, key=lambda name: parts[name].middle or parts[name].high / 2),
         cycles=sum(each.times * each.cycles for each in done),
         uncounted=_uncounted(done),
-        hbm_bytes=hbm,
-        flop=sum(each.times * each.flop for each in done),
+        hbm_bytes=sum(each.times * each.hbm for each in done),
+        flop=flop,
     )
-
-
-def plain(found: Estimate) -> dict[str, Any]:
-    """An estimate as numbers for JSON."""
-    return {
-        "low": found.step.low,
-        "high": found.step.high,
-        "bound": NAMES[found.bound],
-        "parts": {NAMES[name]: part._asdict() for name, part in found.parts.items()},
-        "compiler_cycles": found.cycles,
-        "without_cycles": found.uncounted,
-        "share_of_rules": found.ruled,
-        "hbm_bytes": found.hbm_bytes,
-        "product_flop": found.flop,
-    }
 
 
 def _uncounted(done: Sequence[work.Work]) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """TPU slices that are not there: their devices to compile for, and what is published of their chips."""
 
 import importlib.util
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxneg.errors import UserError
 from jaxneg.plan import hlo, machines
@@ -43,27 +43,33 @@ CHIPS = {
     "v6e": Chip(1, 31.25, 1638, 100, chips.PEAKS["TPU v6 lite"].bfloat16, 1640, 1.75),
     "tpu7x": Chip(2, 94.75, 3686, 100, chips.PEAKS["TPU7x"].bfloat16, 3690, 2.2),
 }
-# Custom calls that the compiler's estimate of seconds counts as -1.
-BOOKED = ("ConcatBitcast", "PrepareAsyncCallStart", "PrepareAsyncCallDone")
-LOST = 0.01  # seconds at most that rounding loses beside them
 
 
 class Slice(NamedTuple):
-    """Devices to compile for. Those of this machine have neither chip nor sides."""
+    """Devices to compile for: of a slice of TPU, or of a CPU in place of GPUs. Those of this machine have neither chip
+    nor card."""
 
     name: str
     devices: Sequence[Any]
     chip: Chip | None = None
-    sides: tuple[int, ...] = ()
+    sides: tuple[int, ...] = ()  # of GPUs how many a host has, and hosts
+    hosts: int = 1
+    card: machines.Gpu | None = None
 
     @property
     def chips(self) -> int:
         return len(self.devices) // (self.chip.devices if self.chip else 1)
 
     @property
+    def kind(self) -> str:
+        """What JAX calls a device."""
+        return self.card.kind if self.card else self.devices[0].device_kind
+
+    @property
     def memory(self) -> int | None:
         """Bytes that a program may take on one device, if known."""
-        return int(self.chip.memory * GIB) if self.chip else None
+        own = self.chip or self.card
+        return int(own.memory * GIB) if own else None
 
 
 def tpu(name: str) -> Slice:
@@ -75,6 +81,9 @@ def tpu(name: str) -> Slice:
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError("planning for a TPU needs its compiler: pip install 'jaxneg[tpu]' (on Linux)")
     jax.config.update("jax_platforms", "cpu")
+    # What was compiled for devices that are not here cannot be read again from JAX's cache, which would warn of it.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     for variable, value in {
         "TPU_SKIP_MDS_QUERY": "1",  # asks no cloud which machine this is
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # takes no TPU, so it need not be the only one
@@ -97,7 +106,9 @@ def tpu(name: str) -> Slice:
         raise UserError(
             f"no topology {name!r} ({reason}): name a slice that exists, as {machines.EXAMPLES}"
         ) from error
-    return Slice(name, topology.devices, chip, sides)
+    chips_ = len(topology.devices) // chip.devices
+    held = chips_ if len(sides) == 2 and chips_ <= machines.ONE_HOST else machines.CHIPS
+    return Slice(name, topology.devices, chip, sides, max(chips_ // held, 1))
 
 
 def link_seconds(where: Slice, collectives: Sequence[hlo.Collective]) -> float | None:
@@ -122,17 +133,3 @@ def link_seconds(where: Slice, collectives: Sequence[hlo.Collective]) -> float |
         spans = each.kind.endswith("all-to-all") and each.group == len(where.devices)
         seconds += max(through, sent * side / (4 * across * rate) if spans else 0.0)
     return seconds
-
-
-def compiler_seconds(where: Slice, costs: dict[str, float], custom_calls: Sequence[str]) -> float | None:
-    """The compiler's estimate of a step's arithmetic and memory traffic; None where it makes none.
-
-    It books a custom call that marks a place as -1 second, which is taken back here. It also adds up in float32, where
-    small parts get lost beside many of those, so that the time of all the bytes that it counts is the least.
-    """
-    if where.chip is None or "optimal_seconds" not in costs:
-        return None
-    total = costs["optimal_seconds"] + sum(target in BOOKED for target in custom_calls)
-    least = costs.get("bytes accessed", 0.0) / (where.chip.reads * 1e9)
-    others = math.ceil(0.9 * least - total - LOST)  # booked so too
-    return max(total + max(others, 0), least)
