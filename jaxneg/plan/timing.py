@@ -19,6 +19,7 @@ from jaxneg.plan import hlo, tpu, work
 # Of the compiler's cycles, what its own later count has, that of the scheduled program: 0.40 of a sum, 0.52 of an
 # addition.
 COUNTED = 0.4
+BATCH = 512  # rows that a scatter in order goes through again for each window
 REGISTERS = 4  # of memory that are read or written in a cycle at most: three loads and one store
 OVERHEAD = 2e-6  # seconds that a collective takes at most before its bytes move, a hop
 
@@ -38,9 +39,9 @@ RULES = {
     "gather numbers far": Rule(6.5, 40),
     "scatter rows near": Rule(4.5, 20),
     "scatter rows far": Rule(64, 250),  # read, changed and written back, 16 at a time
-    "scatter rows far in order": Rule(6, 64),
+    "scatter rows far in order": Rule(4.5, 20),  # a row, or a place of a step, beside the table's bytes
     "scatter numbers near": Rule(6.7, 25),
-    "scatter numbers far": Rule(6.7, 250),
+    "scatter numbers far in order": Rule(6.7, 25),
     "scan": Rule(10, 40),  # a register of the sums
     "move": Rule(1, 16),  # a register of the result
     "scalar": Rule(10, 200),  # an operation
@@ -169,8 +170,10 @@ def _one(each: work.Work, chip: tpu.Chip) -> tuple[str, Range]:
         )
         name = "products" if each.flop else "memory" if 2 * memory.high > took.high else "vectors"
         return name, took
-    how = each.how if each.kind == "scatter" else each.how.removesuffix(" in order")
-    rule, units = RULES.get(f"{each.kind} {how}".strip(), RULES["move"]), _units(each)
+    rule, units = RULES.get(f"{each.kind} {each.how}".strip(), RULES["move"]), _units(each)
+    if each.how.endswith("in order"):  # windows are waited for
+        own = Range(rule.low * units / clock, rule.high * units / clock)
+        return "rows", own + memory
     took = Range(max(least, rule.low * units / clock), max(memory.high, rule.high * units / clock, product))
     name = {"gather": "rows", "scatter": "rows", "sort": "sort", "kernel": "kernel"}.get(each.kind, "rest")
     return name, took
@@ -181,7 +184,7 @@ def _units(each: work.Work) -> float:
         levels = math.ceil(math.log2(max(each.rows, 2)))
         return each.lines * each.operands * levels * (levels + 1) / 2
     if each.kind in ("gather", "scatter"):
-        return each.rows
+        return each.rows + BATCH * each.lines
     return 1 if each.kind == "scalar" else each.lines
 
 

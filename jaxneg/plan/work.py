@@ -18,6 +18,7 @@ from jaxneg.plan import hlo
 from jaxneg.plan.hlo import Instruction
 
 REGISTER = 4096  # bytes of a vector register: 8 x 128 numbers of 32 bits
+WINDOW = 15_831_040  # bytes of a table that a scatter in order holds at once on a v5e
 HBM = 0  # the memory space of a layout that names none
 FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "while", "call", "conditional",
@@ -51,9 +52,9 @@ class Work(NamedTuple):
     hbm: int = 0  # bytes read and written in HBM
     near: int = 0  # bytes read and written in memory of the core
     rows: int = 0  # that a gather or scatter names; the length that a sort sorts
-    lines: int = 0  # registers of 8 x 128 numbers of the result
+    lines: int = 0  # registers of 8 x 128 numbers of the result; windows that a scatter goes through in order
     operands: int = 1  # that a sort carries along
-    # of a gather or scatter: "rows" or "numbers", "near" or "far" (in HBM), and "in order"
+    # of a gather or scatter: "rows" or "numbers", "near" or "far" (in HBM), "in order" by windows
     how: str = ""
 
 
@@ -88,7 +89,11 @@ def _work(
     flop = sum(_flop(one, _defined(inside)) for one in inside) or _flop(each, defined)
     if kind in ("gather", "scatter"):
         rows, how = _named(each, kind, inside, defined)
-        return Work(name, kind, times, cycles, flop, hbm, near, rows, how=how)
+        windows = 0
+        if how.endswith("in order"):  # goes through all of the table, window by window, and writes it back
+            table = max(array.size for array in arrays(each.result))
+            hbm, windows = max(hbm, 2 * table), math.ceil(table / WINDOW)
+        return Work(name, kind, times, cycles, flop, hbm, near, rows, windows, how=how)
     rows, lines, carried = _size(each, kind)
     return Work(name, kind, times, cycles, flop, hbm, near, rows, lines, carried)
 
@@ -248,7 +253,7 @@ def _named(
         source = taken[0].shape if taken and taken[0] else ()
         far = any(array.space == HBM and array.shape == source for array in table)
         how = f"{'rows' if row > 1 else 'numbers'} {'far' if far else 'near'}"
-        if kind == "scatter" and "indices_are_sorted=true" in one.text and "unique_indices=true" in one.text:
+        if kind == "scatter" and far and (row == 1 or "indices_are_sorted=true" in one.text):
             how += " in order"
     return max(rows, 1), how
 

@@ -118,6 +118,33 @@ def test_sorts_gathers_and_scatters_take_their_rules():
     assert found.cycles == 0 and found.ruled == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("said", ["", "indices_are_sorted=true, "])
+def test_a_scatter_in_order_goes_through_the_table(said):
+    more = f"""
+%put (q0: f32[100000,128], q1: s32[64], q2: f32[64,128]) -> f32[100000,128] {{
+  %q0 = f32[100000,128]{{1,0:T(8,128)}} parameter(0)
+  %q1 = s32[64]{{0:T(128)}} parameter(1)
+  %q2 = f32[64,128]{{1,0:T(8,128)}} parameter(2)
+  ROOT %s = f32[100000,128]{{1,0:T(8,128)}} scatter(%q0, %q1, %q2), update_window_dims={{1}}, {said}to_apply=%add
+}}
+"""
+    text = program(
+        "%table = f32[100000,128]{1,0:T(8,128)} parameter(0)",
+        "%id = s32[64]{0:T(128)S(1)} parameter(1)",
+        "%row = f32[64,128]{1,0:T(8,128)S(1)} parameter(2)",
+        "ROOT %new = f32[100000,128]{1,0:T(8,128)} fusion(%table, %id, %row), kind=kCustom, calls=%put",
+        more=more,
+    )
+    found = of(text)
+    if said:  # 51.2 MB are 4 windows of 15.8, each of which goes through 512 places again
+        assert found.hbm_bytes == 2 * 51_200_000
+        cycles_ = 4.5 * (64 + 4 * 512)
+        assert found.step.low == pytest.approx(2 * 51.2e6 / 800e9 + cycles_ / 1.5e9)
+    else:
+        assert found.hbm_bytes == 2 * 64 * 512
+        assert found.step.low == pytest.approx(64 * 64 / 1.5e9)
+
+
 def test_products_are_multiplications_and_additions_of_what_meets():
     plain = "%c = f32[64,256]{1,0:T(8,128)} convolution(%a, %b), dim_labels=bf_io->bf" + cycles(9)
     a, b = "%a = bf16[64,128]{1,0} parameter(0)", "%b = bf16[128,256]{1,0} parameter(1)"
