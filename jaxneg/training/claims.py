@@ -1,18 +1,54 @@
 """A run directory is claimed for an experiment: made, or found to be one of the same."""
 
+import contextlib
 import json
 import math
 import pathlib
+from collections.abc import Generator
 
-from jaxneg import files
+from jaxneg import errors, files
 from jaxneg.config import Config, Effect, saved
 from jaxneg.data import raw_ids, stores
 from jaxneg.errors import UserError
-from jaxneg.files import documents
-from jaxneg.training import checkpoint, origin, records, runs
+from jaxneg.files import addresses, documents
+from jaxneg.training import checkpoint, origin, parting, processes, records, runs
 
 # What must stay between the parts of a continued run, as it changes what the run computes.
 FIXED = (Effect.DATA, Effect.TRAINING, Effect.MODEL)
+
+
+@contextlib.contextmanager
+def held(workdir: str | pathlib.Path) -> Generator[pathlib.Path]:
+    """The local directory of a run, while it is trained; of an address what stands for it there.
+
+    Of many processes the first one holds it, and puts what was written once all are done; the others, which are to be
+    on its machine, write to the same.
+    """
+    if not processes.many() or isinstance(files.given(workdir, "--workdir"), pathlib.Path):
+        with addresses.held(workdir, "--workdir") as place:
+            yield place
+        return
+    stopped: processes.Stopped | None = None
+    with contextlib.ExitStack() as hold:
+        with processes.together("workdir"):
+            if processes.first():
+                processes.publish("workdir", str(hold.enter_context(addresses.held(workdir, "--workdir"))))
+        place = pathlib.Path(processes.published("workdir", 0))
+        errors.SPOKEN[str(place)] = str(files.given(workdir, "--workdir"))
+        try:
+            with processes.together("seen"):
+                if not place.is_dir():
+                    raise UserError(
+                        f"--workdir {workdir} is written to by way of one machine, and this is another: mount the "
+                        "bucket where all hosts see it, and give that path"
+                    )
+            yield place
+        except processes.Stopped as error:
+            stopped = error  # what was saved is put, as at the end
+    with processes.together("put", seconds=parting.LONGEST):  # the first one would miss the others else
+        pass
+    if stopped is not None:
+        raise stopped
 
 
 def claim(

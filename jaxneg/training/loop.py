@@ -21,7 +21,7 @@ from jaxneg.config import Config, rules
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
-from jaxneg.files import addresses, documents, locks
+from jaxneg.files import documents, locks
 from jaxneg.training import (
     advice,
     agreement,
@@ -86,9 +86,7 @@ def train(
     Raises processes.Differs, and saves nothing, where they do not hold the same state.
     """
     config, since = rules.check(config), since or time.time()
-    if processes.many():  # all write to one directory
-        workdir = files.local(workdir, "--workdir")
-    with addresses.held(workdir, "--workdir") as place, contextlib.ExitStack() as hold:
+    with claims.held(workdir) as place, contextlib.ExitStack() as hold:
         job, origin = _claimed(config, place, hold)
         return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent, since))
 

@@ -10,8 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from jaxneg.training import processes
-from tests import verbs
+import jaxneg
+from jaxneg import config as configs
+from jaxneg.files import Address
+from jaxneg.files.buckets import Bucket
+from jaxneg.training import loop, processes
+from tests import emulators, verbs
 
 EVALUATE = "evaluate run --eval.bootstrap 20"
 # The second process dies where the first writes, or has written, and waits for it.
@@ -28,8 +32,8 @@ if not processes.first():
 """
 
 
-def by_two(words, here, first=""):
-    """Exit codes and standard errors of a command by two processes."""
+def start(words, here, first="", env=None):
+    """A command by two processes, in which some lines come once they are joined."""
     code = "from jaxneg import cli; from jaxneg.training import processes; processes.HEARTBEAT = 8"
     code = f"{code}\nstart = processes.start\ndef started(*given, **named):\n    start(*given, **named)"
     code += "".join(f"\n    {line}" for line in first.splitlines()) + "\nprocesses.start = started"
@@ -43,12 +47,18 @@ def by_two(words, here, first=""):
             subprocess.Popen(
                 [sys.executable, "-c", f"{code}\ncli.main({words.split()!r})"],
                 cwd=here,
-                env=verbs.environment(**joins),
+                env=verbs.environment(**joins, **(env or {})),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
         )
+    return started
+
+
+def by_two(words, here, first="", env=None):
+    """Exit codes and standard errors of a command by two processes."""
+    started = start(words, here, first, env)
     said = [process.communicate(timeout=200)[1] for process in started]
     return [process.returncode for process in started], said
 
@@ -91,6 +101,56 @@ def test_an_export_of_two_processes_one_of_which_is_killed_is_not_there(worked, 
     assert codes == [processes.LOST, -signal.SIGKILL], said
     assert named(said[0]) == [f"jaxneg: process 1 ({socket.gethostname()}) is lost"], said[0]
     assert not (here / "many").exists() and not verbs.leftovers(here)
+
+
+@pytest.mark.system
+def test_two_processes_train_to_a_bucket_are_killed_and_go_on(worked, tmp_path, monkeypatch):
+    pytest.importorskip("moto")
+    here = verbs.copy(worked, tmp_path / "here")
+    words = "train config.py --train.devices 0 --train.epochs 4 --train.checkpoint-every 5 --workdir"
+    with emulators.running("s3") as port:
+        env = emulators.settings("s3", port) | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        bucket = Bucket(Address("s3", emulators.BUCKET, "run"))
+        # Neither outlives its thirtieth step.
+        dies = """
+import os, signal
+from jaxneg.training import loop
+update = loop.Loop._update
+def updated(self, state, made):
+    if int(state.step) == 30:
+        self.checkpoints.wait()
+        while not any(one.startswith("checkpoints/30/_CHECK") for one in bucket.listed()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return update(self, state, made)
+loop.Loop._update = updated
+import time
+from jaxneg.files import Address
+from jaxneg.files.buckets import Bucket
+bucket = Bucket(Address("s3", "bucket", "run"))
+"""
+        codes, said = by_two(f"{words} s3://bucket/run", here, dies.strip(), env)
+        assert codes == [-signal.SIGKILL] * 2, said
+        assert "result.json" not in bucket.listed()
+        codes, said = by_two(f"{words} s3://bucket/run", here, "", env)
+        assert codes == [0, 0], said
+        many = jaxneg.open_run("s3://bucket/run")
+    monkeypatch.chdir(here)
+    loop.train(config_of(here, words), here / "one")
+    one = jaxneg.open_run(here / "one")
+    assert [plain(line) for line in many.result["history"]] == [plain(line) for line in one.result["history"]]
+
+
+def config_of(here, words):
+    """What two processes of a device each train, on two devices of this one."""
+    options = words.split()[2:-1]
+    return configs.override(configs.load(here / "config.py"), [*options, "--train.devices", "2"])
+
+
+def plain(line):
+    return {name: value for name, value in line.items() if "seconds" not in name}
 
 
 def assert_alike(found, expected, where=""):
