@@ -137,6 +137,20 @@ def test_stopping_and_continuing_is_never_stopping(small_store, tmp_path):
     assert [x for x in lines if "validation_auc" in x] == [x for x in others if "validation_auc" in x]
 
 
+@pytest.mark.slow
+def test_no_more_is_lost_than_steps_between_saves_and_those_during_one(small_store, tmp_path):
+    """A save lasts longer than steps here, and the next one waits for it: training runs not ahead of the disk."""
+    every, lost = 3, []
+    config = of(CONFIG, small_store, train={"epochs": 1, "checkpoint_every": every, "devices": 1})
+
+    def look(step):
+        lost.append(step - checkpoint.latest(tmp_path / "checkpoints"))
+        return False
+
+    loop.train(config, tmp_path, stop=look)
+    assert len(lost) == 21 and every < max(lost) <= 2 * every
+
+
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(small_store, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no room")
