@@ -42,6 +42,7 @@ import pathlib
 import random
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -100,12 +101,15 @@ def worker(words: list[str]) -> None:
         if not notes:
             notes.append(open(f"{place}.{jax.process_index():03}", "a", encoding="utf-8"))  # noqa: SIM115
         step = int(state.step)
+        notes[0].write(json.dumps({"step": step}) + "\n")
+        notes[0].flush()
         if change == "ulp" and step == 0:
             state = state._replace(params=jax.tree.map(beside, state.params))
         floats = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f"}
         assert floats == {"float64" if change == "double" else "float32"}, floats
         rows, rest = noted_of(made[0])
         state, found = update(self, state, made)
+        jax.block_until_ready(found)
         line = {"step": step, "of": jax.process_count(), "rows": rows, "rest": rest}
         notes[0].write(json.dumps(line) + "\n")
         notes[0].flush()
@@ -254,66 +258,68 @@ class Rehearsal(faults.Rehearsal):
 
 
 def lines(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """What a process noted by step; a line that a kill cut short is left out."""
+    """What a process noted of the end of each step; a line that a kill cut short is left out."""
     found = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        found[line["step"]] = line
+        if "of" in line:
+            found[line["step"]] = line
     return found
 
 
 class Stopwatch:
-    """What whoever starts processes sees of a run: when it starts and ends them, and when a step comes to the log.
+    """What whoever starts processes sees of a run: when it starts and ends them, and what the first of them notes.
 
-    The log has a line a step, which comes as the next step is done.
+    That one notes where a step begins, which is once its batch is there, and where its result is.
     """
 
-    def __init__(self, directory: pathlib.Path, epochs: int):
-        self._epochs = epochs
-        self._path, self._done = directory / "metrics.jsonl", threading.Event()
-        self.arrived: dict[
-            int, tuple[int, float]
-        ] = {}  # by step: in which start, when; of steps that were kept
-        self.start, self.began = 0, time.monotonic()
+    def __init__(self, directory: pathlib.Path, name: str):
+        self._directory, self._name, self._done = directory, name, threading.Event()
+        self.seen: list[
+            dict[int, list[float]]
+        ] = []  # of each start, by step: when it began, and when it was done
+        self.began = time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        size, there = -1, set[int]()
-        while not self._done.wait(0.002):
-            try:
-                if (now := self._path.stat().st_size) == size:
+        offset, last = 0, ""
+        while not self._done.wait(0.001):
+            for path in sorted(self._directory.glob(f"{self._name}.notes.*.000"))[-1:]:
+                if path.name != last:
+                    offset, last = 0, path.name
+                    self.seen.append({})
+                if path.stat().st_size == offset:
                     continue
-                size, at = now, time.monotonic()
-                found = {line["step"] for line in logs.read(self._path.parent) if "loss" in line}
-            except (OSError, ValueError):
-                continue
-            self.arrived |= {step: (self.start, at) for step in found - there}
-            there = found  # fewer than before where a start begins at a checkpoint
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    text, at = file.read(), time.monotonic()
+                whole = text[: text.rfind(b"\n") + 1]
+                offset += len(whole)
+                for line in map(json.loads, whole.splitlines()):
+                    self.seen[-1].setdefault(line["step"], []).append(at)
 
     def stopped(self) -> tuple[float, float]:
         """Seconds from the launch of the first process to the end of the last, and those of them that steps took.
 
-        The steps of a start are counted as those of it are seen to take between whose lines nothing else happened. Its
-        first compiles, and is none of them.
+        A step takes from its beginning to its end, and what lies between it and the one before where nothing is saved
+        or validated: where something is, as much as elsewhere in that start. The first of a start compiles, and is none
+        of them; nor is one that was done again later.
         """
         wall = time.monotonic() - self.began
         self._done.set()
         self._thread.join()
-        per_epoch = max(self.arrived) // self._epochs
-        busy = {step for step in self.arrived if step % faults.EVERY == 0 or step % per_epoch == 0}
-        useful = 0.0
-        for each in {start for start, _ in self.arrived.values()}:
-            own = {step: at for step, (start, at) in self.arrived.items() if start == each}
-            plain = [
-                at - own[step - 1]
-                for step, at in own.items()
-                if step - 1 in own and not {step - 1, step} & busy
-            ]
-            useful += (len(own) - 1) * sum(plain) / len(plain)
+        useful, kept = 0.0, set[int]()
+        for start in reversed(self.seen):
+            done = {step: times for step, times in start.items() if len(times) == 2}
+            gaps = [times[0] - done[step - 1][1] for step, times in done.items() if step - 1 in done]
+            between = statistics.median(gaps) if gaps else 0.0
+            own = done.keys() - kept - {min(start, default=0)}
+            useful += sum(done[step][1] - done[step][0] + between for step in own)
+            kept |= done.keys()
         return wall, useful
 
 
@@ -325,7 +331,7 @@ def interrupted(
     options: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Trains with processes that are killed, then stopped, then fewer ones that end it; codes and goodput."""
-    watch, codes = Stopwatch(rehearsal.directory / name, rehearsal.epochs), []
+    watch, codes = Stopwatch(rehearsal.directory, name), []
     for processes, fault in zip(among[:2], ("kill_all", "sigterm"), strict=True):
         began = time.time()
         launcher = rehearsal.begin(name, processes, change, options=options)
@@ -335,7 +341,6 @@ def interrupted(
             began = time.time() - 1.0
         faults.strike(fault, launcher, pids, random.Random(0))
         codes.append(launcher.returncode)
-        watch.start += 1
         say(f"{name}: {processes} processes: {fault}, exit code {launcher.returncode}")
     rehearsal.end(rehearsal.begin(name, among[2], change, options=options))
     wall, useful = watch.stopped()
