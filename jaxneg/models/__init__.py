@@ -129,8 +129,8 @@ def build(
         return merged(params).inputs.output_rows(row, attribute)
 
     def placed() -> AbstractContextManager[Any]:
-        """XLA parts its own operations among devices by itself; a kernel must be told of them."""
-        if mesh is None or config.attention != "fused":
+        """XLA parts its own operations among devices by itself; kernels, and what is for TPUs, are told of them."""
+        if mesh is None or (config.attention != "fused" and mesh.devices.flat[0].platform != "tpu"):
             return contextlib.nullcontext()
         return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 

@@ -4,6 +4,7 @@ A position sees positions of its own segment, and of these, where it is causal, 
 differ in speed alone:
 
     blocks    queries in blocks, each against the keys that it may see: half of a causal square is never computed
+    lanes     on a TPU, of rows up to ``WHOLE`` positions: the whole square, heads side by side as they lie
     fused     a kernel, without dropout on weights: cuDNN's on a GPU, splash on a TPU; XLA's own where neither fits
 """
 
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,6 +22,7 @@ from jaxneg.models.layers import Linear, dropout, split
 
 BLOCK = 50  # queries of a block, at least: fewer make products slow
 BLOCKS = 8  # at most, so that the program does not grow with the positions
+WHOLE = 512  # positions of a square that is computed whole
 
 
 class Drop(NamedTuple):
@@ -89,6 +92,69 @@ def attention_at(
     return jnp.einsum("BHD,DHK->BHK", y_BHD, value_DHK)[:, None]
 
 
+def lanes_attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BLHK: Float[Array, "B L H K"],
+    v_BLHK: Float[Array, "B L H K"],
+    segment_BL: Int[Array, "B L"] | None = None,
+    *,
+    causal: bool = True,
+    drop: Drop = NOTHING,
+) -> Float[Array, "B L H K"]:
+    """The same, what is dropped included, of the whole square and without a copy for each head.
+
+    A TPU's registers and products are ``splash.LANES`` numbers wide. As many heads as these hold, W, stay side by side:
+    queries are zero but for one head's, so that a product over all of them is that head's.
+    """
+    B, L, H, K = q_BLHK.shape
+    beside = next(count for count in range(H, 0, -1) if H % count == 0 and count * K <= max(splash.LANES, K))
+    groups, wide = H // beside, beside * K
+
+    def grouped(x_BLHK: jax.Array) -> jax.Array:
+        """N = B groups."""
+        x_BGLW = jnp.moveaxis(x_BLHK.reshape(B, L, groups, wide), 2, 1)
+        return x_BGLW.reshape(B * groups, L, wide)
+
+    q_NLW, k_NLW, v_NLW = map(grouped, (q_BLHK, k_BLHK, v_BLHK))
+    visible = _visible(jnp.arange(L)[None], segment_BL, segment_BL, L, causal=causal)
+    y_NLW = jnp.zeros_like(v_NLW)
+    for head in range(beside):
+        own_11W = (jnp.arange(wide) // K == head)[None, None]
+        logits_NLM = jnp.einsum(
+            "NLW,NMW->NLM", jnp.where(own_11W, q_NLW, 0), k_NLW, preferred_element_type=jnp.float32
+        )
+        weight_NLM = _weights(logits_NLM * K**-0.5, visible).astype(v_NLW.dtype)
+        if drop.key is not None and drop.rate > 0.0:
+            at_N = jnp.arange(B * groups, dtype=jnp.uint32) * np.uint32(beside) + np.uint32(head)
+            index_NLM, seed = _block_masks(at_N, L, drop.key, causal=causal)
+            weight_NLM = layers.dropped(weight_NLM, index_NLM, seed, drop.rate)
+        y_NLW += jnp.where(own_11W, jnp.einsum("NLM,NMW->NLW", weight_NLM, v_NLW), 0)
+    return jnp.moveaxis(y_NLW.reshape(B, groups, L, wide), 1, 2).reshape(B, L, H, K)
+
+
+def _block_masks(
+    at_N: jax.Array, length: int, key: jax.Array, *, causal: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Indices NLM, and words 1L1, of the masks by which ``attention`` drops weights block by block.
+
+    Args:
+      at_N: uint32, places among all heads of all rows.
+    """
+    size = block_size(length) if causal else length
+    starts = list(range(0, length, size))
+    keys = [key] if len(starts) == 1 else split(key, len(starts))
+    word_S2 = jnp.stack([layers.words(one) for one in keys if one is not None])
+    block_L = np.arange(length) // size
+    start_L = (block_L * size).astype(np.uint32)
+    queries_L = (np.minimum(start_L + size, length) - start_L).astype(np.uint32)
+    keys_L = (start_L + queries_L if causal else np.full(length, length)).astype(np.uint32)
+    within_L = (np.arange(length, dtype=np.uint32) - start_L) * keys_L
+    index_NL1 = at_N[:, None, None] * (queries_L * keys_L)[None, :, None] + within_L[None, :, None]
+    index_NLM = index_NL1 + jnp.arange(length, dtype=jnp.uint32)[None, None]
+    word_L2 = word_S2[block_L]
+    return index_NLM, (word_L2[None, :, 0, None], word_L2[None, :, 1, None])
+
+
 def _by_head(x_BLHK: Float[Array, "B L H K"]) -> Float[Array, "N L K"]:
     """Heads as part of the batch, N = B H: behind positions they have XLA copy every operand on a CPU."""
     B, L, H, K = x_BLHK.shape
@@ -104,14 +170,20 @@ def _gathered(
 ) -> Float[Array, "N P K"]:
     """softmax(q k / sqrt(K)) v of the queries of a block over what is visible to them."""
     logits_NPM = jnp.einsum("NPK,NMK->NPM", q_NPK, k_NMK, preferred_element_type=jnp.float32)
-    logits_NPM = logits_NPM * q_NPK.shape[-1] ** -0.5
+    weight_NPM = _weights(logits_NPM * q_NPK.shape[-1] ** -0.5, visible).astype(v_NMK.dtype)
+    weight_NPM = dropout(weight_NPM, drop.rate, drop.key)
+    return jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NMK)
+
+
+def _weights(
+    logits_NPM: Float[Array, "N P M"], visible: Bool[Array, "#B 1 #P M"] | None
+) -> Float[Array, "N P M"]:
+    """The softmax over what is visible, N being rows with their heads."""
     if visible is not None:
         (N, P, M), B = logits_NPM.shape, visible.shape[0]
         shown = jnp.broadcast_to(visible, (B, N // B, P, M)).reshape(logits_NPM.shape)
         logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
-    weight_NPM = jax.nn.softmax(logits_NPM, axis=-1).astype(v_NMK.dtype)
-    weight_NPM = dropout(weight_NPM, drop.rate, drop.key)
-    return jnp.einsum("NPM,NMK->NPK", weight_NPM, v_NMK)
+    return jax.nn.softmax(logits_NPM, axis=-1)
 
 
 def block_size(length: int) -> int:
@@ -208,7 +280,8 @@ class Attention(nnx.Module):
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)
         else:
             drop = Drop(self.dropout, key)
-            y_BLHK = attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
+            body = lanes_attention if layers.platform() == "tpu" and q_BLHK.shape[1] <= WHOLE else attention
+            y_BLHK = body(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal, drop=drop)
         return self.out(y_BLHK.reshape(B, -1, D))
 
     def _at(self, at_B: jax.Array, x_BLD: jax.Array, segment_BL: jax.Array | None) -> Float[Array, "B 1 D"]:

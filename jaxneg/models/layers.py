@@ -1,7 +1,9 @@
 """Feed-forward, recurrent and convolutional layers that encoders are built of, and dropout."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,27 @@ from jaxneg.config import ModelConfig
 EPSILON = 1e-6  # added to the variance of a layer norm
 
 
+_told: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
+
+
+@contextlib.contextmanager
+def traced_for(kind: str) -> Iterator[None]:
+    """What is traced within takes the forms for a kind of device, whichever there are."""
+    token = _told.set(kind)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def platform() -> str:
+    """Of the devices that what is traced is for: as told, those of the mesh in context, or those of this process."""
+    if told := _told.get():
+        return told
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else getattr(mesh.abstract_device, "platform", "")
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """x with a share ``rate`` of its elements zeroed and the rest scaled up; x itself without a key.
 
@@ -22,12 +45,22 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """
     if key is None or rate == 0.0:
         return x
-    seed = jax.random.bits(key, (2,), jnp.uint32)
+    seed = words(key)
     index = jnp.zeros(x.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(x.ndim)):
         index += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % (1 << 32))
         stride *= x.shape[axis]
+    return dropped(x, index, (seed[0], seed[1]), rate)
+
+
+def words(key: jax.Array) -> jax.Array:
+    """The two random words of a mask, uint32."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def dropped(x: jax.Array, index: jax.Array, seed: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
+    """What ``dropout`` leaves of elements with these indices, by the words of their masks."""
     bits = (index ^ seed[0]) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 15) ^ seed[1]) * jnp.uint32(0xC2B2AE35)
     bits ^= bits >> 16
@@ -76,41 +109,65 @@ class LayerNorm(nnx.LayerNorm):
         return layer_norm(x.astype(jnp.float32), self.scale.get_value(), self.bias.get_value())
 
 
-@jax.custom_vjp
 def layer_norm(
     x: Float[Array, "*S D"], scale_D: Float[Array, "D"], bias_D: Float[Array, "D"]
 ) -> Float[Array, "*S D"]:
     """What ``LayerNorm`` does, of float32."""
-    return _normed(x, scale_D, bias_D)[0]
+    return _layer_norm(x, scale_D, bias_D, platform())
 
 
-def _normed(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array, device: str) -> jax.Array:
+    """For a kind of device: gradients are traced where no mesh is in context any more."""
+    return _normed(x, scale_D, bias_D, device)[0]
+
+
+def _normed(
+    x: jax.Array, scale_D: jax.Array, bias_D: jax.Array, device: str
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The output, and what its gradient needs: features normalised, 1 / sqrt(variance + 1e-6), and the scale."""
     x_ND = x.reshape(-1, x.shape[-1])
-    centred_ND = x_ND - _mean(x_ND)
-    inverse_N1 = jax.lax.rsqrt(_mean(centred_ND**2) + EPSILON)
+    centred_ND = x_ND - _mean(x_ND, device)
+    inverse_N1 = jax.lax.rsqrt(_mean(centred_ND**2, device) + EPSILON)
     unit_ND = centred_ND * inverse_N1
     y = (unit_ND * scale_D[None] + bias_D[None]).reshape(x.shape)
     return y, (unit_ND, inverse_N1, scale_D)
 
 
-def _normed_back(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _normed_back(
+    device: str, saved: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     unit_ND, inverse_N1, scale_D = saved
     dy_ND = dy.reshape(unit_ND.shape)
     dunit_ND = dy_ND * scale_D[None]
-    dx_ND = (dunit_ND - _mean(dunit_ND) - unit_ND * _mean(dunit_ND * unit_ND)) * inverse_N1
+    mean_N1, along_N1 = _mean(dunit_ND, device), _mean(dunit_ND * unit_ND, device)
+    dx_ND = (dunit_ND - mean_N1 - unit_ND * along_N1) * inverse_N1
     return dx_ND.reshape(dy.shape), (dy_ND * unit_ND).sum(0), dy_ND.sum(0)
 
 
-layer_norm.defvjp(_normed, _normed_back)
+_layer_norm.defvjp(_normed, _normed_back)
 
 
-def _mean(x_ND: Float[Array, "N D"]) -> Float[Array, "N 1"]:
-    """Over features. On a CPU as a product, at which XLA is twice as fast as at reductions along rows."""
-    if jax.default_backend() != "cpu":
-        return x_ND.mean(axis=-1, keepdims=True)
+def _mean(x_ND: Float[Array, "N D"], device: str) -> Float[Array, "N 1"] | Float[Array, "N D"]:
+    """Over features. On a CPU as a product, at which XLA is twice as fast as at reductions along rows.
+
+    On a TPU too, for widths up to 256, one mean beside each feature: reductions leave a number a row, which must be
+    laid out anew to be taken from features. The product takes bfloat16, so x goes in three parts that add up to it.
+    """
     width = x_ND.shape[-1]
-    return jnp.dot(x_ND, jnp.full((width, 1), 1.0 / width), precision=jax.lax.Precision.HIGHEST)
+    if device == "cpu":
+        return jnp.dot(x_ND, jnp.full((width, 1), 1.0 / width), precision=jax.lax.Precision.HIGHEST)
+    if device != "tpu" or width > 256:
+        return x_ND.mean(axis=-1, keepdims=True)
+    ones_DD = jnp.ones((width, width), jnp.bfloat16)
+    total_ND = jnp.zeros_like(x_ND)
+    rest_ND = x_ND
+    for _ in range(3):
+        # as a bfloat16, by a function that no compiler takes for one that changes nothing
+        part_ND = jax.lax.reduce_precision(rest_ND, exponent_bits=8, mantissa_bits=7)
+        rest_ND -= part_ND
+        total_ND += jnp.dot(part_ND.astype(jnp.bfloat16), ones_DD, preferred_element_type=jnp.float32)
+    return total_ND / width
 
 
 class FeedForward(nnx.Module):

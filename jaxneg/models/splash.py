@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from jaxneg.models import layers
+
 LANES = 128  # the kernel takes positions in multiples of these
 BLOCK = 4 * LANES  # positions of a block of it, at most
 PADDING = -1  # segment of positions that only fill up the last block
@@ -18,9 +20,7 @@ PADDING = -1  # segment of positions that only fill up the last block
 
 def fits(q_BLHK: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether the program is for a TPU, and at most half of what its kernel would read of such queries is padding."""
-    mesh = jax.sharding.get_abstract_mesh()
-    platform = jax.default_backend() if mesh.empty else getattr(mesh.abstract_device, "platform", "")
-    return platform == "tpu" and padded(q_BLHK.shape[1]) < 2 * q_BLHK.shape[1]
+    return layers.platform() == "tpu" and padded(q_BLHK.shape[1]) < 2 * q_BLHK.shape[1]
 
 
 def padded(length: int) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
+from jaxneg.models import layers
 from jaxneg.training import chips, program
 from jaxneg.training.jobs import Job
 
@@ -14,7 +15,8 @@ class Cost:
 
     Reference: Chowdhery et al., PaLM, 2022, arXiv:2204.02311, appendix B: model FLOP utilisation. XLA counts the
     program as it was written, before it is compiled: forward, backward, and what ``--model.remat`` computes again.
-    Kernels are opaque to it, so a step with fused attention is counted with plain attention.
+    Kernels are opaque to it, and what is written for a TPU multiplies zeros to keep its registers full: a step is
+    counted with plain attention, and one for a TPU in the forms of a CPU.
     """
 
     flop: float  # of a step
@@ -32,11 +34,14 @@ def of(job: Job) -> Cost | None:
     known = [peak for peak in peaks if peak is not None]
     if len(known) < len(peaks):
         return None
-    built = job.built
-    if config.model.attention == "fused":
+    built, tpu = job.built, mesh.devices.flat[0].platform == "tpu"
+    if config.model.attention == "fused" or tpu:
         plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
         built = program.build(plain, program.catalogue_of(job.store), mesh, job.total, job.batches.form)
-    return _counted(built, sum(known))
+    if not tpu:
+        return _counted(built, sum(known))
+    with layers.traced_for("cpu"):  # a program of its own: it keeps what it was traced for
+        return _counted(built, sum(known))
 
 
 def _counted(built: program.Program, peak: float) -> Cost | None:

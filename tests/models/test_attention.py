@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxneg import models
 from jaxneg.config import ModelConfig
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention, splash
@@ -16,6 +17,7 @@ from tests.marks import rest_slow
 B, H, K = 3, 2, 8
 BODIES = {
     "blocks": attention.attention,
+    "lanes": attention.lanes_attention,
     "fused": attention.fused_attention,
     "splash": functools.partial(
         splash.attention, interpret=True
@@ -182,6 +184,53 @@ def test_dropped_weights_are_a_share_and_the_rest_is_scaled_up():
     assert not np.array_equal(first, second)
     whole = jax.jit(attention.attention)(q, q, v)
     np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_lanes_drop_what_blocks_drop(causal):
+    """Both heads of both groups: four heads of which two are side by side."""
+    rng = np.random.default_rng(1)
+    parts = [jnp.asarray(rng.normal(size=(2, 130, 4, 64)), jnp.float32) for _ in range(3)]
+
+    def run(body):
+        drop = attention.Drop(0.3, jax.random.key(2))
+        return jax.jit(functools.partial(body, causal=causal, drop=drop))(*parts)
+
+    found, expected = run(attention.lanes_attention), run(attention.attention)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (
+        float(jnp.abs(found - jax.jit(attention.lanes_attention)(*parts)).max()) > 0.1
+    )  # or nothing dropped
+
+
+@pytest.mark.slow
+def test_what_is_traced_for_a_tpu_is_the_same_model(monkeypatch):
+    """In training, dropout on: hidden states, and gradients of all parameters."""
+    config = ModelConfig(width=16, heads=2, layers=1, dropout=0.2)
+    model = models.build(config, length=60, stations=3, attributes=())
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    row_BLD, rate_BLD = (jnp.asarray(rng.normal(size=(3, 60, 16)), jnp.float32) for _ in range(2))
+    code_BL = jnp.asarray(rng.integers(0, 4, (3, 60)), jnp.int32)
+
+    def run():
+        def encode(params):
+            return model.encode(params, row_BLD, code_BL, code_BL, code_BL > 0, jax.random.key(1))
+
+        y, pull = jax.vjp(encode, params)
+        return y, pull(rate_BLD)[0]
+
+    y, gradients = jax.jit(run)()
+    asked = []
+    body = attention.lanes_attention
+    monkeypatch.setattr(attention, "lanes_attention", lambda *a, **k: asked.append(1) or body(*a, **k))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    other, others = jax.jit(lambda: run())()
+    assert len(asked) == config.layers
+    # sums of up to 180 numbers near 1 in float32, in another order
+    np.testing.assert_allclose(other, y, atol=2e-4)
+    for name, found in others.items():
+        np.testing.assert_allclose(found, gradients[name], atol=2e-5 * (1 + float(jnp.abs(found).max())))
 
 
 def weights(**options):

@@ -14,7 +14,7 @@ def norm(x, scale, bias):
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # what the mean is taken by
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])  # what the mean is taken by
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_layer_norm_and_its_gradients(monkeypatch, backend, offset):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

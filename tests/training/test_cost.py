@@ -11,6 +11,7 @@ import pytest
 
 from jaxneg.batch import Form
 from jaxneg.embeddings import sharding, tables
+from jaxneg.models import layers
 from jaxneg.training import program, scoring
 
 ROWS, LENGTH, WIDTH = 8, 200, 64
@@ -52,6 +53,20 @@ def test_no_step_computes_the_whole_square_of_attention(config):
     found = set(shapes(traced.jaxpr))
     assert any(shape[-1:] == (LENGTH,) and 50 in shape for shape in found)  # blocks of queries
     assert not [shape for shape in found if shape[-2:] == (LENGTH, LENGTH)]
+
+
+def test_what_is_counted_is_not_what_a_tpu_multiplies(config):
+    """Its forms multiply zeros, which are no work of the model: counted as for a CPU they are left out."""
+
+    def flop(kind):
+        with layers.traced_for(kind):
+            # A program of its own: others keep theirs, and what they were traced for.
+            built = program.build.__wrapped__(config, CATALOGUE, sharding.make_mesh(1))
+            costs = built.update.lower(built.state, built.batch, built.attribute_VA).cost_analysis()
+        return costs["flops"]
+
+    assert flop("tpu") > 1.2 * flop("cpu")
+    assert layers.platform() == "cpu"
 
 
 def test_no_compiled_step_holds_the_whole_square_of_attention(compiled):
