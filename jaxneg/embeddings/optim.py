@@ -10,6 +10,9 @@ import optax
 from jaxneg.config import LikeConfig, OptimConfig
 
 EPSILON = 1e-8
+# A TPU that is told that rows are in order goes through the whole table, at its memory's speed; else through each row
+# by itself, which takes as long as so many rows that follow each other.
+GOES_THROUGH = 30
 NO_LIKES = LikeConfig()
 PER_KIND = ("feedback", "feedback_gate")  # parameters with a row for each kind of feedback
 
@@ -186,13 +189,13 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
         step: jax.Array, part: jax.Array, *rest: jax.Array, count: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
         *moments, row_Q, gradient_QX = rest
+        in_order = len(part) < GOES_THROUGH * len(row_Q)
         at_rows = [moment.at[row_Q].get(mode="fill", fill_value=0) for moment in moments]
         added_QX, updated = delta(step, count, gradient_QX, *at_rows)
         return (
-            # In order, and said to be: a TPU changes rows of a table ten times as fast where they are.
-            part.at[row_Q].add(added_QX, mode="drop", indices_are_sorted=True, unique_indices=True),
+            part.at[row_Q].add(added_QX, mode="drop", unique_indices=True, indices_are_sorted=in_order),
             *(
-                moment.at[row_Q].set(new, mode="drop", indices_are_sorted=True, unique_indices=True)
+                moment.at[row_Q].set(new, mode="drop", unique_indices=True, indices_are_sorted=in_order)
                 for moment, new in zip(moments, updated, strict=True)
             ),
         )
@@ -209,4 +212,4 @@ def row_optimizer(config: OptimConfig, steps: int) -> RowOptimizer:
 
 def add_to_rows(part: jax.Array, row_Q: jax.Array, value_QX: jax.Array) -> tuple[jax.Array]:
     """The part with values added at rows that ascend, each once; those past its end are ignored."""
-    return (part.at[row_Q].add(value_QX, mode="drop", indices_are_sorted=True, unique_indices=True),)
+    return (part.at[row_Q].add(value_QX, mode="drop", unique_indices=True),)
