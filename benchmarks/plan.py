@@ -4,7 +4,8 @@
 
 Needs pip install 'jaxneg[tpu]', 4 GB of memory and some minutes of a core a row, one for GPUs. Plans
 configs/plan_100m.py, 64 sequences a chip, its rows spread over all chips; --negatives own gives every position 256
-negatives of its own. --calibrate plans a layer whose share of the peak is published (CALIBRATED), some seconds a chip.
+negatives of its own. --calibrate plans a layer whose share of the peak is published (CALIBRATED), some minutes a
+chip, and a step for this CPU, which is run.
 Rows replace their like in benchmarks/results/plan.json; plan.md beside it is made of all of them. Prints one JSON
 object with the ratios of v5e:16x16 to v5e:4x4.
 """
@@ -13,13 +14,18 @@ import argparse
 import importlib.metadata
 import json
 import pathlib
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxneg import config as configs, files, progress
-from jaxneg.plan import costs, estimate, places, printed, timing, tpu
+from jaxneg.embeddings import sharding
+from jaxneg.plan import costs, estimate, gpu, machines, places, printed, timing, tpu
 from jaxneg.training import program
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -38,6 +44,7 @@ SMALL, LARGE = "v5e:4x4", "v5e:16x16"
 # Model FLOP utilisation of Llama 2 70B at 4,096 tokens as MaxText publishes it: "Run Llama2" (v4-128, v5p-128, v5e-256)
 # and "Optimized models tiering" (v6e, 256 chips).
 CALIBRATED = {"v4:2x2x1": 0.57, "v5e:2x2": 0.57, "v5p:2x2x1": 0.65, "v6e:2x2": 0.438}
+OTHERS = ("calibration", "cpu")
 TOKENS, WIDTH, WIDER, KEYS = 4096, 8192, 28672, 1024
 
 
@@ -53,7 +60,8 @@ def main() -> None:
     if asked.calibrate:
         for name, mfu in CALIBRATED.items():
             found = kept("calibration", name, calibrated(name) | {"published_mfu": mfu})
-    print(json.dumps({title: ratios(rows) for title, rows in found.items() if title != "calibration"}))
+        found = kept("cpu", "cpu", of_cpu())
+    print(json.dumps({title: ratios(rows) for title, rows in found.items() if title not in OTHERS}))
 
 
 def kept(title: str, name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +125,48 @@ def calibrated(name: str) -> dict[str, Any]:
     return {"step": found.plain(), "mfu": dict(zip(("low", "high"), shares, strict=True))}
 
 
+def of_cpu() -> dict[str, Any]:
+    """A step on this CPU, by the roofline of GPUs and as measured: in seconds of processors, which other work on the
+    machine lengthens less than those of a clock."""
+    config = configs.override(
+        configs.load(ROOT / "configs" / "plan_100m.py"),
+        "--data.batch-size 64 --train.shards 1 --model.dtype float32".split(),
+    )
+    built = program.build(config, program.Catalogue(99_999, 1000, ()), sharding.make_mesh(1))
+    lowered = built.update.lower(built.state, built.batch, built.attribute_VA)
+    compiled = lowered.compile()
+    batch = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), built.batch)
+    batch = batch._replace(
+        item_BL=np.random.default_rng(0).integers(1, 100_000, batch.item_BL.shape, np.int32)
+    )
+    attribute_VA, state = np.zeros(built.attribute_VA.shape, np.int32), [built.init()]
+
+    def step():
+        state[0], metrics = compiled(state[0], batch, attribute_VA)
+        return metrics
+
+    a = jnp.ones((2048, 2048), jnp.float32)
+    long = jnp.ones(1 << 26, jnp.float32)
+    peak = 2 * 2048**3 / busy(jax.jit(lambda: a @ a))
+    rate = 2 * long.nbytes / busy(jax.jit(lambda: long + 1))
+    counted: Any = lowered.cost_analysis()
+    flop = counted.get("flops", 0.0)
+    own = machines.Gpu(rate=rate / 1e9, link=1, net=1)
+    found = gpu.estimate(compiled.as_text() or "", flop, own, 1, peak)
+    return {"peak": peak, "rate": rate, "step": found.plain(), "measured": busy(step)}
+
+
+def busy(call: Callable[[], Any], times: int = 7) -> float:
+    """The median over calls of seconds of processors."""
+    jax.block_until_ready(call())
+    taken = []
+    for _ in range(times):
+        began = time.process_time()
+        jax.block_until_ready(call())
+        taken.append(time.process_time() - began)
+    return statistics.median(taken)
+
+
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Figures of 256 chips over those of 16, rows and sequences a chip being the same."""
     if not all("step" in rows.get(name, {}) for name in (SMALL, LARGE)):
@@ -141,7 +191,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         "The rounds of a lookup are a loop whose turns no compiler knows: one is counted, and one is the rule.",
     ]
     for title, plans in rows.items():
-        if title == "calibration":
+        if title in OTHERS:
             continue
         order = sorted(
             plans, key=lambda name: (name[0] != "v" and name[0] != "t", name[:3], plans[name]["chips"])
@@ -172,6 +222,17 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
             *table(CALIBRATION, [layer_row(name, row) for name, row in layers.items()]),
             "",
             versions(layers),
+        ]
+    if here := rows.get("cpu"):
+        row = here["cpu"]
+        step = row["step"]
+        lines += [
+            "",
+            "The roofline of GPUs on the CPU that this ran on, with its own peak and rate measured "
+            f"({row['peak'] / 1e9:,.0f} GFLOP/s, {row['rate'] / 1e9:,.1f} GB/s, per second of a processor), a step of "
+            f"64 sequences over 100,000 songs: reckoned {span(step, ',.2f')} s, bound by {step['bound']}; measured "
+            f"{row['measured']:,.2f} s, {row['measured'] / step['low']:.1f} times the low end and "
+            f"{row['measured'] / step['high']:.2f} times the high end.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ from jaxneg.errors import UserError
 from jaxneg.plan import costs, gpu, hlo, timing, tpu
 from jaxneg.plan.costs import UNKNOWN, Epoch
 from jaxneg.plan.tpu import GIB
-from jaxneg.training import program
+from jaxneg.training import chips, program
 
 SCHEMA = 2  # changes where a name of what plan gives goes or means something else
 # What the fields of step.State are to a person; others are "other state".
@@ -209,7 +209,8 @@ def _speed(
         reckoned = timing.estimate(text, where)
     elif where.card:
         flop = (lowered.cost_analysis() or {}).get("flops", 0.0) / len(where.devices)
-        reckoned = gpu.estimate(text, flop, where.card, where.sides[0], dtype)
+        peak = chips.peak(where.card.kind, dtype) or math.nan
+        reckoned = gpu.estimate(text, flop, where.card, where.sides[0], peak)
     else:
         return found
     step = reckoned.step

@@ -14,7 +14,6 @@ import jax
 from jaxneg.errors import UserError
 from jaxneg.plan import hlo, machines, timing, work
 from jaxneg.plan.timing import Range
-from jaxneg.training import chips
 
 GOOD = 0.5  # of a published figure
 LAUNCH = 4e-6  # seconds that a kernel takes at most beside its work
@@ -47,7 +46,7 @@ def card(topology: machines.Topology) -> machines.Gpu:
     return found
 
 
-def estimate(text: str, flop: float, own: machines.Gpu, host: int, dtype: str) -> timing.Estimate:
+def estimate(text: str, flop: float, own: machines.Gpu, host: int, peak: float) -> timing.Estimate:
     """The estimate of a step.
 
     Args:
@@ -55,9 +54,9 @@ def estimate(text: str, flop: float, own: machines.Gpu, host: int, dtype: str) -
       flop: of the step on one device, by XLA, of the program as it was written.
       own: the make.
       host: GPUs of a host.
-      dtype: of products.
+      peak: FLOP/s of a device in products of the model's dtype.
     """
-    peak, rate = chips.peak(own.kind, dtype) or 0.0, own.rate * 1e9
+    rate = own.rate * 1e9
     done = work.works(text)
     flop = max(flop, sum(each.times * each.flop for each in done))
     needed = sum(each.times * each.hbm for each in done if each.flop or each.kind in ("gather", "scatter"))

@@ -19,6 +19,7 @@ from jaxneg.plan import hlo, tpu, work
 # Of the compiler's cycles, what its own later count has, that of the scheduled program: 0.40 of a sum, 0.52 of an
 # addition.
 COUNTED = 0.4
+WINDOW = 15_831_040  # bytes of a table that a scatter in order holds at once on a v5e
 BATCH = 512  # rows that a scatter in order goes through again for each window
 REGISTERS = 4  # of memory that are read or written in a cycle at most: three loads and one store
 OVERHEAD = 2e-6  # seconds that a collective takes at most before its bytes move, a hop
@@ -74,8 +75,8 @@ class Range(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """The geometric mean, by which parts are compared."""
-        return math.sqrt(self.low * self.high)
+        """The geometric mean, by which parts are compared; of one that may cost nothing, a quarter of the most."""
+        return math.sqrt(max(self.low, self.high / 16) * self.high)
 
 
 class Estimate(NamedTuple):
@@ -115,7 +116,8 @@ def estimate(text: str, where: tpu.Slice) -> Estimate:
     """The estimate of a compiled step. Takes ``compiled.as_text()``."""
     chip = where.chip
     assert chip is not None
-    done = work.works(text)
+    # A scatter in order goes through all of its table, window by window, and writes it back.
+    done = [each._replace(hbm=max(each.hbm, 2 * each.table)) for each in work.works(text)]
     parts: dict[str, Range] = {}
     hbm = 0
     beside = 0.0
@@ -141,7 +143,7 @@ def gathered(step: Range, parts: dict[str, Range], done: Sequence[work.Work], fl
     return Estimate(
         step=step,
         parts={name: parts[name] for name in NAMES if name in parts and parts[name].high > 0},
-        bound=max(parts, key=lambda name: parts[name].middle or parts[name].high / 2),
+        bound=max(parts, key=lambda name: parts[name].middle),
         cycles=sum(each.times * each.cycles for each in done),
         uncounted=_uncounted(done),
         hbm_bytes=sum(each.times * each.hbm for each in done),
@@ -184,7 +186,7 @@ def _units(each: work.Work) -> float:
         levels = math.ceil(math.log2(max(each.rows, 2)))
         return each.lines * each.operands * levels * (levels + 1) / 2
     if each.kind in ("gather", "scatter"):
-        return each.rows + BATCH * each.lines
+        return each.rows + BATCH * math.ceil(each.table / WINDOW)
     return 1 if each.kind == "scalar" else each.lines
 
 

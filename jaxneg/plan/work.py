@@ -18,7 +18,6 @@ from jaxneg.plan import hlo
 from jaxneg.plan.hlo import Instruction
 
 REGISTER = 4096  # bytes of a vector register: 8 x 128 numbers of 32 bits
-WINDOW = 15_831_040  # bytes of a table that a scatter in order holds at once on a v5e
 HBM = 0  # the memory space of a layout that names none
 FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "while", "call", "conditional",
@@ -52,10 +51,11 @@ class Work(NamedTuple):
     hbm: int = 0  # bytes read and written in HBM
     near: int = 0  # bytes read and written in memory of the core
     rows: int = 0  # that a gather or scatter names; the length that a sort sorts
-    lines: int = 0  # registers of 8 x 128 numbers of the result; windows that a scatter goes through in order
+    lines: int = 0  # registers of 8 x 128 numbers of the result
     operands: int = 1  # that a sort carries along
-    # of a gather or scatter: "rows" or "numbers", "near" or "far" (in HBM), "in order" by windows
+    # of a gather or scatter: "rows" or "numbers", "near" or "far" (in HBM), "in order"
     how: str = ""
+    table: int = 0  # bytes of what a scatter in order changes
 
 
 def works(text: str) -> list[Work]:
@@ -89,11 +89,8 @@ def _work(
     flop = sum(_flop(one, _defined(inside)) for one in inside) or _flop(each, defined)
     if kind in ("gather", "scatter"):
         rows, how = _named(each, kind, inside, defined)
-        windows = 0
-        if how.endswith("in order"):  # goes through all of the table, window by window, and writes it back
-            table = max(array.size for array in arrays(each.result))
-            hbm, windows = max(hbm, 2 * table), math.ceil(table / WINDOW)
-        return Work(name, kind, times, cycles, flop, hbm, near, rows, windows, how=how)
+        table = max(array.size for array in arrays(each.result)) if how.endswith("in order") else 0
+        return Work(name, kind, times, cycles, flop, hbm, near, rows, how=how, table=table)
     rows, lines, carried = _size(each, kind)
     return Work(name, kind, times, cycles, flop, hbm, near, rows, lines, carried)
 
