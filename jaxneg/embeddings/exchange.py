@@ -25,15 +25,16 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxneg.batch import PAD
-from jaxneg.embeddings import sharding
+from jaxneg.embeddings import messages, sharding
+from jaxneg.embeddings.messages import NO_KEY
 from jaxneg.embeddings.sharding import MESH
 
 DATA, MODEL = MESH
 SLACK = 1.25  # capacity of a message over the mean; rows are spread, so one round is the rule
 # and above that, for few ids: five standard deviations and more, as thousands of messages travel at once
 SPARE = 24
+DEVIATIONS = 6  # standard ones above the mean, of rows that come to a device in all
 NONE = jnp.iinfo(jnp.int32).max  # in place of a row where there is none
-NO_KEY = np.uint32(0xFFFFFFFF)
 LANES, SUBLANES = (
     128,
     8,
@@ -60,6 +61,9 @@ class Route:
     rounds: jax.Array  # int32, a power of two
     bits: int = field(metadata={"static": True})
     capacity: int = field(metadata={"static": True})  # ids that a device can send to one owner in a round
+    usual: int = field(
+        metadata={"static": True}
+    )  # distinct rows that a device is told to change, as a rule at most
 
 
 def plan(
@@ -76,14 +80,16 @@ def plan(
     """
     owners, bits = mesh.shape[MODEL], max((part - 1).bit_length(), 1)
     slots = 1 + sum(math.prod(id_.shape) for id_ in ids) // mesh.size
-    capacity = _capacity(slots, min(slots, 1 + math.ceil(few / mesh.size)) if few else slots, owners)
+    distinct = min(slots, 1 + math.ceil(few / mesh.size)) if few else slots
+    capacity = _capacity(slots, distinct, owners)
+    usual = mesh.shape[DATA] * math.ceil(distinct + DEVIATIONS * math.sqrt(distinct))
     sorts = _sorts(mesh)
 
     def local(*ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]:
         id_P = jnp.concatenate([jnp.full(1, PAD, jnp.int32), *(id_.ravel() for id_ in ids)])
         place_P = place(id_P)
         row_P = (place_P % part).astype(jnp.uint32)
-        row_P = row_P if owners == 1 else _mirrored(row_P, bits)
+        row_P = row_P if owners == 1 else messages.mirrored(row_P, bits)
         key_U, slot_P = _distinct((place_P // part).astype(jnp.uint32) << bits | row_P, sorts=sorts)
         sizes = [math.prod(id_.shape) for id_ in ids]
         ends = [1]
@@ -101,7 +107,7 @@ def plan(
         out_specs=(EACH, EACH, ALL, [EACH] * len(ids)),
         check_vma=False,
     )(*ids)
-    return Route(key_KU, at_KU, rounds, bits, capacity), found
+    return Route(key_KU, at_KU, rounds, bits, capacity, -(-usual // SUBLANES) * SUBLANES), found
 
 
 def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Array]:
@@ -116,9 +122,9 @@ def fetch(mesh: Mesh, route: Route, tables: Sequence[jax.Array]) -> list[jax.Arr
 
         def serve(state: tuple[jax.Array, list[jax.Array]]) -> tuple[jax.Array, list[jax.Array]]:
             turn, found = state
-            key_MC, _ = _message(key_U, turn, rounds, (owners, capacity, bits))
-            asked_MC = _exchange(jnp.where(key_MC == NO_KEY, NONE, _row(key_MC, bits)))
-            now_U = (_round(key_U, rounds, bits) == turn) & (key_U != NO_KEY)
+            key_MC, _ = messages.message(key_U, turn, rounds, (owners, capacity, bits))
+            asked_MC = _exchange(jnp.where(key_MC == NO_KEY, NONE, messages.row(key_MC, bits)))
+            now_U = (messages.round_of(key_U, rounds, bits) == turn) & (key_U != NO_KEY)
             received = [_exchange(_at(part, asked_MC)) for part in parts]
             received = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in received]
             found = [
@@ -161,7 +167,7 @@ def send(
         end to be ignored.
     """
     owners, replicas = mesh.shape[MODEL], mesh.shape[DATA]
-    bits, capacity, sorts = route.bits, route.capacity, _sorts(mesh)
+    bits, capacity, usual, sorts = route.bits, route.capacity, route.usual, _sorts(mesh)
 
     def local(
         key_1U: jax.Array, rounds: jax.Array, value_1UX: jax.Array, *parts: jax.Array
@@ -174,9 +180,9 @@ def send(
             if replicas > 1:
                 row_Q = sharding.all_gather(row_Q, DATA)
                 value_QX = sharding.all_gather(value_QX, DATA)
-            if not (distinct and replicas == 1):
-                row_Q, value_QX = _summed(row_Q, value_QX, sorts=sorts)
-            return change(*parts, row_Q, value_QX)
+            if distinct and replicas == 1:
+                return change(*parts, row_Q, value_QX)
+            return _changed(parts, change, _summed(row_Q, value_QX, usual, sorts=sorts), usual)
 
         if owners == 1:
             # PAD has the first slot.
@@ -185,9 +191,9 @@ def send(
 
         def serve(state: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             turn, parts = state
-            key_MC, slot_MC = _message(key_U, turn, rounds, (owners, capacity, bits))
+            key_MC, slot_MC = messages.message(key_U, turn, rounds, (owners, capacity, bits))
             # PAD alone has key 0.
-            row_MC = jnp.where((key_MC == NO_KEY) | (key_MC == 0), NONE, _row(key_MC, bits))
+            row_MC = jnp.where((key_MC == NO_KEY) | (key_MC == 0), NONE, messages.row(key_MC, bits))
             sent_MCX = value_UX.at[slot_MC].get(mode="fill", fill_value=0)
             row_Q, value_QX = _exchange(row_MC).ravel(), _exchange(sent_MCX)
             value_QX = value_QX.reshape(-1, *value_UX.shape[1:])
@@ -202,15 +208,30 @@ def send(
     )(route.key_KU, route.rounds, value_KUX, *tables)
 
 
-def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
-    """Rows of slots, the slots' first axis being split over all devices: no row travels."""
+def take(mesh: Mesh, row_KUX: jax.Array, slots: Sequence[jax.Array]) -> list[jax.Array]:
+    """Rows of arrays of slots, whose first axes are split over all devices: no row travels.
 
-    def local(row_1UX: jax.Array, slot: jax.Array) -> jax.Array:
-        return row_1UX[0].at[slot].get(mode="promise_in_bounds")
+    What is taken at once has its gradients added up at once.
+    """
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(EACH, EACH), out_specs=EACH, check_vma=False)(
-        row_KUX, slot
-    )
+    def local(row_1UX: jax.Array, *slots: jax.Array) -> list[jax.Array]:
+        if len(slots) == 1:
+            return [row_1UX[0].at[slots[0]].get(mode="promise_in_bounds")]
+        slot_P = jnp.concatenate([slot.ravel() for slot in slots])
+        row_PX = row_1UX[0].at[slot_P].get(mode="promise_in_bounds")
+        ends = np.cumsum([slot.size for slot in slots])[:-1]
+        parts = jnp.split(row_PX, ends)
+        return [part.reshape(*slot.shape, *part.shape[1:]) for part, slot in zip(parts, slots, strict=True)]
+
+    found = jax.shard_map(
+        local, mesh=mesh, in_specs=(EACH,) * (1 + len(slots)), out_specs=[EACH] * len(slots), check_vma=False
+    )(row_KUX, *slots)
+    return found
+
+
+def joins(mesh: Mesh) -> bool:
+    """Whether rows are better taken at once: a TPU else keeps sums of gradients in far memory until all are there."""
+    return _sorts(mesh)
 
 
 def moved(mesh: Mesh, table_VX: jax.Array, at_W: jax.Array) -> jax.Array:
@@ -249,29 +270,6 @@ def _capacity(slots: int, ids: int, owners: int) -> int:
     return min(slots, -(-size // SUBLANES) * SUBLANES)
 
 
-def _mirrored(row_P: jax.Array, bits: int) -> jax.Array:
-    """The lowest bits of numbers of uint32 in the opposite order."""
-    for shift, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
-        row_P = (row_P >> shift) & np.uint32(mask) | (row_P & np.uint32(mask)) << shift
-    return row_P >> (32 - bits)
-
-
-def _row(key: jax.Array, bits: int) -> jax.Array:
-    """Places of keys' rows at their owners, where these are many."""
-    return _mirrored(key & np.uint32((1 << bits) - 1), bits).astype(jnp.int32)
-
-
-def _round(key: jax.Array, rounds: jax.Array, bits: int) -> jax.Array:
-    """The rounds of keys."""
-    within = key & np.uint32((1 << bits) - 1)
-    return (within >> _below(rounds, bits)).astype(jnp.int32)
-
-
-def _below(rounds: jax.Array, bits: int) -> jax.Array:
-    """Bits of a row below those that tell its round."""
-    return (bits - lax.population_count(rounds - 1)).astype(jnp.uint32)
-
-
 def _past(size: int) -> jax.Array:
     """Rows past any end, ascending and distinct."""
     return NONE - lax.iota(jnp.int32, size)[::-1]
@@ -301,7 +299,7 @@ def _parted(key_U: jax.Array, bits: int, capacity: int, owners: int) -> tuple[ja
         return jnp.zeros(len(key_U), jnp.int32), one
 
     def ranked(rounds: jax.Array) -> tuple[jax.Array, jax.Array]:
-        message_U = key_U >> _below(rounds, bits)
+        message_U = key_U >> messages.below(rounds, bits)
         new_U = jnp.concatenate([jnp.ones(1, bool), message_U[1:] != message_U[:-1]])
         place_U = lax.iota(jnp.int32, len(key_U))
         rank_U = place_U - lax.cummax(jnp.where(new_U, place_U, 0))
@@ -316,46 +314,6 @@ def _parted(key_U: jax.Array, bits: int, capacity: int, owners: int) -> tuple[ja
     return found[0], found[2]
 
 
-def _message(
-    key_U: jax.Array, turn: jax.Array, rounds: jax.Array, sizes: tuple[int, int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Keys and slots that go to each owner in a turn; NO_KEY, and past the last slot, where there is no more.
-
-    Args:
-      key_U: of a device, ascending.
-      turn: the round.
-      rounds: of all.
-      sizes: owners, capacity of a message and bits of a key that are the row's.
-    """
-    owners, capacity, bits = sizes
-    below = _below(rounds, bits)
-    begin_M = lax.iota(jnp.uint32, owners) << bits | turn.astype(jnp.uint32) << below
-    end_M = begin_M + (jnp.ones((), jnp.uint32) << below)
-    more = math.ceil(capacity / LANES) + 1
-    rows = math.ceil(len(key_U) / LANES) + more
-    filling = jnp.full(rows * LANES - len(key_U), NO_KEY)
-    key_RS = jnp.concatenate([key_U, filling]).reshape(rows, LANES)
-    start_M, stop_M = jnp.split(_before(key_RS, jnp.concatenate([begin_M, end_M])), 2)
-    # A run of keys begins within a row: it is taken with the rows that follow, and drawn to the front by powers of two.
-    row_MR = (start_M // LANES)[:, None] + lax.iota(jnp.int32, more)[None]
-    key_MW = key_RS.at[row_MR].get(mode="promise_in_bounds").reshape(owners, more * LANES)
-    ahead_M1 = (start_M % LANES)[:, None]
-    for power in range(LANES.bit_length() - 1):
-        drawn = jnp.roll(key_MW, -(1 << power), axis=1)
-        key_MW = jnp.where((ahead_M1 >> power) & 1 == 1, drawn, key_MW)
-    place_1C = lax.iota(jnp.int32, capacity)[None]
-    there_MC = place_1C < (stop_M - start_M)[:, None]
-    slot_MC = jnp.where(there_MC, start_M[:, None] + place_1C, len(key_U))
-    return jnp.where(there_MC, key_MW[:, :capacity], NO_KEY), slot_MC
-
-
-def _before(key_RS: jax.Array, bound_M: jax.Array) -> jax.Array:
-    """How many keys, ascending row by row, are below each bound."""
-    row_M = jnp.maximum((key_RS[:, 0][None] < bound_M[:, None]).sum(1, dtype=jnp.int32) - 1, 0)
-    within_MS = key_RS.at[row_M].get(mode="promise_in_bounds") < bound_M[:, None]
-    return row_M * LANES + within_MS.sum(1, dtype=jnp.int32)
-
-
 def _exchange(sent_MCX: jax.Array) -> jax.Array:
     """What each owner sent to this device, in the order of the owners."""
     return sharding.all_to_all(sent_MCX, MODEL)
@@ -366,13 +324,41 @@ def _at(part: jax.Array, row: jax.Array) -> jax.Array:
     return part.at[row].get(mode="fill", fill_value=0)
 
 
-def _summed(row_Q: jax.Array, value_QX: jax.Array, *, sorts: bool) -> tuple[jax.Array, jax.Array]:
-    """Distinct rows, ascending, then rows past any end, with the sum of the values of each, in their order."""
+def _summed(
+    row_Q: jax.Array, value_QX: jax.Array, usual: int, *, sorts: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Distinct rows, ascending, then rows past any end, with the sum of the values of each; and how many are distinct.
+
+    They are filled up to a multiple of ``usual``, or to as many as there are where that is less.
+    """
     row_Q, at_Q = lax.sort((row_Q, lax.iota(jnp.int32, len(row_Q))), is_stable=False, num_keys=2)
     first_Q, place_Q = _places(row_Q)
-    sum_QX = jax.ops.segment_sum(value_QX[at_Q], place_Q, len(row_Q), indices_are_sorted=True)
-    past_Q = _past(len(row_Q))
+    size = max(-(-len(row_Q) // usual), 1) * usual if usual < len(row_Q) else len(row_Q)
+    sum_QX = jax.ops.segment_sum(value_QX[at_Q], place_Q, size, indices_are_sorted=True)
+    past_Q = _past(size)
     if sorts:
-        distinct_Q = lax.sort(jnp.where(first_Q, row_Q, NONE), is_stable=False)
-        return jnp.where(distinct_Q == NONE, past_Q, distinct_Q), sum_QX
-    return past_Q.at[place_Q].set(row_Q, indices_are_sorted=True), sum_QX
+        filling = jnp.full(size - len(row_Q), NONE, jnp.int32)
+        distinct_Q = jnp.concatenate([lax.sort(jnp.where(first_Q, row_Q, NONE), is_stable=False), filling])
+        distinct_Q = jnp.where(distinct_Q == NONE, past_Q, distinct_Q)
+    else:
+        # what is no row is sent as NONE, which is the last past the end already
+        real_Q = jnp.where(row_Q == NONE, size, place_Q)
+        distinct_Q = past_Q.at[real_Q].set(row_Q, mode="drop", indices_are_sorted=True)
+    return distinct_Q, sum_QX, (first_Q & (row_Q != NONE)).sum(dtype=jnp.int32)
+
+
+def _changed(
+    parts: tuple[jax.Array, ...], change: Change, summed: tuple[jax.Array, jax.Array, jax.Array], usual: int
+) -> tuple[jax.Array, ...]:
+    """The parts after a change of distinct rows, as many at a time as there are as a rule: once."""
+    row_Q, value_QX, count = summed
+    if usual >= len(row_Q):
+        return change(*parts, row_Q, value_QX)
+
+    def some(state: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        begin, parts = state
+        own_C = lax.dynamic_slice_in_dim(row_Q, begin, usual)
+        return begin + usual, change(*parts, own_C, lax.dynamic_slice_in_dim(value_QX, begin, usual))
+
+    start = (jnp.zeros((), jnp.int32), parts)
+    return lax.while_loop(lambda state: state[0] < count, some, start)[1]
