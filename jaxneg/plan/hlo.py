@@ -79,8 +79,10 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
         if header := HEADER.match(line):
             into = found.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":
             into = None
+        elif into and not line.startswith(" "):  # a kernel's attributes, which take several lines
+            into[-1] = into[-1]._replace(text=into[-1].text + line)
         elif into is not None and " = " in line:
             left, _, right = line.partition(" = ")
             right = re.sub(r"/\*.*?\*/", "", right)

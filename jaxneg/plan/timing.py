@@ -21,6 +21,8 @@ from jaxneg.plan import hlo, tpu, work
 COUNTED = 0.4
 WINDOW = 15_831_040  # bytes of a table that a scatter in order holds at once on a v5e
 BATCH = 512  # rows that a scatter in order goes through again for each window
+HIDDEN = 0.5  # of attention, at least, is computed where a mask hides the half
+BLOCKS = 0.1  # of the peak that products of a kernel of attention reach at least
 REGISTERS = 4  # of memory that are read or written in a cycle at most: three loads and one store
 OVERHEAD = 2e-6  # seconds that a collective takes at most before its bytes move, a hop
 
@@ -172,6 +174,8 @@ def _one(each: work.Work, chip: tpu.Chip) -> tuple[str, Range]:
         )
         name = "products" if each.flop else "memory" if 2 * memory.high > took.high else "vectors"
         return name, took
+    if each.kind == "kernel":
+        return "kernel", Range(max(memory.low, near, HIDDEN * product), memory.high + product / BLOCKS)
     rule, units = RULES.get(f"{each.kind} {each.how}".strip(), RULES["move"]), _units(each)
     if each.how.endswith("in order"):  # windows are waited for
         own = Range(rule.low * units / clock, rule.high * units / clock)

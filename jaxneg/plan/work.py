@@ -23,6 +23,8 @@ FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "while", "call", "conditional",
     "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
+# Products of queries by keys, or as large, in kernels of splash attention: forward, for queries, for keys and values.
+ATTENTION = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 CUTTING = ("dynamic-slice", "slice", "gather")
 LAID = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 
@@ -87,6 +89,8 @@ def _work(
         return Work(name, kind, times, 0, 0.0, hbm, near)
     hbm, near = _touched(each, defined, inside)
     flop = sum(_flop(one, _defined(inside)) for one in inside) or _flop(each, defined)
+    if kind == "kernel":
+        flop = _of_kernel(name, [defined[name] for name in operands(each) if name in defined])
     if kind in ("gather", "scatter"):
         rows, how = _named(each, kind, inside, defined)
         table = max(array.size for array in arrays(each.result)) if how.endswith("in order") else 0
@@ -263,6 +267,16 @@ def _size(each: Instruction, kind: str) -> tuple[int, int, int]:
         length = outs[0].shape[int(along[1])] if along and outs[0].shape else outs[0].numbers
         return length, math.ceil(outs[0].size / REGISTER), len(outs)
     return 0, sum(math.ceil(array.size / REGISTER) for array in outs), 1
+
+
+def _of_kernel(name: str, taken: Sequence[Instruction]) -> float:
+    """Of a kernel of attention its products of all queries by all keys, what a mask hides among them; else 0."""
+    products = next((count for begin, count in ATTENTION.items() if name.startswith("%" + begin)), 0)
+    shapes = [array.shape for line in taken for array in arrays(line.result) if len(array.shape) == 4]
+    if not products or len(shapes) < 2:
+        return 0.0
+    query, key = shapes[:2]
+    return 2.0 * products * math.prod(query) * key[-2]
 
 
 def _flop(one: Instruction, defined: dict[str, Instruction]) -> float:

@@ -153,3 +153,21 @@ def test_a_compiled_scan_sends_at_every_turn():
     told = hlo.program(compiled.as_text())
     assert told.loops == [5]
     assert sum(each.sent for each in told.collectives) == 5 * 2 * 1024 * 7 / 8
+
+
+def test_attributes_of_several_lines_do_not_end_a_computation():
+    text = """HloModule m, num_partitions=4
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %k = f32[8,128]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256}"
+}}, metadata={op_name="kernel"}
+  ROOT %r = f32[8,128]{1,0} all-reduce(%k), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+}
+"""
+    found = hlo.program(text)
+    assert found.custom_calls == ["tpu_custom_call"]
+    assert [(each.kind, each.size, each.group) for each in found.collectives] == [("all-reduce", 4096, 4)]
+    lines, entry = hlo.computations(text)
+    assert 'op_name="kernel"' in lines[entry][1].text

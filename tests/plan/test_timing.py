@@ -171,3 +171,18 @@ def test_copies_beside_the_rest_cost_nothing_at_least_and_their_bytes_at_most():
     assert found.step.low == pytest.approx(found.hbm_bytes / 800e9)  # the memory has no time for less
     assert found.step.high == pytest.approx(found.hbm_bytes / 700e9)
     assert found.bound == "memory"
+
+
+def test_kernels_of_attention_are_reckoned_by_their_products():
+    shape = "bf16[4,2,256,128]{3,2,1,0:T(8,128)(2,1)S(1)}"
+    text = program(
+        f"%q = {shape} parameter(0)",
+        f"%k = {shape} parameter(1)",
+        f'ROOT %splash_mha_fwd.1 = {shape} custom-call(%q, %k, %k), custom_call_target="tpu_custom_call"',
+    )
+    (one,) = work.works(text)
+    assert one.kind == "kernel" and one.flop == 2 * (2 * 4 * 2 * 256 * 256 * 128)
+    found = of(text)
+    assert found.step.low == pytest.approx(one.flop / 2 / 197e12)
+    assert found.step.high == pytest.approx(one.flop / 19.7e12)
+    assert found.ruled == pytest.approx(1.0)
