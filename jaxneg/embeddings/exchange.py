@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -208,30 +207,15 @@ def send(
     )(route.key_KU, route.rounds, value_KUX, *tables)
 
 
-def take(mesh: Mesh, row_KUX: jax.Array, slots: Sequence[jax.Array]) -> list[jax.Array]:
-    """Rows of arrays of slots, whose first axes are split over all devices: no row travels.
+def take(mesh: Mesh, row_KUX: jax.Array, slot: jax.Array) -> jax.Array:
+    """Rows of slots, the slots' first axis being split over all devices: no row travels."""
 
-    What is taken at once has its gradients added up at once.
-    """
+    def local(row_1UX: jax.Array, slot: jax.Array) -> jax.Array:
+        return row_1UX[0].at[slot].get(mode="promise_in_bounds")
 
-    def local(row_1UX: jax.Array, *slots: jax.Array) -> list[jax.Array]:
-        if len(slots) == 1:
-            return [row_1UX[0].at[slots[0]].get(mode="promise_in_bounds")]
-        slot_P = jnp.concatenate([slot.ravel() for slot in slots])
-        row_PX = row_1UX[0].at[slot_P].get(mode="promise_in_bounds")
-        ends = np.cumsum([slot.size for slot in slots])[:-1]
-        parts = jnp.split(row_PX, ends)
-        return [part.reshape(*slot.shape, *part.shape[1:]) for part, slot in zip(parts, slots, strict=True)]
-
-    found = jax.shard_map(
-        local, mesh=mesh, in_specs=(EACH,) * (1 + len(slots)), out_specs=[EACH] * len(slots), check_vma=False
-    )(row_KUX, *slots)
-    return found
-
-
-def joins(mesh: Mesh) -> bool:
-    """Whether rows are better taken at once: a TPU else keeps sums of gradients in far memory until all are there."""
-    return _sorts(mesh)
+    return jax.shard_map(local, mesh=mesh, in_specs=(EACH, EACH), out_specs=EACH, check_vma=False)(
+        row_KUX, slot
+    )
 
 
 def moved(mesh: Mesh, table_VX: jax.Array, at_W: jax.Array) -> jax.Array:

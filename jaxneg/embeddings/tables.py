@@ -5,8 +5,7 @@ devices: a batch fetches the distinct rows that it names, gradients are with res
 changed. ``layouts`` has both behind one interface; here is what they have in common, and the places of spread rows.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -100,19 +99,8 @@ def init_likes(config: LikeConfig, width: int, rows: int, bias_V: jax.Array | No
 def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
     """Rows of a table, by item, or by slot of rows that are looked up already."""
     if isinstance(table, Looked):
-        known = [row for slot, row in table.taken if slot is id_]
-        return known[0] if known else exchange.take(table.mesh, table.row_KUX, [id_])[0]
+        return exchange.take(table.mesh, table.row_KUX, id_)
     return table.at[id_].get(mode="clip")
-
-
-def together(weights: Weights, name: str, slots: Sequence[jax.Array]) -> Weights:
-    """The weights, with the rows of arrays of slots taken from a table at once where that is better."""
-    table = weights.tables[name]
-    if not isinstance(table, Looked) or not exchange.joins(table.mesh):
-        return weights
-    rows = exchange.take(table.mesh, table.row_KUX, slots)
-    table = dataclasses.replace(table, taken=tuple(zip(slots, rows, strict=True)))
-    return weights._replace(tables=weights.tables | {name: table})
 
 
 def output_table(tables: Tables) -> jax.Array | Looked:

@@ -87,7 +87,7 @@ class Inputs(nnx.Module):
         if self.mask is not None:
             code_BL = jnp.where(hidden_BL, PAD, feedback_BL)  # MASK has no row of its own
         if self.config.feedback == "gate":
-            x_BLD = x_BLD * self.feedback_gate.get_value()[code_BL]
+            x_BLD = x_BLD * layers.rows(self.feedback_gate.get_value(), code_BL)
         if self.config.feedback != "none":
             x_BLD = x_BLD + _rows(self.feedback, code_BL)
         if self.mask is not None:
@@ -105,4 +105,4 @@ class Inputs(nnx.Module):
 
 def _rows(table: nnx.Param, code: Int[Array, "*S"]) -> Float[Array, "*S D"]:
     """A row for each code; code 0, of what is not known, adds nothing whatever its row holds."""
-    return jnp.where((code != PAD)[..., None], table.get_value()[code], 0.0)
+    return jnp.where((code != PAD)[..., None], layers.rows(table.get_value(), code), 0.0)

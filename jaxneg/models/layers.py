@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxneg.config import ModelConfig
+from jaxneg.models import products
 
 EPSILON = 1e-6  # added to the variance of a layer norm
 
@@ -165,14 +166,20 @@ def _mean(x_ND: Float[Array, "N D"], device: str) -> Float[Array, "N 1"] | Float
     if device != "tpu" or width > 256:
         return x_ND.mean(axis=-1, keepdims=True)
     ones_DD = jnp.ones((width, width), jnp.bfloat16)
-    total_ND = jnp.zeros_like(x_ND)
-    rest_ND = x_ND
-    for _ in range(3):
-        # as a bfloat16, by a function that no compiler takes for one that changes nothing
-        part_ND = jax.lax.reduce_precision(rest_ND, exponent_bits=8, mantissa_bits=7)
-        rest_ND -= part_ND
-        total_ND += jnp.dot(part_ND.astype(jnp.bfloat16), ones_DD, preferred_element_type=jnp.float32)
-    return total_ND / width
+    return (
+        sum((products.product(part_ND, ones_DD) for part_ND in products.parts(x_ND)), jnp.zeros_like(x_ND))
+        / width
+    )
+
+
+FEW = 16  # rows of a table that a TPU takes by products: it would change them one position after the other
+
+
+def rows(table_CD: Float[Array, "C D"], code: Int[Array, "*S"]) -> Float[Array, "*S D"]:
+    """Rows of a small table of codes."""
+    if platform() != "tpu" or len(table_CD) > FEW:
+        return table_CD[code]
+    return products.few_rows(table_CD, code.ravel()).reshape(*code.shape, -1)
 
 
 class FeedForward(nnx.Module):

@@ -77,8 +77,6 @@ def loss(
     """
     config, model, items = task
     segment_BL = batch.segment_BL if batch.segment_BL.shape[1] else None  # where rows are packed
-    if tables.output_table(weights.tables) is weights.tables["item_VD"]:
-        weights = tables.together(weights, "item_VD", [at.item_BL, at.target_BL])
     seen = scoring.Seen(at.item_BL, batch.feedback_BL, batch.station_BL, segment_BL)
     h_BLD = scoring.encode(model, weights, seen, key).astype(jnp.float32)
 

@@ -105,8 +105,8 @@ def test_a_step_on_shared_tables_does_no_more_than_it_did(as_on_a_tpu):
     assert found["sort"] == 5  # two for slots, one for distinct ids, and two where rows are summed
     assert found["all_to_all"] == 4  # ids and rows, there and back
     assert found["numbers gathered"] == 1 and found["numbers scattered"] == 1  # a row's sum of squares
-    # gradients of items with targets, and of shared ones; two tables of feedback, one of stations; sums; the table
-    assert found["rows scattered"] == 7
+    # gradients of items, targets and shared ones; two tables of feedback, one of stations; sums; the table
+    assert found["rows scattered"] == 8
 
 
 def test_scatters_by_number_would_be_seen():
@@ -117,7 +117,7 @@ def test_scatters_by_number_would_be_seen():
 
 @pytest.mark.slow
 def test_a_step_as_on_a_tpu_is_the_step(monkeypatch):
-    """Sorts, rows taken at once and changed as many at a time as there are as a rule, over three steps."""
+    """Sorts, and rows changed as many at a time as there are as a rule, over three steps."""
     small = dataclasses.replace(
         CONFIG,
         data=dataclasses.replace(CONFIG.data, length=5, batch_size=16, shared_negatives=5),

@@ -40,6 +40,22 @@ def test_layer_norm_and_its_gradients(monkeypatch, backend, offset):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
+def test_rows_of_a_small_table_are_its_rows_by_products_too():
+    table = jax.random.normal(jax.random.key(0), (6, 8))
+    code = jax.random.randint(jax.random.key(1), (3, 50), 0, 6)
+    dy = jax.random.normal(jax.random.key(2), (3, 50, 8))
+
+    def run(kind):
+        with layers.traced_for(kind):
+            y, pull = jax.vjp(lambda table: layers.rows(table, code), table)
+            return y, pull(dy)[0]
+
+    (y, gradient), (other, others) = run("cpu"), run("tpu")
+    np.testing.assert_array_equal(other, y)
+    # sums of about 25 numbers near 1 in float32, in another order
+    np.testing.assert_allclose(others, gradient, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layers_joined_are_the_layers(dtype):
     parts = [layers.Linear(6, 4, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed)) for seed in range(3)]
