@@ -1,9 +1,15 @@
 """Stores, runs and exports in buckets of S3 and GCS, as emulators have them, beside the same on the local disk."""
 
+import contextlib
 import json
 import pathlib
+import socket
+import subprocess
+import sys
 import threading
+import time
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -13,7 +19,7 @@ from jaxneg.data import stores
 from jaxneg.errors import UserError
 from jaxneg.files import addresses, buckets, leases, locks, mirrors, snapshots
 from jaxneg.training import logs
-from tests import emulators
+from tests import emulators, verbs
 from tests.marks import rest_slow
 
 
@@ -322,6 +328,24 @@ def figures_of(run):
     return [{k: v for k, v in one.items() if "seconds" not in k} for one in run.result["history"]]
 
 
+def served(export, body):
+    """What ``jaxneg serve`` of an export answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "jaxneg", "serve", export, "--port", str(port)]
+    with subprocess.Popen(words, env=verbs.environment(), stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(1200):
+                with contextlib.suppress(httpx2.TransportError):
+                    return httpx2.post(f"http://127.0.0.1:{port}/recommend", json=body, timeout=30.0).json()
+                assert process.poll() is None
+                time.sleep(0.05)
+        finally:
+            process.terminate()
+    raise TimeoutError
+
+
 @pytest.mark.slow  # every verb, each of whose ways to a bucket is above, and its options in cli/test_streams.py
 def test_from_log_to_lists_in_a_bucket_is_as_on_the_disk(at, worked, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(worked)
@@ -347,6 +371,12 @@ def test_from_log_to_lists_in_a_bucket_is_as_on_the_disk(at, worked, monkeypatch
     ours, theirs = (jaxneg.Scorer.open(place) for place in (f"{at}/export", worked / "export"))
     history = [jaxneg.Event(item, "play") for item in theirs.items(3)]
     assert ours.recommend(history, 5) == theirs.recommend(history, 5)
+    answer = served(
+        f"{at}/export", {"events": [{"item": one.item, "feedback": "play"} for one in history], "k": 5}
+    )
+    assert [one["item"] for one in answer["recommendations"]] == [
+        one.item for one in ours.recommend(history, 5)
+    ]
     assert f"{at}/run" in run(f"runs {at}")
     run(f"recommend {at}/export --users {at}/log.csv --out {at}/lists.parquet --k 3")
     assert addresses.local(f"{at}/lists.parquet", "--out").stat().st_size > 1000
