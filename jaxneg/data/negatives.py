@@ -3,6 +3,7 @@
 Reference: Mei, Bembom and Ehmann, Hard Negative Sampling for Music Recommendation, MuRS 2024.
 """
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,40 @@ NEAREST = 4  # hard negatives from which scope "popularity" takes the one neares
 BITS_PER_POSITIVE = 16  # of the filter: about 1 in 16 non-positives needs the exact look-up
 
 
+class Filter:
+    """Which (user, item) may be a positive, by one hashed bit for each that is: a clear bit proves that it is none.
+
+    2 bytes per positive of memory and a pass over all, when it is asked first: where no negatives are drawn for
+    targets, as where all are shared, it never is.
+    """
+
+    def __init__(self, indptr: np.ndarray, item: np.ndarray):
+        self._indptr, self._item, self._making = indptr, item, threading.Lock()
+        self._bits: np.ndarray | None = None
+
+    def maybe(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Places of the pairs that may be positives."""
+        if not len(user):
+            return np.zeros(0, np.int64)
+        with self._making:  # several threads make batches
+            if self._bits is None:
+                self._bits = self._made()
+        bits = self._bits
+        slot = _slot(user, item, 8 * len(bits))
+        return np.flatnonzero((bits[slot >> 3] >> (slot & 7).astype(np.uint8)) & 1)
+
+    def _made(self) -> np.ndarray:
+        size = 1 << max(10, int(BITS_PER_POSITIVE * max(len(self._item), 1) - 1).bit_length())
+        bits = np.zeros(size // 8, np.uint8)
+        step = 1 << 22
+        for begin in range(0, len(self._item), step):
+            item = np.asarray(self._item[begin : begin + step])
+            user = np.searchsorted(self._indptr, np.arange(begin, begin + len(item)), side="right") - 1
+            slot = _slot(user.astype(np.int32), item, size)
+            np.bitwise_or.at(bits, slot >> 3, (1 << (slot & 7)).astype(np.uint8))
+        return bits
+
+
 class NegativeIndex(NamedTuple):
     """What a draw needs to know of the training window. G groups are (user, station) pairs, P positives."""
 
@@ -24,7 +59,7 @@ class NegativeIndex(NamedTuple):
     user_group_indptr: np.ndarray  # int64 [users + 1], ranges of groups
     positive_indptr: np.ndarray  # int64 [users + 1], ranges of positive_item
     positive_item: np.ndarray  # int32 [P], ascending within a user
-    filter_bits: np.ndarray  # uint8, one hashed bit per (user, positive): a clear bit proves no positive
+    filter: Filter  # of these
     # float64, log(1 + signed events in training) of each row; empty unless scope is popularity
     log_count_V: np.ndarray
     session_indptr: np.ndarray  # int64 [sessions + 1], ranges of session_item; empty unless scope is session
@@ -44,7 +79,7 @@ def negative_index(
     opinion: str = "all",
     random: str = "uniform",
 ) -> NegativeIndex:
-    """The index of a store. Keeps 2 bytes per positive in memory; the rest stays memory-mapped.
+    """The index of a store, memory-mapped but for its ``Filter``.
 
     Scope "session", unequal weights and opinions take 4 to 40 bytes more per negative of the training window.
 
@@ -56,16 +91,8 @@ def negative_index(
       opinion: what counts of a song that its listener has liked too, as in ``opinions.kept``.
       random: draw of random negatives; of those by count it takes 8 bytes per item.
     """
-    indptr = np.asarray(store.positive_indptr)
-    size = 1 << max(10, int(BITS_PER_POSITIVE * max(len(store.positive_item), 1) - 1).bit_length())
-    bits = np.zeros(size // 8, np.uint8)
-    step = 1 << 22
-    for begin in range(0, len(store.positive_item), step):
-        item = np.asarray(store.positive_item[begin : begin + step])
-        user = np.searchsorted(indptr, np.arange(begin, begin + len(item)), side="right") - 1
-        slot = _slot(user.astype(np.int32), item, size)
-        np.bitwise_or.at(bits, slot >> 3, (1 << (slot & 7)).astype(np.uint8))
     none, negative_item = np.zeros(0), np.asarray(store.negative_item)
+    indptr, positive_item = np.asarray(store.positive_indptr), np.asarray(store.positive_item)
     session_indptr = session_item = weight = session_weight = none
     weighted = skip != thumb_down or opinion != "all"
     if weighted or scope == "session":
@@ -88,8 +115,8 @@ def negative_index(
         negative_item=negative_item,
         user_group_indptr=np.asarray(store.user_group_indptr),
         positive_indptr=indptr,
-        positive_item=np.asarray(store.positive_item),
-        filter_bits=bits,
+        positive_item=positive_item,
+        filter=Filter(indptr, positive_item),
         log_count_V=np.log1p(sum(train_counts(store))) if scope == "popularity" else none,
         session_indptr=session_indptr,
         session_item=session_item,
@@ -242,8 +269,7 @@ def _replace_positives(
     """Draws again, in place and exactly, each random negative that is a positive of its user."""
     p, n = _places(~hard_PN)
     user, item = user_P[p], item_PN[p, n]
-    slot = _slot(user, item, 8 * len(index.filter_bits))
-    maybe = np.flatnonzero((index.filter_bits[slot >> 3] >> (slot & 7).astype(np.uint8)) & 1)
+    maybe = index.filter.maybe(user, item)
     p, n, user, item = p[maybe], n[maybe], user[maybe], item[maybe]
     low, high = index.positive_indptr[user], index.positive_indptr[user + 1]
     place = opinions.first(low, high, lambda at: index.positive_item[at] >= item)
