@@ -39,6 +39,7 @@ KEYS = {
     "softmax": {"seconds", "temporary_bytes", "gradient_apart", "million_items"},
     "step_budget": {"step_ms", "rest_ms", "parts", "matmul_gflops"},
     "study": {"sweeps", "claims"},
+    "ten_billion": {"store", "shard", "plan"},
     "time_to_quality": {"sets", "recipe"},
     "time_to_target": {"sets", "options"},
     "two_heads": {"sets"},
@@ -51,8 +52,9 @@ KEYS = {
 # sweep/test_sweep.py and test_claims.py, big_data by data/test_orders.py and data/test_prepare.py, catalogue by
 # embeddings/test_tables.py, processes by training/test_digests.py and test_parting.py, evaluation/test_in_parts.py and
 # serve/test_parted.py, peers and time_to_quality by test_peers.py, objectives by test_objectives.py, serving by
-# serve/test_server.py and test_batching.py, time_to_target by sweep/test_sweep.py, two_heads by test_two_heads.py and
-# training/test_likes.py, warm_start by training/test_warm_start.py.
+# serve/test_server.py and test_batching.py, ten_billion by test_ten_billion.py, time_to_target by
+# sweep/test_sweep.py, two_heads by test_two_heads.py and training/test_likes.py, warm_start by
+# training/test_warm_start.py.
 LONG = (
     "big_data",
     "catalogue",
@@ -65,6 +67,7 @@ LONG = (
     "processes",
     "serving",
     "study",
+    "ten_billion",
     "time_to_quality",
     "time_to_target",
     "two_heads",
