@@ -252,7 +252,12 @@ def _named(
             row = math.prod(side for at, side in enumerate(update.shape) if at in kept)
             rows += max(update.numbers // max(row, 1), 1)
         source = taken[0].shape if taken and taken[0] else ()
-        far = any(array.space == HBM and array.shape == source for array in table)
+        # A table that the core's memory holds beside is changed there and written out once.
+        held = re.search(
+            r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', each.text
+        )
+        room = int(held[1]) if held and kind == "scatter" else 0
+        far = any(array.space == HBM and array.shape == source and array.size > room for array in table)
         how = f"{'rows' if row > 1 else 'numbers'} {'far' if far else 'near'}"
         if kind == "scatter" and far and (row == 1 or "indices_are_sorted=true" in one.text):
             how += " in order"

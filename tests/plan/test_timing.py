@@ -186,3 +186,19 @@ def test_kernels_of_attention_are_reckoned_by_their_products():
     assert found.step.low == pytest.approx(one.flop / 2 / 197e12)
     assert found.step.high == pytest.approx(one.flop / 19.7e12)
     assert found.ruled == pytest.approx(1.0)
+
+
+def test_a_scatter_into_a_table_that_the_core_holds_is_near():
+    table = "f32[1000,128]{1,0:T(8,128)}"
+    scatter = f"%n = {table} scatter(%t, %i, %r), update_window_dims={{1}}, to_apply=%add"
+    for size, how in ((512_000, "rows near"), (511_999, "rows far")):
+        place_ = f'{{"memory_space":"1","offset":"0","size":"{size}"}}'
+        scoped = f', backend_config={{"used_scoped_memory_configs":[{place_}]}}'
+        text = program(
+            f"%t = {table} parameter(0)",
+            "%i = s32[64]{0:T(128)} parameter(1)",
+            "%r = f32[64,128]{1,0:T(8,128)} parameter(2)",
+            "ROOT " + scatter + scoped,
+        )
+        (one,) = work.works(text)
+        assert (one.how, one.rows) == (how, 64)
