@@ -58,12 +58,12 @@ GB = 1e9
 
 
 def planned() -> dict[str, Any]:
-    """What follows from the plans of a step, by slice."""
+    """What follows from the plans of a step, by slice; of slices that are planned."""
     from jaxneg.plan import machines, tpu
 
     plans = json.loads((RESULTS.parent / "plan.json").read_text())[TITLE]
     found = {}
-    for name in SLICES:
+    for name in (name for name in SLICES if name in plans):
         plan, at = plans[name], machines.topology(name)
         chips, chip = at.hosts * at.chips, tpu.CHIPS[at.kind]
         step: dict[str, Any] = plan.get("step") or dict.fromkeys(("low", "high"), plan["step_seconds"])
@@ -323,7 +323,7 @@ def main() -> None:
         directory = asked.directory or pathlib.Path(temporary)
         for part in asked.only:
             if part == "plan":
-                found[part] = planned()
+                found[part] = found.get(part, {}) | planned()
             elif part == "store":
                 found[part] = by_itself("written", directory, asked.quick) | by_itself(
                     "stored", directory, asked.quick
