@@ -34,6 +34,7 @@ import collections
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -66,6 +67,7 @@ from jaxneg.serve.scorer import Scorer
 from jaxneg.training import program, runs
 
 LENGTH, K, HISTORIES, CONNECTIONS, CENTRES = 50, 100, 200, 32, 1_000
+USERS = 1_000  # of the other libraries' log, at least: they leave a batch out that is not full
 IDLE = 2.0  # seconds after which a connection is not taken again: servers close those that idle, uvicorn after 5 s
 HOST = "127.0.0.1"
 
@@ -141,11 +143,13 @@ def measured(work: pathlib.Path, items: int, seconds: float, workers: int) -> di
 
 
 def beside(work: pathlib.Path, items: int, name: str, environments: pathlib.Path) -> dict[str, Any]:
-    """Another library, after a step of training on a log in which each item is heard once."""
-    log, users = work / f"log_{items}.npz", items // LENGTH
+    """Another library, after a step of training on a log in which each item is heard."""
+    log, users = work / f"log_{items}.npz", max(USERS, items // LENGTH)
     if not log.exists():
-        item_T = np.random.default_rng(3).permutation(items).astype(np.int32) + 1
-        peers.write_log(log, item_T, np.arange(0, items + 1, LENGTH))
+        rng = np.random.default_rng(3)
+        passes = math.ceil(users * LENGTH / items)  # over all items, each in an order of its own
+        item_T = np.concatenate([rng.permutation(items) for _ in range(passes)])[: users * LENGTH] + 1
+        peers.write_log(log, item_T.astype(np.int32), np.arange(0, users * LENGTH + 1, LENGTH))
     peer, some = peers.PEERS[name], list(range(min(HISTORIES, users)))
     python, process = peers.environment(peer.lock, environments), None
     try:
