@@ -17,16 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxneg import errors, progress, signals
 from jaxneg.errors import UserError
 
 LOOK = 0.2  # seconds between looks for a signal, and for word of the others
-PAUSE, LONGEST = (
-    0.5,
-    30.0,
-)  # seconds before a process that ends at its beginning is started again: doubled each time
+SOON = 0.02  # and for the first to serve
+# Seconds before a process that ended before it served is started again, doubled each time.
+PAUSE, LONGEST = 0.5, 30.0
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"  # which prometheus_client reads when it is imported
 WORD = "exports"  # file that is touched when one was opened anew
 MISTAKE = 2  # exit code
@@ -65,7 +64,7 @@ class Group:
 
 class _Running(NamedTuple):
     process: SpawnProcess
-    ready: "connection.Connection[object, object]"  # has something to read once it serves
+    served: Any  # memory that both have: 1 once it serves
 
 
 class Workers:
@@ -93,7 +92,7 @@ class Workers:
         """
         with signals.deferred(), self._ending():
             self._start(0)
-            if not self._begun(0):
+            if not self._begun(*self._running[0]):
                 return
             ready()
             for at in range(1, len(self._sockets)):
@@ -102,37 +101,32 @@ class Workers:
                 self._look()
 
     def _start(self, at: int) -> None:
-        ours, theirs = _spawn.Pipe(duplex=False)
+        served = _spawn.RawValue("b", 0)
         process = _spawn.Process(
-            target=_serve, args=(self._work, self._sockets[at], theirs), name=f"worker {at + 1}"
+            target=_serve, args=(self._work, self._sockets[at], served), name=f"worker {at + 1}"
         )
         process.start()
-        theirs.close()
-        self._running[at] = _Running(process, ours)
+        self._running[at] = _Running(process, served)
 
-    def _begun(self, at: int) -> bool:
+    def _begun(self, process: SpawnProcess, served: Any) -> bool:
         """Waits until a process serves: whether it does. False after a signal."""
-        process, ready = self._running[at]
-        while not signals.came():
-            if connection.wait([ready, process.sentinel], LOOK):
-                if ready.poll() and _read(ready):
-                    return True
+        while not (served.value or signals.came()):
+            if connection.wait([process.sentinel], SOON):
                 process.join()
                 raise SystemExit(MISTAKE if process.exitcode == MISTAKE else 1)
-        return False
+        return not signals.came()
 
     def _look(self) -> None:
         """Starts again what has ended."""
         sentinels = {one.process.sentinel: at for at, one in self._running.items()}
         for sentinel in connection.wait([*sentinels], LOOK):
             at = sentinels[sentinel]  # pyright: ignore[reportArgumentType]
-            process, ready = self._running[at]
+            process, served = self._running[at]
             process.join()
             if signals.came():
                 return
-            served = ready.poll() and _read(ready)
-            pause = 0.0 if served else self._pauses[at]
-            self._pauses[at] = PAUSE if served else min(2 * pause, LONGEST)
+            pause = 0.0 if served.value else self._pauses[at]
+            self._pauses[at] = PAUSE if served.value else min(2 * pause, LONGEST)
             self._forget(process)
             progress.say(
                 f"jaxneg: {process.name} of {len(self._sockets)} ended {_by(process)}: it is started again"
@@ -170,20 +164,16 @@ def _by(process: SpawnProcess) -> str:
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
 
 
-def _read(ready: "connection.Connection[object, object]") -> bool:
-    """Whether there was word, and not just the end of who could have given it."""
-    try:
-        return bool(ready.recv_bytes())
-    except (EOFError, OSError):
-        return False
-
-
-def _serve(work: Work, bound: socket.socket, ready: "connection.Connection[object, object]") -> None:
+def _serve(work: Work, bound: socket.socket, served: Any) -> None:
     """What a process does."""
+
+    def ready() -> None:
+        served.value = 1
+
     signals.open_streams()
     threading.Thread(target=_follow, daemon=True).start()
     try:
-        work(bound, lambda: ready.send_bytes(b"1"))
+        work(bound, ready)
     except UserError as error:
         progress.say(f"jaxneg: {errors.with_remedy(error)}")
         raise SystemExit(MISTAKE) from None
