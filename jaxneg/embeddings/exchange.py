@@ -34,10 +34,7 @@ SLACK = 1.25  # capacity of a message over the mean; rows are spread, so one rou
 SPARE = 16
 DEVIATIONS = 6  # standard ones above the mean, of rows that come to a device in all
 NONE = jnp.iinfo(jnp.int32).max  # in place of a row where there is none
-LANES, SUBLANES = (
-    128,
-    8,
-)  # of a register of a TPU: what is of such sizes is cut and joined without being moved
+SUBLANES = 8  # of a register of a TPU: rows in such numbers are cut and joined without being moved
 EACH, ALL = PartitionSpec(MESH), PartitionSpec()  # a part for each device; the same everywhere
 
 # (part, ..., row_Q, value_QX) -> the parts, changed at these rows, which ascend

@@ -62,9 +62,6 @@ class Looked:
 
     row_KUX: jax.Array  # of each device, sharded along K
     mesh: Mesh = field(metadata={"static": True})
-    taken: tuple[
-        tuple[jax.Array, jax.Array], ...
-    ] = ()  # arrays of slots, and the rows that ``together`` took for them
 
 
 def init_tables(key: jax.Array, config: ModelConfig, rows: int, bias_V: jax.Array | None = None) -> Tables:

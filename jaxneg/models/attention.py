@@ -53,11 +53,8 @@ def attention(
     """
     B, L, H, K = q_BLHK.shape
     q_NLK, k_NLK, v_NLK = map(_by_head, (q_BLHK, k_BLHK, v_BLHK))
-    size = block_size(L) if causal else L
-    blocks = [(start, min(start + size, L)) for start in range(0, L, size)]
-    keys = [drop.key] if len(blocks) == 1 else split(drop.key, len(blocks))
     done: list[jax.Array] = []
-    for (start, end), key in zip(blocks, keys, strict=True):
+    for start, end, key in _blocks(L, drop.key, causal=causal):
         seen = end if causal else L
         own_BP = None if segment_BL is None else segment_BL[:, start:end]
         visible = _visible(jnp.arange(start, end)[None], own_BP, segment_BL, seen, causal=causal)
@@ -109,13 +106,9 @@ def lanes_attention(
     B, L, H, K = q_BLHK.shape
     beside = next(count for count in range(H, 0, -1) if H % count == 0 and count * K <= max(splash.LANES, K))
     groups, wide = H // beside, beside * K
-
-    def grouped(x_BLHK: jax.Array) -> jax.Array:
-        """N = B groups."""
-        x_BGLW = jnp.moveaxis(x_BLHK.reshape(B, L, groups, wide), 2, 1)
-        return x_BGLW.reshape(B * groups, L, wide)
-
-    q_NLW, k_NLW, v_NLW = map(grouped, (q_BLHK, k_BLHK, v_BLHK))
+    q_NLW, k_NLW, v_NLW = (
+        _by_head(x_BLHK.reshape(B, L, groups, wide)) for x_BLHK in (q_BLHK, k_BLHK, v_BLHK)
+    )
     visible = _visible(jnp.arange(L)[None], segment_BL, segment_BL, L, causal=causal)
     y_NLW = jnp.zeros_like(v_NLW)
     for head in range(beside):
@@ -140,15 +133,13 @@ def _block_masks(
     Args:
       at_N: uint32, places among all heads of all rows.
     """
-    size = block_size(length) if causal else length
-    starts = list(range(0, length, size))
-    keys = [key] if len(starts) == 1 else split(key, len(starts))
-    word_S2 = jnp.stack([layers.words(one) for one in keys if one is not None])
-    block_L = np.arange(length) // size
-    start_L = (block_L * size).astype(np.uint32)
-    queries_L = (np.minimum(start_L + size, length) - start_L).astype(np.uint32)
-    keys_L = (start_L + queries_L if causal else np.full(length, length)).astype(np.uint32)
-    within_L = (np.arange(length, dtype=np.uint32) - start_L) * keys_L
+    starts, ends, keys = zip(*_blocks(length, key, causal=causal), strict=True)
+    word_S2 = jnp.stack([layers.words(one) for one in keys])
+    start_S, end_S = np.array(starts, np.uint32), np.array(ends, np.uint32)
+    block_L = np.repeat(np.arange(len(starts)), end_S - start_S)
+    queries_L = (end_S - start_S)[block_L]
+    keys_L = end_S[block_L] if causal else np.full(length, length, np.uint32)
+    within_L = (np.arange(length, dtype=np.uint32) - start_S[block_L]) * keys_L
     index_NL1 = at_N[:, None, None] * (queries_L * keys_L)[None, :, None] + within_L[None, :, None]
     index_NLM = index_NL1 + jnp.arange(length, dtype=jnp.uint32)[None, None]
     word_L2 = word_S2[block_L]
@@ -184,6 +175,14 @@ def _weights(
         shown = jnp.broadcast_to(visible, (B, N // B, P, M)).reshape(logits_NPM.shape)
         logits_NPM = jnp.where(shown, logits_NPM, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(logits_NPM, axis=-1)
+
+
+def _blocks(length: int, key: jax.Array | None, *, causal: bool) -> list[tuple[int, int, jax.Array | None]]:
+    """Where each block of queries begins and ends, and what it drops weights by."""
+    size = block_size(length) if causal else length
+    starts = range(0, length, size)
+    keys = [key] if len(starts) == 1 else split(key, len(starts))
+    return [(start, min(start + size, length), own) for start, own in zip(starts, keys, strict=True)]
 
 
 def block_size(length: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxneg.config import Config, rules, saved
 from jaxneg.embeddings import tables
 from jaxneg.errors import UserError
+from jaxneg.models import splash
 from jaxneg.plan import estimate, tpu
 from jaxneg.training import program
 
@@ -71,7 +72,7 @@ def rate(found: dict[str, Any]) -> float:
 def _faster(config: Config, where: tpu.Slice) -> Iterator[tuple[Config, str]]:
     """Settings that may be faster, each a change to the config, with what the change means besides."""
     data, model = config.data, config.model
-    heads = model.width // estimate.LANES
+    heads = model.width // splash.LANES
     fused = {"attention": "fused", "dropout_attention": None}
     changes: list[tuple[bool, str, dict[str, Any], str]] = [
         (model.dtype == "float32", "model", {"dtype": "bfloat16"}, "products of 8 bits of mantissa"),

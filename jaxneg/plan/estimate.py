@@ -17,6 +17,7 @@ from jaxneg.config import Config, parts
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.errors import UserError
+from jaxneg.models.splash import LANES
 from jaxneg.plan import costs, gpu, hlo, timing, tpu
 from jaxneg.plan.costs import UNKNOWN, Epoch
 from jaxneg.plan.tpu import GIB
@@ -30,7 +31,6 @@ PARTS = {
     "opt_state": "optimiser state",
     "average": "averaged weights",
 }
-LANES = 128  # numbers that a register of a TPU holds in a line
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": GIB << 10}
 
 

@@ -181,7 +181,7 @@ def _one(each: work.Work, chip: tpu.Chip) -> tuple[str, Range]:
         own = Range(rule.low * units / clock, rule.high * units / clock)
         return "rows", own + memory
     took = Range(max(least, rule.low * units / clock), max(memory.high, rule.high * units / clock, product))
-    name = {"gather": "rows", "scatter": "rows", "sort": "sort", "kernel": "kernel"}.get(each.kind, "rest")
+    name = {"gather": "rows", "scatter": "rows", "sort": "sort"}.get(each.kind, "rest")
     return name, took
 
 

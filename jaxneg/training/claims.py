@@ -45,8 +45,7 @@ def held(workdir: str | pathlib.Path) -> Generator[pathlib.Path]:
             yield place
         except processes.Stopped as error:
             stopped = error  # what was saved is put, as at the end
-    with processes.together("put", seconds=parting.LONGEST):  # the first one would miss the others else
-        pass
+    parting.settle()  # the first one would miss the others else
     if stopped is not None:
         raise stopped
 

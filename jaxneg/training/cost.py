@@ -1,5 +1,6 @@
 """What a step computes, counted before it runs, for the share of a device's peak that training reaches (MFU)."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import cast
@@ -38,9 +39,8 @@ def of(job: Job) -> Cost | None:
     if config.model.attention == "fused" or tpu:
         plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
         built = program.build(plain, program.catalogue_of(job.store), mesh, job.total, job.batches.form)
-    if not tpu:
-        return _counted(built, sum(known))
-    with layers.traced_for("cpu"):  # a program of its own: it keeps what it was traced for
+    # A TPU's is a program of its own: one keeps what it was traced for.
+    with layers.traced_for("cpu") if tpu else contextlib.nullcontext():
         return _counted(built, sum(known))
 
 
