@@ -62,7 +62,6 @@ class Checkpointer:
                 [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
             ),
             create=not read_only,
-            cleanup_tmp_directories=not read_only,
         )
         if not read_only and jax.process_index() == 0:
             _clear(directory)
@@ -187,7 +186,8 @@ class Checkpointer:
 def _clear(directory: pathlib.Path) -> None:
     """Deletes checkpoints that are half saved, also where what saved them is still at it for a moment.
 
-    orbax tries once and fails at the next save, if a thread, a dying process or a network file system adds a file.
+    A thread, a dying process or a network file system may add a file. What is left after all is in nobody's way, and
+    the next run deletes it; orbax's own cleaning tries once, and has the next save fail.
     """
     for path in directory.glob(f"*{files.HALF}*"):
         for _ in range(TRIES):
