@@ -18,9 +18,10 @@ how far from jax's its numbers are (``off``);
 
 and on the first number of items, over HTTP by --workers processes, where every list is compared with the Scorer's:
 
-    capacity, twice   requests at the rate of the 32 connections, and at twice that, whether answers come or not:
-                      answers by status, lists that were wrong, requests without an answer and why, memory of the
-                      server's processes
+    capacity, twice   requests at the rate of the 32 connections, and at twice that, whether answers come or not, over
+                      at most 1,000 connections: answers by status, lists that were wrong, requests without an answer
+                      and why, memory of the server's processes, and seconds until the last answer; p50 and p99 of
+                      the lists count from when a request was due, its wait for a connection with it
     swaps             20 exports put in the place of one another under half of that load
     fuzz              requests that schemathesis makes up from /openapi.json, by status, where it is installed
     restart           seconds from ``kill -9`` and a new start until it is ready
@@ -68,6 +69,7 @@ from jaxneg.training import program, runs
 
 LENGTH, K, HISTORIES, CONNECTIONS, CENTRES = 50, 100, 200, 32, 1_000
 USERS = 1_000  # of the other libraries' log, at least: they leave a batch out that is not full
+OPEN = 1_000  # connections at most, where requests come whether answers do or not
 IDLE = 2.0  # seconds after which a connection is not taken again: servers close those that idle, uvicorn after 5 s
 HOST = "127.0.0.1"
 
@@ -160,7 +162,7 @@ def beside(work: pathlib.Path, items: int, name: str, environments: pathlib.Path
             (process.ask("recommend", users=some, k=K) for _ in range(3)), key=lambda one: one["median_ms"]
         )
     except SystemExit as error:  # it ended, and what it said is known
-        return {"failed": str(error).strip().splitlines()[-1][:200]}
+        return {"failed": str(error).strip()[-200:]}
     finally:
         if process is not None:
             process.end()
@@ -383,6 +385,7 @@ async def opened(
 ) -> dict[str, Any]:
     """What comes of requests at a rate, whether answers come or not."""
     statuses, taken, wrong, lost, free = collections.Counter(), [], 0, collections.Counter(), []
+    places = asyncio.Semaphore(OPEN)
     memory = [resident(process.pid)]
 
     def connected() -> Connection:
@@ -395,18 +398,19 @@ async def opened(
 
     async def one(n: int) -> None:
         nonlocal wrong
-        began = time.perf_counter()
-        connection = connected()
-        try:
-            status, answer = await asyncio.wait_for(connection.ask(bodies[n % HISTORIES]), 30)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            lost[type(error).__name__] += 1
-            connection.close()
-            return
-        free.append((connection, time.perf_counter()))
+        due = time.perf_counter()
+        async with places:
+            connection = connected()
+            try:
+                status, answer = await asyncio.wait_for(connection.ask(bodies[n % HISTORIES]), 30)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                lost[type(error).__name__] += 1
+                connection.close()
+                return
+            free.append((connection, time.perf_counter()))
         statuses[status] += 1
         if status == 200:
-            taken.append(time.perf_counter() - began)
+            taken.append(time.perf_counter() - due)
             wrong += not any(right(json.loads(answer), lists[n % HISTORIES]) for lists in expected)
 
     began, tasks, n, looked = time.perf_counter(), set(), 0, 1
@@ -421,12 +425,14 @@ async def opened(
             looked += 1
         await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
+    took = time.perf_counter() - began
     memory.append(resident(process.pid))
     for connection, _ in free:
         connection.close()
     told = {
         "asked_per_s": round(rate),
         "asked": n,
+        "seconds": round(took, 1),
         "answers": {str(k): v for k, v in sorted(statuses.items())},
     }
     missing = {"lost": lost.total(), "lost_by": dict(lost)}

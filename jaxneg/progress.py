@@ -112,9 +112,12 @@ def _number(value: float | int) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person, on standard error, so that standard output stays for results."""
+    """A line for the person, on standard error, so that standard output stays for results.
+
+    It is written with its end at once: unbuffered, another process could write between them.
+    """
     with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
-        print(errors.spoken(text), file=sys.stderr, flush=True)
+        print(f"{errors.spoken(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def show_markdown(text: str) -> None:

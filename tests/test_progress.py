@@ -1,6 +1,9 @@
 """What is said where there is no terminal."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -67,3 +70,13 @@ def test_on_a_terminal_the_time_to_go_is_never_cut(width, monkeypatch):
     first, second = file.getvalue().splitlines()
     assert "20000/1000000 0:01:38" in first and second.startswith("  epoch 3.25  loss 0.1234")
     assert len(first.rstrip()) <= width and len(second.rstrip()) <= width
+
+
+def test_lines_of_many_processes_are_never_torn(tmp_path):
+    """Where Python does not buffer, as in most images, print writes the end of a line apart."""
+    code = "from jaxneg import progress\nfor _ in range(500): progress.say(100 * 'a')"
+    said, settings = tmp_path / "said", os.environ | {"PYTHONUNBUFFERED": "1"}
+    with said.open("wb") as file:
+        many = [subprocess.Popen([sys.executable, "-c", code], stderr=file, env=settings) for _ in range(3)]
+        assert [one.wait(60) for one in many] == [0, 0, 0]
+    assert said.read_text().splitlines() == [100 * "a"] * 1500

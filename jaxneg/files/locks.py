@@ -380,4 +380,4 @@ def _started(process: int) -> str | None:
 def say(text: str) -> None:
     """A line on standard error."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"jaxneg: {text}", file=sys.stderr, flush=True)
+        print(f"jaxneg: {text}\n", end="", file=sys.stderr, flush=True)

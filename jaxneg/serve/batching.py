@@ -13,6 +13,9 @@ from jaxneg.serve.scorer import Scorer
 
 MOST = 64  # requests of a batch
 QUICK = 0.01  # seconds that are not worth another thread: both want the interpreter, and cores may be busy
+# Seconds of a batch for each turn of the loop after it: uvloop accepts one connection a turn, and where each turn held
+# a batch of QUICK, new ones waited for seconds behind those that asked again at once.
+TURN = 0.0006
 NEWEST = 0.2  # weight of the last batch in what a request is known to take
 
 
@@ -44,6 +47,7 @@ class Batcher:
         self._seconds, self._together = seconds, together
         self._waiting: list[Waiting] = []
         self._takes: weakref.WeakKeyDictionary[Scorer, float] = weakref.WeakKeyDictionary()
+        self._turns = 0  # of the loop until the next batch
         self.sizes: list[int] = []  # of batches, until somebody takes them
 
     async def recommended(self, scorer: Scorer, wanted: Wanted) -> Recommendations:
@@ -51,6 +55,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if len(self._waiting) * self._takes.get(scorer, 0.0) / self._threads > self._seconds:
             raise Full
+        if not self._waiting:
+            self._turns = 0  # nobody else is there
         answer: asyncio.Future[Recommendations] = loop.create_future()
         self._waiting.append(Waiting(scorer, wanted, answer))
         # What else came with it in this turn of the loop goes with it.
@@ -59,7 +65,7 @@ class Batcher:
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._free and (batch := self._next()):
+        while self._free and not self._turns and (batch := self._next()):
             self._free -= 1
             self.sizes.append(len(batch))
             if self._takes.get(batch[0].scorer, QUICK) * len(batch) < QUICK:
@@ -69,14 +75,23 @@ class Batcher:
             work.add_done_callback(lambda done, batch=batch: (self._end(batch, done), self._start()))
 
     def _here(self, batch: Sequence[Waiting]) -> None:
-        """Answers in this thread. What came in the meantime is read before the next batch."""
-        done = asyncio.get_running_loop().create_future()
+        """Answers in this thread. What and who came in the meantime is heard before the next batch."""
+        done, began = asyncio.get_running_loop().create_future(), time.perf_counter()
         try:
             done.set_result(_lists(batch[0].scorer, [one.wanted for one in batch]))
         except Exception as error:  # it is each asker's
             done.set_exception(error)
         self._end(batch, done)
-        asyncio.get_running_loop().call_soon(self._start)
+        self._turns = 1 + int((time.perf_counter() - began) / TURN)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Lets the loop read before the next batch."""
+        if self._turns:
+            self._turns -= 1
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._start()
 
     def _next(self) -> list[Waiting]:
         """The oldest request and others of its model; those whose listener has gone are dropped."""

@@ -44,7 +44,7 @@ POLICY = {
     "Cache-Control": "no-cache",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": answers.Refused} for status in (400, 401, 404, 408, 411, 413, 415, 422, 501, 503)
+    status: {"model": answers.Refused} for status in (400, 401, 404, 408, 411, 413, 415, 422, 503)
 }
 
 
@@ -124,7 +124,7 @@ def app(
 
     @made.exception_handler(UserError)
     async def mistaken(request: fastapi.Request, error: UserError) -> responses.JSONResponse:
-        statuses = {NoModel: 404, sessions.Unkept: 501}
+        statuses = {NoModel: 404, sessions.Unkept: 404}
         return watching.refused(statuses.get(type(error), 422), str(error))
 
     @made.exception_handler(sessions.Unreached)

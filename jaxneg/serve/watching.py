@@ -112,7 +112,9 @@ class Watched:
         if path in QUIET:
             return
         line = {"id": name.decode("latin-1"), "method": scope["method"], "path": path, "status": status}
-        print(json.dumps(line | {"ms": round(1000 * seconds, 2)}), file=sys.stderr, flush=True)
+        line["ms"] = round(1000 * seconds, 2)
+        # With its end at once: unbuffered, another process could write between them.
+        print(f"{json.dumps(line)}\n", end="", file=sys.stderr, flush=True)
 
     async def _guarded(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         refusal = None if scope["path"] in QUIET else self._refusal(scope, headers)

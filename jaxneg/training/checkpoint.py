@@ -62,6 +62,7 @@ class Checkpointer:
                 [policies.LatestN(2), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
             ),
             create=not read_only,
+            cleanup_tmp_directories=False,  # which tries once: see _clear
         )
         if not read_only and jax.process_index() == 0:
             _clear(directory)

@@ -362,7 +362,7 @@ def _say(text: str) -> None:
     with contextlib.suppress(
         OSError, ValueError
     ):  # nobody may be listening, and the process is to end all the same
-        print(f"jaxneg: {text}: start all processes again to continue", file=sys.stderr, flush=True)
+        print(f"jaxneg: {text}: start all processes again to continue\n", end="", file=sys.stderr, flush=True)
 
 
 def device_memory() -> int | None:

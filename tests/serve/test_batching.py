@@ -67,6 +67,24 @@ def test_a_fault_of_a_batch_reaches_all_of_it_and_the_next_is_answered(pool):
     assert asked(batcher, (a, 1)) == [1]
 
 
+def test_between_batches_the_loop_hears_who_else_came(pool):
+    """uvloop takes in one connection a turn: of a thousand the last waited behind as many batches."""
+    a, batcher = Slow(0.004), Batcher(pool, 1, 5.0, 0.0)  # each alone, and in the loop
+    asked(batcher, (a, 1))
+
+    async def turns():
+        ones = [asyncio.ensure_future(batcher.recommended(a, Wanted([], k))) for k in (1, 2, 3)]
+        found = []
+        while len(a.batches) < 4:
+            found.append(len(a.batches))
+            await asyncio.sleep(0)
+        await asyncio.gather(*ones)
+        return found
+
+    found = asyncio.run(turns())
+    assert min(found.count(done) for done in (2, 3)) >= 0.004 / batching.TURN
+
+
 def test_a_batch_takes_as_many_as_it_can_answer_in_its_time(pool):
     a, batcher = Slow(0.01), Batcher(pool, 1, 5.0, 0.05)
     asked(batcher, (a, 1))

@@ -199,7 +199,7 @@ def test_the_command_serves_by_two_processes(exported, tmp_path):
         assert served() == {tuple(lists["tied"]): 20}
         figures = httpx2.get(f"{address}/metrics").text
         assert 'jaxneg_requests_total{path="/recommend",status="200"} 20.0' in figures
-        assert post("/feedback", {"user": "a", **asked}).status_code == 501
+        assert post("/feedback", {"user": "a", **asked}).status_code == 404
         os.replace(_link(tmp_path / "next", exported("with a like head")), place)
         assert post("/v2/repository/models/m/load", {}).status_code == 200
         until = time.monotonic() + 60
