@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import math
 import os
 import pathlib
@@ -67,12 +68,9 @@ class Serve:
     def run(self) -> None:
         for check, given in ((named, self.exports), (shared, self.split)):
             check(given)  # what is wrong with them is said at once
-        try:
-            import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
-            import threadpoolctl  # noqa: F401  # pyright: ignore[reportUnusedImport]
-            import uvicorn  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        except ImportError as error:
-            raise UserError(f"jaxneg serve needs {error.name}: pip install 'jaxneg[serve]'") from None
+        for name in ("fastapi", "threadpoolctl", "uvicorn"):
+            if importlib.util.find_spec(name) is None:  # imported by what serves
+                raise UserError(f"jaxneg serve needs {name}: pip install 'jaxneg[serve]'")
         from jaxneg.serve import sessions, workers
 
         sessions.check(self.sessions, self.workers)

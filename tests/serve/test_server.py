@@ -383,3 +383,9 @@ def test_the_command_serves_until_it_is_told_to_end(directory, scorer):
 def test_it_needs_no_export_to_say_what_is_wrong():
     with pytest.raises(UserError, match="is no export|does not exist|no such"):
         models.Models({"m": pathlib.Path("nowhere")})
+
+
+def test_it_says_which_package_it_needs(monkeypatch, directory):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"needs uvicorn: pip install 'jaxneg\[serve\]'"):
+        serve.Serve((f"m={directory}",)).run()
