@@ -22,6 +22,7 @@ def module():
     return found
 
 
+@pytest.mark.system
 def test_a_smoke_run_prints_a_line_for_each_cell(module, monkeypatch, capsys):
     options = ["--smoke", "--devices", "1", "--sequences", "2", "--peak", str(PEAK)]
     monkeypatch.setattr(sys, "argv", [PATH.name, *options])

@@ -124,7 +124,7 @@ def test_benchmark_prints_one_json_object(name):
 
 
 # Those that take long even so: the paths that they time are those of the tests of training and of its score function.
-TIMED = {"evaluation", "ml1m", "step_budget", "train_step"}
+TIMED = {"evaluation", "ml1m", "packing", "parity", "step_budget", "train_step"}
 
 
 @pytest.mark.slow

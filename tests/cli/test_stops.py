@@ -252,6 +252,7 @@ def test_a_file_system_that_fills_up(verb, alone, worked, tmp_path, small_disk, 
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.system
 def test_a_disk_without_room_for_tensorboard_ends_training(worked, tmp_path, small_disk):
     pytest.importorskip("tensorboardX")
     here = verbs.copy(worked, tmp_path / "here")

@@ -14,6 +14,7 @@ import jaxneg
 from jaxneg import cli, config as configs
 from jaxneg.config import parts
 from jaxneg.models import nnx
+from tests.marks import rest_system
 
 pytestmark = pytest.mark.usefixtures("forgotten")
 
@@ -51,7 +52,7 @@ def test_fading_is_causal():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["own_loss.py", "own_encoder.py"])
+@pytest.mark.parametrize("name", rest_system(["own_loss.py", "own_encoder.py"], {"own_loss.py"}))
 def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_store, tmp_path):
     config = small(name, small_store)
     jaxneg.train(config, tmp_path / "run", progress=False)
@@ -72,7 +73,7 @@ def test_an_own_part_is_trained_continued_evaluated_and_exported(name, small_sto
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_workers_of_a_sweep_find_an_own_loss(small_store, tmp_path, monkeypatch):
     monkeypatch.setenv(
         "XLA_FLAGS", os.environ["JAXNEG_TESTS_COMPILER"]

@@ -31,7 +31,7 @@ NEIGHBOURS = {"rtol": 0.02, "atol": 0.02}
     [
         ("tied", CLOSE),
         ("untied, attributes in the output", CLOSE),
-        ("items alone, without biases", CLOSE),
+        pytest.param("items alone, without biases", CLOSE, marks=pytest.mark.system),
         ("bfloat16", NEIGHBOURS),
         ("hidden events, some inputs, averaged", CLOSE),
     ],

@@ -17,7 +17,7 @@ from jaxneg.errors import UserError
 from jaxneg.files import arrays, documents
 from jaxneg.serve import checking, contexts, export, manifest as manifests, precision, scorer
 from jaxneg.training import program, runs
-from tests.marks import rest_slow
+from tests.marks import rest_system
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "exports"
 CLOSE = 1e-5  # float32 sums taken in another order
@@ -66,7 +66,7 @@ def asked(directory, name, history, **more):
     return onnx_models.call(onnx_models.session(directory / name), told | more)
 
 
-@pytest.mark.parametrize("encoder", rest_slow(ENCODERS, {"gru4rec"}))
+@pytest.mark.parametrize("encoder", rest_system(ENCODERS, {"gru4rec", "sasrec"}))
 def test_onnx_answers_as_the_model_does(encoder, untrained, tmp_path):
     """Histories of every length and kind, one at a time, and many."""
     pytest.importorskip("onnxruntime")

@@ -92,6 +92,7 @@ def test_parts_are_spread_over_the_devices():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.system
 def test_rows_that_devices_share_are_changed_once_for_all_parts():
     """Looked up once for the whole batch; their gradients are summed over the parts."""
     config = dataclasses.replace(

@@ -8,6 +8,7 @@ from jaxneg.config import UserError
 from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.training import logs, loop, processes, program
+from tests.marks import rest_system
 from tests.training.test_loop import CONFIG, final_state, of, without_clock
 from tests.training.test_processes import assert_near
 
@@ -108,9 +109,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
-def test_stacked_batches_update_as_batches_do(parts, small_store):
-    config, store = of(CONFIG, small_store, **parts), stores.Store.open(small_store)
+@pytest.mark.parametrize("name", rest_system(CASES, {"shared rows, an average"}))
+def test_stacked_batches_update_as_batches_do(name, small_store):
+    config, store = of(CONFIG, small_store, **CASES[name]), stores.Store.open(small_store)
     mesh = sharding.make_mesh(config.train.devices, config.train.shards)
     batches = pipeline.of_config(config, store, devices=mesh.size)
     built = program.build(config, program.catalogue_of(store), mesh, 20, batches.form)
@@ -129,6 +130,6 @@ def test_stacked_batches_update_as_batches_do(parts, small_store):
             placed.sharding.spec
         )
     other, found = built.updates(built.init(), stacked, attribute_VA)
-    for name, values in jax.device_get(found).items():
-        np.testing.assert_allclose(values, [line[name] for line in metrics], rtol=1e-5)
+    for key, values in jax.device_get(found).items():
+        np.testing.assert_allclose(values, [line[key] for line in metrics], rtol=1e-5)
     assert_near(jax.device_get(state), jax.device_get(other))

@@ -15,6 +15,7 @@ from jaxneg.data import held_out, stores
 from jaxneg.embeddings import sharding, tables
 from jaxneg.metrics import measures
 from jaxneg.training import fold_in, likes, loop, program, runs, steps
+from tests.marks import rest_system
 from tests.training import test_loop, test_steps
 from tests.training.test_steps import ATTRIBUTE_VA, CONFIG, D, V
 
@@ -184,7 +185,7 @@ def test_the_head_starts_as_the_factorisation_whatever_the_encoder_says():
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], **CLOSE)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_devices_that_share_rows_fold_in_as_one_does():
     config = configs.override(with_folding(), ["--optim.rows", "lazy_adam"])
     store, first, found = program.Catalogue(V - 1, 3, (3, 3)), fold_in.first(folded(), SIGN), {}
@@ -204,7 +205,7 @@ def test_devices_that_share_rows_fold_in_as_one_does():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", ["never", "always"])
+@pytest.mark.parametrize("packed", rest_system(["never", "always"], {"never"}))
 def test_a_run_begins_at_the_factorisation_and_goes_on_exactly(packed, small_store, tmp_path):
     options = f"--like.weight 1 --like.rows folded --data.packed {packed} --train.epochs 2".split()
     config = configs.override(test_loop.of(test_loop.CONFIG, small_store), options)

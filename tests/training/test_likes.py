@@ -254,7 +254,7 @@ def test_biases_of_likes_start_at_smoothed_log_odds(small_store):
     assert biases.likes(config, store)[0] == 0 and biases.likes(CONFIG, store) is None
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_head_trains_on_shared_tables():
     """Eight devices that share rows in four parts: the rows of likes move as the others do."""
     config = configs.override(with_head(), ["--optim.rows", "sgd"])

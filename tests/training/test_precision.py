@@ -14,6 +14,7 @@ from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig, UserErro
 from jaxneg.embeddings import sharding
 from jaxneg.models import attention
 from jaxneg.training import program
+from tests.marks import rest_system
 
 pytestmark = pytest.mark.slow
 
@@ -179,7 +180,7 @@ def test_cudnn_is_asked_only_for_what_it_does(
     assert attention.fused_implementation(jax.ShapeDtypeStruct(shape, dtype), masked=masked) == expected
 
 
-@pytest.mark.parametrize("encoder", BLOCKS)
+@pytest.mark.parametrize("encoder", rest_system(BLOCKS, {"sasrec"}))
 def test_rematerialisation_gives_the_same_gradients(encoder):
     """With dropout, whose masks must be drawn again alike."""
     config = changed(encoder=encoder, layers=2, mask=0.3 if parts.ENCODERS[encoder].bidirectional else 0.0)

@@ -277,6 +277,7 @@ def test_a_run_that_was_started_goes_on_exactly_even_where_what_it_started_from_
 SHARDED = {"optim": {"rows": "lazy_adam", "weight_decay": 0.0}}
 
 
+@pytest.mark.system  # the rows of one table are below
 def test_tables_that_devices_share_take_over_whole_ones_and_give_them_back(
     yesterday, small_store, tomorrow, warm, tmp_path
 ):
@@ -331,6 +332,7 @@ def test_rows_of_a_table_in_parts_move_as_numpy_moves_them():
         np.testing.assert_array_equal(tables.gathered({"one": np.asarray(found)}, 7000)["one"], expected)
 
 
+@pytest.mark.system
 def test_an_average_goes_on_as_if_there_had_been_no_end(small_store, tmp_path):
     config = of(CONFIG, small_store, optim={"average": 0.9}, train={"epochs": 1, "monitor": "auc"})
     loop.train(config, tmp_path / "old")
