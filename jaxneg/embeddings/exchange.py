@@ -30,8 +30,9 @@ from jaxneg.embeddings.sharding import MESH
 
 DATA, MODEL = MESH
 SLACK = 1.25  # capacity of a message over the mean; rows are spread, so one round is the rule
-# and above that, for few ids: of 256 owners all messages of a step have room where a fifth of its events repeat
-SPARE = 16
+# and above that, for few ids: of 256 owners all messages of a step have room where a quarter of its events repeats;
+# within 200 plays of a listener a third does
+SPARE = 8
 DEVIATIONS = 6  # standard ones above the mean, of rows that come to a device in all
 NONE = jnp.iinfo(jnp.int32).max  # in place of a row where there is none
 SUBLANES = 8  # of a register of a TPU: rows in such numbers are cut and joined without being moved
