@@ -162,7 +162,8 @@ def beside(work: pathlib.Path, items: int, name: str, environments: pathlib.Path
             (process.ask("recommend", users=some, k=K) for _ in range(3)), key=lambda one: one["median_ms"]
         )
     except SystemExit as error:  # it ended, and what it said is known
-        return {"failed": str(error).strip()[-200:]}
+        lines = str(error).strip().splitlines()
+        return {"failed": f"{lines[0]} {lines[-1]}"[:200]}
     finally:
         if process is not None:
             process.end()
