@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -68,6 +69,12 @@ def spoken(text: str) -> str:
     for path, name in SPOKEN.items():
         text = text.replace(path, name)
     return SLASHES.sub(r"\1://", text)
+
+
+def tell(text: str) -> None:
+    """A line on standard error, written with its end at once: unbuffered, another process could write between them."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be listening any more
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:

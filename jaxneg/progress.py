@@ -1,6 +1,5 @@
 """What a person sees while a command works: a progress bar on a terminal, quiet lines elsewhere. On standard error."""
 
-import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -112,12 +111,8 @@ def _number(value: float | int) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person, on standard error, so that standard output stays for results.
-
-    It is written with its end at once: unbuffered, another process could write between them.
-    """
-    with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
-        print(f"{errors.spoken(text)}\n", end="", file=sys.stderr, flush=True)
+    """A line for the person, on standard error, so that standard output stays for results."""
+    errors.tell(errors.spoken(text))
 
 
 def show_markdown(text: str) -> None:

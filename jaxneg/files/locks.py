@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
-from jaxneg import files
+from jaxneg import errors, files
 from jaxneg.errors import UserError
 
 BEAT = 5.0  # seconds between touches
@@ -379,5 +379,4 @@ def _started(process: int) -> str | None:
 
 def say(text: str) -> None:
     """A line on standard error."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"jaxneg: {text}\n", end="", file=sys.stderr, flush=True)
+    errors.tell(f"jaxneg: {text}")

@@ -124,8 +124,8 @@ def app(
 
     @made.exception_handler(UserError)
     async def mistaken(request: fastapi.Request, error: UserError) -> responses.JSONResponse:
-        statuses = {NoModel: 404, sessions.Unkept: 404}
-        return watching.refused(statuses.get(type(error), 422), str(error))
+        missing = isinstance(error, NoModel | sessions.Unkept)
+        return watching.refused(404 if missing else 422, str(error))
 
     @made.exception_handler(sessions.Unreached)
     async def unreached(request: fastapi.Request, error: sessions.Unreached) -> responses.JSONResponse:

@@ -359,10 +359,7 @@ def leave(code: int, *, by_all: bool = False) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # nobody may be listening, and the process is to end all the same
-        print(f"jaxneg: {text}: start all processes again to continue\n", end="", file=sys.stderr, flush=True)
+    errors.tell(f"jaxneg: {text}: start all processes again to continue")
 
 
 def device_memory() -> int | None:

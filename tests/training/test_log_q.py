@@ -13,7 +13,7 @@ from jaxneg.data import draws, pipeline, stores
 from jaxneg.data.metadata import Metadata
 from jaxneg.embeddings import tables
 from jaxneg.training import losses, objective, program
-from tests.marks import rest_slow
+from tests.marks import rest_slow, rest_system
 
 V, WIDTH, REPEATS = 2000, 4, 300
 SAMPLED = (
@@ -124,7 +124,7 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("S", [16, *(pytest.param(S, marks=pytest.mark.system) for S in (100, 1000))])
+@pytest.mark.parametrize("S", rest_system([16, 100, 1000], [16]))
 @pytest.mark.parametrize("name", rest_slow(LISTS, ["uniform", "both"]))
 def test_target_and_negatives_estimate_the_sum_over_the_catalogue_without_bias(store, name, S):
     """At every position, in the mean over 300 batches, within 3 standard errors, whatever scores go with."""
