@@ -108,7 +108,10 @@ class Serve:
         # Threads that each bring others of their own stand in one another's way: half of the lists in a second.
         each = max(1, cores // threads)
         threadpoolctl.threadpool_limits(each, "blas")
-        os.environ.setdefault("OMP_NUM_THREADS", str(each))
+        for name in ("OMP_NUM_THREADS", "NPROC"):  # of an index by faiss, and of XLA
+            os.environ.setdefault(name, str(each))
+        # A model is small: it is run where it is asked, and no other thread is woken for it.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         # What reads and refuses requests waits no longer for what scores them.
         sys.setswitchinterval(0.0005)
         # A new start, and an export of the same shape as the one before, find their programs compiled.

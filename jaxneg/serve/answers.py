@@ -8,9 +8,7 @@ import orjson
 from fastapi import responses
 from pydantic import BaseModel
 
-from jaxneg.serve.histories import Event
 from jaxneg.serve.lists import Influence, Recommendations
-from jaxneg.serve.scorer import Scorer
 
 Attributes = dict[str, str | None]
 
@@ -107,10 +105,8 @@ class Every(BaseModel):
 
 
 def listed(found: Recommendations, describe: Callable[[str], Attributes] | None = None) -> dict[str, Any]:
-    """A list as JSON has it, which knows no NaN."""
-    best: list[dict[str, Any]] = [
-        {"item": item, "score": None if math.isnan(score) else score} for item, score in found
-    ]
+    """A list as ``sent`` sends it, where what is NaN becomes null."""
+    best: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in found]
     for one in best if describe else ():
         one["attributes"] = describe(one["item"]) if describe else None
     return {"fallback": found.fallback, "recommendations": best}
@@ -124,10 +120,6 @@ def reasons(found: Sequence[Sequence[Influence]], items: Sequence[str]) -> dict[
     ]
     events = [one.event._asdict() for one in found[0]] if found else []
     return {"events": events, "items": moved}
-
-
-def unknown(scorer: Scorer, history: Sequence[Event]) -> list[str]:
-    return [event.item for event in history if not scorer.knows(event.item)]
 
 
 def inferred(name: str, version: str, request: str, found: Recommendations) -> dict[str, Any]:

@@ -34,11 +34,22 @@ class Heard:
         """Of so many items, in the order of their rows, and rows by station where they were counted."""
         self._items, self._at_station = items, at_station
 
-    def order(self, station: int = PAD) -> Int[np.ndarray, "I"]:
-        """Rows of all items, those heard most at a station first, then those heard most anywhere."""
-        row_I = np.arange(1, 1 + self._items, dtype=np.int64)
+    def best(self, n: int, out_N: Int[np.ndarray, "_"], station: int = PAD) -> Int[np.ndarray, "N"]:
+        """Rows of the n heard most, at a station first and then anywhere, of those that are not left out; fewer where
+        there are not as many. A catalogue of any size takes no longer."""
         here_N = self._here(station)
-        return np.concatenate([here_N, np.delete(row_I, here_N - 1)]) if len(here_N) else row_I
+        led_N = here_N[~np.isin(here_N, out_N)][:n]
+        more = n - len(led_N)
+        row_N = np.arange(1, 1 + min(self._items, more + len(here_N) + len(out_N)), dtype=np.int64)
+        row_N = row_N[~np.isin(row_N, np.concatenate([here_N, out_N]))]
+        return np.concatenate([led_N, row_N[:more]])
+
+    def ordered(self, row_N: Int[np.ndarray, "N"], station: int = PAD) -> Int[np.ndarray, "N"]:
+        """Rows, each there once, in the same order."""
+        here_N = self._here(station)
+        place = {row: at for at, row in enumerate(here_N.tolist())}
+        place_N = np.array([place.get(row, len(here_N) + row) for row in row_N.tolist()], np.int64)
+        return row_N[np.argsort(place_N)]
 
     def why(self, station: int = PAD) -> str:
         """ "station" where its items lead, else "popularity"."""
@@ -48,10 +59,3 @@ class Heard:
         if station == PAD or self._at_station is None:
             return np.zeros(0, np.int64)
         return self._at_station[station - 1].values.to_numpy().astype(np.int64)
-
-
-def among(row_I: Int[np.ndarray, "I"], out_N: Int[np.ndarray, "N"]) -> Int[np.ndarray, "..."]:
-    """Those rows, in their order, that are not left out."""
-    allowed_V = np.ones(1 + len(row_I), bool)
-    allowed_V[out_N] = False
-    return row_I[allowed_V[row_I]]

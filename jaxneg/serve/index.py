@@ -4,7 +4,8 @@ Rows are [v; bias], of a model with a like head [v; bias; w; bias of likes]: the
 [q; beta q] finds their sum, whatever beta is. The padding row is left out. What an index finds is scored exactly
 afterwards, so that only an item that it misses is lost; the export says how many of the best 100 it finds.
 
-    faiss      up to FLAT items all of them, exactly; more in inverted lists, of which ``effort`` are searched
+    faiss      up to FLAT items all of them, exactly; more in inverted lists, of which ``effort`` are searched, their
+               rows in half precision: what a search waits for is memory
     voyager    a graph of neighbours, searched with ``effort`` candidates; it makes all rows of one length by itself
     usearch    likewise, with one column more that makes all rows of one length
 """
@@ -22,6 +23,7 @@ from jaxneg.errors import UserError
 from jaxneg.serve import manifest as manifests, nearest, precision
 
 PACKAGES = {"faiss": "faiss-cpu", "voyager": "voyager", "usearch": "usearch"}
+LANES = 8  # numbers that faiss reads together
 FLAT = 20_000  # items up to which all of them are looked at
 ENOUGH = 0.98  # recall of the best K at which effort is not raised further
 EFFORTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -44,6 +46,8 @@ class Index(Protocol):
 class _Faiss:
     def __init__(self, module: Any, inner: Any):
         self._module, self._inner, self.effort = module, inner, 1
+        of_lists = module.try_extract_index_ivf(inner)
+        self._lists = 0 if of_lists is None else of_lists.nlist
 
     @classmethod
     def build(cls, module: Any, row_IW: np.ndarray) -> "_Faiss":
@@ -51,9 +55,16 @@ class _Faiss:
         if items <= FLAT:
             inner = module.IndexFlatIP(width)
         else:
-            lists = int(4 * items**0.5)
-            inner = module.IndexIVFFlat(module.IndexFlatIP(width), width, lists, module.METRIC_INNER_PRODUCT)
-            inner.cp.niter, inner.cp.max_points_per_centroid = 10, 64  # a million items in half a minute
+            lists, by = int(4 * items**0.5), module.METRIC_INNER_PRODUCT
+            # At half precision faiss is quick where the width is a multiple.
+            wide = -(-width // LANES) * LANES
+            found = module.IndexIVFScalarQuantizer(
+                module.IndexFlatIP(wide), wide, lists, module.ScalarQuantizer.QT_fp16, by, False
+            )
+            if np.abs(row_IW).max() > np.finfo(np.float16).max:
+                wide, found = width, module.IndexIVFFlat(module.IndexFlatIP(width), width, lists, by)
+            found.cp.niter, found.cp.max_points_per_centroid = 10, 64  # a million items in half a minute
+            inner = module.IndexPreTransform(module.RemapDimensionsTransform(width, wide, False), found)
             inner.train(row_IW)
         inner.add(row_IW)
         return cls(module, inner)
@@ -64,8 +75,12 @@ class _Faiss:
 
     def search(self, query_BW: np.ndarray, k: int) -> np.ndarray:
         more = {}
-        if hasattr(self._inner, "nprobe"):
-            more["params"] = self._module.SearchParametersIVF(nprobe=min(self.effort, self._inner.nlist))
+        if self._lists:
+            of_lists = self._module.SearchParametersIVF(nprobe=min(self.effort, self._lists))
+            wider = isinstance(self._inner, self._module.IndexPreTransform)
+            more["params"] = (
+                self._module.SearchParametersPreTransform(index_params=of_lists) if wider else of_lists
+            )
         return self._inner.search(np.ascontiguousarray(query_BW), k, **more)[1].astype(np.int64) + 1
 
     def save(self, path: pathlib.Path) -> None:
@@ -201,6 +216,8 @@ def searching(directory: pathlib.Path, manifest: manifests.Manifest) -> nearest.
 
     def search(query_BE: np.ndarray, form: Form, n: int) -> np.ndarray:
         row_BN = found.search(queries(query_BE, form, likes=likes), min(n, items))
+        if row_BN.shape[1] == n:
+            return row_BN
         return np.pad(row_BN, ((0, 0), (0, n - row_BN.shape[1])), constant_values=PAD)
 
     return search

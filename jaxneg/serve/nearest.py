@@ -1,5 +1,6 @@
 """Lists out of a catalogue: of all of it, or of what an index finds, which is scored exactly."""
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from jaxneg.serve.matrices import Matrices
 Search = Callable[[np.ndarray, forms.Form, int], np.ndarray]
 MOST = 2048  # items that an index is asked for; a list that needs more is made of the whole catalogue
 TIMES = 4  # as many as are wanted, where some may be passed over or fall
+BESIDE = 16  # to a multiple of which as many are looked for beside as are left out, so that lists are searched together
 
 
 class Best(NamedTuple):
@@ -62,23 +64,29 @@ class Nearest:
     def __init__(self, search: Search, scores: Matrices, attributes: Attributes):
         self._search, self._scores, self._attributes = search, scores, attributes
 
-    def best(self, query_1E: Float[np.ndarray, "1 E"], wanted: Ready) -> Best | None:
-        """Rows and scores of a list; None where it needs the whole catalogue: where filters leave little of what was
-        found, and in form demote where what was not found may be above it."""
+    def best(self, query_BE: Float[np.ndarray, "B E"], wanted: Sequence[Ready]) -> list[Best | None]:
+        """The list of each; None where it needs the whole catalogue: where filters leave little of what was found,
+        and in form demote where what was not found may be above it."""
+        found: list[Best | None] = [None] * len(wanted)
+        alike = collections.defaultdict[tuple[forms.Form, int], list[int]](list)
+        for b, one in enumerate(wanted):
+            alike[one.form, _some(one)].append(b)
+        for (form, some), at in alike.items():
+            if some > MOST:
+                continue
+            # What is alike is searched for together: an index takes one query in a call as long as another to begin.
+            row_BN = self._search(query_BE if len(at) == len(query_BE) else query_BE[at], form, some)
+            for b, row_N in zip(at, row_BN, strict=True):
+                found[b] = self._one(query_BE[b : b + 1], row_N, wanted[b])
+        return found
+
+    def _one(self, query_1E: np.ndarray, row_N: np.ndarray, wanted: Ready) -> Best | None:
         k, form = wanted.k, wanted.form
-        some = TIMES * k if wanted.choice.at_most or form.name == forms.DEMOTE else k
-        # A filter by attributes leaves out a part of the catalogue, mostly more than can be asked for beside.
-        some += len(wanted.out_N)
-        if some > MOST:
-            return None
-        row_N = self._search(query_1E, form, some)[0]
+        row_N = row_N[row_N != PAD]
         # All that was found, also what is left out: by it is known how high the rest can be in form demote.
-        rank_N = (
-            self._scores.of(query_1E, forms.Form(), row_N[row_N != PAD])[0]
-            if form.name == forms.DEMOTE
-            else None
-        )
-        row_N = row_N[(row_N != PAD) & ~np.isin(row_N, wanted.out_N)]
+        rank_N = self._scores.of(query_1E, forms.Form(), row_N)[0] if form.name == forms.DEMOTE else None
+        if len(wanted.out_N):
+            row_N = row_N[~np.isin(row_N, wanted.out_N)]
         if len(row_N) < k:
             return None
         score_N = self._scores.of(query_1E, form, row_N)[0]
@@ -88,3 +96,10 @@ class Nearest:
         if len(found[0]) < k or (rank_N is not None and found[1][-1] < rank_N.min()):
             return None
         return Best(*found)
+
+
+def _some(wanted: Ready) -> int:
+    """How many items an index is asked for."""
+    capped = wanted.choice.at_most or wanted.form.name == forms.DEMOTE
+    # A filter by attributes leaves out a part of the catalogue, mostly more than can be asked for beside.
+    return (TIMES if capped else 1) * wanted.k + -(-len(wanted.out_N) // BESIDE) * BESIDE

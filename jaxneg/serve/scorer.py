@@ -14,7 +14,7 @@ from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 from jaxneg.files import addresses
-from jaxneg.serve import demotion, heard, manifest as manifests, searching
+from jaxneg.serve import demotion, heard, manifest as manifests, searching, sizes
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
@@ -29,8 +29,6 @@ from jaxneg.serve.lists import (
 from jaxneg.serve.matrices import Matrices
 from jaxneg.serve.nearest import Nearest, Whole
 
-# Contexts that are encoded together: fewer are filled up to the next, so that no other sizes are compiled.
-LADDER = (1, 8, 64, 256)
 NO_ROWS = np.zeros(0, np.int32)
 SCORES = 1 << 24  # that are in memory together where lists are made for many
 
@@ -102,6 +100,11 @@ class Scorer:
         """Whether the item is in the catalogue that the model was trained on."""
         return item in self._known.items
 
+    def unknown(self, history: Sequence[Event]) -> list[str]:
+        """Ids of a history's events that are not in it."""
+        known = self._known.items
+        return [event.item for event in history if event.item not in known]
+
     def knows_station(self, station: str) -> bool:
         """Whether the station was there in training."""
         return station in self._known.stations
@@ -132,16 +135,16 @@ class Scorer:
     def _search(self) -> searching.Search:
         return searching.Search(self._ids, self._columns)
 
-    def warmup(self, most: int = LADDER[-1]) -> None:
-        """Compiles for every size of batch that up to so many requests are filled up to, so that none waits for it."""
-        for size in LADDER[: 1 + next(n for n, size in enumerate(LADDER) if size >= min(most, LADDER[-1]))]:
+    def warmup(self, most: int = sizes.LARGEST) -> None:
+        """Compiles for every size of batch that up to so many requests are run in, so that none waits for it."""
+        for size in sizes.up_to(most):
             none_BL = np.full((size, self.manifest["length"]), PAD, np.int32)
             self.query(none_BL, none_BL, none_BL)
 
     def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
         """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0.
 
-        Any number of contexts is filled up to the next of LADDER, or taken in parts of the last. Raises UserError on
+        Any number of contexts is run in ``sizes.batches``, the last of which may be filled up. Raises UserError on
         a row, a code or a station that there is not, and where the model cannot be compiled or run.
         """
         inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
@@ -154,14 +157,14 @@ class Scorer:
 
     def _encoded(self, *context: np.ndarray) -> np.ndarray:
         """``query`` of contexts that are in order."""
-        size, found = len(context[0]), list[np.ndarray]()
-        if size in LADDER:
-            return self._run(context)
-        for first in range(0, max(size, 1), LADDER[-1]):
-            some = [code_BL[first : first + LADDER[-1]] for code_BL in context]
-            missing = next(step for step in LADDER if step >= len(some[0])) - len(some[0])
-            filled = [np.pad(code_BL, ((0, missing), (0, 0))) if missing else code_BL for code_BL in some]
-            found.append(self._run(filled)[: len(some[0])])
+        found, first = list[np.ndarray](), 0
+        for size in sizes.batches(len(context[0])):
+            some = [code_BL[first : first + size] for code_BL in context]
+            first, asked = first + size, len(some[0])
+            if asked < size:
+                some = [np.pad(code_BL, ((0, size - asked), (0, 0))) for code_BL in some]
+            query_BE = self._run(some)
+            found.append(query_BE[:asked])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _run(self, context: Sequence[np.ndarray]) -> np.ndarray:
@@ -259,20 +262,21 @@ class Scorer:
         """Lists for many, each with its own k, form and choice, encoded together."""
         found: dict[int, Recommendations] = {}
         known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
-        for first in range(0, len(known), LADDER[-1]):
-            some = known[first : first + LADDER[-1]]
+        for first in range(0, len(known), sizes.LARGEST):
+            some = known[first : first + sizes.LARGEST]
             query_BE, rest = self._encoded(*self._contexts([ready[n].seen for n in some])), list[int]()
-            for b, n in enumerate(some):
-                nearest = self._nearest and self._nearest.best(query_BE[b : b + 1], ready[n])
-                if nearest is None:
+            asked = [ready[n] for n in some]
+            near = self._nearest.best(query_BE, asked) if self._nearest else [None] * len(some)
+            for b, one in enumerate(near):
+                if one is None:
                     rest.append(b)
                 else:
-                    found[n] = self._named(*nearest)
+                    found[some[b]] = self._named(*one)
             together = max(1, SCORES // self.manifest["rows"])
             for low in range(0, len(rest), together):
                 at = rest[low : low + together]
                 query_NE = query_BE if len(at) == len(query_BE) else query_BE[at]
-                best = self._whole.best(query_NE, [ready[some[b]] for b in at])
+                best = self._whole.best(query_NE, [asked[b] for b in at])
                 for b, one in zip(at, best, strict=True):
                     found[some[b]] = self._named(*one)
         return [found[n] if n in found else self._most_heard(one) for n, one in enumerate(ready)]
@@ -297,8 +301,7 @@ class Scorer:
         row_N = row_N[row_N > PAD]
         if not seen.row_T.any():
             here = self._known.station(seen, station)
-            order_I = self._heard.order(here)
-            row_N = order_I[np.isin(order_I, row_N)]
+            row_N = self._heard.ordered(row_N, here)
             return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
         score_N = self._scores.of(self._encoded(*self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
@@ -362,10 +365,10 @@ class Scorer:
 
     def _most_heard(self, wanted: Ready) -> Recommendations:
         """What is heard most of what may be in a list."""
-        row_N = heard.among(self._heard.order(wanted.station), wanted.out_N)
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
-            return row_N[:n], np.full(len(row_N[:n]), np.nan)
+            row_N = self._heard.best(n, wanted.out_N, wanted.station)
+            return row_N, np.full(len(row_N), np.nan)
 
         found = self._attributes.capped(top, wanted.k, wanted.choice, self.manifest["items"])
         return self._named(*found, self._heard.why(wanted.station))

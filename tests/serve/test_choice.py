@@ -10,7 +10,7 @@ import pytest
 from jaxneg.cli import recommend
 from jaxneg.data import engine, readers
 from jaxneg.errors import UserError
-from jaxneg.serve import bulk, scorer
+from jaxneg.serve import bulk, scorer, sizes
 from jaxneg.serve.choice import Attributes, Choice
 from jaxneg.serve.scorer import Event, Scorer
 
@@ -134,19 +134,27 @@ def test_lists_for_many_are_those_for_each(form, model, monkeypatch):
     assert model.recommend_many([]) == []
 
 
+def test_no_more_than_a_quarter_of_a_batch_is_filled_up():
+    for count in range(1, 600):
+        found = sizes.batches(count)
+        *before, last = found
+        assert {*found} <= {*sizes.SIZES} and sum(before) < count <= sum(found)
+        assert count - sum(before) >= 0.75 * last
+
+
 @pytest.mark.slow
 def test_batches_of_any_size_run_in_few_programs(model, monkeypatch):
-    sizes = []
+    ran = []
     monkeypatch.setattr(
-        model, "_query", lambda params, item_BL, *_: sizes.append(len(item_BL)) or np.ones((len(item_BL), 3))
+        model, "_query", lambda params, item_BL, *_: ran.append(len(item_BL)) or np.ones((len(item_BL), 3))
     )
-    for size in (0, 1, 2, 8, 9, 200, 256, 300):
+    for size in (0, 1, 2, 3, 8, 9, 200, 256, 300):
         context_BL = np.zeros((size, model.manifest["length"]), np.int32)
         assert model.query(context_BL, context_BL, context_BL).shape == (size, 3)
-    assert sizes == [1, 1, 8, 8, 64, 256, 256, 256, 64]
-    sizes.clear()
+    assert ran == [1, 1, *[1, 1], 4, *[4, 4], *[4, 4, 1], 256, 256, *[256, 16, 16, 16]]
+    ran.clear()
     model.warmup()
-    assert tuple(sizes) == scorer.LADDER
+    assert tuple(ran) == sizes.SIZES
 
 
 @pytest.mark.slow

@@ -65,6 +65,23 @@ def test_a_listener_of_whom_nothing_is_known_gets_what_is_heard_at_the_station(e
     assert model.recommend(names[:1], station=ids[0]).fallback is None
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_what_leads_is_what_a_look_at_all_items_finds(seed):
+    rng = np.random.default_rng(seed)
+    items = int(rng.integers(1, 40))
+    at_station = [rng.permutation(items)[: rng.integers(items + 1)] + 1 for _ in range(2)]
+    known = heard.Heard(items, pa.array(at_station, heard.KIND))
+    out_N, some_N = (rng.integers(1, items + 1, rng.integers(2 * items)) for _ in range(2))
+    for station in range(3):
+        here = at_station[station - 1].tolist() if station else []
+        every = [*here, *(row for row in range(1, items + 1) if row not in here)]
+        kept = [row for row in every if row not in out_N]
+        for n in (1, items // 2, items, 2 * items):
+            assert known.best(n, out_N, station).tolist() == kept[:n]
+        found = known.ordered(np.unique(some_N), station).tolist()
+        assert found == [row for row in every if row in some_N]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"), [([[1, 1]], "twice"), ([[0]], "none"), ([[9]], "holds 9"), ([None], "nothing")]
 )

@@ -202,7 +202,7 @@ ground = {
     "files.leases", "files.locks", "files.mirrors", "files.snapshots", "serve", "serve.demotion",
     "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
     "serve.matrices", "serve.module_text", "serve.nearest",
-    "serve.precision", "serve.scorer", "serve.searching", "serve.signature",
+    "serve.precision", "serve.scorer", "serve.searching", "serve.signature", "serve.sizes",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
