@@ -104,7 +104,7 @@ class Mirror:
             try:
                 self.finish()  # what was saved before it
             except UserError as error:
-                locks.say(f"jaxneg: {error}")
+                locks.say(f"{error}")
             raise
         finally:
             ended.set()
@@ -123,7 +123,7 @@ class Mirror:
                 told = False
             except UserError as error:  # it is tried again, and what has been saved is on the disk
                 if not told:
-                    locks.say(f"jaxneg: {error}; a checkpoint waits to be put there")
+                    locks.say(f"{error}; a checkpoint waits to be put there")
                 told = True
 
     def finish(self) -> None:

@@ -56,7 +56,7 @@ class _Faiss:
             inner = module.IndexFlatIP(width)
         else:
             lists, by = int(4 * items**0.5), module.METRIC_INNER_PRODUCT
-            # At half precision faiss is quick where the width is a multiple.
+            # At half precision faiss is quick where the width is a multiple of LANES.
             wide = -(-width // LANES) * LANES
             found = module.IndexIVFScalarQuantizer(
                 module.IndexFlatIP(wide), wide, lists, module.ScalarQuantizer.QT_fp16, by, False

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxneg.serve import workers
 
+REPOSITORY = "/v2/repository/"  # whose requests are of who runs the server: also one that is overrun takes a new export
 OPEN = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready", "/metrics")  # need no token
 QUIET = (
     "/v2/health/live",
@@ -132,7 +133,7 @@ class Watched:
         given, limits = headers.get(b"authorization", b""), self._limits
         if self._token and scope["path"] not in OPEN and not hmac.compare_digest(given, self._token):
             return refused(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
-        if self._under_way > limits.waiting:
+        if self._under_way > limits.waiting and not scope["path"].startswith(REPOSITORY):
             return sent_away(f"{limits.waiting} requests are under way")
         if scope["method"] != "POST":
             return None

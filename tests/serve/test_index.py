@@ -69,6 +69,32 @@ def test_inverted_lists_are_searched_until_enough_is_found(matrices, monkeypatch
     assert built.found.effort > indexes.EFFORTS[0]
 
 
+def test_rows_that_half_precision_does_not_hold_are_found_as_well(matrices, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(indexes, "FLAT", 100)
+    item_VE, _, query_BE = matrices
+    row_IW = indexes.rows(item_VE, None)
+    usual, large = (indexes.build("faiss", scale * row_IW, query_BE) for scale in (1, 2.0**17))
+    assert large.recall >= 0.98 and large.found.effort == usual.found.effort
+
+
+def test_lists_that_were_written_in_full_precision_are_still_searched(matrices, tmp_path):
+    """As exports had them before."""
+    faiss = pytest.importorskip("faiss")
+    item_VE, _, query_BE = matrices
+    row_IW = indexes.rows(item_VE, None)
+    inner = faiss.IndexIVFFlat(faiss.IndexFlatIP(E), E, 20, faiss.METRIC_INNER_PRODUCT)
+    inner.train(row_IW)
+    inner.add(row_IW)
+    faiss.write_index(inner, str(tmp_path / "index"))
+    exact_Bk = np.argsort(-(query_BE @ row_IW.T), axis=1, kind="stable")[:, :50] + 1
+    np.testing.assert_array_equal(
+        indexes.opened("faiss", tmp_path / "index", 20).search(query_BE, 50), exact_Bk
+    )
+    few_Bk = indexes.opened("faiss", tmp_path / "index", 1).search(query_BE, 50)
+    assert (few_Bk != exact_Bk).any()
+
+
 def test_a_missing_library_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "voyager", None)
     with pytest.raises(UserError, match=r"^an index by voyager needs voyager: pip install 'jaxneg\[ann\]'$"):

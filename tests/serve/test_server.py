@@ -256,6 +256,18 @@ def test_too_many_and_too_slow_requests_are_sent_away(found, monkeypatch):
     assert {"requests are under way" in answer.text for answer in answers} == {True, False}
 
 
+def test_a_server_that_is_overrun_takes_a_new_export(found, monkeypatch):
+    monkeypatch.setattr(Scorer, "lists", lambda *_: time.sleep(0.3))
+    limits = watching.Limits(waiting=1, seconds=0.1, threads=1)
+    with (
+        testclient.TestClient(server.app(found, limits)) as client,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
+        asked = [pool.submit(client.post, "/recommend", json={}) for _ in range(7)]
+        assert client.post("/v2/repository/models/m/load").status_code == 200
+    assert {one.result().status_code for one in asked} == {503}
+
+
 def test_metrics_count_answers_and_ids_come_back(client):
     before = client.get("/metrics").text
     answer = client.post("/recommend", json={}, headers={"x-request-id": "mine"})
