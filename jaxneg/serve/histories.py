@@ -52,34 +52,20 @@ class Known:
 
     def seen(self, history: Any) -> Seen:
         """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
-        kinds = {*map(type, history)} if type(history) in (list, tuple) else set[type]()
-        if kinds == {str}:
+        if type(history) in (list, tuple) and {*map(type, history)} == {str}:
             row_T = self.rows(history)
             return Seen(row_T, self._play_1.repeat(len(row_T)), np.zeros(len(row_T), np.int32))
-        # What is sound is found so without a look at each event.
-        if kinds != {Event} or not self._sound(*zip(*history, strict=True)):
-            history = self._checked(history)
-        if not history:
+        found = events(history)
+        if not found:
             return Seen(*np.zeros((3, 0), np.int32))
-        items, feedback, stations = zip(*history, strict=True)
+        items, feedback, stations = zip(*found, strict=True)
+        if not self._codes.keys() >= {*feedback}:
+            item, kind = next((one.item, one.feedback) for one in found if one.feedback not in self._codes)
+            kinds = ", ".join(self._codes)
+            raise UserError(f"unknown feedback {kind!r} of item {item!r}: use one of {kinds}")
         code_T = np.fromiter(map(self._codes.__getitem__, feedback), np.int32, len(feedback))
         of_stations = map(self.stations.get, stations, itertools.repeat(PAD))
         return Seen(self.rows(items), code_T, np.fromiter(of_stations, np.int32, len(stations)))
-
-    def _sound(self, items: tuple[Any, ...], feedback: tuple[Any, ...], stations: tuple[Any, ...]) -> bool:
-        """Whether these are ids, kinds of feedback that exist, and stations or none."""
-        texts = {*map(type, items), *map(type, feedback)} == {str}
-        return texts and {*map(type, stations)} <= {str, type(None)} and self._codes.keys() >= {*feedback}
-
-    def _checked(self, history: Any) -> list[Event]:
-        found = events(history)
-        for event in found:
-            if event.feedback not in self._codes:
-                kinds = ", ".join(self._codes)
-                raise UserError(
-                    f"unknown feedback {event.feedback!r} of item {event.item!r}: use one of {kinds}"
-                )
-        return found
 
     def rows(self, items: Sequence[str]) -> np.ndarray:
         """Rows of items; PAD of one that is not known."""

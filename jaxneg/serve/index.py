@@ -56,13 +56,15 @@ class _Faiss:
             inner = module.IndexFlatIP(width)
         else:
             lists, by = int(4 * items**0.5), module.METRIC_INNER_PRODUCT
+            halves = max(row_IW.max(), -row_IW.min()) <= np.finfo(np.float16).max
             # At half precision faiss is quick where the width is a multiple of LANES.
-            wide = -(-width // LANES) * LANES
-            found = module.IndexIVFScalarQuantizer(
-                module.IndexFlatIP(wide), wide, lists, module.ScalarQuantizer.QT_fp16, by, False
+            wide = -(-width // LANES) * LANES if halves else width
+            flat, half = module.IndexFlatIP(wide), module.ScalarQuantizer.QT_fp16
+            found = (
+                module.IndexIVFScalarQuantizer(flat, wide, lists, half, by, False)
+                if halves
+                else module.IndexIVFFlat(flat, wide, lists, by)
             )
-            if np.abs(row_IW).max() > np.finfo(np.float16).max:
-                wide, found = width, module.IndexIVFFlat(module.IndexFlatIP(width), width, lists, by)
             found.cp.niter, found.cp.max_points_per_centroid = 10, 64  # a million items in half a minute
             inner = module.IndexPreTransform(module.RemapDimensionsTransform(width, wide, False), found)
             inner.train(row_IW)
@@ -76,11 +78,7 @@ class _Faiss:
     def search(self, query_BW: np.ndarray, k: int) -> np.ndarray:
         more = {}
         if self._lists:
-            of_lists = self._module.SearchParametersIVF(nprobe=min(self.effort, self._lists))
-            wider = isinstance(self._inner, self._module.IndexPreTransform)
-            more["params"] = (
-                self._module.SearchParametersPreTransform(index_params=of_lists) if wider else of_lists
-            )
+            more["params"] = self._module.SearchParametersIVF(nprobe=min(self.effort, self._lists))
         return self._inner.search(np.ascontiguousarray(query_BW), k, **more)[1].astype(np.int64) + 1
 
     def save(self, path: pathlib.Path) -> None:

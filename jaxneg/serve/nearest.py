@@ -17,7 +17,6 @@ from jaxneg.serve.matrices import Matrices
 Search = Callable[[np.ndarray, forms.Form, int], np.ndarray]
 MOST = 2048  # items that an index is asked for; a list that needs more is made of the whole catalogue
 TIMES = 4  # as many as are wanted, where some may be passed over or fall
-BESIDE = 16  # to a multiple of which as many are looked for beside as are left out, so that lists are searched together
 
 
 class Best(NamedTuple):
@@ -102,4 +101,4 @@ def _some(wanted: Ready) -> int:
     """How many items an index is asked for."""
     capped = wanted.choice.at_most or wanted.form.name == forms.DEMOTE
     # A filter by attributes leaves out a part of the catalogue, mostly more than can be asked for beside.
-    return (TIMES if capped else 1) * wanted.k + -(-len(wanted.out_N) // BESIDE) * BESIDE
+    return (TIMES if capped else 1) * wanted.k + len(wanted.out_N)

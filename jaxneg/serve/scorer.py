@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -100,10 +100,10 @@ class Scorer:
         """Whether the item is in the catalogue that the model was trained on."""
         return item in self._known.items
 
-    def unknown(self, history: Sequence[Event]) -> list[str]:
-        """Ids of a history's events that are not in it."""
+    def unknown(self, items: Iterable[str]) -> list[str]:
+        """Of these items those that are not in it."""
         known = self._known.items
-        return [event.item for event in history if event.item not in known]
+        return [item for item in items if item not in known]
 
     def knows_station(self, station: str) -> bool:
         """Whether the station was there in training."""

@@ -156,7 +156,9 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
         found = await server.recommended(loaded, history, asked)
         scorer = loaded.scorer
         values = answers.listed(found, scorer.attributes_of if asked.describe else None)
-        return answers.sent(_of(name, loaded) | values | {"unknown": scorer.unknown(history)})
+        return answers.sent(
+            _of(name, loaded) | values | {"unknown": scorer.unknown(event.item for event in history)}
+        )
 
     @made.post("/rerank", response_model=answers.Ordered)
     async def rerank(asked: requests.Candidates) -> responses.Response:
@@ -166,8 +168,10 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
         form = scorer.form(asked.form, asked.beta, asked.threshold)
         work = functools.partial(scorer.rerank, history, asked.candidates, form=form, station=asked.station)
         values = _of(name, loaded) | answers.listed(await server.ran(work))
-        out = [item for item in asked.candidates if not scorer.knows(item)]
-        return answers.sent(values | {"unknown": scorer.unknown(history), "left_out": out})
+        out = scorer.unknown(asked.candidates)
+        return answers.sent(
+            values | {"unknown": scorer.unknown(event.item for event in history), "left_out": out}
+        )
 
     @made.post("/explain", response_model=answers.Reasons)
     async def explain(asked: requests.Questioned) -> responses.Response:
