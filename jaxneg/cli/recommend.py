@@ -112,7 +112,7 @@ class Recommend:
         history = [histories.Event(i, f, station) for i, f in zip(self.items, feedback, strict=True)]
         unknown = [item for item in self.items if not model.knows(item)]
         if len(unknown) == len(self.items):
-            model.check(history)
+            model.seen(history)
             raise UserError(
                 "no item of the history is in the catalogue: give ids as they stand in items.parquet"
             )

@@ -1,14 +1,14 @@
 """What is answered over HTTP."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
 from fastapi import responses
 from pydantic import BaseModel
 
-from jaxneg.serve.lists import Influence, Recommendations
+from jaxneg.serve.lists import Influence
 
 Attributes = dict[str, str | None]
 
@@ -104,12 +104,16 @@ class Every(BaseModel):
     models: list[Served]
 
 
-def listed(found: Recommendations, describe: Callable[[str], Attributes] | None = None) -> dict[str, Any]:
-    """A list as ``sent`` sends it, where what is NaN becomes null."""
+def listed(
+    found: Iterable[tuple[str, float]],
+    fallback: str | None,
+    describe: Callable[[str], Attributes] | None = None,
+) -> dict[str, Any]:
+    """Items and scores of a list as ``sent`` sends it, where what is NaN becomes null."""
     best: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in found]
     for one in best if describe else ():
         one["attributes"] = describe(one["item"]) if describe else None
-    return {"fallback": found.fallback, "recommendations": best}
+    return {"fallback": fallback, "recommendations": best}
 
 
 def reasons(found: Sequence[Sequence[Influence]], items: Sequence[str]) -> dict[str, Any]:
@@ -122,16 +126,18 @@ def reasons(found: Sequence[Sequence[Influence]], items: Sequence[str]) -> dict[
     return {"events": events, "items": moved}
 
 
-def inferred(name: str, version: str, request: str, found: Recommendations) -> dict[str, Any]:
-    """A list as the Open Inference Protocol has it."""
-    size = [len(found)]
-    items = {"name": "item", "datatype": "BYTES", "shape": size, "data": [one.item for one in found]}
-    scores = [0.0 if math.isnan(one.score) else one.score for one in found]
+def inferred(
+    name: str, version: str, request: str, best: tuple[Sequence[str], Sequence[float]], fallback: str | None
+) -> dict[str, Any]:
+    """Items and scores of a list as the Open Inference Protocol has it."""
+    size = [len(best[0])]
+    items = {"name": "item", "datatype": "BYTES", "shape": size, "data": best[0]}
+    scores = [0.0 if math.isnan(score) else score for score in best[1]]
     return {
         "model_name": name,
         "model_version": version,
         "id": request,
-        "parameters": {"fallback": found.fallback or ""},
+        "parameters": {"fallback": fallback or ""},
         "outputs": [items, {"name": "score", "datatype": "FP32", "shape": size, "data": scores}],
     }
 

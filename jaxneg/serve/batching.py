@@ -8,7 +8,7 @@ from concurrent import futures
 from typing import NamedTuple
 
 from jaxneg.errors import UserError
-from jaxneg.serve.lists import Recommendations, Wanted
+from jaxneg.serve.lists import Best, Wanted
 from jaxneg.serve.scorer import Scorer
 
 MOST = 64  # requests of a batch
@@ -26,7 +26,7 @@ class Full(Exception):
 class Waiting(NamedTuple):
     scorer: Scorer
     wanted: Wanted
-    answer: asyncio.Future[Recommendations]
+    answer: asyncio.Future[Best]
 
 
 class Batcher:
@@ -50,14 +50,14 @@ class Batcher:
         self._turns = 0  # of the loop until the next batch
         self.sizes: list[int] = []  # of batches, until somebody takes them
 
-    async def recommended(self, scorer: Scorer, wanted: Wanted) -> Recommendations:
+    async def recommended(self, scorer: Scorer, wanted: Wanted) -> Best:
         """The list for a request. Raises what ``Scorer.ready`` raises, and Full."""
         loop = asyncio.get_running_loop()
         if len(self._waiting) * self._takes.get(scorer, 0.0) / self._threads > self._seconds:
             raise Full
         if not self._waiting:
             self._turns = 0  # nobody else is there
-        answer: asyncio.Future[Recommendations] = loop.create_future()
+        answer: asyncio.Future[Best] = loop.create_future()
         self._waiting.append(Waiting(scorer, wanted, answer))
         # What else came with it in this turn of the loop goes with it.
         loop.call_soon(self._start)
@@ -120,7 +120,7 @@ class Batcher:
         for one, answer in zip(batch, found, strict=True):
             if one.answer.done():
                 continue
-            if isinstance(answer, Recommendations):
+            if isinstance(answer, Best):
                 one.answer.set_result(answer)
             elif isinstance(answer, Exception):
                 one.answer.set_exception(answer)
@@ -138,6 +138,6 @@ def _lists(scorer: Scorer, wanted: Sequence[Wanted]) -> tuple[list[object], floa
         except UserError as error:
             found.append(error)
     good = [n for n, one in enumerate(found) if not isinstance(one, UserError)]
-    for n, answer in zip(good, scorer.lists([found[n] for n in good]), strict=True):  # pyright: ignore[reportArgumentType]
+    for n, answer in zip(good, scorer.best([found[n] for n in good]), strict=True):  # pyright: ignore[reportArgumentType]
         found[n] = answer
     return found, time.perf_counter() - began

@@ -9,6 +9,8 @@ import numpy as np
 from jaxneg.batch import PAD
 from jaxneg.errors import UserError
 
+STATION = {str, type(None)}  # types of an event's
+
 
 class Event(NamedTuple):
     """One past event of a listener, oldest first in a history."""
@@ -51,14 +53,20 @@ class Known:
         self._codes, self._play_1 = codes, np.array([codes.get("play", PAD)], np.int32)
 
     def seen(self, history: Any) -> Seen:
-        """A history by row and code. Raises UserError on what is none, and on a feedback kind that does not exist."""
-        if type(history) in (list, tuple) and {*map(type, history)} == {str}:
+        """A history by row and code, or what this gave of one. Raises UserError on what is none, and on a feedback kind
+        that does not exist."""
+        if isinstance(history, Seen):
+            return history
+        kinds = {*map(type, history)} if type(history) in (list, tuple) else None
+        if kinds == {str}:
             row_T = self.rows(history)
             return Seen(row_T, self._play_1.repeat(len(row_T)), np.zeros(len(row_T), np.int32))
-        found = events(history)
+        found = history if kinds == {Event} else events(history)
         if not found:
             return Seen(*np.zeros((3, 0), np.int32))
         items, feedback, stations = zip(*found, strict=True)
+        if {*map(type, items), *map(type, feedback)} != {str} or not {*map(type, stations)} <= STATION:
+            events(found)  # says what is wrong
         if not self._codes.keys() >= {*feedback}:
             item, kind = next((one.item, one.feedback) for one in found if one.feedback not in self._codes)
             kinds = ", ".join(self._codes)

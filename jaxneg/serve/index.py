@@ -48,6 +48,7 @@ class _Faiss:
         self._module, self._inner, self.effort = module, inner, 1
         of_lists = module.try_extract_index_ivf(inner)
         self._lists = 0 if of_lists is None else of_lists.nlist
+        self._told: tuple[int, dict[str, Any]] = 0, {}  # an effort, and what a search of it is told beside
 
     @classmethod
     def build(cls, module: Any, row_IW: np.ndarray) -> "_Faiss":
@@ -76,10 +77,13 @@ class _Faiss:
         return cls(module, module.read_index(str(path)))
 
     def search(self, query_BW: np.ndarray, k: int) -> np.ndarray:
-        more = {}
-        if self._lists:
-            more["params"] = self._module.SearchParametersIVF(nprobe=min(self.effort, self._lists))
-        return self._inner.search(np.ascontiguousarray(query_BW), k, **more)[1].astype(np.int64) + 1
+        return self._inner.search(np.ascontiguousarray(query_BW), k, **self._more())[1] + 1
+
+    def _more(self) -> dict[str, Any]:
+        if self._lists and self._told[0] != self.effort:
+            looked = self._module.SearchParametersIVF(nprobe=min(self.effort, self._lists))
+            self._told = self.effort, {"params": looked}
+        return self._told[1]
 
     def save(self, path: pathlib.Path) -> None:
         self._module.write_index(self._inner, str(path))

@@ -15,7 +15,7 @@ RANK = Form()
 class Wanted(NamedTuple):
     """A list that is asked for; see ``Scorer.recommend``."""
 
-    history: Sequence[str | Event]
+    history: Sequence[str | Event] | Seen
     k: int = 10
     exclude_seen: bool = False
     form: str | Form = RANK
@@ -32,6 +32,14 @@ class Ready(NamedTuple):
     choice: Choice
     out_N: np.ndarray  # rows that may not be in the list
     station: int  # row of the listener's station, PAD where none is known
+
+
+class Best(NamedTuple):
+    """Items of a list by row, best first."""
+
+    row_N: np.ndarray
+    score_N: np.ndarray  # NaN in a list that is not the model's
+    fallback: str | None = None  # as in ``Recommendations``
 
 
 class Recommendation(NamedTuple):

@@ -2,28 +2,20 @@
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxneg.batch import PAD, forms
 from jaxneg.serve import demotion, matrices
 from jaxneg.serve.choice import Attributes
-from jaxneg.serve.lists import Ready
+from jaxneg.serve.lists import Best, Ready
 from jaxneg.serve.matrices import Matrices
 
 # queries, their serving form, n -> rows of the n items that an index finds for each, PAD where there are fewer
 Search = Callable[[np.ndarray, forms.Form, int], np.ndarray]
 MOST = 2048  # items that an index is asked for; a list that needs more is made of the whole catalogue
 TIMES = 4  # as many as are wanted, where some may be passed over or fall
-
-
-class Best(NamedTuple):
-    """Items of a list, best first."""
-
-    row_N: Int[np.ndarray, "N"]
-    score_N: Float[np.ndarray, "N"]
 
 
 class Whole:

@@ -1,10 +1,12 @@
 """What may be asked over HTTP, checked before anything is done."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Literal
 
 import fastapi
+import pydantic
+from fastapi import routing
 from pydantic import BaseModel, ConfigDict, Field
 
 from jaxneg.serve.histories import Event
@@ -86,6 +88,36 @@ class Inference(BaseModel):
     inputs: Annotated[list[Tensor], Field(max_length=8)]
     parameters: dict[str, Any] = {}
     outputs: list[dict[str, Any]] | None = None
+
+
+class Route(routing.APIRoute):
+    """Where a route takes a body alone, pydantic reads it at once. From JSON to objects to models, with a look for the
+    rest that a route may take, was a tenth of the time of a request."""
+
+    def get_route_handler(self) -> Callable[[fastapi.Request], Coroutine[Any, Any, fastapi.Response]]:
+        takes, answer = self.dependant, self.endpoint
+        others = (
+            takes.path_params,
+            takes.query_params,
+            takes.header_params,
+            takes.cookie_params,
+            takes.dependencies,
+        )
+        if len(takes.body_params) != 1 or any(others):
+            return super().get_route_handler()
+        kind = takes.body_params[0].field_info.annotation
+        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+
+        async def handler(request: fastapi.Request) -> fastapi.Response:
+            content = await request.body()
+            try:
+                asked = kind.model_validate_json(content)
+            except pydantic.ValidationError as error:
+                wrong = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+                raise fastapi.exceptions.RequestValidationError(wrong) from None
+            return await answer(asked)
+
+        return handler
 
 
 def listener(asked: Inference) -> Asked:

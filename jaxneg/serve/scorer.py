@@ -20,6 +20,7 @@ from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
 from jaxneg.serve.lists import (
     RANK,
+    Best,
     Influence,
     Ready,
     Recommendation as Recommendation,
@@ -49,7 +50,10 @@ class Scorer:
         at_stations=None,
     ):
         self.manifest = manifest
-        self._model, self._query = model, jax.jit(model.call)
+        self._model, self._query = (
+            model,
+            jax.jit(lambda params, context_3BL: model.call(params, *context_3BL)),
+        )
         self._params = jax.device_put(params)
         self._scores = Matrices(item_VE, like_VE, manifest["items"])
         self._ids = item_ids  # of rows 1..items
@@ -105,13 +109,15 @@ class Scorer:
         known = self._known.items
         return [item for item in items if item not in known]
 
+    def seen(self, history: Sequence[str | Event]) -> Seen:
+        """A history by row and code, as ``Wanted`` takes it too: for who asks more than once of one.
+
+        Raises UserError on what is no history, and on a feedback kind that does not exist."""
+        return self._known.seen(history)
+
     def knows_station(self, station: str) -> bool:
         """Whether the station was there in training."""
         return station in self._known.stations
-
-    def check(self, history: Sequence[str | Event]) -> None:
-        """Raises UserError on what is no history, and on a feedback kind that does not exist."""
-        self._known.seen(history)
 
     def items(self, count: int) -> list[str]:
         """Ids of the items heard most often, most often first."""
@@ -153,23 +159,23 @@ class Scorer:
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
                 wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
                 raise UserError(f"{name} must be from 0 to {top:,}, got {wrong}")
-        return self._encoded(*inputs)
+        return self._encoded(np.stack(inputs))
 
-    def _encoded(self, *context: np.ndarray) -> np.ndarray:
+    def _encoded(self, context_3BL: np.ndarray) -> np.ndarray:
         """``query`` of contexts that are in order."""
         found, first = list[np.ndarray](), 0
-        for size in sizes.batches(len(context[0])):
-            some = [code_BL[first : first + size] for code_BL in context]
-            first, asked = first + size, len(some[0])
+        for size in sizes.batches(context_3BL.shape[1]):
+            some_3BL = context_3BL[:, first : first + size]
+            first, asked = first + size, some_3BL.shape[1]
             if asked < size:
-                some = [np.pad(code_BL, ((0, size - asked), (0, 0))) for code_BL in some]
-            query_BE = self._run(some)
+                some_3BL = np.pad(some_3BL, ((0, 0), (0, size - asked), (0, 0)))
+            query_BE = self._run(some_3BL)
             found.append(query_BE[:asked])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _run(self, context: Sequence[np.ndarray]) -> np.ndarray:
+    def _run(self, context_3BL: np.ndarray) -> np.ndarray:
         try:
-            return np.asarray(self._query(self._params, *context))
+            return np.asarray(self._query(self._params, context_3BL))
         except BaseException:  # of a module that parses shapes may not fit: that shows when it is compiled
             with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
                 raise
@@ -260,25 +266,29 @@ class Scorer:
 
     def lists(self, ready: Sequence[Ready]) -> list[Recommendations]:
         """Lists for many, each with its own k, form and choice, encoded together."""
-        found: dict[int, Recommendations] = {}
+        return [self._named(*one) for one in self.best(ready)]
+
+    def best(self, ready: Sequence[Ready]) -> list[Best]:
+        """``lists`` by row, for ``ids``."""
+        found: dict[int, Best] = {}
         known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
         for first in range(0, len(known), sizes.LARGEST):
             some = known[first : first + sizes.LARGEST]
-            query_BE, rest = self._encoded(*self._contexts([ready[n].seen for n in some])), list[int]()
+            query_BE, rest = self._encoded(self._contexts([ready[n].seen for n in some])), list[int]()
             asked = [ready[n] for n in some]
             near = self._nearest.best(query_BE, asked) if self._nearest else [None] * len(some)
             for b, one in enumerate(near):
                 if one is None:
                     rest.append(b)
                 else:
-                    found[some[b]] = self._named(*one)
+                    found[some[b]] = one
             together = max(1, SCORES // self.manifest["rows"])
             for low in range(0, len(rest), together):
                 at = rest[low : low + together]
                 query_NE = query_BE if len(at) == len(query_BE) else query_BE[at]
                 best = self._whole.best(query_NE, [asked[b] for b in at])
                 for b, one in zip(at, best, strict=True):
-                    found[some[b]] = self._named(*one)
+                    found[some[b]] = one
         return [found[n] if n in found else self._most_heard(one) for n, one in enumerate(ready)]
 
     def rerank(
@@ -303,7 +313,7 @@ class Scorer:
             here = self._known.station(seen, station)
             row_N = self._heard.ordered(row_N, here)
             return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
-        score_N = self._scores.of(self._encoded(*self._contexts([seen])), form, row_N)[0]
+        score_N = self._scores.of(self._encoded(self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
 
@@ -332,7 +342,7 @@ class Scorer:
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        query_BE = self._encoded(*self._contexts([kept, *less]))
+        query_BE = self._encoded(self._contexts([kept, *less]))
         score_BN = self._scores.of(query_BE, form, self._known.rows(items))
         change_NT = (score_BN[0] - score_BN[1:]).T.tolist()
         return [
@@ -363,7 +373,7 @@ class Scorer:
         row_N = self._known.rows(list(choice.exclude))
         return row_N if allowed_V is None else np.union1d(row_N, np.flatnonzero(~allowed_V))
 
-    def _most_heard(self, wanted: Ready) -> Recommendations:
+    def _most_heard(self, wanted: Ready) -> Best:
         """What is heard most of what may be in a list."""
 
         def top(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -371,11 +381,15 @@ class Scorer:
             return row_N, np.full(len(row_N), np.nan)
 
         found = self._attributes.capped(top, wanted.k, wanted.choice, self.manifest["items"])
-        return self._named(*found, self._heard.why(wanted.station))
+        return Best(*found, self._heard.why(wanted.station))
+
+    def ids(self, row_N: np.ndarray) -> list[str]:
+        """Ids of rows, in their order."""
+        return list(map(self._ids.__getitem__, (row_N - 1).tolist()))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
-        ids = map(self._ids.__getitem__, (row_N - 1).tolist())
-        return Recommendations(map(_recommendation, zip(ids, score_N.tolist(), strict=True)), fallback)
+        best = zip(self.ids(row_N), score_N.tolist(), strict=True)
+        return Recommendations(map(_recommendation, best), fallback)
 
 
 # What ``_make`` does, without a call of Python for each.

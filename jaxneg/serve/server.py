@@ -8,7 +8,7 @@ import contextlib
 import functools
 import pathlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent import futures
 from typing import Annotated, Any, TypeVar
 
@@ -17,13 +17,14 @@ import prometheus_client
 from fastapi import responses
 from starlette import exceptions
 
+from jaxneg.batch import PAD
 from jaxneg.errors import UserError
 from jaxneg.files import documents
 from jaxneg.serve import answers, requests, sessions, watching
 from jaxneg.serve.batching import Batcher, Full
 from jaxneg.serve.choice import Choice
-from jaxneg.serve.histories import Event
-from jaxneg.serve.lists import Recommendations, Wanted
+from jaxneg.serve.histories import Event, Seen
+from jaxneg.serve.lists import Best, Wanted
 from jaxneg.serve.models import Loaded, Models, NoModel
 from jaxneg.serve.watching import SENT_AWAY, Limits, Metrics
 from jaxneg.serve.workers import Group
@@ -61,9 +62,10 @@ class Server:
         """What work gives, in a thread, within the time of a request."""
         return await self._in_time(asyncio.get_running_loop().run_in_executor(self.pool, work))
 
-    async def _in_time(self, answer: "asyncio.Future[T]") -> T:
+    async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
-            return await asyncio.wait_for(answer, self.limits.seconds)
+            async with asyncio.timeout(self.limits.seconds):
+                return await answer
         except TimeoutError:
             raise _later(f"no answer within {self.limits.seconds:g} s") from None
         except Full:
@@ -76,13 +78,13 @@ class Server:
         return name, self.models.get(name), history + requests.events(asked.events)
 
     async def recommended(
-        self, loaded: Loaded, history: list[Event], asked: requests.Asked
-    ) -> Recommendations:
+        self, loaded: Loaded, history: Sequence[Event] | Seen, asked: requests.Asked
+    ) -> Best:
         """A list for a history; of what is heard most where the model knows none of its items."""
         form = loaded.scorer.form(asked.form, asked.beta, asked.threshold)
         choice = Choice(asked.exclude, asked.where, asked.at_most)
         wanted = Wanted(history, asked.k, asked.exclude_seen, form, choice, asked.station)
-        return await self._in_time(asyncio.ensure_future(self.batcher.recommended(loaded.scorer, wanted)))
+        return await self._in_time(self.batcher.recommended(loaded.scorer, wanted))
 
 
 def app(
@@ -118,6 +120,7 @@ def app(
         responses=REFUSALS,
         lifespan=served,
     )
+    made.router.route_class = requests.Route
     _own(made, server)
     _shown(made, server)
     _protocol(made, server)
@@ -153,12 +156,13 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
     async def recommend(asked: requests.Asked) -> responses.Response:
         """The k best next items of a listener, best first."""
         name, loaded, history = await server.listener(asked)
-        found = await server.recommended(loaded, history, asked)
         scorer = loaded.scorer
-        values = answers.listed(found, scorer.attributes_of if asked.describe else None)
-        return answers.sent(
-            _of(name, loaded) | values | {"unknown": scorer.unknown(event.item for event in history)}
-        )
+        seen = scorer.seen(history)
+        found = await server.recommended(loaded, seen, asked)
+        best = zip(scorer.ids(found.row_N), found.score_N.tolist(), strict=True)
+        values = answers.listed(best, found.fallback, scorer.attributes_of if asked.describe else None)
+        unknown = [history[at].item for at in (seen.row_T == PAD).nonzero()[0]]
+        return answers.sent(_of(name, loaded) | values | {"unknown": unknown})
 
     @made.post("/rerank", response_model=answers.Ordered)
     async def rerank(asked: requests.Candidates) -> responses.Response:
@@ -167,7 +171,8 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
         scorer = loaded.scorer
         form = scorer.form(asked.form, asked.beta, asked.threshold)
         work = functools.partial(scorer.rerank, history, asked.candidates, form=form, station=asked.station)
-        values = _of(name, loaded) | answers.listed(await server.ran(work))
+        found = await server.ran(work)
+        values = _of(name, loaded) | answers.listed(found, found.fallback)
         out = scorer.unknown(asked.candidates)
         return answers.sent(
             values | {"unknown": scorer.unknown(event.item for event in history), "left_out": out}
@@ -185,7 +190,7 @@ def _own(made: fastapi.FastAPI, server: Server) -> None:
     async def feedback(happened: requests.Happened) -> responses.Response:
         """Keeps events of a user, for lists that are asked for later."""
         events = requests.events(happened.events)
-        server.models.get(server.models.name_for(happened.user)).scorer.check(events)
+        server.models.get(server.models.name_for(happened.user)).scorer.seen(events)
         return answers.sent(
             {"user": happened.user, "events": await server.sessions.add(happened.user, events)}
         )
@@ -292,7 +297,8 @@ def _protocol(made: fastapi.FastAPI, server: Server) -> None:
         loaded = server.models.get(name)  # a model that is not there is said first
         listener = requests.listener(asked)
         found = await server.recommended(loaded, requests.events(listener.events), listener)
-        return answers.inferred(name, loaded.version, asked.id or uuid.uuid4().hex, found)
+        best = loaded.scorer.ids(found.row_N), found.score_N.tolist()
+        return answers.inferred(name, loaded.version, asked.id or uuid.uuid4().hex, best, found.fallback)
 
     @made.post("/v2/repository/models/{name}/load")
     async def load(name: str) -> dict[str, Any]:

@@ -121,7 +121,9 @@ class Watched:
         refusal = None if scope["path"] in QUIET else self._refusal(scope, headers)
         if refusal is None and scope["method"] == "POST":
             try:
-                receive = _again(await asyncio.wait_for(_body(receive), self._limits.seconds))
+                async with asyncio.timeout(self._limits.seconds):
+                    body = await _body(receive)
+                receive = _again(body)
             except TimeoutError:
                 refusal = refused(408, f"the body was not there within {self._limits.seconds:g} s")
             except ConnectionError:

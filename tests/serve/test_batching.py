@@ -11,8 +11,8 @@ from jaxneg.errors import UserError
 from jaxneg.serve import batching
 from jaxneg.serve.batching import Batcher
 from jaxneg.serve.choice import Choice
-from jaxneg.serve.lists import Recommendations, Wanted
-from jaxneg.serve.scorer import Event, Scorer
+from jaxneg.serve.lists import Best, Wanted
+from jaxneg.serve.scorer import NO_ROWS, Event, Scorer
 
 
 class Slow(Scorer):
@@ -26,12 +26,12 @@ class Slow(Scorer):
             raise UserError("k")
         return wanted.k
 
-    def lists(self, ready):
+    def best(self, ready):
         time.sleep(self.seconds * len(ready))
         self.batches.append(len(ready))
         if 0 in ready:
             raise RuntimeError("a fault of ours")
-        return [Recommendations(fallback=str(k)) for k in ready]
+        return [Best(NO_ROWS, NO_ROWS, str(k)) for k in ready]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def asked(batcher, *what):
     async def all_():
         ones = [batcher.recommended(scorer, Wanted([], k)) for scorer, k in what]
         found = await asyncio.gather(*ones, return_exceptions=True)
-        return [int(one.fallback) if isinstance(one, Recommendations) else type(one) for one in found]
+        return [int(one.fallback) if isinstance(one, Best) else type(one) for one in found]
 
     return asyncio.run(all_())
 
@@ -150,6 +150,6 @@ def test_lists_made_together_are_those_made_alone(quick, exported, pool, monkeyp
     for one, asked_ in zip(found, wanted, strict=True):
         history, k, exclude_seen, form, choice, _ = asked_
         alone = model.recommend(history, k, exclude_seen=exclude_seen, form=form, choice=choice)
-        assert [r.item for r in one] == [r.item for r in alone] and one.fallback == alone.fallback
+        assert model.ids(one.row_N) == [r.item for r in alone] and one.fallback == alone.fallback
         # A batch of another size may sum in another order.
-        np.testing.assert_allclose([r.score for r in one], [r.score for r in alone], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.score_N, [r.score for r in alone], rtol=1e-4, atol=1e-5)

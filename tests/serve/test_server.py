@@ -206,7 +206,7 @@ BAD = {
         b'{"inputs": [{"name": "item", "datatype": "BYTES", "shape": [1], "data": ["\\ud800"]}]}',
         400,
     ),
-    "deep": ("/recommend", b"[" * 100_000, 400),
+    "deep": ("/recommend", b"[" * 100_000, 422),
     "too large": ("/recommend", b" " * (1 << 20) + b"{}", 413),
 }
 
@@ -244,7 +244,7 @@ def test_too_many_and_too_slow_requests_are_sent_away(found, monkeypatch):
     def slow(*_):
         time.sleep(0.3)
 
-    monkeypatch.setattr(Scorer, "lists", slow)
+    monkeypatch.setattr(Scorer, "best", slow)
     limits = watching.Limits(waiting=2, seconds=0.1, threads=1)
     with (
         testclient.TestClient(server.app(found, limits)) as client,
@@ -257,8 +257,8 @@ def test_too_many_and_too_slow_requests_are_sent_away(found, monkeypatch):
 
 
 def test_a_server_that_is_overrun_takes_a_new_export(found, monkeypatch):
-    lists = Scorer.lists
-    monkeypatch.setattr(Scorer, "lists", lambda self, ready: time.sleep(0.3) or lists(self, ready))
+    best = Scorer.best
+    monkeypatch.setattr(Scorer, "best", lambda self, ready: time.sleep(0.3) or best(self, ready))
     limits = watching.Limits(waiting=1, seconds=0.1, threads=1)
     with (
         testclient.TestClient(server.app(found, limits)) as client,
