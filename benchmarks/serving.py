@@ -136,8 +136,8 @@ def measured(work: pathlib.Path, items: int, seconds: float, workers: int) -> di
         bodies = [body(history) for history in asked]
         for name, processes in (("", 1), ("workers", workers)):
             with served(place, processes) as (port, _, ready_s):
-                alone = asyncio.run(closed(port, bodies, 1, seconds))
-                many = asyncio.run(closed(port, bodies, CONNECTIONS, seconds))
+                alone = ran(closed(port, bodies, 1, seconds))
+                many = ran(closed(port, bodies, CONNECTIONS, seconds))
             over = {"http": spread(alone), "http_many": spread(many), "ready_s": ready_s}
             over["http_many"]["per_s"] = round(len(many) / seconds)
             found[kind] |= {name: {"processes": processes, **over}} if name else over
@@ -184,13 +184,11 @@ def held(work: pathlib.Path, items: int, asked: Any) -> dict[str, Any]:
     live.symlink_to(places[0])
     with served(live, asked.workers) as (port, process, _):
         found["processes"] = asked.workers
-        many = asyncio.run(closed(port, bodies, CONNECTIONS, min(5.0, asked.seconds)))
+        many = ran(closed(port, bodies, CONNECTIONS, min(5.0, asked.seconds)))
         rate = len(many) / min(5.0, asked.seconds)
         for name, times in (("capacity", 1.0), ("twice", 2.0)):
-            found[name] = asyncio.run(
-                opened(port, bodies, expected[:1], times * rate, asked.seconds, process)
-            )
-        swapping = asyncio.run(swapped(port, bodies, expected, rate / 2, live, places, asked.swaps))
+            found[name] = ran(opened(port, bodies, expected[:1], times * rate, asked.seconds, process))
+        swapping = ran(swapped(port, bodies, expected, rate / 2, live, places, asked.swaps))
         found["swaps"] = swapping
         if asked.fuzz and shutil.which("schemathesis"):
             found["fuzz"] = fuzzed(port, asked.fuzz)
@@ -296,6 +294,15 @@ def timed(work: Any, seconds: float) -> dict[str, float]:
         taken.append(time.perf_counter() - began)
         n += 1
     return spread(taken)
+
+
+def ran(work: Any) -> Any:
+    """What work of asyncio gives, by the loop that takes least of what the server is measured with."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.run(work)
+    import uvloop
+
+    return uvloop.run(work)
 
 
 def spread(taken: list[float]) -> dict[str, float]:
