@@ -9,12 +9,11 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from jaxneg import errors
 from jaxneg.batch import PAD, forms, latest
 from jaxneg.batch.forms import Form
 from jaxneg.errors import UserError
 from jaxneg.files import addresses
-from jaxneg.serve import demotion, heard, manifest as manifests, searching, sizes
+from jaxneg.serve import demotion, encoding, heard, manifest as manifests, searching
 from jaxneg.serve.choice import ANY, Attributes, Choice
 from jaxneg.serve.demotion import Reranked
 from jaxneg.serve.histories import Event as Event, Known, Seen, events
@@ -50,11 +49,7 @@ class Scorer:
         at_stations=None,
     ):
         self.manifest = manifest
-        self._model, self._query = (
-            model,
-            jax.jit(lambda params, context_3BL: model.call(params, *context_3BL)),
-        )
-        self._params = jax.device_put(params)
+        self._encoder = encoding.Encoder(model, params)
         self._scores = Matrices(item_VE, like_VE, manifest["items"])
         self._ids = item_ids  # of rows 1..items
         self._columns, self._attributes = attributes, Attributes(attributes)
@@ -88,11 +83,11 @@ class Scorer:
 
     def __reduce__(self):
         """A pickle holds all of the export but its index, so that it opens where the directory is not."""
-        params = jax.tree.map(np.asarray, self._params)
+        params = jax.tree.map(np.asarray, self._encoder.params)
         known = self._ids, list(self._known.stations), self._columns
         return _unpickled, (
             self.manifest,
-            bytes(self._model.serialize()),
+            bytes(self._encoder.model.serialize()),
             params,
             np.array(self._scores.item_VE),
             *known,
@@ -141,16 +136,16 @@ class Scorer:
     def _search(self) -> searching.Search:
         return searching.Search(self._ids, self._columns)
 
-    def warmup(self, most: int = sizes.LARGEST) -> None:
+    def warmup(self, most: int = encoding.LARGEST) -> None:
         """Compiles for every size of batch that up to so many requests are run in, so that none waits for it."""
-        for size in sizes.up_to(most):
+        for size in encoding.up_to(most):
             none_BL = np.full((size, self.manifest["length"]), PAD, np.int32)
             self.query(none_BL, none_BL, none_BL)
 
     def query(self, item_BL: np.ndarray, feedback_BL: np.ndarray, station_BL: np.ndarray) -> np.ndarray:
         """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0.
 
-        Any number of contexts is run in ``sizes.batches``, the last of which may be filled up. Raises UserError on
+        Any number of contexts is run in ``encoding.batches``, the last of which may be filled up. Raises UserError on
         a row, a code or a station that there is not, and where the model cannot be compiled or run.
         """
         inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
@@ -159,26 +154,7 @@ class Scorer:
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
                 wrong = code_BL[(code_BL < 0) | (code_BL > top)][0]
                 raise UserError(f"{name} must be from 0 to {top:,}, got {wrong}")
-        return self._encoded(np.stack(inputs))
-
-    def _encoded(self, context_3BL: np.ndarray) -> np.ndarray:
-        """``query`` of contexts that are in order."""
-        found, first = list[np.ndarray](), 0
-        for size in sizes.batches(context_3BL.shape[1]):
-            some_3BL = context_3BL[:, first : first + size]
-            first, asked = first + size, some_3BL.shape[1]
-            if asked < size:
-                some_3BL = np.pad(some_3BL, ((0, 0), (0, size - asked), (0, 0)))
-            query_BE = self._run(some_3BL)
-            found.append(query_BE[:asked])
-        return found[0] if len(found) == 1 else np.concatenate(found)
-
-    def _run(self, context_3BL: np.ndarray) -> np.ndarray:
-        try:
-            return np.asarray(self._query(self._params, context_3BL))
-        except BaseException:  # of a module that parses shapes may not fit: that shows when it is compiled
-            with errors.carried(f"{manifests.MODEL} cannot be run by jax {jax.__version__}", "export again"):
-                raise
+        return self._encoder.queries(np.stack(inputs))
 
     def form(self, name: Any = forms.RANK, beta: Any = None, threshold: Any = None) -> Form:
         """A serving form: rank, judge, sum or demote, with the export's numbers or others. See ``jaxneg.batch.forms``.
@@ -272,9 +248,9 @@ class Scorer:
         """``lists`` by row, for ``ids``."""
         found: dict[int, Best] = {}
         known = [n for n, one in enumerate(ready) if one.seen.row_T.any()]
-        for first in range(0, len(known), sizes.LARGEST):
-            some = known[first : first + sizes.LARGEST]
-            query_BE, rest = self._encoded(self._contexts([ready[n].seen for n in some])), list[int]()
+        for first in range(0, len(known), encoding.LARGEST):
+            some = known[first : first + encoding.LARGEST]
+            query_BE, rest = self._encoder.queries(self._contexts([ready[n].seen for n in some])), list[int]()
             asked = [ready[n] for n in some]
             near = self._nearest.best(query_BE, asked) if self._nearest else [None] * len(some)
             for b, one in enumerate(near):
@@ -313,7 +289,7 @@ class Scorer:
             here = self._known.station(seen, station)
             row_N = self._heard.ordered(row_N, here)
             return self._named(row_N, np.full(len(row_N), np.nan), self._heard.why(here))
-        score_N = self._scores.of(self._encoded(self._contexts([seen])), form, row_N)[0]
+        score_N = self._scores.of(self._encoder.queries(self._contexts([seen])), form, row_N)[0]
         order_N = np.argsort(-score_N, kind="stable")
         return self._named(row_N[order_N], score_N[order_N])
 
@@ -342,7 +318,7 @@ class Scorer:
         # What stands before the events that are seen comes into sight once one of them is gone: it is left out too.
         kept = Seen(*(leaf[at] for leaf in seen))
         less = [Seen(*(np.delete(leaf, n) for leaf in kept)) for n in range(len(at))]
-        query_BE = self._encoded(self._contexts([kept, *less]))
+        query_BE = self._encoder.queries(self._contexts([kept, *less]))
         score_BN = self._scores.of(query_BE, form, self._known.rows(items))
         change_NT = (score_BN[0] - score_BN[1:]).T.tolist()
         return [

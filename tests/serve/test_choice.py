@@ -10,7 +10,7 @@ import pytest
 from jaxneg.cli import recommend
 from jaxneg.data import engine, readers
 from jaxneg.errors import UserError
-from jaxneg.serve import bulk, scorer, sizes
+from jaxneg.serve import bulk, encoding, scorer
 from jaxneg.serve.choice import Attributes, Choice
 from jaxneg.serve.scorer import Event, Scorer
 
@@ -136,9 +136,9 @@ def test_lists_for_many_are_those_for_each(form, model, monkeypatch):
 
 def test_no_more_than_a_quarter_of_a_batch_is_filled_up():
     for count in range(1, 600):
-        found = sizes.batches(count)
+        found = encoding.batches(count)
         *before, last = found
-        assert {*found} <= {*sizes.SIZES} and sum(before) < count <= sum(found)
+        assert {*found} <= {*encoding.SIZES} and sum(before) < count <= sum(found)
         assert count - sum(before) >= 0.75 * last
 
 
@@ -146,7 +146,7 @@ def test_no_more_than_a_quarter_of_a_batch_is_filled_up():
 def test_batches_of_any_size_run_in_few_programs(model, monkeypatch):
     ran = []
     monkeypatch.setattr(
-        model, "_query", lambda _, context: ran.append(context.shape[1]) or np.ones((context.shape[1], 3))
+        model._encoder, "_run", lambda context: ran.append(context.shape[1]) or np.ones((context.shape[1], 3))
     )
     for size in (0, 1, 2, 3, 8, 9, 200, 256, 300):
         context_BL = np.zeros((size, model.manifest["length"]), np.int32)
@@ -154,7 +154,7 @@ def test_batches_of_any_size_run_in_few_programs(model, monkeypatch):
     assert ran == [1, 1, *[1, 1], 4, *[4, 4], *[4, 4, 1], 256, 256, *[256, 16, 16, 16]]
     ran.clear()
     model.warmup()
-    assert tuple(ran) == sizes.SIZES
+    assert tuple(ran) == encoding.SIZES
 
 
 @pytest.mark.slow

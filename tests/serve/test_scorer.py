@@ -199,10 +199,10 @@ print(json.dumps(model.recommend([scorer.Event(item) for item in model.items(3)]
 ours = sorted(name for name in sys.modules if name.startswith("jaxneg."))
 ground = {
     "batch", "batch.forms", "errors", "files", "files.addresses", "files.arrays", "files.buckets", "files.documents",
-    "files.leases", "files.locks", "files.mirrors", "files.snapshots", "serve", "serve.demotion",
+    "files.leases", "files.locks", "files.mirrors", "files.snapshots", "serve", "serve.demotion", "serve.encoding",
     "serve.choice", "serve.heard", "serve.histories", "serve.lists", "serve.manifest",
     "serve.matrices", "serve.module_text", "serve.nearest",
-    "serve.precision", "serve.scorer", "serve.searching", "serve.signature", "serve.sizes",
+    "serve.precision", "serve.scorer", "serve.searching", "serve.signature",
 }
 assert {name.removeprefix("jaxneg.") for name in ours} <= ground, ours
 """
