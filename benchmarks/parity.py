@@ -4,7 +4,8 @@
 
 Random histories of every length from none to the longest, of all items, feedback kinds and stations; and, for the
 Scorer, of longer ones with items that the catalogue does not know. Models have random weights, wide enough that scores
-differ. A difference is the largest one, as a share of the largest number where that is above 1.
+differ. A difference is the largest one, as a share of the largest number where that is above 1. ``recall``: the share
+of the best 100 that the same model holds whose item matrices are kept in bfloat16 and int8, as its export says.
 """
 
 import argparse
@@ -34,6 +35,7 @@ ENCODERS = {
     "ligr": "",
     "sasrec with a like head": "--like.weight 1 --like.rows folded",
 }
+SMALLER = ("bfloat16", "int8")
 K = 100
 LISTENERS = simulator.SimulateConfig(users=300, items=1_000, sessions=1_500, stations=6, artists=40)
 
@@ -81,6 +83,9 @@ def one(name: str, store: pathlib.Path, scratch: pathlib.Path, count: int) -> di
         "ONNX best 100, rows": off(np.take_along_axis(score_XI, row_Xk - 1, axis=1), top_Xk),
         "Scorer best 100": lists(model, trained, np.random.default_rng(1), count),
     }
+    for dtype in SMALLER:
+        small = export.export(trained, out.with_name(f"{out.name}_{dtype}"), export.Wanted(dtype=dtype))
+        found[f"recall, {dtype}"] = small["ranking"]["recall"]
     return found
 
 
