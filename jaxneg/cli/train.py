@@ -62,9 +62,11 @@ class Train(commands.Joined, commands.Configured):
     def _run(self, told: callbacks.Callbacks) -> None:
         config = self.experiment
         from jaxneg.data import stores
+        from jaxneg.embeddings import sharding
         from jaxneg.training import goodput, loop, processes, runs
 
         self.join()
+        sharding.share_cores(config.train.devices)
         _quiet()
         _warn(config)
         try:

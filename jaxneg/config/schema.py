@@ -203,7 +203,8 @@ class TrainConfig:
     log_every: Annotated[Positive, NOTHING] = 50  # steps between lines of metrics
     steps_per_dispatch: Annotated[Positive, NOTHING] = 1
     """steps that one call of the program takes, where nothing is due between them: for small steps on accelerators"""
-    devices: Annotated[Natural, NOTHING] = 0  # devices to train on; 0 takes all
+    devices: Annotated[Natural, NOTHING] = 0
+    """devices to train on; 0 takes all; a CPU is one of all its cores, or as many as are asked for, up to one a core"""
     shards: Annotated[Positive, NOTHING] = 1
     """devices that share the rows of the item tables; each has all of them with 1"""
     seed: Annotated[Seed, TRAINING] = 0  # of initialisation and dropout

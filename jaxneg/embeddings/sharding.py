@@ -3,7 +3,9 @@
 # What places arrays, and what devices exchange within shard_map, leaves its arguments untyped.
 # pyright: reportUnknownMemberType=false
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -15,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxneg.errors import UserError
 
 MESH = ("data", "model")  # replicas of the item tables, and the parts that each replica's rows are in
+COUNT_FLAG = "--xla_force_host_platform_device_count"
 # Letters not named here are replicated.
 AXES = {"B": MESH, "V": "model"}
 
@@ -31,12 +34,26 @@ def make_mesh(devices: int = 0, shards: int = 1) -> Mesh:
     """
     found = jax.devices()
     if devices > len(found):
-        raise UserError(f"--train.devices {devices}, but JAX finds {len(found)} ({found[0].platform})")
+        why = f": a CPU has at most one a core, here {os.cpu_count()}" if found[0].platform == "cpu" else ""
+        raise UserError(f"--train.devices {devices}, but JAX finds {len(found)} ({found[0].platform}){why}")
     if 0 < devices < len(found) and jax.process_count() > 1:
         raise UserError(
             f"--train.devices {devices} of {len(found)}: many processes use all that they have, leave it out"
         )
     return mesh_of(found[: devices or len(found)], shards)
+
+
+def share_cores(count: int) -> None:
+    """Has JAX make so many CPU devices, each for its share of the cores: before it is asked for any.
+
+    Not more than there are cores, and not where it is one of many processes, where XLA's flags say a number, or where
+    it has made them.
+    """
+    if not 1 < count <= (os.cpu_count() or 1) or jax.distributed.is_initialized():
+        return
+    if COUNT_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # it has made them
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def mesh_of(devices: Iterable[jax.Device], shards: int = 1) -> Mesh:

@@ -86,6 +86,7 @@ def train(
     Raises processes.Differs, and saves nothing, where they do not hold the same state.
     """
     config, since = rules.check(config), since or time.time()
+    sharding.share_cores(config.train.devices)
     with claims.held(workdir) as place, contextlib.ExitStack() as hold:
         job, origin = _claimed(config, place, hold)
         return _train(job, origin, Watch(on_progress, stop, say if processes.first() else _silent, since))

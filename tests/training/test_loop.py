@@ -20,6 +20,7 @@ from jaxneg.data import held_out, histories, pipeline, sequences, stores
 from jaxneg.embeddings import layouts, sharding
 from jaxneg.evaluation import eval_sets
 from jaxneg.training import advice, checkpoint, chips, goodput, logs, loop, program, runs, validation
+from tests import verbs
 
 pytestmark = pytest.mark.slow
 
@@ -393,6 +394,20 @@ def test_a_directory_of_another_experiment_is_refused(small_store, tmp_path):
     with pytest.raises(UserError, match="exists and is no run directory"):
         loop.train(of(CONFIG, small_store), tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_a_cpu_has_the_devices_that_are_asked_for(worked, tmp_path):
+    """In a process of its own, before anything has asked JAX what there is."""
+    here = verbs.copy(worked, tmp_path / "here")
+    done = verbs.run("train config.py --workdir two --train.epochs 1 --train.devices 2", here)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((here / "two" / "environment.json").read_text())["devices"]) == 2
+    beyond = 1 + os.cpu_count()
+    done = verbs.run(f"train config.py --workdir many --train.devices {beyond}", here)
+    assert done.returncode == 2 and not (here / "many").exists()
+    said = f"--train.devices {beyond}, but JAX finds 1 (cpu): a CPU has at most one a core, here {beyond - 1}"
+    assert said in done.stderr.decode()
 
 
 def test_more_devices_than_there_are_is_refused(small_store, tmp_path):
