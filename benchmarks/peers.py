@@ -92,6 +92,9 @@ def main() -> None:
     parser.add_argument("--only", help="libraries, with commas: all, or ours alone with --quick")
     parser.add_argument("--lengths", default="50,200", help="inputs of a model, with commas")
     parser.add_argument("--quick", action="store_true", help="a small log, few steps")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="of a CPU, that ours trains on: one for all cores, or one each"
+    )
     parser.add_argument("--environments", type=pathlib.Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--out", type=pathlib.Path, help="directory for peers.json, peers.md and peers.png")
     args = parser.parse_args()
@@ -108,12 +111,14 @@ def main() -> None:
         source = os.environ.get("JAXNEG_ML1M")
         items = write_log(log, *(read(pathlib.Path(source)) if source else made_up(args.quick)))
         for length in lengths:
-            found = measure(pythons, log, length, plan, pathlib.Path(directory) / str(length))
+            place = pathlib.Path(directory) / str(length)
+            found = measure(pythons, log, length, plan, place, args.devices)
             result[f"L{length}"] = found
     result |= ratios(result)
     result |= {
         "log": "MovieLens-1M" if source else "made up",
         "items": items,
+        "devices": args.devices,
         "windows": plan.windows,
         "steps_per_window": plan.steps,
         "cores": os.cpu_count(),
@@ -277,14 +282,15 @@ def children(pid: int) -> Iterator[int]:
 
 
 def measure(
-    pythons: dict[str, str], log: pathlib.Path, length: int, plan: Plan, directory: pathlib.Path
+    pythons: dict[str, str], log: pathlib.Path, length: int, plan: Plan, directory: pathlib.Path, devices: int
 ) -> dict[str, Any]:
     """What is found of each library at one length."""
     processes = []
     try:
         for name, python in pythons.items():
             tell(f"length {length}: starting {name}")
-            processes.append(Process(name, python, log, length, directory / name))
+            settings = {"options": [f"--train.devices={devices}"]} if name == "ours" and devices > 1 else None
+            processes.append(Process(name, python, log, length, directory / name, settings))
         return _measure(processes, length, plan, log)
     finally:
         for process in processes:

@@ -65,6 +65,7 @@ class Ours:
         plain = config_of(log.length, str(directory / "store"))
         seeds = [f"--data.seed={seed}", f"--train.seed={seed}"]
         self._config = configs.override(plain, [*seeds, *options])
+        sharding.share_cores(self._config.train.devices)
         self._validate: Callable[[], float] = lambda: 0.0
         self._scorer: Any = None
         self._measured: Any = None
@@ -73,7 +74,11 @@ class Ours:
         config, store = self._config, self._store
         batches = pipeline.of_config(config, store)
         built = program.build(
-            config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
+            config,
+            program.catalogue_of(store),
+            sharding.make_mesh(config.train.devices or 1),
+            batches.steps_per_epoch,
+            batches.form,
         )
         state, mesh, update = built.init(), built.mesh, built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)

@@ -118,6 +118,10 @@ class Scorer:
         """Ids of the items heard most often, most often first."""
         return self._ids[:count]
 
+    def ids(self, row_N: np.ndarray) -> list[str]:
+        """Ids of rows from 1 on, in their order."""
+        return list(map(self._ids.__getitem__, (row_N - 1).tolist()))
+
     @property
     def attributes(self) -> list[str]:
         """Names of the attributes that a ``Choice`` may be of."""
@@ -146,9 +150,12 @@ class Scorer:
         """Query vectors query_BE of contexts given as rows and codes, int32, padded on the right with 0.
 
         Any number of contexts is run in ``encoding.batches``, the last of which may be filled up. Raises UserError on
-        a row, a code or a station that there is not, and where the model cannot be compiled or run.
+        arrays that are not of one shape, on a row, a code or a station that there is not, and where the model cannot be
+        compiled or run.
         """
         inputs = [np.asarray(code_BL, np.int32) for code_BL in (item_BL, feedback_BL, station_BL)]
+        if len(shapes := {code_BL.shape for code_BL in inputs}) > 1:
+            raise UserError(f"items, feedback and stations must be of one shape, got {sorted(shapes)}")
         tops = self.manifest["items"], max(self._codes.values()), len(self._known.stations)
         for name, code_BL, top in zip(("item", "feedback", "station"), inputs, tops, strict=True):
             if code_BL.size and not 0 <= int(code_BL.min()) <= int(code_BL.max()) <= top:
@@ -358,10 +365,6 @@ class Scorer:
 
         found = self._attributes.capped(top, wanted.k, wanted.choice, self.manifest["items"])
         return Best(*found, self._heard.why(wanted.station))
-
-    def ids(self, row_N: np.ndarray) -> list[str]:
-        """Ids of rows, in their order."""
-        return list(map(self._ids.__getitem__, (row_N - 1).tolist()))
 
     def _named(self, row_N: np.ndarray, score_N: np.ndarray, fallback: str | None = None) -> Recommendations:
         best = zip(self.ids(row_N), score_N.tolist(), strict=True)

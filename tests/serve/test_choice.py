@@ -219,6 +219,9 @@ def test_rows_and_codes_that_there_are_not_are_refused(at, model):
         context[at, 1, 0] = wrong
         with pytest.raises(UserError, match=f"must be from 0 to {top}, got {wrong}"):
             model.query(*context)
+    of_one = np.zeros((1, model.manifest["length"]), np.int32)
+    with pytest.raises(UserError, match="must be of one shape"):
+        model.query(*(context[0] if n == at else of_one for n in range(3)))
 
 
 @pytest.mark.slow
