@@ -57,7 +57,7 @@ def main() -> None:
         "--quick", action="store_true", help="once, 300 users, 20 thousand items for a million"
     )
     quick = parser.parse_args().quick
-    train_step.use_huge_pages()
+    train_step.start_with(train_step.HUGE_PAGES)
     times, users, size = (1, 300, FEW) if quick else (7, train_step.USERS, MILLION)
     gflops = train_step.matmul_gflops()
     result: dict[str, Any] = {"benchmark": "evaluation"}

@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from pipeline import write_sessions  # beside this script
-from train_step import setting, use_huge_pages
+from train_step import KEPT, setting, start_with
 
 from jaxneg.config import Config
 from jaxneg.data import packing, pipeline, stores
@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="10 thousand users, 3 windows of 2 steps")
     quick = parser.parse_args().quick
-    use_huge_pages()
+    start_with(KEPT)
     users = 10_000 if quick else 200_000
     warmup, windows, steps = (1, 3, 2) if quick else (4, 7, 6)
     with tempfile.TemporaryDirectory() as directory:

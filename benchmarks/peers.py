@@ -13,7 +13,8 @@ its number of users and films, lengths of histories and flatness. Of each user t
 
 All processes are alive at once and take turns, a window of steps each, so that a machine that grows slower does so for
 all. A window in which others used more than a fifth of a core is dropped, and taken again up to three times. Libraries
-on JAX run with huge pages, which those on PyTorch gain nothing from. A process in its turn has all cores.
+on JAX run with huge pages and keep what they free (train_step.KEPT), which those on PyTorch gain nothing from. A
+process in its turn has all cores.
 
 Prints one JSON line: under L50 and L200, by library, with medians over windows and the 10% and 90% quantiles
 
@@ -208,7 +209,7 @@ class Process:
         variables = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         variables |= environment or {}
         if PEERS[name].jax:
-            variables["GLIBC_TUNABLES"] = train_step.TUNABLE
+            variables |= train_step.KEPT
         self.name = name
         self._errors = (directory / "stderr").open("w+")
         self._process = subprocess.Popen(

@@ -94,7 +94,7 @@ def main() -> None:
     )
     if asked.quick:
         asked.items, asked.seconds, asked.swaps, asked.fuzz = [2_000], 1.0, 2, 0
-    train_step.use_huge_pages()
+    train_step.start_with(train_step.HUGE_PAGES)
     result: dict[str, Any] = {"benchmark": "serving", "sizes": {}}
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)

@@ -14,8 +14,10 @@ positions/s at L = 200 and at L = 50: pmixer/SASRec.pytorch 38,649 and 75,750; R
 92,066; the Keras-RS example on JAX 48,527 and 102,239; a plain hand-made JAX step 32,938 and 78,707. Take
 differences below a fifth for noise there, and do not compare figures of two machines.
 
-On a CPU the allocator matters: XLA takes its buffers anew for each step, and without huge pages much of the
-step is page faults. That must be set before a process starts, so this script starts itself again with it.
+On a CPU the allocator matters: XLA takes its buffers anew for each step, and much of the step is pages that are
+mapped and cleared. Huge pages make them fewer; buffers below the size from which glibc maps each by itself, and ends
+of the heap that are not given back, leave none (KEPT). That must be set before a process starts, so this script starts
+itself again with it.
 
 Prints one JSON line. For each length, under L50 and L200, with medians over windows:
 
@@ -54,7 +56,15 @@ from jaxneg.data import pipeline, stores
 from jaxneg.embeddings import sharding
 from jaxneg.training import program
 
-TUNABLE = "glibc.malloc.hugetlb=1"
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# And what a step frees stays with the process: glibc maps what is larger than 32 MiB anew each time, which is its
+# highest limit, so XLA is told to part what a program needs.
+KEPT = {
+    "GLIBC_TUNABLES": ":".join(
+        [*HUGE_PAGES.values(), "glibc.malloc.mmap_threshold=33554432", "glibc.malloc.top_pad=134217728"]
+    ),
+    "XLA_FLAGS": "--xla_multiheap_size_constraint_per_heap=30000000",
+}
 REPEATED = "JAXNEG_BENCHMARK_REPEATED"  # in the environment of a second start
 
 USERS, ITEMS, BATCH_SIZE = 6040, 3416, 128
@@ -70,7 +80,7 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=1, metavar="K", help="also K steps in one call")
     args = parser.parse_args()
     quick = args.quick
-    use_huge_pages()
+    start_with(KEPT)
     warmup, windows, steps_per_window = (2, 3, 2) if quick else (8, 6, 8)
     gflops = matmul_gflops()
     found = {length: measure(length, warmup, windows, steps_per_window) for length in (50, 200)}
@@ -106,6 +116,7 @@ def main() -> None:
         "windows": windows,
         "steps_per_window": steps_per_window,
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables_set_by": "this script" if REPEATED in os.environ else "the caller",
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
@@ -115,10 +126,10 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def use_huge_pages() -> None:
-    """Starts this script again with huge pages, unless the caller has chosen an allocator."""
+def start_with(variables: dict[str, str]) -> None:
+    """Starts this script again with these, unless the caller has chosen an allocator."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        environment = os.environ | {"GLIBC_TUNABLES": TUNABLE, REPEATED: "1"}
+        environment = os.environ | variables | {REPEATED: "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 

@@ -20,7 +20,8 @@ from jaxneg.config import ModelConfig
 from jaxneg.models import layers, splash
 from jaxneg.models.layers import Linear, dropout, split
 
-BLOCK = 50  # queries of a block, at least: fewer make products slow
+BLOCK = 50  # queries of a block, at least, where gradients follow: fewer make products slow
+FORWARD = 100  # and where none do
 BLOCKS = 8  # at most, so that the program does not grow with the positions
 WHOLE = 512  # positions of a square that is computed whole
 
@@ -179,15 +180,15 @@ def _weights(
 
 def _blocks(length: int, key: jax.Array | None, *, causal: bool) -> list[tuple[int, int, jax.Array | None]]:
     """Where each block of queries begins and ends, and what it drops weights by."""
-    size = block_size(length) if causal else length
+    size = block_size(length, forward=key is None) if causal else length
     starts = range(0, length, size)
     keys = [key] if len(starts) == 1 else split(key, len(starts))
     return [(start, min(start + size, length), own) for start, own in zip(starts, keys, strict=True)]
 
 
-def block_size(length: int) -> int:
-    """Queries of a block, of rows with so many positions."""
-    return max(BLOCK, -(-length // BLOCKS))
+def block_size(length: int, *, forward: bool = False) -> int:
+    """Queries of a block, of rows with so many positions, in training or ``forward`` alone."""
+    return max(FORWARD if forward else BLOCK, -(-length // BLOCKS))
 
 
 def _visible(
@@ -273,7 +274,9 @@ class Attention(nnx.Module):
         if at_B is not None:
             return self._at(at_B, x_BLD, segment_BL)
         B, _, D = x_BLD.shape
-        made = layers.joint([self.query, self.key, self.value], x_BLD)
+        parts = [self.query, self.key, self.value]
+        # What is not trained is faster one by one: there is no gradient of their joint kernel.
+        made = [part(x_BLD) for part in parts] if key is None else layers.joint(parts, x_BLD)
         q_BLHK, k_BLHK, v_BLHK = (part.reshape(B, -1, self.heads, D // self.heads) for part in made)
         if self.fused:
             y_BLHK = fused_attention(q_BLHK, k_BLHK, v_BLHK, segment_BL, causal=self.causal)

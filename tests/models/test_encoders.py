@@ -205,7 +205,8 @@ def test_dropout_needs_a_key_and_follows_it(encoder, norm):
     inputs = events()
     h_BLD = hidden(encode, params, *inputs)
     np.testing.assert_array_equal(hidden(dropping, params, *inputs), h_BLD)
-    np.testing.assert_array_equal(hidden(encode, params, *inputs, jax.random.key(1)), h_BLD)
+    # Up to rounding: in training queries, keys and values are one product.
+    np.testing.assert_allclose(hidden(encode, params, *inputs, jax.random.key(1)), h_BLD, rtol=0, atol=1e-5)
     first = hidden(dropping, params, *inputs, jax.random.key(1))
     np.testing.assert_array_equal(hidden(dropping, params, *inputs, jax.random.key(1)), first)
     assert not np.allclose(hidden(dropping, params, *inputs, jax.random.key(2)), first)
