@@ -20,8 +20,8 @@ from jaxneg.config import ModelConfig
 from jaxneg.models import layers, splash
 from jaxneg.models.layers import Linear, dropout, split
 
-BLOCK = 50  # queries of a block, at least, where gradients follow: fewer make products slow
-FORWARD = 100  # and where none do
+BLOCK = 50  # queries of a block, at least: fewer make products slow
+ALONE = 100  # of one row without gradients, whose products are over before they have begun
 BLOCKS = 8  # at most, so that the program does not grow with the positions
 WHOLE = 512  # positions of a square that is computed whole
 
@@ -55,7 +55,7 @@ def attention(
     B, L, H, K = q_BLHK.shape
     q_NLK, k_NLK, v_NLK = map(_by_head, (q_BLHK, k_BLHK, v_BLHK))
     done: list[jax.Array] = []
-    for start, end, key in _blocks(L, drop.key, causal=causal):
+    for start, end, key in _blocks(L, drop.key, causal=causal, alone=B == 1):
         seen = end if causal else L
         own_BP = None if segment_BL is None else segment_BL[:, start:end]
         visible = _visible(jnp.arange(start, end)[None], own_BP, segment_BL, seen, causal=causal)
@@ -178,17 +178,19 @@ def _weights(
     return jax.nn.softmax(logits_NPM, axis=-1)
 
 
-def _blocks(length: int, key: jax.Array | None, *, causal: bool) -> list[tuple[int, int, jax.Array | None]]:
+def _blocks(
+    length: int, key: jax.Array | None, *, causal: bool, alone: bool = False
+) -> list[tuple[int, int, jax.Array | None]]:
     """Where each block of queries begins and ends, and what it drops weights by."""
-    size = block_size(length, forward=key is None) if causal else length
+    size = block_size(length, alone=alone and key is None) if causal else length
     starts = range(0, length, size)
     keys = [key] if len(starts) == 1 else split(key, len(starts))
     return [(start, min(start + size, length), own) for start, own in zip(starts, keys, strict=True)]
 
 
-def block_size(length: int, *, forward: bool = False) -> int:
-    """Queries of a block, of rows with so many positions, in training or ``forward`` alone."""
-    return max(FORWARD if forward else BLOCK, -(-length // BLOCKS))
+def block_size(length: int, *, alone: bool = False) -> int:
+    """Queries of a block, of rows with so many positions, or of one that is ``alone`` and not trained."""
+    return max(ALONE if alone else BLOCK, -(-length // BLOCKS))
 
 
 def _visible(
@@ -275,7 +277,7 @@ class Attention(nnx.Module):
             return self._at(at_B, x_BLD, segment_BL)
         B, _, D = x_BLD.shape
         parts = [self.query, self.key, self.value]
-        # What is not trained is faster one by one: there is no gradient of their joint kernel.
+        # Without a gradient, for which one product is faster, each by itself saves joining and cutting.
         made = [part(x_BLD) for part in parts] if key is None else layers.joint(parts, x_BLD)
         q_BLHK, k_BLHK, v_BLHK = (part.reshape(B, -1, self.heads, D // self.heads) for part in made)
         if self.fused:
