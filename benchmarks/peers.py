@@ -13,8 +13,8 @@ its number of users and films, lengths of histories and flatness. Of each user t
 
 All processes are alive at once and take turns, a window of steps each, so that a machine that grows slower does so for
 all. A window in which others used more than a fifth of a core is dropped, and taken again up to three times. Libraries
-on JAX run with huge pages and keep what they free (train_step.KEPT), which those on PyTorch gain nothing from. A
-process in its turn has all cores.
+on JAX run with huge pages and keep what they free (train_step.KEPT), those on PyTorch as they come. A process in its
+turn has all cores.
 
 Prints one JSON line: under L50 and L200, by library, with medians over windows and the 10% and 90% quantiles
 
@@ -391,7 +391,8 @@ def table(result: dict[str, Any]) -> str:
         "# jaxneg beside other libraries",
         "",
         "`.venv/bin/python benchmarks/peers.py --out benchmarks/results`; what is measured stands at the head of the",
-        f"script. Log: {result['log']}, {result['items']} items. {result['cores']} cores, {result['machine']}.",
+        f"script. Log: {result['log']}, {result['items']} items. {result['cores']} cores, {result['machine']};"
+        f" devices that jaxneg trains on: {result['devices']}.",
         "",
     ]
     for key, found in result.items():
@@ -411,8 +412,12 @@ def table(result: dict[str, Any]) -> str:
                 f" | {ours / rate:.2f} | {one['train_peak_gb']} | {one['evaluate_s']}"
                 f" | {one['latency_ms']} ({one['latency_ms_p99']}) |"
             )
-        versions = {key: value for one in found.values() for key, value in one["versions"].items()}
-        lines += ["", "Versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()) + ".", ""]
+        # By library: two may run on different versions of a third.
+        versions = [
+            f"{PEERS[name].title}: {', '.join(f'{of} {version}' for of, version in one['versions'].items())}"
+            for name, one in found.items()
+        ]
+        lines += ["", "Versions. " + "; ".join(versions) + ".", ""]
     return "\n".join(lines)
 
 

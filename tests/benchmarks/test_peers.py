@@ -188,8 +188,10 @@ def test_a_table_has_a_row_for_each_library(scripts):
         "latency_ms_p99": 2.0,
         "versions": {"jax": "0"},
     }
-    result = {"L50": {"ours": one, "torch": one | {"positions_per_s": 500}}, "log": "made up"}
-    result |= {"items": 3, "cores": 2, "machine": "a machine"}
+    other = one | {"positions_per_s": 500, "versions": {"jax": "1", "torch": "2"}}
+    result = {"L50": {"ours": one, "torch": other}, "log": "made up"}
+    result |= {"items": 3, "cores": 2, "machine": "a machine", "devices": 1}
     text = scripts[0].table(json.loads(json.dumps(result)))
     assert "| jaxneg | 1,000 [900, 1,100] | 1.00 |" in text
     assert "| plain PyTorch, compiled | 500 [900, 1,100] | 2.00 |" in text
+    assert "Versions. jaxneg: jax 0; plain PyTorch, compiled: jax 1, torch 2." in text
