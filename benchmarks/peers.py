@@ -209,7 +209,7 @@ class Process:
         variables = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         variables |= environment or {}
         if PEERS[name].jax:
-            variables |= train_step.KEPT
+            variables = train_step.added(variables, train_step.KEPT)
         self.name = name
         self._errors = (directory / "stderr").open("w+")
         self._process = subprocess.Popen(

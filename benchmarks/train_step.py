@@ -129,8 +129,14 @@ def main() -> None:
 def start_with(variables: dict[str, str]) -> None:
     """Starts this script again with these, unless the caller has chosen an allocator."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        environment = os.environ | variables | {REPEATED: "1"}
+        environment = added({**os.environ}, variables) | {REPEATED: "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def added(environment: dict[str, str], variables: dict[str, str]) -> dict[str, str]:
+    """An environment with these; flags of XLA's follow those that are there."""
+    flags = (found.get("XLA_FLAGS", "") for found in (environment, variables))
+    return environment | variables | {"XLA_FLAGS": " ".join(filter(None, flags))}
 
 
 def setting(length: int, store: str) -> Config:
