@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from train_step import HUGE_PAGES  # beside this script
 
 from jaxneg.batch import Batch
 from jaxneg.config import Config, DataConfig, ModelConfig, OptimConfig
@@ -30,7 +31,6 @@ from jaxneg.embeddings import sharding
 from jaxneg.training import program
 
 B, L, D = 128, 50, 64
-TUNABLE = "glibc.malloc.hugetlb=1"
 
 
 def batches(items: int, count: int, *, uniform: bool) -> list[Batch]:
@@ -183,7 +183,7 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "machine": platform.machine(),
                 "jax": jax.__version__,
-                "huge_pages": TUNABLE in os.environ.get("GLIBC_TUNABLES", ""),
+                "huge_pages": HUGE_PAGES["GLIBC_TUNABLES"] in os.environ.get("GLIBC_TUNABLES", ""),
             }
         )
     )
