@@ -43,8 +43,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-# A process is forked safely only while it has one thread; onnxruntime starts one that reports its use.
-os.environ |= {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process is forked safely only while it has one thread
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from fuzzing import configs, logs, places  # noqa: E402

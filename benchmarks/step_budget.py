@@ -111,7 +111,7 @@ def copy_gb_per_s(megabytes: int = 256, repeats: int = 6) -> float:
 def measured(path: pathlib.Path, length: int, rounds: int) -> tuple[list[tuple[Part, float, float]], int]:
     """Parts, the whole step first, with the milliseconds and the bytes of one call; and the rows of a batch."""
     train_step.write_store(path, length, np.random.default_rng(0))
-    store, batches, built = train_step.begun(path, length)
+    store, batches, built = train_step.begun(path, length, sharding.make_mesh(1))
     batch = next(batches.since(0))
     parts = parts_of(batch, length)
     calls, moved = [], []

@@ -1,6 +1,6 @@
 """Positions trained per second, in the setting of published SASRec code on MovieLens-1M.
 
-    .venv/bin/python benchmarks/train_step.py [--quick] [--together K]
+    .venv/bin/python benchmarks/train_step.py [--quick] [--together K] [--devices N]
 
 6,040 users, 3,416 items, width 64, 2 blocks, 1 head, feed-forward width 64, dropout 0.2, batch 128, Adam at
 1e-3, float32, binary cross-entropy with one uniform negative per position, inputs of 50 and of 200. The
@@ -28,6 +28,8 @@ Prints one JSON line. For each length, under L50 and L200, with medians over win
                         products, forward and twice that backward, over padding and the whole L x L attention
     floor_share         floor_ms / step_ms
     faults_per_step     minor page faults
+
+With --devices N a CPU's cores are shared out among so many devices (--train.devices).
 
 With --together K also, at each length under together, the time of K steps one by one over that of K in one call
 (--train.steps-per-dispatch), in windows that take turns: ratio is the median, ratio_min and ratio_max the ends.
@@ -78,12 +80,15 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="2 steps to warm up, then 6 in 3 windows")
     parser.add_argument("--together", type=int, default=1, metavar="K", help="also K steps in one call")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="that share a CPU's cores")
     args = parser.parse_args()
     quick = args.quick
     start_with(KEPT)
+    sharding.share_cores(args.devices)
     warmup, windows, steps_per_window = (2, 3, 2) if quick else (8, 6, 8)
+    mesh = sharding.make_mesh(args.devices)
     gflops = matmul_gflops()
-    found = {length: measure(length, warmup, windows, steps_per_window) for length in (50, 200)}
+    found = {length: measure(length, warmup, windows, steps_per_window, mesh) for length in (50, 200)}
     gflops = max(gflops, matmul_gflops())
     config = setting(200, "")
     result: dict[str, Any] = {"benchmark": "train_step"}
@@ -105,7 +110,7 @@ def main() -> None:
         }
     if args.together > 1:
         for length in (50, 200):
-            result[f"L{length}"]["together"] = together(length, args.together, windows)
+            result[f"L{length}"]["together"] = together(length, args.together, windows, mesh)
     result |= {
         "positions_per_s": result["L200"]["positions_per_s"],
         "matmul_gflops": round(gflops),
@@ -120,6 +125,7 @@ def main() -> None:
         "glibc_tunables_set_by": "this script" if REPEATED in os.environ else "the caller",
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
+        "devices": args.devices,
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
     }
@@ -164,7 +170,7 @@ def flop(rows: int, length: int, width: int) -> float:
 
 
 def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
-    """Best rate of float32 products of square matrices."""
+    """Best rate of float32 products of square matrices: on a CPU of all cores, whichever devices share them."""
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
@@ -176,13 +182,13 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def measure(length: int, warmup: int, windows: int, steps_per_window: int):
+def measure(length: int, warmup: int, windows: int, steps_per_window: int, mesh: jax.sharding.Mesh):
     """Milliseconds per step and positions/s by window, positions per sequence, page faults per step, rows."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "store"
         write_store(path, length, np.random.default_rng(0))
-        store, batches, built = begun(path, length)
-        state, mesh, update = built.init(), built.mesh, built.update
+        store, batches, built = begun(path, length, mesh)
+        state, update = built.init(), built.update
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
         source, metrics = batches.since(0), {}
         for _ in range(warmup):
@@ -206,13 +212,13 @@ def measure(length: int, warmup: int, windows: int, steps_per_window: int):
     return step_ms, rates, total / USERS, faults / windows / steps_per_window, batches.form.rows
 
 
-def together(length: int, count: int, windows: int) -> dict[str, float]:
+def together(length: int, count: int, windows: int, mesh: jax.sharding.Mesh) -> dict[str, float]:
     """How many times longer ``count`` steps one by one take than in one call."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "store"
         write_store(path, length, np.random.default_rng(0))
-        store, batches, built = begun(path, length)
-        mesh, source = built.mesh, batches.since(0)
+        store, batches, built = begun(path, length, mesh)
+        source = batches.since(0)
         attribute_VA = sharding.put(np.asarray(store.attribute_VA), mesh)
 
         def single(state):
@@ -241,13 +247,13 @@ def together(length: int, count: int, windows: int) -> dict[str, float]:
     }
 
 
-def begun(path: pathlib.Path, length: int) -> tuple[stores.Store, pipeline.TrainBatches, program.Program]:
+def begun(
+    path: pathlib.Path, length: int, mesh: jax.sharding.Mesh
+) -> tuple[stores.Store, pipeline.TrainBatches, program.Program]:
     """A store, its batches and the program of a step, as training has them."""
     store, config = stores.Store.open(path), setting(length, str(path))
     batches = pipeline.of_config(config, store)
-    built = program.build(
-        config, program.catalogue_of(store), sharding.make_mesh(1), batches.steps_per_epoch, batches.form
-    )
+    built = program.build(config, program.catalogue_of(store), mesh, batches.steps_per_epoch, batches.form)
     return store, batches, built
 
 

@@ -9,13 +9,13 @@ files of the export, where they lie, and are to be kept beside them.
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
 from jaxneg.errors import UserError
@@ -23,6 +23,10 @@ from jaxneg.files import documents
 from jaxneg.serve import manifest as manifests, onnx_primitives
 from jaxneg.serve.onnx_graph import OPSET, Graph, Value
 from jaxneg.serve.signature import HISTORY, Graph as Signed, Tensor
+
+# From 1.29 on it starts a thread, as it is imported, that reports its use to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime  # noqa: E402
 
 IR = 10  # version of the file format, for OPSET
 QUERY, SCORES, TOP_K = manifests.ONNX

@@ -1,9 +1,11 @@
 """Every format that an export can have, beside the model itself and beside plain numpy."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -90,6 +92,28 @@ def test_onnx_answers_as_the_model_does(encoder, untrained, tmp_path):
     row_Xk, best_Xk = asked(out, "top_k.onnx", history, k=np.full((130, 1), 7, np.int32), **beta)
     np.testing.assert_allclose(best_Xk, -np.sort(-score_XV[:, 1:], axis=1)[:, :7], rtol=CLOSE, atol=CLOSE)
     np.testing.assert_allclose(np.take_along_axis(score_XV, row_Xk, 1), best_Xk, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_onnxruntime_starts_no_thread_that_reports_its_use():
+    pytest.importorskip("onnxruntime")
+    quiet = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}  # any of which keeps it from reporting
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+    script = """if True:
+        import os
+        import jaxneg.serve.manifest
+        before = os.listdir("/proc/self/task")
+        import jaxneg.serve.onnx_models
+        print(len(os.listdir("/proc/self/task")) - len(before))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
 
 
 def test_a_model_that_onnx_has_no_word_for_is_refused_in_one_line(untrained, tmp_path, monkeypatch):
