@@ -27,6 +27,8 @@ import claims  # beside this script
 import fidelity
 import numpy as np
 import real_data
+from judging.cells import ORDERED, Cell, pairs
+from judging.figures import key
 
 from jaxneg import config as configs, files, progress
 from jaxneg.batch import EvalBatch
@@ -160,9 +162,7 @@ def order(store: stores.Store) -> dict[str, float]:
     return {name: float(f"{share:.6g}") for name, share in found.items()}
 
 
-def values(
-    work: pathlib.Path, cell: claims.Cell, stations: dict[str, measures.Report]
-) -> list[tables.Values]:
+def values(work: pathlib.Path, cell: Cell, stations: dict[str, measures.Report]) -> list[tables.Values]:
     """What a cell has per example, by seed; empty where it has not been run whole."""
     if cell.sweep == "baselines":
         found = [stations[name] for name in cell.labels if name in stations]
@@ -175,13 +175,11 @@ def values(
 
 
 def compare(work: pathlib.Path, out: pathlib.Path) -> None:
-    """Writes pairs.json: what rules of claims.py compare, over listeners, of the sweeps that stand."""
-    stations = {
-        name: baseline(name, work) for name in claims.ORDERED if (work / name / "table.json").is_file()
-    }
-    measured: dict[claims.Cell, list[tables.Values]] = {}
+    """Writes pairs.json: what rules of claims compare, over listeners, of the sweeps that stand."""
+    stations = {name: baseline(name, work) for name in ORDERED if (work / name / "table.json").is_file()}
+    measured: dict[Cell, list[tables.Values]] = {}
     lines = []
-    for pair in claims.pairs():
+    for pair in pairs():
         for cell in (pair.one, pair.other):
             if cell not in measured:
                 measured[cell] = values(work, cell, stations)
@@ -193,7 +191,7 @@ def compare(work: pathlib.Path, out: pathlib.Path) -> None:
             raise SystemExit(f"{pair} were measured on different examples: sweep again")
         ends = {name: float(f"{found[name]:.6g}") for name in ("mean", "low", "high")}
         lines.append(
-            {"figure": pair.figure, "one": claims.key(pair.one), "other": claims.key(pair.other)}
+            {"figure": pair.figure, "one": key(pair.one), "other": key(pair.other)}
             | ends
             | {"users": found["users"], "examples": found["examples"]}
         )

@@ -15,6 +15,7 @@ from jaxneg.sweep import grids
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ("cells", "figures", "rules")  # of the script
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +27,17 @@ def study():
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         yield module
-        for name in ("claims", "fidelity", "real_data"):
+        for name in ("claims", "fidelity", "real_data", "judging", *(f"judging.{part}" for part in PARTS)):
             sys.modules.pop(name, None)
 
 
 @pytest.fixture
 def claims(study):
-    return study.claims
+    """All that is in the script and in what it is made of."""
+    parts = [sys.modules[f"judging.{part}"] for part in PARTS]
+    return types.SimpleNamespace(
+        **{name: of for one in (*parts, study.claims) for name, of in vars(one).items()}
+    )
 
 
 ORDER = {"successor": 0.04, "successor shuffled": 0.01, "artist": 0.2, "artist shuffled": 0.15}

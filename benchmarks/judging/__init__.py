@@ -1,0 +1,1 @@
+"""Parts of ../claims.py: what is compared (cells), how (figures), and the rule of each claim (rules)."""
