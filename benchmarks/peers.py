@@ -390,9 +390,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# jaxneg beside other libraries",
         "",
-        "`.venv/bin/python benchmarks/peers.py --out benchmarks/results`; what is measured stands at the head of the",
-        f"script. Log: {result['log']}, {result['items']} items. {result['cores']} cores, {result['machine']};"
-        f" devices that jaxneg trains on: {result['devices']}.",
+        f"`.venv/bin/python benchmarks/peers.py --devices {result['devices']} --out benchmarks/results`; what is",
+        f"measured stands at the head of the script. Log: {result['log']}, {result['items']} items. "
+        f"{result['cores']} cores, {result['machine']}.",
         "",
     ]
     for key, found in result.items():

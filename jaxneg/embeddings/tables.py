@@ -97,7 +97,8 @@ def lookup(table: jax.Array | Looked, id_: Int[Array, "*S"]) -> Array:
     """Rows of a table, by item, or by slot of rows that are looked up already."""
     if isinstance(table, Looked):
         return exchange.take(table.mesh, table.row_KUX, id_)
-    return table.at[id_].get(mode="clip")
+    # No row is counted from the end: else XLA would ask so anew for each number of a row.
+    return table.at[id_].get(mode="clip", wrap_negative_indices=False)
 
 
 def output_table(tables: Tables) -> jax.Array | Looked:
