@@ -64,8 +64,8 @@ def measured(
         )
         band_B = band(batch.share_B, config.bands)
         for k, count_WV in shown_WV.items():
-            top_Bk = ranking.top_Bk[:, :k]
-            np.add.at(count_WV, (np.broadcast_to(band_B[:, None], top_Bk.shape), top_Bk), 1)
+            at_Bk = band_B[:, None] * (items + 1) + ranking.top_Bk[:, :k]
+            np.add.at(count_WV.reshape(-1), at_Bk.reshape(-1), 1)  # by one index, which numpy does at once
         values = _values(batch, scored, _random_items(rng, batch, items), ranking, config)
         if config.released:
             hits.add(batch.liked_BC[:, 0], scored)

@@ -77,7 +77,8 @@ def top(
 
 
 def _check(score_BV: np.ndarray) -> None:
-    if np.isnan(score_BV[:, 1:]).any():
+    # The lowest is NaN where any is; looking for it makes no array as large as the scores.
+    if np.isnan(score_BV[:, 1:].min(initial=0)):
         raise ValueError(NAN)
 
 
@@ -106,8 +107,7 @@ def _ranks(kept_BV: np.ndarray, score_BV: np.ndarray, target_BC: np.ndarray) -> 
             continue
         some_BV, target_B1 = kept_BV if len(at) == len(kept_BV) else kept_BV[at], target_BC[at, c, None]
         score_B1 = np.take_along_axis(score_BV[at], target_B1, axis=1)
-        above_B = np.count_nonzero(some_BV > score_B1, axis=1)
-        not_below_B = np.count_nonzero(some_BV >= score_B1, axis=1)
+        above_B, not_below_B = _count(some_BV > score_B1), _count(some_BV >= score_B1)
         itself_B = ~np.isnan(np.take_along_axis(some_BV, target_B1, axis=1))[:, 0]
         rank_BC[at, c] = 1 + above_B + 0.5 * (not_below_B - above_B - itself_B)
     for b in np.flatnonzero(~few_B):
@@ -121,6 +121,11 @@ def _ranks(kept_BV: np.ndarray, score_BV: np.ndarray, target_BC: np.ndarray) -> 
         itself = ~np.isnan(kept_BV[b, target])
         rank_BC[b, real] = 1 + len(sorted_C) - not_above + 0.5 * (not_above - below - itself)
     return rank_BC
+
+
+def _count(true_BV: np.ndarray) -> np.ndarray:
+    """How many of each row are true; half the time of ``np.count_nonzero`` along an axis."""
+    return true_BV.view(np.uint8).sum(axis=1, dtype=np.uint32).astype(np.int64)
 
 
 def _leading(kept_BV: np.ndarray, k: int) -> np.ndarray:
