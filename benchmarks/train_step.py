@@ -80,7 +80,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="2 steps to warm up, then 6 in 3 windows")
     parser.add_argument("--together", type=int, default=1, metavar="K", help="also K steps in one call")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="that share a CPU's cores")
+    most = os.cpu_count() or 1
+    told = f"that share a CPU's cores, up to {most} here"
+    parser.add_argument("--devices", type=int, default=1, choices=range(1, most + 1), metavar="N", help=told)
     args = parser.parse_args()
     quick = args.quick
     start_with(KEPT)

@@ -51,7 +51,8 @@ SETUP = (
 )
 HISTORY = "--items song_3 song_11 song_40 --feedback thumb_up skip play --station station_1 --json"
 TIMES = re.compile(
-    r"seconds|_s$|per_s|second$|prepared|created|written|time$|device|host|seal|sha256$|source$|settings$"
+    r"seconds|_s$|per_s|second$|prepared|created|written|time$|time_spent|goodput|device|host|seal|sha256$|source$|"
+    r"settings$"
 )
 
 
