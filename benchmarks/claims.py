@@ -16,7 +16,7 @@ import pathlib
 from typing import NamedTuple
 
 from judging import rules
-from judging.figures import Missing, NotConverged
+from judging.figures import NOT_RUN, Missing, NotConverged
 
 from jaxneg import pages
 
@@ -274,7 +274,7 @@ def write(results: pathlib.Path, out: pathlib.Path) -> dict[str, int]:
         except NotConverged as unknown:
             found, said = f"cannot be said: {unknown}", "open"
         except Missing as missing:
-            found, said = f"needs {missing}", rules.NOT_RUN
+            found, said = f"needs {missing}", NOT_RUN
         count[said] += 1
         command = f"`{claim.command}`" if claim.command else ""
         rows.append([claim.number, claim.text, claim.paper, claim.published, found, f"**{said}**", command])

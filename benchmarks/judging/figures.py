@@ -11,6 +11,7 @@ from jaxneg import metrics
 from judging.cells import Cell
 
 SEEN, PARTLY, NOT_SEEN, UNTESTED = "seen", "in part", "not seen", "cannot be tested here"
+NOT_RUN = "not run on these listeners"
 
 
 class Missing(Exception):

@@ -1,4 +1,4 @@
-"""A rule for each claim of the papers: what was found, and whether the claim was seen."""
+"""A rule for each claim of the papers, from the directory of results to (what was found, verdict)."""
 
 import math
 import pathlib
@@ -29,6 +29,7 @@ from judging.cells import (
     taken_apart,
 )
 from judging.figures import (
+    NOT_RUN,
     UNTESTED,
     Difference,
     Missing,
@@ -46,7 +47,6 @@ from judging.figures import (
     verdict,
 )
 
-NOT_RUN = "not run on these listeners"
 SESSION_GAIN = 0.081  # of HR@1, what Seshadri and Knees publish for the causal model
 Judge = Callable[[pathlib.Path], tuple[str, str]]
 
@@ -412,7 +412,7 @@ def shrinks(results):
 
 @of_order("contrastive")
 def skip_share(results):
-    words, base = [], get(results, HIT, OFF)
+    base = get(results, HIT, OFF)
     grows = {kept: less(results, HIT, PAPER, taken_apart(f"{kept}% of skips")) for kept in (25, 50)}
     words = [f"all skips less {kept}% of them {one.over(base.mean)}" for kept, one in grows.items()]
     # Three quarters of the skips should add three quarters of what all do.
